@@ -1,0 +1,61 @@
+"""helios-data: make, tokenize and measure training text."""
+
+from pathlib import Path
+
+import click
+
+from helios.cli.common import HeliosGroup
+from helios.errors import UserError
+from helios.train import data, synth
+from helios.train.tokenizer import ASSISTANT, USER, Tokenizer, write_atomic
+
+
+@click.group(cls=HeliosGroup)
+def main() -> None:
+    """Make, tokenize and measure training text."""
+
+
+@main.command("synth")
+@click.option("--size", default="2MB", show_default=True, help="Bytes of text: 300KB, 2MB, 1GiB.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--out", default="-", show_default=True, help="File to write, or - for standard output.")
+def synth_(size: str, seed: int, out: str) -> None:
+    """Write the embedded corpus: conversations with figures of history, one a line."""
+    text = synth.corpus(synth.parse_size(size), seed).encode()
+    if out == "-":
+        click.get_binary_stream("stdout").write(text)
+        return
+    try:
+        write_atomic(out, lambda file: file.write(text))
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another place") from error
+
+
+@main.command()
+@click.option("--data", "source", required=True, help="A UTF-8 text file, or synth:2MB[:SEED].")
+@click.option("--vocab-size", type=int, default=4000, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("tokenizer.json"), show_default=True)
+def tokenize(source: str, vocab_size: int, out: Path) -> None:
+    """Train a tokenizer on a text, and say how densely it packs that text."""
+    text = data.source_text(source)
+    tokenizer = Tokenizer.train(text, vocab_size)
+    tokenizer.save(out)
+    ids, size = tokenizer.encode(text), len(text.encode())
+    click.echo(f"{out}: {tokenizer.vocab_size:,} tokens in the vocabulary\n"
+               f"{source}: {len(ids):,} tokens, {size / len(ids):.2f} bytes per token")
+
+
+@main.command()
+@click.argument("source", metavar="FILE")
+def stats(source: str) -> None:
+    """Count what a text holds. FILE may be synth:2MB[:SEED]."""
+    text = data.source_text(source)
+    docs = data.documents(text)
+    words = text.split()
+    for name, count in {
+        "bytes": len(text.encode()), "characters": len(text), "documents": len(docs),
+        "distinct documents": len({d.strip() for d in docs}), "questions": text.count(USER),
+        "answers": text.count(ASSISTANT), "words": len(words), "distinct words": len(set(words)),
+        "longest document": max(len(d.encode()) for d in docs),
+    }.items():
+        click.echo(f"{name:18} {count:>14,}")

@@ -1,0 +1,174 @@
+"""The contract of a device: the primitives that the gradient table and the model are built on.
+
+An Array is whatever a backend computes with (numpy.ndarray, VkArray): it has `.shape` and `.dtype`. Primitives never
+modify their arguments, except those under "in place". float32 throughout (cpu_ref also computes in float64); indices
+are int32. A primitive that a backend lacks raises, naming it: nothing falls back to another backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+Array = Any
+Shape = tuple[int, ...]
+
+ACTIVATIONS = ("gelu", "silu", "relu")  # those that act on one input and hold no parameters
+STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "reserved")
+
+
+class Program(Protocol):
+    """A recorded function."""
+
+    dispatches: int  # device operations in one replay (0 where nothing is recorded)
+    phases: dict[str, float]  # milliseconds of the last finished replay, by mark()
+
+    def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
+        """Start one replay; the returned function waits for it and gives the outputs."""
+        ...
+
+
+class Backend(Protocol):
+    name: str  # "vulkan" or "cpu_ref"
+    device_name: str
+    driver: str
+    float_dtype: np.dtype  # has .type
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+    def array(self, value: np.ndarray) -> Array:
+        """A copy of `value` on the device; floats become `float_dtype`, integers int32."""
+        ...
+
+    def numpy(self, x: Array) -> np.ndarray: ...
+    def zeros(self, shape: Shape) -> Array: ...
+    def reshape(self, x: Array, shape: Shape) -> Array:
+        """A view."""
+        ...
+
+    def view(self, x: Array, start: int, shape: Shape) -> Array:
+        """A contiguous view of `x` from its flat element `start` on; writing to it writes to `x`."""
+        ...
+
+    def record(self, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]) -> Program:
+        """Record `fn`, a function of Arrays, for replay with inputs of these shapes."""
+        ...
+
+    def mark(self, phase: str) -> None:
+        """The work that follows belongs to `phase` ("fwd", "bwd", …) in timings."""
+        ...
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: "used" by arrays, "pool" taken from the device, "total" that the device has, "available" still."""
+        ...
+
+    # -- in place -----------------------------------------------------------------------------------------------------
+    def assign(self, target: Array, value: Array) -> None:
+        """target ← value, of the same shape."""
+        ...
+
+    def upload(self, target: Array, value: np.ndarray) -> None:
+        """target ← value from the host, of the same shape."""
+        ...
+
+    def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float,
+                   beta1: float, beta2: float) -> None:
+        """Decide this update, in `stats` [8] (see STATS): the L2 norm of `grad` [n] (sum of squares in a fixed order),
+        clip_coef = min(1, clip/norm) (1 where clip is 0), skipped = 1 where norm or loss is not finite or spike > 0 and
+        norm > spike; unless skipped, updates += 1 and correction_i = 1 - beta_i^updates."""
+        ...
+
+    def adamw(self, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array, *, beta1: float, beta2: float,
+              eps: float, weight_decay: float, n_decay: int) -> None:
+        """AdamW on flat arrays [n]; the first `n_decay` elements decay; nothing where stats says skipped. lr: [1].
+        g = grad·clip_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
+        ...
+
+    # -- element by element (same shapes) -----------------------------------------------------------------------------
+    def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array: ...
+    def mul(self, x: Array, y: Array) -> Array: ...
+    def scale(self, x: Array, alpha: float) -> Array: ...
+    def gelu(self, x: Array) -> Array: ...
+    def gelu_backward(self, x: Array, g: Array) -> Array: ...
+    def silu(self, x: Array) -> Array: ...
+    def silu_backward(self, x: Array, g: Array) -> Array: ...
+    def relu(self, x: Array) -> Array: ...
+    def relu_backward(self, x: Array, g: Array) -> Array: ...
+    def softcap(self, x: Array, cap: float) -> Array: ...
+    def softcap_backward(self, x: Array, g: Array, cap: float) -> Array: ...
+    def swiglu(self, gate: Array, up: Array) -> Array: ...
+    def swiglu_backward(self, gate: Array, up: Array, g: Array) -> tuple[Array, Array]: ...
+    def universal(self, h: Array, a: Array, b: Array) -> Array:
+        """silu(h)·a + h·b; h [..., F], a and b [F]."""
+        ...
+
+    def universal_backward(self, h: Array, a: Array, b: Array, g: Array) -> tuple[Array, Array, Array]: ...
+    def kan_spline(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array) -> Array:
+        """c0·silu(h) + c1·relu(h) + c2·gelu(h) + c3·h + c4·h²; h [..., F], each c [F]."""
+        ...
+
+    def kan_spline_backward(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array, g: Array
+                            ) -> tuple[Array, ...]:
+        """(dh, dc0 … dc4)"""
+        ...
+
+    def dropout(self, h: Array, rng: Array, p: float, site: int, residual: Array | None = None) -> Array:
+        """residual + mask·h/(1-p), the mask from helios.random at (rng, site); its own backward pass without residual.
+        rng: int32 [3] = seed low, seed high, step."""
+        ...
+
+    # -- matrices -----------------------------------------------------------------------------------------------------
+    def matmul(self, a: Array, b: Array, ta: bool = False, tb: bool = False) -> Array:
+        """op(a)·op(b), op transposing the last two axes; a [..., M, K], b [K, N] or with a's leading axes.
+        Leading axes of a are folded into M where b has two axes and a is not transposed."""
+        ...
+
+    def linear(self, x: Array, w: Array, activation: str | None) -> tuple[Array, Array | None]:
+        """(f(x·wᵀ), x·wᵀ) with x [..., K], w [N, K]; without an activation the second is None."""
+        ...
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+        """(y, mean, 1/√(var + eps)) over the last axis; the last two have one value a row, shape x.shape[:-1]."""
+        ...
+
+    def layer_norm_backward(self, x: Array, weight: Array, mean: Array, rstd: Array, g: Array
+                            ) -> tuple[Array, Array, Array]: ...
+    def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
+        """table[index] (+ positions[t] for the last axis t of index); table [V, D], index int [..., T]."""
+        ...
+
+    def embedding_backward(self, index: Array, g: Array, rows: int) -> Array:
+        """[rows, D]: the sum of g over the places where index is that row, in order of place."""
+        ...
+
+    def positions_backward(self, g: Array, rows: int) -> Array:
+        """[rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
+        ...
+
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
+                  ) -> tuple[Array, Array]:
+        """Causal attention. qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; cap 0: no soft cap; p:
+        dropout on the weights. Returns (out [B, T, D], log-sum-exp of each row's capped scores [B, n_head, T])."""
+        ...
+
+    def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
+                           cap: float, p: float, site: int) -> Array: ...
+
+    # -- reductions ---------------------------------------------------------------------------------------------------
+    def sum(self, x: Array) -> Array:
+        """Of all elements, in a fixed order; shape ()."""
+        ...
+
+    def expand(self, g: Array, shape: Shape) -> Array:
+        """g, of shape (), repeated."""
+        ...
+
+    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        """(mean over rows of lse - logits[target], shape (); lse [rows]); logits [..., V], targets int [...]. Nats."""
+        ...
+
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
+        """(exp(logits - lse) - onehot(target))·g/rows, with g of shape ()."""
+        ...

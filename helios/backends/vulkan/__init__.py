@@ -1,0 +1,1 @@
+"""Vulkan: device choice, memory, shaders, stream and the primitives built on them."""

@@ -1,0 +1,35 @@
+"""Record a function once, replay it: on Vulkan, one queue submit a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from helios.backends.backend import Array, Backend, Program
+from helios.tensor import Tensor
+
+
+class Capture:
+    """A function of tensors as a function of numpy arrays.
+
+    `fn` runs once for each new set of input shapes; later calls replay the device work it did and nothing else: Python
+    side effects happen once. It returns a tuple of tensors, whose values every call returns. Inputs are float or int32.
+    """
+
+    def __init__(self, fn: Callable[..., Sequence[Tensor]], backend: Backend) -> None:
+        self.fn, self.backend = fn, backend
+        self.programs: dict[tuple, Program] = {}
+
+    def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        return self.submit(*inputs)()
+
+    def submit(self, *inputs: np.ndarray) -> Callable[[], tuple[np.ndarray, ...]]:
+        """Start a call; the returned function waits for it and gives the values."""
+        key = tuple((x.shape, x.dtype) for x in inputs)
+        if key not in self.programs:
+            self.programs[key] = self.backend.record(self._arrays, key)
+        return self.programs[key].submit(inputs)
+
+    def _arrays(self, *inputs: Array) -> list[Array]:
+        return [out.data for out in self.fn(*(Tensor(x, self.backend) for x in inputs))]

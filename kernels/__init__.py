@@ -1,0 +1,1 @@
+"""GLSL compute kernels: one primitive, one file; shared heads in lib/."""

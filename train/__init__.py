@@ -1,0 +1,1 @@
+"""The trainer: data, tokenizer, schedule, checkpoints, telemetry."""

@@ -1,0 +1,134 @@
+"""Byte-level BPE: any UTF-8 text to uint16 ids and back, with the marks of a conversation as atomic tokens."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from helios.errors import UserError
+
+# Left unset, the library drops to one thread, with a warning, in a process that has forked.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+SPECIALS = USER, ASSISTANT, END = ("<|user|>", "<|assistant|>", "<|end_of_text|>")
+SMALLEST = 256 + len(SPECIALS)  # every byte has a token of its own, so no text is out of vocabulary
+LARGEST = 65_535  # ids are uint16
+PIECE = 1 << 14  # characters handed to one thread at a time
+GROUP = 256  # pieces in flight: the library keeps some 150 bytes for each token of them
+
+# Where a text may be cut without changing its tokens: after an end mark, and before a single line break that begins a
+# run of other characters (the pre-tokenizer makes that break a word of its own, whatever white space stands before it).
+CUT = re.compile(re.escape(END) + r"|(?=\n[^\s<])")
+
+
+def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Make the file `path` by `write(file)`; a kill at any moment leaves the old file or the new. Raises OSError."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Tokenizer:
+    """A trained vocabulary. Ids 0, 1 and 2 are SPECIALS when trained here; `vocab_size` is the largest id plus one."""
+
+    def __init__(self, bpe: tokenizers.Tokenizer):
+        self._bpe = bpe
+        self.vocab_size: int = max(bpe.get_vocab().values(), default=-1) + 1
+
+    @classmethod
+    def train(cls, text: str, vocab_size: int) -> "Tokenizer":
+        """Learn `vocab_size` tokens (the specials and all 256 bytes included) from the whole text; deterministic.
+
+        A pair of tokens that is met only once is not merged. Raises UserError if the size is outside 259..65,535 or
+        the text supports fewer tokens.
+        """
+        if not SMALLEST <= vocab_size <= LARGEST:
+            raise UserError(f"a vocabulary of {vocab_size:,} was asked for; give one from {SMALLEST} to {LARGEST:,}")
+        bpe = tokenizers.Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIALS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+        # The trainer would learn merges inside the special tokens if it saw them.
+        bpe.train_from_iterator(re.split("|".join(map(re.escape, SPECIALS)), text), trainer)
+        if (found := bpe.get_vocab_size()) < vocab_size:
+            raise UserError(f"a vocabulary of {vocab_size:,} was asked for, but the text supports only {found:,}; "
+                            f"ask for at most {found:,} or give more text")
+        return cls(bpe)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Tokenizer":
+        """Read a tokenizer.json. Raises UserError if it is missing, damaged, or not a byte-level BPE with SPECIALS."""
+        try:
+            bpe = tokenizers.Tokenizer.from_str(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+        except Exception as error:  # the library raises plain Exception for anything it cannot parse
+            raise UserError(f"{path} is damaged or no tokenizer.json ({error}); train a new one") from error
+        bpe.no_padding()
+        bpe.no_truncation()
+        self, probe = cls(bpe), "Ab  é\n\x00 " + "".join(SPECIALS)
+        if not (0 < self.vocab_size <= LARGEST and None not in (ids := [bpe.token_to_id(s) for s in SPECIALS])
+                and self.encode(probe)[-len(ids):].tolist() == ids and self.decode(self.encode(probe)) == probe):
+            raise UserError(f"{path} is a foreign tokenizer; a byte-level BPE of at most {LARGEST:,} tokens with "
+                            f"{' '.join(SPECIALS)} was expected; train one with helios-data tokenize")
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write tokenizer.json, the old file or the new whatever happens. Raises UserError if that cannot be."""
+        try:
+            write_atomic(path, lambda file: file.write(self._json()))
+        except OSError as error:
+            raise UserError(f"cannot write the tokenizer {path}: {error.strerror}; choose another place") from error
+
+    def encode(self, text: str) -> np.ndarray:
+        """The text's ids, uint16 [tokens]. Raises UserError for a text that has no UTF-8 form (a lone surrogate)."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the text is not valid Unicode at character {error.start:,}; give UTF-8 text") from error
+        groups, pieces = [], list(_pieces(text))
+        for i in range(0, len(pieces), GROUP):
+            encodings = self._bpe.encode_batch(pieces[i : i + GROUP], add_special_tokens=False)
+            groups += [np.array(e.ids, np.uint16) for e in encodings]
+        return np.concatenate(groups) if groups else np.zeros(0, np.uint16)
+
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
+        """The text of `ids`, specials included; bytes that are not valid UTF-8 become U+FFFD."""
+        return self._bpe.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def id(self, special: str) -> int:
+        """The id of one of SPECIALS. Raises KeyError for anything else."""
+        return {s: self._bpe.token_to_id(s) for s in SPECIALS}[special]
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits that name this vocabulary: a hash of its tokenizer.json."""
+        return hashlib.blake2b(self._json(), digest_size=16).hexdigest()
+
+    def _json(self) -> bytes:
+        return self._bpe.to_str(pretty=True).encode()
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        cut = CUT.search(text, start + PIECE)
+        end = cut.end() if cut else len(text)
+        yield text[start:end]
+        start = end
