@@ -5,7 +5,7 @@ import click
 from helios.errors import UserError
 
 
-class _ShortErrors(click.Command):
+class HeliosCommand(click.Command):
     """A UserError raised in the command's body leaves as one line on stderr and exit code 2, Ctrl-C as 130.
 
     click itself gives bad usage 2; any other exception is a bug, and leaves as Python's traceback and 1.
@@ -21,9 +21,5 @@ class _ShortErrors(click.Command):
             ctx.exit(130)
 
 
-class HeliosCommand(_ShortErrors):
-    """For `@click.command(cls=HeliosCommand)`."""
-
-
-class HeliosGroup(_ShortErrors, click.Group):
-    """For `@click.group(cls=HeliosGroup)`; its commands may be plain click commands."""
+class HeliosGroup(HeliosCommand, click.Group):
+    """The same for a group; its commands may be plain click commands."""

@@ -23,7 +23,7 @@ def synth_(size: str, seed: int, out: str) -> None:
     """Write the embedded corpus: conversations with figures of history, one a line."""
     text = synth.corpus(synth.parse_size(size), seed).encode()
     if out == "-":
-        click.get_binary_stream("stdout").write(text)
+        click.echo(text, nl=False)
         return
     try:
         write_atomic(out, lambda file: file.write(text))

@@ -40,16 +40,22 @@ def _same(op: str, *tensors: Tensor) -> None:
         raise ValueError(f"{op}: shapes must be equal, got {', '.join(str(t.shape) for t in tensors)}")
 
 
-def _index(op: str, name: str, t: Tensor, shape: tuple[int, ...] | None = None) -> None:
+def _index(op: str, name: str, t: Tensor, beside: Tensor, shape: tuple[int, ...] | None = None) -> None:
+    """int32, of that shape, on the backend of `beside`."""
+    if t.backend is not beside.backend:
+        raise ValueError(f"{op}: tensors on {beside.backend.name} and on {t.backend.name}")
     if t.dtype != np.int32:
         raise TypeError(f"{op}: {name} must be int32, got {t.dtype}")
     if shape is not None and t.shape != shape:
         raise ValueError(f"{op}: {name} must have shape {shape}, got {t.shape}")
 
 
-def _vector(op: str, name: str, t: Tensor, n: int) -> None:
-    if t.shape != (n,):
-        raise ValueError(f"{op}: {name} must have shape ({n},), got {t.shape}")
+def _vector(op: str, name: str, t: Tensor, x: Tensor) -> None:
+    """One value for each element of x's last axis."""
+    if not x.shape:
+        raise ValueError(f"{op}: the first argument needs at least one axis")
+    if t.shape != x.shape[-1:]:
+        raise ValueError(f"{op}: {name} must have shape {x.shape[-1:]}, got {t.shape}")
 
 
 def _elementwise(op: str, *tensors: Tensor, **attrs: Any) -> Tensor:
@@ -116,7 +122,7 @@ def kan_spline(h: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, c4: Te
 def _per_feature(op: str, h: Tensor, *coefficients: Tensor) -> Tensor:
     _check(op, h, *coefficients)
     for i, c in enumerate(coefficients):
-        _vector(op, f"coefficient {i}", c, h.shape[-1])
+        _vector(op, f"coefficient {i}", c, h)
     tensors = (h, *coefficients)
     return _record(op, tensors, (getattr(h.backend, op)(*(t.data for t in tensors)),))
 
@@ -142,7 +148,7 @@ def dropout(h: Tensor, p: float, rng: Tensor, site: int, residual: Tensor | None
     if not 0.0 <= p < 1.0:
         raise ValueError(f"dropout: p must lie in [0, 1), got {p}")
     _same("dropout", *(t for t in (h, residual) if t is not None))
-    _index("dropout", "rng", rng, (3,))
+    _index("dropout", "rng", rng, h, (3,))
     if p == 0.0:
         return h if residual is None else add(residual, h)
     out = h.backend.dropout(h.data, rng.data, p, site, None if residual is None else residual.data)
@@ -175,8 +181,8 @@ def linear(x: Tensor, weight: Tensor, activation: str | None = None) -> Tensor:
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """(x - mean)/√(var + eps)·weight + bias over the last axis, population variance; weight and bias [D]."""
     _check("layer_norm", x, weight, bias)
-    _vector("layer_norm", "weight", weight, x.shape[-1])
-    _vector("layer_norm", "bias", bias, x.shape[-1])
+    _vector("layer_norm", "weight", weight, x)
+    _vector("layer_norm", "bias", bias, x)
     outputs = x.backend.layer_norm(x.data, weight.data, bias.data, eps)
     return _record("layer_norm", (x, weight, bias), outputs, eps=eps)
 
@@ -184,7 +190,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 def embedding(table: Tensor, index: Tensor, positions: Tensor | None = None) -> Tensor:
     """table[index] (+ positions[t], t the place along index's last axis); table [V, D], index int32 [..., T]."""
     _check("embedding", table, positions)
-    _index("embedding", "index", index)
+    _index("embedding", "index", index, table)
     if len(table.shape) != 2 or not index.shape:
         raise ValueError(f"embedding: table {table.shape} must be [V, D] and index {index.shape} [..., T]")
     if positions is not None and (len(positions.shape) != 2 or positions.shape[1] != table.shape[1]
@@ -202,14 +208,14 @@ def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: T
     with the mask of helios.random at (rng, site).
     """
     _check("attention", qkv)
-    if len(qkv.shape) != 3 or qkv.shape[2] % (3 * n_head):
+    if n_head < 1 or len(qkv.shape) != 3 or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv must be [B, T, 3·D] with D a multiple of {n_head} heads, got {qkv.shape}")
     if cap < 0 or not 0.0 <= p < 1.0:
         raise ValueError(f"attention: cap must be ≥ 0 and p in [0, 1), got {cap} and {p}")
     if p:
         if rng is None:
             raise ValueError("attention: dropout needs rng")
-        _index("attention", "rng", rng, (3,))
+        _index("attention", "rng", rng, qkv, (3,))
     attrs: dict[str, Any] = {"n_head": n_head, "cap": cap, "p": p, "site": site}
     outputs = qkv.backend.attention(qkv.data, None if rng is None else rng.data, **attrs)
     return _record("attention", (qkv, rng), outputs, **attrs)
@@ -218,5 +224,7 @@ def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: T
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over all rows of -log softmax(logits)[target], in nats; logits [..., V], targets int32 [...]."""
     _check("cross_entropy", logits)
-    _index("cross_entropy", "targets", targets, logits.shape[:-1])
+    if not logits.shape:
+        raise ValueError("cross_entropy: logits need at least one axis, the classes")
+    _index("cross_entropy", "targets", targets, logits, logits.shape[:-1])
     return _record("cross_entropy", (logits, targets), logits.backend.cross_entropy(logits.data, targets.data))

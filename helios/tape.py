@@ -42,11 +42,12 @@ def backward(loss: Any) -> None:
     grads: dict[int, Array] = {id(loss.node): be.array(be.float_dtype.type(1))}
     for node in _nodes(loss.node):
         g = grads.pop(id(node))
-        for tensor, grad in zip(node.tensors, GRADIENTS[node.op](be, node, g), strict=True):
+        found = GRADIENTS[node.op](be, node, g)
+        for tensor, grad in zip(node.tensors, found, strict=True):
             if tensor is None or grad is None or not tensor.requires_grad:
                 continue
             if tensor.node is None:
-                tensor.accumulate(grad)
+                tensor.accumulate(grad, take=grad is not g and sum(other is grad for other in found) == 1)
             elif (key := id(tensor.node)) in grads:
                 grads[key] = be.axpby(grads[key], grad, 1.0, 1.0)
             else:

@@ -45,12 +45,12 @@ class Tensor:
         """Add d(self)/d(leaf) to every leaf's grad. self is a scalar; its tape can be run once."""
         tape.backward(self)
 
-    def accumulate(self, grad: Array) -> None:
-        """grad += `grad`, in grad_home where there is one."""
+    def accumulate(self, grad: Array, take: bool = False) -> None:
+        """grad += `grad`, in grad_home where there is one. `take`: nothing else will use `grad`."""
         if self.grad is not None:
-            grad = self.backend.axpby(self.grad.data, grad, 1.0, 1.0)
+            grad, take = self.backend.axpby(self.grad.data, grad, 1.0, 1.0), True
         if self.grad_home is not None:
-            self.backend.assign(self.grad_home, grad)
+            self.backend.assign(self.grad_home, grad, take)
             grad = self.grad_home
         self.grad = Tensor(grad, self.backend)
 

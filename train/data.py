@@ -156,7 +156,7 @@ def _check_length(tokens: np.ndarray, block_size: int, name: str) -> None:
 
 
 def _checksum(ids: np.ndarray) -> np.ndarray:
-    return np.array(divmod(zlib.crc32(ids), 1 << 16)[::-1], np.uint16)
+    return np.array(divmod(zlib.crc32(ids.data), 1 << 16)[::-1], np.uint16)
 
 
 def _hash(*parts: str) -> str:

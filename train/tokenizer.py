@@ -47,7 +47,9 @@ class Tokenizer:
 
     def __init__(self, bpe: tokenizers.Tokenizer):
         self._bpe = bpe
-        self.vocab_size: int = max(bpe.get_vocab().values(), default=-1) + 1
+        vocab: dict[str, int] = bpe.get_vocab()
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        self._ids = {s: vocab[s] for s in SPECIALS if s in vocab}
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "Tokenizer":
@@ -83,7 +85,7 @@ class Tokenizer:
         bpe.no_padding()
         bpe.no_truncation()
         self, probe = cls(bpe), "Ab  é\n\x00 " + "".join(SPECIALS)
-        if not (0 < self.vocab_size <= LARGEST and None not in (ids := [bpe.token_to_id(s) for s in SPECIALS])
+        if not (self.vocab_size <= LARGEST and len(ids := list(self._ids.values())) == len(SPECIALS)
                 and self.encode(probe)[-len(ids):].tolist() == ids and self.decode(self.encode(probe)) == probe):
             raise UserError(f"{path} is a foreign tokenizer; a byte-level BPE of at most {LARGEST:,} tokens with "
                             f"{' '.join(SPECIALS)} was expected; train one with helios-data tokenize")
@@ -114,7 +116,7 @@ class Tokenizer:
 
     def id(self, special: str) -> int:
         """The id of one of SPECIALS. Raises KeyError for anything else."""
-        return {s: self._bpe.token_to_id(s) for s in SPECIALS}[special]
+        return self._ids[special]
 
     @property
     def fingerprint(self) -> str:

@@ -64,8 +64,8 @@ class Backend(Protocol):
         ...
 
     # -- in place -----------------------------------------------------------------------------------------------------
-    def assign(self, target: Array, value: Array) -> None:
-        """target ← value, of the same shape."""
+    def assign(self, target: Array, value: Array, take: bool = False) -> None:
+        """target ← value, of the same shape. `take`: nothing else will use value, it may become a view of target."""
         ...
 
     def upload(self, target: Array, value: np.ndarray) -> None:

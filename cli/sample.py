@@ -1,0 +1,43 @@
+"""helios-sample: let a trained model continue a prompt."""
+
+from __future__ import annotations
+
+import click
+
+from helios.cli.common import HeliosCommand
+from helios.errors import UserError
+from helios.model import GPT, GPTConfig, Sampler
+from helios.train import checkpoint, telemetry
+from helios.train.tokenizer import Tokenizer
+from helios.train.trainer import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt, open_backend
+
+
+@click.command(cls=HeliosCommand)
+@click.option("--run", required=True, metavar="DIR", help="A run's directory, or one of its checkpoints.")
+@click.option("--prompt", required=True, help="Wrapped in <|user|> … <|assistant|> unless it has marks of its own.")
+@click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True, help="At most so many.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=TEMPERATURE, show_default=True,
+              help="0 takes the likeliest token.")
+@click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True, help="0 draws from all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "vulkan", "cpu_ref"]), default="auto", show_default=True)
+@click.option("--device", help="Vulkan device: its index or part of its name.")
+def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, backend: str,
+         device: str | None) -> None:
+    """Continue a prompt with a trained model."""
+    found, problems = checkpoint.find(run)
+    for problem in problems:
+        click.echo(f"warning: {problem}; an earlier one is taken", err=True)
+    tokenizer = Tokenizer.load(found.path.parent.parent / telemetry.TOKENIZER)
+    if tokenizer.fingerprint != found.state["tokenizer"]:
+        raise UserError(f"{found.path.parent.parent / telemetry.TOKENIZER} is not the vocabulary that {found.path} was "
+                        f"trained with")
+    where = open_backend(backend, device, lambda text: click.echo(text, err=True))
+    model = GPT(GPTConfig.from_dict(found.state["model"]), device=where)
+    model.load_state_dict(found.model)
+    text = chat_prompt(prompt)
+    click.echo(f"{text} {answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed)[0]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""helios-train: train a GPT on a text, or continue a run."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+import helios
+from helios.backends.backend import Backend
+from helios.backends.vulkan.environment import cache_dir
+from helios.cli.common import HeliosCommand
+from helios.errors import UserError
+from helios.train import checkpoint, data, telemetry
+from helios.train.checkpoint import Checkpoint
+from helios.train.config import SETTINGS, Config, model_dict, resolve
+from helios.train.progress import Display
+from helios.train.telemetry import Records
+from helios.train.tokenizer import Tokenizer
+from helios.train.trainer import Trainer, check_memory, open_backend
+
+
+def settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each setting. They arrive as text: flags, --set and files are read by the same rules."""
+    for s in reversed(SETTINGS):
+        command = click.option(f"--{s.flag}", s.key, metavar=s.kind.metavar, help=s.help)(command)
+    return command
+
+
+@click.command(cls=HeliosCommand)
+@click.option("--preset", metavar="NAME", help="Settings to start from: quickstart, historic-6l, tiny.")
+@click.option("--config", "file", metavar="FILE.toml", help="Settings from a file, above the preset's.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, above the file's.")
+@click.option("--run-dir", metavar="DIR", help="New or empty directory for the run; else runs/<run id>.")
+@click.option("--resume", metavar="DIR", help="Continue this run, or this checkpoint of a run.")
+@click.option("--quiet", is_flag=True, help="Nothing but errors and the last line.")
+@settings
+def main(preset: str | None, file: str | None, assignments: tuple[str, ...], run_dir: str | None, resume: str | None,
+         quiet: bool, **flags: Any) -> None:
+    """Train a GPT on a text.
+
+    Flags win over --set, --set over --config, --config over --preset; with --resume the run's own settings come first.
+    """
+    origin = _run_of(resume) if resume else None
+    saved = telemetry.read_config(origin) if origin else None
+    base = {section: saved[section] for section in ("model", "train", "data")} if saved else None
+    config = resolve(preset, file, assignments, flags, base)
+    for name in ("data", "val_data"):  # the run may be continued from another directory
+        source = getattr(config.data, name)
+        if source and not source.startswith("synth:"):
+            setattr(config.data, name, str(Path(source).absolute()))
+    in_place = origin is not None and (run_dir is None or Path(run_dir).resolve() == origin.resolve())
+    run_id = saved["run_id"] if saved and in_place else telemetry.run_id(config.data.data)
+    path = origin if origin and in_place else Path(run_dir or Path("runs") / run_id).absolute()
+    display = Display(config.train.steps, quiet)
+    with telemetry.locked(path, new=not in_place):
+        finished = train(config, path, run_id, display, origin, resume, base)
+    if not finished:
+        click.get_current_context().exit(130)
+
+
+def train(config: Config, path: Path, run_id: str, display: Display, origin: Path | None = None,
+          resume: str | None = None, base: dict[str, Any] | None = None) -> bool:
+    """Run in the locked directory `path` until the end, or a signal (False). `resume`, in the run `origin` of settings
+    `base`, is where to go on from."""
+    resumed: Checkpoint | None = None
+    tokenizer: Tokenizer | None = None
+    checkpoint.clean(path)
+    problems: list[str] = []
+    if origin is not None and resume is not None:
+        resumed, problems = checkpoint.find(resume)
+        checkpoint.check_model(resumed, model_dict(config.model))
+        tokenizer = _tokenizer(origin, resumed)
+        later = [p.name for p in checkpoint.steps(path) if int(p.name[5:]) > resumed.state["step"]]
+        if later and not problems:
+            raise UserError(f"{path} has later checkpoints ({', '.join(later)}); remove them to continue from step "
+                            f"{resumed.state['step']}, or give a new --run-dir")
+    for problem in problems:
+        display.say(f"warning: {problem}; an earlier one is taken")
+    backend = open_backend(config.train.backend, config.train.device, display.say)
+    check_memory(config.model, config.train.batch_size, backend)
+    dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
+                        cache_dir() / "data", config.train.seed, tokenizer)
+    # Settings name a text by its path: what is there may have changed.
+    same = base is not None and base["data"] == config.to_dict()["data"]
+    if resumed and same and resumed.state["text_hash"] != dataset.text_hash:
+        raise UserError(f"{config.data.data} or its validation text is no longer what the run began with; "
+                        f"restore it, or name the other text with --data")
+    if resumed and origin and origin != path:
+        for name in (*telemetry.LOGS, telemetry.TOKENIZER):
+            if (origin / name).exists():
+                shutil.copyfile(origin / name, path / name)
+    step = resumed.state["step"] if resumed else 0
+    records = Records(path, describe(config, run_id, backend), dataset.tokenizer, keep=step)
+    try:
+        trainer = Trainer(config, backend, dataset, records, display, resumed)
+        records.event(step, "resumed" if resumed else "run_start", f"from step {step} on {backend.device_name}")
+        for problem in problems:
+            records.event(step, "damaged_checkpoint", problem)
+        if resumed and resumed.state["config_hash"] != config.hash:
+            changed = [f"{s.key} {base[s.section].get(s.key)} → {config.to_dict()[s.section][s.key]}" for s in SETTINGS
+                       if base and base[s.section].get(s.key) != config.to_dict()[s.section][s.key]]
+            records.event(step, "settings_changed", ", ".join(changed) or "since the checkpoint")
+        display.say(f"run {run_id} in {path}\n{config.model.parameters():,} parameters on {backend.device_name} "
+                    f"({backend.name}, {backend.driver})\n{len(dataset.train):,} training and {len(dataset.val):,} "
+                    f"validation tokens; vocabulary {dataset.tokenizer.vocab_size:,}")
+        finished = trainer.run()
+        if finished:
+            records.event(trainer.step, "run_complete", f"{trainer.step} steps")
+        display.final(_summary(trainer, finished))
+    finally:
+        records.close()
+    return finished
+
+
+def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
+    """config.json."""
+    versions = {"helios": helios.__version__, "python": platform.python_version()}
+    for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "missing"
+    return {"run_id": run_id, "config_hash": config.hash, "parameters": config.model.parameters(), **config.to_dict(),
+            "device": {"backend": backend.name, "name": backend.device_name, "driver": backend.driver},
+            "versions": versions}
+
+
+def _run_of(resume: str) -> Path:
+    """The run directory that --resume means."""
+    path = Path(resume).absolute()
+    if not path.is_dir():
+        raise UserError(f"--resume {resume}: no such directory; give the directory of a run or of a checkpoint")
+    return path.parent.parent if checkpoint.is_checkpoint(path) else path
+
+
+def _tokenizer(run: Path, resumed: Checkpoint) -> Tokenizer:
+    tokenizer = Tokenizer.load(run / telemetry.TOKENIZER)
+    if tokenizer.fingerprint != resumed.state["tokenizer"]:
+        raise UserError(f"{run / telemetry.TOKENIZER} is not the vocabulary that {resumed.path} was trained with")
+    return tokenizer
+
+
+def _summary(trainer: Trainer, finished: bool) -> str:
+    rows = telemetry.rows(trainer.records.path / telemetry.METRICS)
+    number = lambda x: "not finite" if x is None else f"{x:.4f}"
+    parts = [f"{'done' if finished else 'interrupted'}: step {trainer.step} of {trainer.config.train.steps}"]
+    if rows:
+        seconds = int(rows[-1]["elapsed_ms"] / 1000)
+        rates = sorted(row["tokens_per_sec"] for row in rows[-100:])
+        parts += [f"loss {number(rows[-1]['loss'])}", *([f"best val {number(trainer.best['loss'])} at step "
+                  f"{trainer.best['step']}"] if trainer.best else []), f"{rates[len(rates) // 2]:,.0f} tok/s",
+                  f"{seconds // 60} min {seconds % 60} s"]
+    return ", ".join(parts) + f", {trainer.records.path}"
+
+
+if __name__ == "__main__":
+    main()

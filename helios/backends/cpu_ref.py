@@ -1,0 +1,338 @@
+"""The oracle: every primitive in numpy, in float32 or float64. Clear before fast.
+
+Formulas are those of backend.py and helios.ops. Arrays are C-contiguous numpy arrays; results are new arrays except
+those of `reshape` and `view`, which share memory with their argument.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from helios import random
+from helios.backends.backend import STATS, Array, Shape
+
+GELU_SCALE = math.sqrt(2.0 / math.pi)
+GELU_CUBIC = 0.044715
+
+
+class CpuRef:
+    """The primitives of helios.backends.backend.Backend on numpy arrays of `float_dtype` (float32 or float64)."""
+
+    name = "cpu_ref"
+
+    def __init__(self, float_dtype: type[np.floating] = np.float32) -> None:
+        self.float_dtype: np.dtype = np.dtype(float_dtype)
+        self.device_name = _cpu_model()
+        self.driver = f"numpy {np.__version__}"
+        self._marks: list[tuple[str, float]] | None = None  # (phase, its start in seconds) of the replay under way
+
+    def _float(self, x: Array) -> Array:
+        """An array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
+        return np.asarray(x, self.float_dtype)
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+    def array(self, value: np.ndarray) -> Array:
+        floating = np.issubdtype(np.asarray(value).dtype, np.floating)
+        return np.array(value, self.float_dtype if floating else np.int32, order="C")
+
+    def numpy(self, x: Array) -> np.ndarray:
+        return np.array(x)
+
+    def zeros(self, shape: Shape) -> Array:
+        return np.zeros(shape, self.float_dtype)
+
+    def reshape(self, x: Array, shape: Shape) -> Array:
+        return np.reshape(x, shape)
+
+    def view(self, x: Array, start: int, shape: Shape) -> Array:
+        return x.reshape(-1)[start:start + math.prod(shape)].reshape(shape)
+
+    def record(self, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]) -> EagerProgram:
+        return EagerProgram(self, fn, inputs)
+
+    def mark(self, phase: str) -> None:
+        if self._marks is not None:
+            self._marks.append((phase, time.perf_counter()))
+
+    def memory(self) -> dict[str, int]:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, available = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+        meminfo, statm = Path("/proc/meminfo"), Path("/proc/self/statm")
+        if meminfo.exists():  # "MemAvailable" counts caches that the kernel would give back
+            fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
+            total, available = (int(fields[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
+        resident = int(statm.read_text().split()[1]) * page if statm.exists() else total - available
+        return {"used": resident, "pool": resident, "total": total, "available": available}
+
+    # -- in place -----------------------------------------------------------------------------------------------------
+    def assign(self, target: Array, value: Array, take: bool = False) -> None:
+        if target.shape != value.shape:
+            raise ValueError(f"assign: target {target.shape}, value {value.shape}")
+        target[...] = value
+
+    def upload(self, target: Array, value: np.ndarray) -> None:
+        self.assign(target, np.asarray(value))
+
+    def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float, beta1: float,
+                   beta2: float) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = float(np.sqrt(np.sum(grad * grad)))
+        loss_value = 0.0 if loss is None else float(loss)
+        skipped = not (math.isfinite(norm) and math.isfinite(loss_value)) or norm > spike > 0
+        new = dict(zip(STATS, (float(s) for s in stats), strict=True))
+        new.update(grad_norm=norm, clip_coef=clip / norm if norm > clip > 0 else 1.0, skipped=float(skipped),
+                   loss=loss_value, reserved=0.0)
+        if not skipped:
+            updates = new["updates"] + 1
+            new.update(updates=updates, correction1=1 - beta1**updates, correction2=1 - beta2**updates)
+        stats[:] = [new[name] for name in STATS]
+
+    def adamw(self, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array, *, beta1: float, beta2: float,
+              eps: float, weight_decay: float, n_decay: int) -> None:
+        # each [1], not a scalar: numpy would widen a scalar
+        clip_coef, skipped, correction1, correction2 = (
+            stats[i:i + 1] for i in map(STATS.index, ("clip_coef", "skipped", "correction1", "correction2")))
+        if skipped[0]:
+            return
+        g = grad * clip_coef
+        m[:] = beta1 * m + (1 - beta1) * g
+        v[:] = beta2 * v + (1 - beta2) * g * g
+        w[:n_decay] -= lr * weight_decay * w[:n_decay]
+        w -= lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
+
+    # -- element by element -------------------------------------------------------------------------------------------
+    def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array:
+        return self._float(alpha * x + beta * y)
+
+    def mul(self, x: Array, y: Array) -> Array:
+        return self._float(x * y)
+
+    def scale(self, x: Array, alpha: float) -> Array:
+        return self._float(alpha * x)
+
+    def gelu(self, x: Array) -> Array:
+        return self._float(0.5 * x * (1 + _gelu_tanh(x)))
+
+    def gelu_backward(self, x: Array, g: Array) -> Array:
+        return self._float(_gelu_slope(x) * g)
+
+    def silu(self, x: Array) -> Array:
+        return self._float(x * _sigmoid(x))
+
+    def silu_backward(self, x: Array, g: Array) -> Array:
+        return self._float(_silu_slope(x) * g)
+
+    def relu(self, x: Array) -> Array:
+        return self._float(np.maximum(x, 0))
+
+    def relu_backward(self, x: Array, g: Array) -> Array:
+        return self._float(np.where(x > 0, g, 0))
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        return self._float(cap * np.tanh(x / cap))
+
+    def softcap_backward(self, x: Array, g: Array, cap: float) -> Array:
+        return self._float((1 - np.tanh(x / cap) ** 2) * g)
+
+    def swiglu(self, gate: Array, up: Array) -> Array:
+        return self._float(self.silu(gate) * up)
+
+    def swiglu_backward(self, gate: Array, up: Array, g: Array) -> tuple[Array, Array]:
+        return self._float(_silu_slope(gate) * up * g), self._float(self.silu(gate) * g)
+
+    def universal(self, h: Array, a: Array, b: Array) -> Array:
+        return self._float(self.silu(h) * a + h * b)
+
+    def universal_backward(self, h: Array, a: Array, b: Array, g: Array) -> tuple[Array, Array, Array]:
+        return self._float((_silu_slope(h) * a + b) * g), _columns(self.silu(h) * g), _columns(h * g)
+
+    def kan_spline(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array) -> Array:
+        return self._float(c0 * self.silu(h) + c1 * self.relu(h) + c2 * self.gelu(h) + c3 * h + c4 * h * h)
+
+    def kan_spline_backward(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array, g: Array
+                            ) -> tuple[Array, ...]:
+        slope = c0 * _silu_slope(h) + c1 * (h > 0) + c2 * _gelu_slope(h) + c3 + 2 * c4 * h
+        bases = (self.silu(h), self.relu(h), self.gelu(h), h, h * h)
+        return self._float(slope * g), *(_columns(basis * g) for basis in bases)
+
+    def dropout(self, h: Array, rng: Array, p: float, site: int, residual: Array | None = None) -> Array:
+        kept = np.where(random.keep(h.shape, rng, site, p), h / (1 - p), 0)
+        return self._float(kept if residual is None else residual + kept)
+
+    # -- matrices -----------------------------------------------------------------------------------------------------
+    def matmul(self, a: Array, b: Array, ta: bool = False, tb: bool = False) -> Array:
+        b = b.swapaxes(-1, -2) if tb else b
+        if b.ndim == 2 and not ta:  # one large product instead of many small ones
+            return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
+        return (a.swapaxes(-1, -2) if ta else a) @ b
+
+    def linear(self, x: Array, w: Array, activation: str | None) -> tuple[Array, Array | None]:
+        z = self.matmul(x[None], w, tb=True)[0]  # x may have one axis
+        return (getattr(self, activation)(z), z) if activation else (z, None)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+        mean = x.mean(-1, keepdims=True)
+        centred = x - mean
+        rstd = 1 / np.sqrt((centred * centred).mean(-1, keepdims=True) + eps)
+        y = centred * rstd * weight + bias
+        return self._float(y), mean.reshape(x.shape[:-1]), rstd.reshape(x.shape[:-1])
+
+    def layer_norm_backward(self, x: Array, weight: Array, mean: Array, rstd: Array, g: Array
+                            ) -> tuple[Array, Array, Array]:
+        normed = (x - mean[..., None]) * rstd[..., None]
+        gw = g * weight
+        dx = gw - gw.mean(-1, keepdims=True) - normed * (gw * normed).mean(-1, keepdims=True)
+        return self._float(dx * rstd[..., None]), _columns(g * normed), _columns(g)
+
+    def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
+        out = table[index]
+        return out if positions is None else out + positions[:index.shape[-1]]
+
+    def embedding_backward(self, index: Array, g: Array, rows: int) -> Array:
+        out = self.zeros((rows, g.shape[-1]))
+        np.add.at(out, index.reshape(-1), g.reshape(-1, g.shape[-1]))
+        return out
+
+    def positions_backward(self, g: Array, rows: int) -> Array:
+        t, d = g.shape[-2:]
+        out = self.zeros((rows, d))
+        out[:t] = g.reshape(-1, t, d).sum(0)
+        return out
+
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
+                  ) -> tuple[Array, Array]:
+        q, k, v = _split(qkv, n_head)
+        scores = np.where(_causal(qkv), _scores(q, k, cap), -np.inf)
+        top = scores.max(-1, keepdims=True)
+        lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
+        weights = np.exp(scores - lse)
+        if p:
+            weights = self.dropout(weights, rng, p, site)
+        return _join(weights @ v), self._float(lse[..., 0])
+
+    def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
+                           cap: float, p: float, site: int) -> Array:
+        q, k, v = _split(qkv, n_head)
+        (g_heads,), (out_heads,) = _split(g, n_head, 1), _split(out, n_head, 1)
+        scores = _scores(q, k, cap)
+        weights = np.exp(np.where(_causal(qkv), scores - lse[..., None], -np.inf))
+        dropped, dweights = weights, g_heads @ v.swapaxes(-1, -2)
+        if p:
+            dropped, dweights = self.dropout(weights, rng, p, site), self.dropout(dweights, rng, p, site)
+        # softmax backward subtracts Σ dweights·weights of each row, which equals g·out, with dropout too
+        dscores = weights * (dweights - (g_heads * out_heads).sum(-1, keepdims=True))
+        if cap:
+            dscores *= 1 - (scores / cap) ** 2
+        dscores *= 1 / math.sqrt(q.shape[-1])
+        parts = dscores @ k, dscores.swapaxes(-1, -2) @ q, dropped.swapaxes(-1, -2) @ g_heads
+        return np.concatenate([_join(part) for part in parts], axis=-1)
+
+    # -- reductions ---------------------------------------------------------------------------------------------------
+    def sum(self, x: Array) -> Array:
+        return self._float(np.sum(x))
+
+    def expand(self, g: Array, shape: Shape) -> Array:
+        return np.full(shape, g, self.float_dtype)
+
+    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+        rows = logits.reshape(-1, logits.shape[-1])
+        top = rows.max(-1)
+        lse = top + np.log(np.exp(rows - top[:, None]).sum(-1))
+        picked = rows[np.arange(len(rows)), targets.reshape(-1)]
+        return self._float((lse - picked).mean()), lse
+
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
+        rows = logits.reshape(-1, logits.shape[-1])
+        d = np.exp(rows - lse[:, None])
+        d[np.arange(len(rows)), targets.reshape(-1)] -= 1
+        d *= g / len(rows)
+        return d.reshape(logits.shape)
+
+
+class EagerProgram:
+    """A Program that records nothing: `submit` calls the function and waits for it."""
+
+    dispatches = 0
+
+    def __init__(self, backend: CpuRef, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]
+                 ) -> None:
+        self.backend, self.fn, self.shapes = backend, fn, [shape for shape, _ in inputs]
+        self.phases: dict[str, float] = {}
+
+    def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
+        given = [x.shape for x in inputs]
+        if given != self.shapes:
+            raise ValueError(f"recorded for inputs of shapes {self.shapes}, got {given}")
+        be = self.backend
+        outer, be._marks = be._marks, [("fwd", time.perf_counter())]
+        try:
+            outputs = tuple(be.numpy(x) for x in self.fn(*(be.array(x) for x in inputs)))
+            marks = [*be._marks, ("", time.perf_counter())]
+        finally:
+            be._marks = outer
+        self.phases = {}
+        for (phase, start), (_, end) in itertools.pairwise(marks):
+            self.phases[phase] = self.phases.get(phase, 0.0) + (end - start) * 1000
+        return lambda: outputs
+
+
+def _sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):  # e⁻ˣ = ∞ gives the right 0
+        return 1 / (1 + np.exp(-x))
+
+
+def _silu_slope(x: Array) -> Array:
+    s = _sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return np.tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
+
+
+def _gelu_slope(x: Array) -> Array:
+    t = _gelu_tanh(x)
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)
+
+
+def _columns(x: Array) -> Array:
+    """[..., F] → [F]: the sum over all rows."""
+    return x.reshape(-1, x.shape[-1]).sum(0)
+
+
+def _split(x: Array, n_head: int, parts: int = 3) -> Array:
+    """[B, T, parts·D] → [parts, B, n_head, T, D/n_head]"""
+    b, t, width = x.shape
+    return x.reshape(b, t, parts, n_head, width // (parts * n_head)).transpose(2, 0, 3, 1, 4)
+
+
+def _join(x: Array) -> Array:
+    """[B, n_head, T, D/n_head] → [B, T, D]"""
+    b, n_head, t, size = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(b, t, n_head * size)
+
+
+def _scores(q: Array, k: Array, cap: float) -> Array:
+    scores = (q @ k.swapaxes(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
+    return cap * np.tanh(scores / cap) if cap else scores
+
+
+def _causal(qkv: Array) -> Array:
+    """[T, T], True where the key (column) is not later than the query (row)."""
+    return np.tri(qkv.shape[1], dtype=bool)
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")),
+                platform.processor() or "numpy")

@@ -1,0 +1,243 @@
+"""The Vulkan device: instance, choice, profile, queue."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from helios.backends.vulkan import environment
+from helios.errors import UserError
+
+NO_DEVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
+VULKAN_1_3 = 1 << 22 | 3 << 12
+TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
+REQUIRED = {
+    "features12": ("bufferDeviceAddress",),
+    "features13": ("subgroupSizeControl", "computeFullSubgroups"),
+}
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What kernels are chosen by; read from the device once."""
+
+    index: int
+    name: str
+    type: str  # discrete, integrated, virtual, cpu, other
+    profile: str  # cpu, simt, coopmat
+    driver: str
+    api: str
+    subgroup_size: int
+    max_groups: int  # along x
+    max_push_bytes: int
+    shared_bytes: int
+    timestamp_ns: float  # nanoseconds a tick; 0 where the queue has no timestamps
+    memory_bytes: int  # of the largest device-local heap
+    max_allocation: int
+    missing: tuple[str, ...]  # required features that it lacks
+
+
+class DeviceLost(RuntimeError):
+    """The driver gave up the device: a kernel ran too long, accessed memory it must not, or the machine lost its GPU."""
+
+
+@cache
+def vulkan() -> Any:
+    """The PyPI `vulkan` module; UserError where there is no loader."""
+    environment.prepare()
+    try:
+        import vulkan as vk
+    except Exception as e:  # the module raises whatever its dlopen gave
+        raise UserError(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}): {NO_DEVICE}") from None
+    return vk
+
+
+@cache
+def instance() -> Any:
+    vk = vulkan()
+    app = vk.VkApplicationInfo(pApplicationName="helios", apiVersion=VULKAN_1_3)
+    layers = ["VK_LAYER_KHRONOS_validation"] if os.environ.get("HELIOS_VALIDATION") else []
+    extensions = ["VK_EXT_debug_utils"] if layers else []
+    try:
+        handle = vk.vkCreateInstance(vk.VkInstanceCreateInfo(
+            pApplicationInfo=app, ppEnabledLayerNames=layers, ppEnabledExtensionNames=extensions), None)
+    except vk.VkErrorLayerNotPresent:
+        raise UserError("HELIOS_VALIDATION is set, but the Khronos validation layer is not installed") from None
+    except vk.VkError as e:
+        raise UserError(f"Vulkan found no usable driver ({type(e).__name__}): {NO_DEVICE}") from None
+    if layers:
+        _listen(vk, handle)
+    return handle
+
+
+validation_messages: list[str] = []
+
+
+def _listen(vk: Any, handle: Any) -> None:
+    """Collect what the validation layer says in `validation_messages`."""
+
+    def callback(severity: int, kind: int, data: Any, user: Any) -> int:
+        validation_messages.append(vk.ffi.string(data.pMessage).decode())
+        return 0
+
+    create = vk.vkGetInstanceProcAddr(handle, "vkCreateDebugUtilsMessengerEXT")
+    destroy = vk.vkGetInstanceProcAddr(handle, "vkDestroyDebugUtilsMessengerEXT")
+    messenger = create(handle, vk.VkDebugUtilsMessengerCreateInfoEXT(
+        messageSeverity=vk.VK_DEBUG_UTILS_MESSAGE_SEVERITY_WARNING_BIT_EXT
+        | vk.VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
+        messageType=vk.VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT
+        | vk.VK_DEBUG_UTILS_MESSAGE_TYPE_GENERAL_BIT_EXT, pfnUserCallback=callback), None)
+    atexit.register(lambda: destroy(handle, messenger, None))
+
+
+def _struct(vk: Any, name: str, sType: str, next_: Any = None) -> Any:
+    s = vk.ffi.new(name + "*")
+    s.sType = getattr(vk, sType)
+    if next_ is not None:
+        s.pNext = vk.ffi.cast("void*", next_)
+    return s
+
+
+def _features(vk: Any, physical: Any) -> tuple[Any, Any, Any]:
+    f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
+    f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES", f13)
+    f2 = _struct(vk, "VkPhysicalDeviceFeatures2", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2", f12)
+    vk.lib.vkGetPhysicalDeviceFeatures2(physical, f2)
+    return f2, f12, f13
+
+
+def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
+    p13 = _struct(vk, "VkPhysicalDeviceVulkan13Properties", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_PROPERTIES")
+    p12 = _struct(vk, "VkPhysicalDeviceVulkan12Properties", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES",
+                  p13)
+    p11 = _struct(vk, "VkPhysicalDeviceVulkan11Properties", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES",
+                  p12)
+    p2 = _struct(vk, "VkPhysicalDeviceProperties2", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2", p11)
+    vk.lib.vkGetPhysicalDeviceProperties2(physical, p2)
+    base, limits, text = p2.properties, p2.properties.limits, lambda s: vk.ffi.string(s).decode()
+    version = base.apiVersion
+    missing: list[str] = []
+    if version >= VULKAN_1_3:
+        _, f12, f13 = _features(vk, physical)
+        missing += [n for n in REQUIRED["features12"] if not getattr(f12, n)]
+        missing += [n for n in REQUIRED["features13"] if not getattr(f13, n)]
+    else:
+        missing.append("Vulkan 1.3")
+    type_ = TYPES.get(base.deviceType, "other")
+    extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(physical, None)}
+    coopmat = "VK_KHR_cooperative_matrix" in extensions
+    memory = vk.vkGetPhysicalDeviceMemoryProperties(physical)
+    heaps = [memory.memoryHeaps[i] for i in range(memory.memoryHeapCount)]
+    return DeviceProfile(
+        index=index, name=text(base.deviceName), type=type_,
+        profile="cpu" if type_ == "cpu" else "coopmat" if coopmat else "simt",
+        driver=f"{text(p12.driverName)} {text(p12.driverInfo)}".strip(),
+        api=f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
+        subgroup_size=p11.subgroupSize, max_groups=limits.maxComputeWorkGroupCount[0],
+        max_push_bytes=limits.maxPushConstantsSize, shared_bytes=limits.maxComputeSharedMemorySize,
+        timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
+        memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
+        max_allocation=p11.maxMemoryAllocationSize, missing=tuple(missing))
+
+
+def profiles() -> list[tuple[DeviceProfile, Any]]:
+    """Every device that the loader knows, usable or not, with its handle."""
+    vk = vulkan()
+    try:
+        found = list(vk.vkEnumeratePhysicalDevices(instance()))
+    except vk.VkError:
+        found = []
+    return [(_profile(vk, i, physical), physical) for i, physical in enumerate(found)]
+
+
+def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
+    """By index or part of a name; otherwise discrete before integrated, virtual, CPU. UserError where there is none."""
+    found = profiles()
+    if not found:
+        raise UserError(f"Vulkan found no device: {NO_DEVICE}")
+    listing = "; ".join(f"{p.index}: {p.name}" for p, _ in found)
+    if wanted is not None:
+        index = re.fullmatch(r"\d+", wanted) is not None
+        found = [(p, h) for p, h in found
+                 if (p.index == int(wanted) if index else wanted.lower() in p.name.lower())]
+        if not found:
+            raise UserError(f"no Vulkan device {wanted!r}; there are {listing}")
+    usable = [(p, h) for p, h in found if not p.missing]
+    if not usable:
+        raise UserError(f"no usable Vulkan device: {found[0][0].name} lacks {', '.join(found[0][0].missing)}; {NO_DEVICE}")
+    order = list(TYPES.values())
+    return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
+
+
+class Device:
+    """A logical device with one compute queue."""
+
+    def __init__(self, wanted: str | None = None) -> None:
+        vk = self.vk = vulkan()
+        self.profile, self.physical = choose(wanted)
+        families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
+        self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
+        self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)
+        f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
+        f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
+                      f13)
+        for names, features in ((REQUIRED["features12"], f12), (REQUIRED["features13"], f13)):
+            for name in names:
+                setattr(features, name, 1)
+        extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(self.physical, None)}
+        self.has_budget = "VK_EXT_memory_budget" in extensions
+        queue = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=self.family, queueCount=1, pQueuePriorities=[1.0])
+        self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(
+            pNext=f12, pQueueCreateInfos=[queue],
+            ppEnabledExtensionNames=["VK_EXT_memory_budget"] if self.has_budget else []), None)
+        self.queue = vk.vkGetDeviceQueue(self.handle, self.family, 0)
+        atexit.register(vk.vkDeviceWaitIdle, self.handle)
+
+    def check(self, result: int, what: str) -> None:
+        """Raise unless a raw call succeeded."""
+        if result == self.vk.VK_ERROR_DEVICE_LOST:
+            raise DeviceLost(f"{self.profile.name} ({self.profile.driver}) was lost in {what}")
+        if result < 0:
+            raise RuntimeError(f"{what} failed with Vulkan error {result} on {self.profile.name}")
+
+    def available(self) -> int:
+        """Bytes of device memory that can still be had."""
+        if self.profile.type == "cpu":
+            for line in Path("/proc/meminfo").read_text().splitlines():
+                if line.startswith("MemAvailable:"):
+                    return min(int(line.split()[1]) * 1024, self.profile.memory_bytes)
+        if self.has_budget:
+            vk = self.vk
+            budget = _struct(vk, "VkPhysicalDeviceMemoryBudgetPropertiesEXT",
+                             "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT")
+            props = _struct(vk, "VkPhysicalDeviceMemoryProperties2",
+                            "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2", budget)
+            vk.lib.vkGetPhysicalDeviceMemoryProperties2(self.physical, props)
+            heaps = props.memoryProperties
+            return max((budget.heapBudget[i] - budget.heapUsage[i] for i in range(heaps.memoryHeapCount)
+                        if heaps.memoryHeaps[i].flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0)
+        return self.profile.memory_bytes
+
+
+def describe() -> dict[str, Any]:
+    """What helios-info prints. UserError where there is no loader."""
+    from helios.backends.vulkan import shaders
+
+    vk = vulkan()
+    names = ("LP_NATIVE_VECTOR_WIDTH", "MESA_SHADER_CACHE_DIR", "VK_DRIVER_FILES", "VK_ICD_FILENAMES", "HELIOS_CACHE")
+    version = vk.vkEnumerateInstanceVersion()
+    return {
+        "loader": f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
+        "devices": [asdict(p) for p, _ in profiles()],
+        "compiler": shaders.compiler_name(),
+        "caches": {"kernels": str(environment.cache_dir() / "spirv"), "pipelines": str(environment.cache_dir()),
+                   "driver": os.environ.get("MESA_SHADER_CACHE_DIR")},
+        "env": {n: os.environ[n] for n in names if n in os.environ},
+    }
+
+

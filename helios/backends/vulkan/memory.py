@@ -1,0 +1,183 @@
+"""Device memory: chunks, a heap for what lives on, arenas planned by lifetime for what does not.
+
+A Block is a range of bytes that may not have its place yet: what a recorded function computes is placed only once all
+of its uses are known. A Handle is what arrays hold: a block whose handle is gone is needed by recorded work alone.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from helios.backends.vulkan.device import Device
+from helios.errors import UserError
+
+ALIGN = 256
+CHUNK = 64 << 20
+SHADER_DEVICE_ADDRESS, ALLOCATE_DEVICE_ADDRESS = 0x20000, 0x2  # flag bits that PyPI's vulkan does not name
+
+
+class Chunk:
+    """One allocation with one buffer over all of it; `address` on the device, `mapped` bytes on the host or None."""
+
+    def __init__(self, device: Device, size: int, host: bool = False) -> None:
+        vk = device.vk
+        self.device, self.size = device, size
+        usage = (vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
+                 | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | SHADER_DEVICE_ADDRESS)
+        self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
+            size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
+        need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
+        flags = vk.VkMemoryAllocateFlagsInfo(flags=ALLOCATE_DEVICE_ADDRESS, deviceMask=0)
+        try:
+            if not host and need.size > device.available():
+                raise vk.VkErrorOutOfDeviceMemory
+            self.memory = vk.vkAllocateMemory(device.handle, vk.VkMemoryAllocateInfo(
+                pNext=flags, allocationSize=need.size, memoryTypeIndex=_type(device, need.memoryTypeBits, host)), None)
+        except (vk.VkErrorOutOfDeviceMemory, vk.VkErrorOutOfHostMemory):
+            vk.vkDestroyBuffer(device.handle, self.buffer, None)
+            raise UserError(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
+                            f"{mib(device.available())} available; use a smaller batch, block or model") from None
+        vk.vkBindBufferMemory(device.handle, self.buffer, self.memory, 0)
+        info = vk.ffi.new("VkBufferDeviceAddressInfo*")
+        info.sType, info.buffer = vk.VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, self.buffer
+        self.address = vk.lib.vkGetBufferDeviceAddress(device.handle, info)
+        self.mapped = vk.vkMapMemory(device.handle, self.memory, 0, need.size, 0) if host else None
+
+    def destroy(self) -> None:
+        vk, device = self.device.vk, self.device.handle
+        vk.vkDestroyBuffer(device, self.buffer, None)
+        vk.vkFreeMemory(device, self.memory, None)
+
+
+def mib(n: int) -> str:
+    return f"{n / 2**20:,.0f} MiB"
+
+
+def _type(device: Device, bits: int, host: bool) -> int:
+    """The first memory type with the wanted flags: cached and coherent for the host, device-local otherwise."""
+    vk = device.vk
+    coherent = vk.VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | vk.VK_MEMORY_PROPERTY_HOST_COHERENT_BIT
+    wishes = ([coherent | vk.VK_MEMORY_PROPERTY_HOST_CACHED_BIT, coherent] if host
+              else [vk.VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT, 0])
+    memory = vk.vkGetPhysicalDeviceMemoryProperties(device.physical)
+    for wish in wishes:
+        for i in range(memory.memoryTypeCount):
+            if bits >> i & 1 and memory.memoryTypes[i].propertyFlags & wish == wish:
+                return i
+    raise RuntimeError(f"{device.profile.name} has no {'host-visible' if host else 'device'} memory type")
+
+
+class Block:
+    """`size` bytes at chunk + offset, or without a place yet. Frees its heap range when nothing refers to it."""
+
+    __slots__ = ("chunk", "handle", "heap", "offset", "size", "within")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.chunk: Chunk | None = None
+        self.offset = 0
+        self.heap: Heap | None = None
+        self.within: Any = None  # keeps alive what this block is placed in
+        self.handle: weakref.ref[Handle] | None = None
+
+    def place(self, chunk: Chunk, offset: int, within: Any) -> None:
+        self.chunk, self.offset, self.within = chunk, offset, within
+
+    @property
+    def address(self) -> int:
+        assert self.chunk is not None
+        return self.chunk.address + self.offset
+
+    def wanted(self) -> bool:
+        """An array still refers to it."""
+        return self.handle is not None and self.handle() is not None
+
+    def __del__(self) -> None:
+        if self.heap is not None:
+            self.heap.free(self)
+
+
+class Handle:
+    __slots__ = ("__weakref__", "block", "viewed")
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.viewed = block, False
+        block.handle = weakref.ref(self)
+
+
+class Heap:
+    """First fit in chunks; freed ranges merge; an empty chunk goes back to the device."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.chunks: dict[Chunk, list[tuple[int, int]]] = {}  # free (offset, size), in order
+        self.used = 0
+
+    @property
+    def pool(self) -> int:
+        return sum(c.size for c in self.chunks)
+
+    def allocate(self, block: Block) -> None:
+        size = aligned(block.size)
+        for chunk, free in self.chunks.items():
+            for i, (offset, length) in enumerate(free):
+                if length >= size:
+                    free[i : i + 1] = [(offset + size, length - size)] if length > size else []
+                    return self._put(block, chunk, offset)
+        chunk = Chunk(self.device, max(CHUNK, size))
+        self.chunks[chunk] = [(size, chunk.size - size)] if chunk.size > size else []
+        self._put(block, chunk, 0)
+
+    def _put(self, block: Block, chunk: Chunk, offset: int) -> None:
+        block.place(chunk, offset, None)
+        block.heap = self
+        self.used += aligned(block.size)
+
+    def free(self, block: Block) -> None:
+        chunk = block.chunk
+        assert chunk is not None
+        self.used -= aligned(block.size)
+        merged: list[tuple[int, int]] = []
+        for offset, size in sorted([*self.chunks[chunk], (block.offset, aligned(block.size))]):
+            if merged and sum(merged[-1]) == offset:
+                merged[-1] = (merged[-1][0], merged[-1][1] + size)
+            else:
+                merged.append((offset, size))
+        self.chunks[chunk] = merged
+        if merged == [(0, chunk.size)] and (chunk.size > CHUNK or len(self.chunks) > 1):
+            del self.chunks[chunk]
+            chunk.destroy()
+
+
+def aligned(n: int) -> int:
+    return -(-max(n, 1) // ALIGN) * ALIGN
+
+
+class Life(NamedTuple):
+    """From its first to its last use, in dispatch numbers, both included."""
+
+    size: int
+    first: int
+    last: int
+
+
+def plan(lives: Sequence[Life]) -> tuple[list[int], int]:
+    """Offsets such that lives that overlap in time do not in space, and the bytes needed in all.
+
+    The largest first, each at the lowest offset that is free over its whole life.
+    """
+    offsets = [0] * len(lives)
+    placed: list[int] = []
+    for i in sorted(range(len(lives)), key=lambda i: (-lives[i].size, lives[i].first)):
+        life, at = lives[i], 0
+        others = sorted((offsets[j], aligned(lives[j].size)) for j in placed
+                        if lives[j].first <= life.last and life.first <= lives[j].last)
+        for offset, size in others:
+            if at + aligned(life.size) <= offset:
+                break
+            at = max(at, offset + size)
+        offsets[i] = at
+        placed.append(i)
+    return offsets, max((offsets[i] + aligned(life.size) for i, life in enumerate(lives)), default=0)

@@ -1,0 +1,84 @@
+"""Pipelines: a kernel variant ready to dispatch, and the cache of compiled ones on disk."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import struct
+from typing import Any
+
+from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan.device import Device
+
+FULL_SUBGROUPS = 0x2  # a flag bit that PyPI's vulkan does not name
+
+
+class Kernel:
+    """One variant of one kernel: its arguments by name, and its pipeline."""
+
+    def __init__(self, pipelines: Pipelines, name: str, defines: dict[str, Any]) -> None:
+        text = shaders.source(name, defines)
+        self.name, self.defines = name, defines
+        self.params = shaders.signature(text, defines)
+        self.packing = struct.Struct("<" + "".join(p.format for p in self.params))
+        self.spirv = shaders.compile(name, text)
+        limit = pipelines.device.profile.max_push_bytes
+        if self.packing.size > limit:
+            raise shaders.CompileError(f"{name}: {self.packing.size} bytes of arguments; this device takes {limit}")
+        self.pipeline = pipelines.create(self)
+
+
+class Pipelines:
+    """Makes kernels, each once. One layout serves them all: pointers and numbers in push constants, no descriptors."""
+
+    def __init__(self, device: Device) -> None:
+        vk, self.device = device.vk, device
+        self.kernels: dict[tuple, Kernel] = {}
+        self.push_bytes = device.profile.max_push_bytes
+        self.layout = vk.vkCreatePipelineLayout(device.handle, vk.VkPipelineLayoutCreateInfo(
+            pPushConstantRanges=[vk.VkPushConstantRange(
+                stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=self.push_bytes)]), None)
+        p = device.profile
+        key = hashlib.sha256(f"{p.name}\n{p.driver}\n{p.subgroup_size}".encode()).hexdigest()[:16]
+        self.path = environment.cache_dir() / f"pipelines-{key}.bin"
+        try:
+            saved = self.path.read_bytes()
+        except OSError:
+            saved = b""
+        self.cache = vk.vkCreatePipelineCache(device.handle, vk.VkPipelineCacheCreateInfo(
+            initialDataSize=len(saved), pInitialData=vk.ffi.from_buffer(saved) if saved else None), None)
+        self.unsaved = False
+        atexit.register(self.save)
+
+    def get(self, name: str, **defines: Any) -> Kernel:
+        key = (name, *sorted(defines.items()))
+        if key not in self.kernels:
+            self.kernels[key] = Kernel(self, name, defines)
+        return self.kernels[key]
+
+    def create(self, kernel: Kernel) -> Any:
+        vk, device = self.device.vk, self.device.handle
+        module = vk.vkCreateShaderModule(device, vk.VkShaderModuleCreateInfo(
+            codeSize=len(kernel.spirv), pCode=kernel.spirv), None)
+        width = vk.VkPipelineShaderStageRequiredSubgroupSizeCreateInfo(
+            requiredSubgroupSize=self.device.profile.subgroup_size)
+        stage = vk.VkPipelineShaderStageCreateInfo(
+            pNext=width, flags=FULL_SUBGROUPS,
+            stage=vk.VK_SHADER_STAGE_COMPUTE_BIT, module=module, pName="main")
+        info = vk.VkComputePipelineCreateInfo(stage=stage, layout=self.layout, basePipelineIndex=-1)
+        made = vk.vkCreateComputePipelines(device, self.cache, 1, [info], None)[0]
+        vk.vkDestroyShaderModule(device, module, None)
+        self.unsaved = True
+        return made
+
+    def save(self) -> None:
+        """Write the driver's compiled pipelines to disk, if there are new ones."""
+        if not self.unsaved:
+            return
+        vk, device = self.device.vk, self.device.handle
+        size = vk.ffi.new("size_t*")
+        vk.lib.vkGetPipelineCacheData(device, self.cache, size, vk.ffi.NULL)
+        data = vk.ffi.new("char[]", size[0])
+        if vk.lib.vkGetPipelineCacheData(device, self.cache, size, data) == vk.VK_SUCCESS:
+            shaders.write_atomically(self.path, bytes(vk.ffi.buffer(data, size[0])))
+        self.unsaved = False

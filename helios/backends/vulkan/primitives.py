@@ -1,0 +1,325 @@
+"""The primitives: which kernel computes each, with what arguments, over what grid.
+
+Every choice by device is here and reads the profile: "cpu" devices have no use for workgroups larger than a subgroup
+and pay for each workgroup; GPUs want many lanes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from helios.backends.vulkan.pipelines import Kernel
+from helios.random import threshold
+
+if TYPE_CHECKING:
+    from helios.backends.vulkan.backend import VkArray
+
+# op → (EXPR[, EXPR2]) of elementwise.comp, in x, y, z, p.alpha, p.beta
+ELEMENTWISE = {
+    "axpby": ("p.alpha * x + p.beta * y",),
+    "mul": ("x * y",),
+    "scale": ("p.alpha * x",),
+    "gelu": ("gelu(x)",),
+    "gelu_backward": ("gelu_grad(x) * y",),
+    "silu": ("silu(x)",),
+    "silu_backward": ("silu_grad(x) * y",),
+    "relu": ("relu(x)",),
+    "relu_backward": ("relu_grad(x) * y",),
+    "softcap": ("softcap(x, p.alpha)",),
+    "softcap_backward": ("softcap_grad(x, p.alpha) * y",),
+    "swiglu": ("silu(x) * y",),
+    "swiglu_backward": ("silu_grad(x) * y * z", "silu(x) * z"),
+}
+MAX_PARTIALS = 1024  # of a sum over everything
+
+
+def divide(n: int, d: int) -> int:
+    return -(-n // d)
+
+
+class Primitives:
+    """Mixed into VulkanBackend, which brings empty(), dispatch() and the pipelines."""
+
+    profile: Any
+    pipelines: Any
+    empty: Any
+    dispatch: Any
+    reshape: Any
+    view: Any
+
+    # -- variants -----------------------------------------------------------------------------------------------------
+    def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
+        """A variant with `lanes` a workgroup, or one subgroup."""
+        sg = self.profile.subgroup_size
+        return self.pipelines.get(name, SG=sg, WG=lanes or sg, **defines)
+
+    @property
+    def lanes(self) -> int:
+        """A workgroup's, in kernels where each lane works for itself."""
+        return self.profile.subgroup_size if self.profile.profile == "cpu" else 256
+
+    @property
+    def span(self) -> int:
+        """Elements a lane in elementwise kernels."""
+        return 64 if self.profile.profile == "cpu" else 4
+
+    def parts(self, rows: int, columns: int) -> int:
+        """Runs of rows in sums over rows: one where the columns alone keep the device busy."""
+        if self.profile.profile == "cpu":
+            return 1
+        return max(1, min(divide(16384, columns), divide(rows, 16)))
+
+    def _each(self, name: str, n: int, elementwise: bool = False, defines: dict[str, Any] | None = None, **args: Any
+              ) -> None:
+        kernel = self.kernel(name, self.lanes, SPAN=self.span, **(defines or {}))
+        self.dispatch(kernel, divide(n, self.lanes * self.span), elementwise, n=n, **args)
+
+    # -- element by element -------------------------------------------------------------------------------------------
+    def _elementwise(self, op: str, *inputs: VkArray, alpha: float = 0.0, beta: float = 0.0) -> Any:
+        expressions = ELEMENTWISE[op]
+        defines: dict[str, Any] = {"EXPR": expressions[0], "Y": int(len(inputs) > 1), "Z": int(len(inputs) > 2),
+                                   "OUT2": int(len(expressions) > 1)}
+        if len(expressions) > 1:
+            defines["EXPR2"] = expressions[1]
+        outs = [self.empty(inputs[0].shape) for _ in expressions]
+        args = dict(zip("xyz", inputs, strict=False)) | dict(zip(("o", "o2"), outs, strict=False))
+        self._each("elementwise", inputs[0].size, True, defines, alpha=alpha, beta=beta, **args)
+        return outs[0] if len(outs) == 1 else tuple(outs)
+
+    def axpby(self, x: VkArray, y: VkArray, alpha: float, beta: float) -> VkArray:
+        return self._elementwise("axpby", x, y, alpha=alpha, beta=beta)
+
+    def mul(self, x: VkArray, y: VkArray) -> VkArray:
+        return self._elementwise("mul", x, y)
+
+    def scale(self, x: VkArray, alpha: float) -> VkArray:
+        return self._elementwise("scale", x, alpha=alpha)
+
+    def gelu(self, x: VkArray) -> VkArray:
+        return self._elementwise("gelu", x)
+
+    def gelu_backward(self, x: VkArray, g: VkArray) -> VkArray:
+        return self._elementwise("gelu_backward", x, g)
+
+    def silu(self, x: VkArray) -> VkArray:
+        return self._elementwise("silu", x)
+
+    def silu_backward(self, x: VkArray, g: VkArray) -> VkArray:
+        return self._elementwise("silu_backward", x, g)
+
+    def relu(self, x: VkArray) -> VkArray:
+        return self._elementwise("relu", x)
+
+    def relu_backward(self, x: VkArray, g: VkArray) -> VkArray:
+        return self._elementwise("relu_backward", x, g)
+
+    def softcap(self, x: VkArray, cap: float) -> VkArray:
+        return self._elementwise("softcap", x, alpha=cap)
+
+    def softcap_backward(self, x: VkArray, g: VkArray, cap: float) -> VkArray:
+        return self._elementwise("softcap_backward", x, g, alpha=cap)
+
+    def swiglu(self, gate: VkArray, up: VkArray) -> VkArray:
+        return self._elementwise("swiglu", gate, up)
+
+    def swiglu_backward(self, gate: VkArray, up: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
+        return self._elementwise("swiglu_backward", gate, up, g)
+
+    def universal(self, h: VkArray, a: VkArray, b: VkArray) -> VkArray:
+        out = self.empty(h.shape)
+        self._each("universal", h.size, h=h, a=a, b=b, o=out, features=h.shape[-1])
+        return out
+
+    def universal_backward(self, h: VkArray, a: VkArray, b: VkArray, g: VkArray) -> tuple[VkArray, VkArray, VkArray]:
+        dh = self.empty(h.shape)
+        da, db = self._columns("universal_backward", h, names=("da", "db"), h=h, a=a, b=b, g=g, dh=dh)
+        return dh, da, db
+
+    def kan_spline(self, h: VkArray, *c: VkArray) -> VkArray:
+        out = self.empty(h.shape)
+        self._each("kan_spline", h.size, h=h, o=out, features=h.shape[-1], **{f"c{i}": x for i, x in enumerate(c)})
+        return out
+
+    def kan_spline_backward(self, h: VkArray, *c_and_g: VkArray) -> tuple[VkArray, ...]:
+        *c, g = c_and_g
+        f = h.shape[-1]
+        rows, dh = h.size // f, self.empty(h.shape)
+        parts = self.parts(rows, f)
+        partial = self.empty((5, parts, f))
+        self.dispatch(self.kernel("kan_spline_backward", self.lanes), divide(f, self.lanes) * parts, h=h, g=g, dh=dh,
+                      dc=partial, rows=rows, features=f, parts=parts, **{f"c{i}": x for i, x in enumerate(c)})
+        return (dh, *(self._sum_rows(self.view(partial, i * parts * f, (1, parts, f))) for i in range(5)))
+
+    def _columns(self, name: str, like: VkArray, names: tuple[str, ...], **args: Any) -> list[VkArray]:
+        """Run a kernel that sums over rows into arrays [columns] by those names, in parts where it pays."""
+        columns = like.shape[-1]
+        rows = like.size // columns
+        parts = self.parts(rows, columns)
+        partials = [self.empty((1, parts, columns)) for _ in names]
+        size = {"features" if "universal" in name else "columns": columns}
+        self.dispatch(self.kernel(name, self.lanes), divide(columns, self.lanes) * parts, rows=rows, parts=parts,
+                      **size, **dict(zip(names, partials, strict=True)), **args)
+        return [self._sum_rows(partial) for partial in partials]
+
+    def dropout(self, h: VkArray, rng: VkArray, p: float, site: int, residual: VkArray | None = None) -> VkArray:
+        out = self.empty(h.shape)
+        columns = h.shape[-1] if h.shape else 1
+        rows = h.size // columns
+        kernel = self.kernel("dropout", self.lanes, RESIDUAL=int(residual is not None))
+        extra = {} if residual is None else {"residual": residual}
+        self.dispatch(kernel, divide(rows * divide(columns, 4), self.lanes), True, h=h, o=out, rng=rng, rows=rows,
+                      columns=columns, threshold=threshold(p), site=site, factor=1.0 / (1.0 - p), **extra)
+        return out
+
+    # -- matrices -----------------------------------------------------------------------------------------------------
+    def matmul(self, a: VkArray, b: VkArray, ta: bool = False, tb: bool = False) -> VkArray:
+        return self._matmul(a, b, ta, tb, None)[0]
+
+    def linear(self, x: VkArray, w: VkArray, activation: str | None) -> tuple[VkArray, VkArray | None]:
+        return self._matmul(x, w, False, True, activation)
+
+    def _matmul(self, a: VkArray, b: VkArray, ta: bool, tb: bool, epilogue: str | None
+                ) -> tuple[VkArray, VkArray | None]:
+        lead = a.shape[:-2] if len(b.shape) > 2 or ta else ()
+        batch = math.prod(lead)
+        k, m = (a.shape[-2], a.shape[-1]) if ta else (a.shape[-1], math.prod(a.shape[len(lead):-1]))
+        n = b.shape[-2] if tb else b.shape[-1]
+        shape = (*lead, m, n) if lead or ta else (*a.shape[:-1], n)
+        out = self.empty(shape)
+        pre = self.empty(shape) if epilogue else None
+        defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), "STORE_PRE": int(pre is not None)}
+        extra: dict[str, Any] = {}
+        if pre is not None:
+            defines["EPILOGUE"], extra["pre"] = epilogue, pre
+        if self.profile.profile == "cpu":
+            tile = self.matmul_tile(m, n)
+            kernel = self.kernel("matmul_cpu", **tile, **defines)
+            sg = self.profile.subgroup_size
+            tiles = divide(m, tile["RA"] * sg) * divide(n, tile["CB"] * sg)
+        else:
+            kernel = self.kernel("matmul", 256, **defines)
+            tiles = divide(m, 64) * divide(n, 64)
+        self.dispatch(kernel, tiles * batch, a=a, b=b, c=out, m=m, n=n, k=k, batch=batch,
+                      a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
+        return out, pre
+
+    def matmul_tile(self, m: int, n: int) -> dict[str, int]:
+        """RA, CB and KU of matmul_cpu.comp."""
+        return {"RA": 2, "CB": 4, "KU": 4}
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+    def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
+        y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
+        self.dispatch(self.kernel("layer_norm"), mean.size, x=x, weight=weight, bias=bias, y=y, mean=mean, rstd=rstd,
+                      rows=mean.size, columns=x.shape[-1], eps=eps)
+        return y, mean, rstd
+
+    def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
+                            ) -> tuple[VkArray, VkArray, VkArray]:
+        dx = self.empty(x.shape)
+        self.dispatch(self.kernel("layer_norm_backward"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd, g=g,
+                      dx=dx, rows=mean.size, columns=x.shape[-1])
+        dw, db = self._columns("layer_norm_weights", x, names=("dweight", "dbias"), x=x, mean=mean, rstd=rstd, g=g)
+        return dx, dw, db
+
+    def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
+        out = self.empty((*index.shape, table.shape[1]))
+        self.dispatch(self.kernel("embedding"), index.size, table=table, index=index, positions=positions, o=out,
+                      rows=index.size, columns=table.shape[1], len=index.shape[-1])
+        return out
+
+    def embedding_backward(self, index: VkArray, g: VkArray, rows: int) -> VkArray:
+        columns = g.shape[-1]
+        out = self.empty((rows, columns))
+        parts = 1 if self.profile.profile == "cpu" else min(rows, divide(16384, columns))
+        self.dispatch(self.kernel("embedding_backward", self.lanes), divide(columns, self.lanes) * parts, g=g,
+                      index=index, o=out, rows=index.size, columns=columns, vocabulary=rows, parts=parts)
+        return out
+
+    def positions_backward(self, g: VkArray, rows: int) -> VkArray:
+        t, d = g.shape[-2:]
+        return self.reshape(self._sum_rows(self.reshape(g, (1, g.size // (t * d), t * d)), rows * d), (rows, d))
+
+    def _sum_rows(self, x: VkArray, padded: int = 0) -> VkArray:
+        """[outer, rows, columns] → [outer · max(columns, padded)], zero beyond the columns."""
+        outer, rows, columns = x.shape
+        if rows == 1 and outer == 1 and padded <= columns:
+            x.shape = (columns,)  # one part: it is the sum already
+            return x
+        out = self.empty((outer * max(columns, padded),))
+        self.dispatch(self.kernel("sum_rows", self.lanes), divide(out.size, self.lanes), x=x, o=out, outer=outer,
+                      rows=rows, columns=columns, padded=max(columns, padded))
+        return out
+
+    def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int
+                  ) -> tuple[VkArray, VkArray]:
+        b, t, width = qkv.shape
+        out, lse = self.empty((b, t, width // 3)), self.empty((b, n_head, t))
+        self._attention("attention", qkv, rng, n_head, cap, p, site, o=out, lse=lse)
+        return out, lse
+
+    def attention_backward(self, qkv: VkArray, out: VkArray, lse: VkArray, g: VkArray, rng: VkArray | None,
+                           n_head: int, cap: float, p: float, site: int) -> VkArray:
+        dqkv, delta = self.empty(qkv.shape), self.empty(lse.shape)
+        self._attention("attention_backward_q", qkv, rng, n_head, cap, p, site, o=out, lse=lse, g=g, dqkv=dqkv,
+                        delta=delta)
+        self._attention("attention_backward_kv", qkv, rng, n_head, cap, p, site, lse=lse, g=g, dqkv=dqkv, delta=delta)
+        return dqkv
+
+    def _attention(self, name: str, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int,
+                   **args: VkArray) -> None:
+        b, t, width = qkv.shape
+        head = width // 3 // n_head
+        kernel = self.kernel(name, DH=head, CAPPED=int(cap > 0), DROPOUT=int(p > 0))
+        self.dispatch(kernel, divide(t, self.profile.subgroup_size) * b * n_head, qkv=qkv, rng=rng, batch=b,
+                      heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
+                      factor=1.0 / (1.0 - p), **args)
+
+    # -- reductions ---------------------------------------------------------------------------------------------------
+    def sum(self, x: VkArray) -> VkArray:
+        return self._reduce(x, "x", 1.0)
+
+    def _partials(self, x: VkArray, expression: str) -> VkArray:
+        n = max(1, min(MAX_PARTIALS, divide(x.size, 4096)))
+        partial = self.empty((n,))
+        self.dispatch(self.kernel("reduce", EXPR=expression), n, x=x, o=partial, n=x.size, groups=n, alpha=1.0)
+        return partial
+
+    def _reduce(self, x: VkArray, expression: str, alpha: float) -> VkArray:
+        """alpha · Σ expression(x), shape ()."""
+        if x.size > 4096:
+            x, expression = self._partials(x, expression), "x"
+        out = self.empty(())
+        self.dispatch(self.kernel("reduce", EXPR=expression), 1, x=x, o=out, n=x.size, groups=1, alpha=alpha)
+        return out
+
+    def expand(self, g: VkArray, shape: tuple[int, ...]) -> VkArray:
+        out = self.empty(shape)
+        self._each("expand", out.size, x=g, o=out)
+        return out
+
+    def cross_entropy(self, logits: VkArray, targets: VkArray) -> tuple[VkArray, VkArray]:
+        rows = targets.size
+        loss, lse = self.empty((rows,)), self.empty((rows,))
+        self.dispatch(self.kernel("cross_entropy"), rows, logits=logits, targets=targets, loss=loss, lse=lse,
+                      rows=rows, columns=logits.shape[-1])
+        return self._reduce(loss, "x", 1.0 / rows), lse
+
+    def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray) -> VkArray:
+        out = self.empty(logits.shape)
+        self.dispatch(self.kernel("cross_entropy_backward"), targets.size, True, logits=logits, targets=targets,
+                      lse=lse, g=g, d=out, rows=targets.size, columns=logits.shape[-1])
+        return out
+
+    # -- the optimizer ------------------------------------------------------------------------------------------------
+    def clip_stats(self, grad: VkArray, stats: VkArray, loss: VkArray | None, *, clip: float, spike: float,
+                   beta1: float, beta2: float) -> None:
+        partial = self._partials(grad, "x * x")
+        self.dispatch(self.kernel("clip_stats"), 1, partial=partial, loss=loss, stats=stats, n=partial.size, clip=clip,
+                      spike=spike, beta1=beta1, beta2=beta2)
+
+    def adamw(self, w: VkArray, grad: VkArray, m: VkArray, v: VkArray, stats: VkArray, lr: VkArray, *, beta1: float,
+              beta2: float, eps: float, weight_decay: float, n_decay: int) -> None:
+        self._each("adamw", w.size, w=w, grad=grad, m=m, v=v, stats=stats, lr=lr, n_decay=n_decay, beta1=beta1,
+                   beta2=beta2, eps=eps, decay=weight_decay)

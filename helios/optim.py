@@ -1,0 +1,132 @@
+"""AdamW over all parameters at once: a few dispatches a step, however many tensors there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from helios.backends.backend import STATS, Array, Shape
+from helios.errors import UserError
+from helios.tensor import Tensor
+
+ALIGN = 64  # elements; every parameter starts at a multiple, so that kernels may load vectors anywhere
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter, 2019), a global-norm clip and a spike guard on the device.
+
+    All parameters move into one flat array; gradients, first and second moments are three more of the same layout: the
+    decaying ones first, each at a multiple of ALIGN elements, the gaps zero for ever. A parameter's data and its
+    gradient's home become views into them. Matrices decay; vectors and those named in `no_decay` do not.
+
+    A step is skipped, weights and moments untouched, where the loss or the gradient's norm is not finite, or where the
+    norm before clipping exceeds `spike_threshold` (0: never). `grad_clip` 0: no clipping.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, Tensor]], lr: float = 3e-4,
+                 betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.1,
+                 grad_clip: float = 1.0, spike_threshold: float = 0.0,
+                 no_decay: tuple[str, ...] = ("wte.weight", "wpe.weight")) -> None:
+        given = list(parameters)
+        self.parameters: dict[str, Tensor] = dict(given)
+        if not given or len(self.parameters) < len(given) or len({id(p) for _, p in given}) < len(given):
+            raise ValueError("AdamW: expected at least one parameter, each under one name of its own")
+        for name, p in given:
+            if p.grad_home is not None:
+                raise ValueError(f"AdamW: {name} already belongs to an optimizer")
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.grad_clip, self.spike_threshold = grad_clip, spike_threshold
+
+        decays = {name: len(p.shape) > 1 and name not in no_decay for name, p in given}
+        self.n_decay, end = 0, 0
+        self.start: dict[str, int] = {}  # name → first element
+        for name in sorted(decays, key=lambda name: not decays[name]):
+            self.start[name] = end
+            end += -(-self.parameters[name].size // ALIGN) * ALIGN
+            if decays[name]:
+                self.n_decay = end
+        be = self.backend = given[0][1].backend
+        self.weights, self.grads, self.exp_avg, self.exp_avg_sq = (be.zeros((end,)) for _ in range(4))
+        for name, start in self.start.items():
+            p = self.parameters[name]
+            home = be.view(self.weights, start, p.shape)
+            be.assign(home, p.data)
+            p.data, p.grad, p.grad_home = home, None, be.view(self.grads, start, p.shape)
+        self.stats = Tensor(be.zeros((len(STATS),)), be)
+        self._lr, self._lr_there = be.zeros((1,)), 0.0  # on the device, and what it holds
+
+    def step(self, lr: Tensor | None = None, loss: Tensor | None = None) -> None:
+        """Update the parameters from their gradients; RuntimeError where one has none.
+
+        lr: [1], for a capture, whose learning rate is an input; else `self.lr`. loss: looked at for being finite.
+        """
+        be = self.backend
+        for name, p in self.parameters.items():
+            if p.grad is None:
+                raise RuntimeError(f"AdamW.step: {name} has no gradient; the loss does not depend on it")
+            if p.grad.data is not p.grad_home:
+                be.assign(p.grad_home, p.grad.data)
+        if lr is None and self._lr_there != self.lr:
+            be.upload(self._lr, np.full(1, self.lr, be.float_dtype))
+            self._lr_there = self.lr
+        beta1, beta2 = self.betas
+        be.mark("grad_norm")
+        be.clip_stats(self.grads, self.stats.data, None if loss is None else loss.data, clip=self.grad_clip,
+                      spike=self.spike_threshold, beta1=beta1, beta2=beta2)
+        be.mark("optim")
+        be.adamw(self.weights, self.grads, self.exp_avg, self.exp_avg_sq, self.stats.data,
+                 self._lr if lr is None else lr.data, beta1=beta1, beta2=beta2, eps=self.eps,
+                 weight_decay=self.weight_decay, n_decay=self.n_decay)
+
+    def zero_grad(self, fill: bool = False) -> None:
+        """Forget the gradients; with `fill`, make them zeros instead, to which later backward passes add."""
+        if fill:
+            self.backend.assign(self.grads, self.backend.zeros(self.grads.shape))
+        for p in self.parameters.values():
+            p.grad = Tensor(p.grad_home, self.backend) if fill else None
+
+    def last(self) -> dict[str, float]:
+        """What the last step saw and decided (see backend.STATS); waits for the device."""
+        return dict(zip(STATS, self.stats.numpy().tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """exp_avg.<name> and exp_avg_sq.<name> for every parameter, and stats."""
+        state = {"stats": self.stats.numpy()}
+        for kind, slab in self._moments():
+            values = self.backend.numpy(slab)
+            for name, p in self.parameters.items():
+                start = self.start[name]
+                state[f"{kind}.{name}"] = values[start:start + p.size].reshape(p.shape).copy()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` gave, in place; UserError where names or shapes are not exactly those."""
+        shapes = {f"{kind}.{name}": p.shape for kind, _ in self._moments() for name, p in self.parameters.items()}
+        check_state(state, {"stats": self.stats.shape, **shapes}, "optimizer state")
+        be = self.backend
+        for kind, slab in self._moments():
+            values = np.zeros(slab.shape, be.float_dtype)
+            for name, p in self.parameters.items():
+                start = self.start[name]
+                values[start:start + p.size] = np.ravel(state[f"{kind}.{name}"])
+            be.upload(slab, values)
+        be.upload(self.stats.data, np.asarray(state["stats"], be.float_dtype))
+
+    def _moments(self) -> tuple[tuple[str, Array], ...]:
+        return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
+
+
+def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:
+    """UserError, naming the tensors, unless `given` holds exactly those of `shapes`."""
+    wrong = {
+        "missing": [name for name in shapes if name not in given],
+        "unexpected": [name for name in given if name not in shapes],
+        "of the wrong shape": [f"{name} (given {np.shape(given[name])}, expected {shape})"
+                               for name, shape in shapes.items() if name in given and np.shape(given[name]) != shape],
+    }
+    found = [f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''} {kind}"
+             for kind, names in wrong.items() if names]
+    if found:
+        raise UserError(f"{what} does not fit: {'; '.join(found)}")

@@ -1,0 +1,63 @@
+// Causal attention: out = dropout(softmax(cap·tanh(q·kᵀ·scale/cap)))·v, and lse, the log-sum-exp of each row of capped
+// scores. qkv [B, T, 3·H·DH] in order q, k, v; out [B, T, H·DH]; lse [B, H, T]. CAP 0: no soft cap.
+//
+// A lane owns one query with its q and its sum of outputs; SG keys at a time are loaded one a lane and broadcast to all
+// in turn. The softmax is taken online: top and total are each lane's own, so nothing crosses lanes but the broadcasts,
+// and no T × T array exists. Grid: one subgroup for each SG queries, each head, each sequence.
+#include "lib/common.glsl"
+#include "lib/attention.glsl"
+
+layout(push_constant) uniform Push {
+    In qkv;
+    Out o, lse;
+    InI rng;
+    uint batch, heads, len, threshold, site;
+    float scale, cap, factor;
+} p;
+
+void main() {
+    Place at = place(p.batch, p.heads, p.len);
+    if (!at.inside) return;
+    uint i = at.block * SG + gl_SubgroupInvocationID, row = at.head_row + i;
+    uint mine = at.qkv + min(i, p.len - 1) * at.stride;
+    float q[DH], sum[DH], top = -1e30, total = 0.0;
+    [[unroll]] for (uint d = 0; d < DH; d++) {
+        q[d] = p.qkv.v[mine + d] * p.scale;
+        sum[d] = 0.0;
+    }
+    for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
+        uint theirs = at.qkv + min(j0 + gl_SubgroupInvocationID, p.len - 1) * at.stride;
+        float s[SG];
+        [[unroll]] for (uint j = 0; j < SG; j++) s[j] = 0.0;
+        [[unroll]] for (uint d = 0; d < DH; d++) {
+            float k = p.qkv.v[theirs + at.width + d];
+            [[unroll]] for (uint j = 0; j < SG; j++) s[j] = fma(q[d], subgroupBroadcast(k, j), s[j]);
+        }
+        float high = top;
+        [[unroll]] for (uint j = 0; j < SG; j++) {
+            s[j] = j0 + j <= i ? capped(s[j], p.cap) : -1e30;
+            high = max(high, s[j]);
+        }
+        float shrink = exp(top - high);
+        top = high;
+        total *= shrink;
+        [[unroll]] for (uint d = 0; d < DH; d++) sum[d] *= shrink;
+        [[unroll]] for (uint j = 0; j < SG; j++) {
+            s[j] = exp(s[j] - top);
+            total += s[j];
+        }
+#if DROPOUT
+        [[unroll]] for (uint j = 0; j < SG; j += 4) {
+            uvec4 r = philox(p.rng, (j0 + j) / 4, row, p.site);
+            [[unroll]] for (uint e = 0; e < 4; e++) s[j + e] = r[e] >= p.threshold ? s[j + e] * p.factor : 0.0;
+        }
+#endif
+        [[unroll]] for (uint d = 0; d < DH; d++) {
+            float v = p.qkv.v[theirs + 2 * at.width + d];
+            [[unroll]] for (uint j = 0; j < SG; j++) sum[d] = fma(s[j], subgroupBroadcast(v, j), sum[d]);
+        }
+    }
+    if (i >= p.len) return;
+    [[unroll]] for (uint d = 0; d < DH; d++) p.o.v[at.out0 + i * at.width + d] = sum[d] / total;
+    p.lse.v[row] = top + log(total);
+}

@@ -1,0 +1,39 @@
+// Decide the update: norm = √Σ partial, clip coefficient, skip, Adam's count and bias corrections (see STATS in
+// helios/backends/backend.py). partial [n]: sums of squares. Grid: one subgroup.
+#include "lib/common.glsl"
+
+layout(push_constant) uniform Push {
+    In partial, loss;
+    InOut stats;
+    uint n;
+    float clip, spike, beta1, beta2;
+} p;
+
+// By its bits: a driver may compute as if there were no NaN.
+bool finite(float x) { return (floatBitsToUint(x) & 0x7F800000u) != 0x7F800000u; }
+
+// By repeated squaring: pow() of a driver need not be accurate, and this is the same everywhere.
+float power(float x, uint n) {
+    float y = 1.0;
+    for (; n > 0; n >>= 1, x *= x)
+        if ((n & 1) == 1) y *= x;
+    return y;
+}
+
+void main() {
+    float sum = 0.0;
+    for (uint i = gl_SubgroupInvocationID; i < p.n; i += SG) sum += p.partial.v[i];
+    float norm = sqrt(subgroupAdd(sum));
+    if (gl_SubgroupInvocationID != 0) return;
+    float loss = given(p.loss) ? p.loss.v[0] : 0.0;
+    bool skip = !finite(norm) || !finite(loss) || (p.spike > 0.0 && norm > p.spike);
+    float updates = p.stats.v[3] + (skip ? 0.0 : 1.0);
+    p.stats.v[0] = norm;
+    p.stats.v[1] = p.clip > 0.0 && norm > p.clip ? p.clip / norm : 1.0;
+    p.stats.v[2] = skip ? 1.0 : 0.0;
+    p.stats.v[3] = updates;
+    p.stats.v[4] = 1.0 - power(p.beta1, uint(updates));
+    p.stats.v[5] = 1.0 - power(p.beta2, uint(updates));
+    p.stats.v[6] = loss;
+    p.stats.v[7] = 0.0;
+}

@@ -1,0 +1,7 @@
+"""The GPT: its configuration, forward pass and sampling. It knows tensors, nothing of files or training runs."""
+
+from helios.model.config import GPTConfig
+from helios.model.gpt import GPT
+from helios.model.sampling import Sampler, sample
+
+__all__ = ["GPT", "GPTConfig", "Sampler", "sample"]

@@ -1,0 +1,213 @@
+"""GPT: a pre-LN decoder with learned positions, soft-capped attention scores and an untied output head."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from helios import ops, random
+from helios.backends import get_backend
+from helios.backends.backend import Backend, Shape
+from helios.errors import UserError
+from helios.model.config import MLPS, GPTConfig
+from helios.optim import check_state
+from helios.tensor import Tensor
+
+STD = 0.02  # of every matrix at the start
+Weights = Callable[[str], Tensor]  # a block's parameters by the end of their name
+
+
+def _fused(activation: str, w: Weights, x: Tensor) -> Tensor:
+    return ops.linear(x, w("mlp.fc1.weight"), activation)
+
+
+def _swiglu(w: Weights, x: Tensor) -> Tensor:
+    return ops.swiglu(ops.linear(x, w("mlp.gate.weight")), ops.linear(x, w("mlp.up.weight")))
+
+
+def _universal(w: Weights, x: Tensor) -> Tensor:
+    return ops.universal(ops.linear(x, w("mlp.fc1.weight")), w("mlp.act.a"), w("mlp.act.b"))
+
+
+def _kan_spline(w: Weights, x: Tensor) -> Tensor:
+    return ops.kan_spline(ops.linear(x, w("mlp.fc1.weight")), *(w(f"mlp.act.c{k}") for k in range(5)))
+
+
+# x [..., D] → the MLP's hidden values [..., F]; the names are those of MLPS
+HIDDEN: dict[str, Callable[[Weights, Tensor], Tensor]] = {
+    "gelu": partial(_fused, "gelu"),
+    "silu": partial(_fused, "silu"),
+    "relu": partial(_fused, "relu"),
+    "swiglu": _swiglu,
+    "universal": _universal,
+    "kan_spline": _kan_spline,
+}
+
+
+class GPT:
+    """The model on one device. Two of equal config and seed start with the same bits on any backend.
+
+    device: "vulkan", "cpu_ref" or a Backend. seed: of the initial weights and of the dropout masks that `loss` draws.
+    """
+
+    def __init__(self, config: GPTConfig, device: str | Backend = "vulkan", seed: int = 0) -> None:
+        self.config, self.seed = config, seed
+        self.backend = get_backend(device)
+        self.training = True
+        self.draws = 0  # dropout masks drawn so far by loss()
+        self.sampler: Any = None  # sampling.py keeps its recorded passes here
+        self.weights = {name: Tensor(self.backend.array(_initial(name, shape, config, seed)), self.backend, True)
+                        for name, shape in _shapes(config).items()}
+
+    # -- forward ------------------------------------------------------------------------------------------------------
+    def hidden(self, tokens: Tensor, rng: Tensor | None = None) -> Tensor:
+        """The final layer norm's output [B, T, D] for int32 tokens [B, T]; with dropout if rng (int32 [3]) is given."""
+        cfg, w = self.config, self.weights
+        p = 0.0 if rng is None else cfg.dropout
+        x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
+        for i, activation in enumerate(cfg.activations):
+            block = partial(self._of_block, i)
+            h = ops.layer_norm(x, block("ln1.weight"), block("ln1.bias"))
+            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
+            x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
+            h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
+            h = HIDDEN[activation](block, h)
+            x = _add(x, ops.linear(h, block(f"mlp.{MLPS[activation].matrices[-1]}.weight")), p, rng, site=3 * i + 2)
+        return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
+
+    def _of_block(self, i: int, name: str) -> Tensor:
+        return self.weights[f"blocks.{i}.{name}"]
+
+    def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Logits [..., V] of hidden [..., D]; with `rows` (int32 [N]), of those rows of hidden seen as [-1, D] only."""
+        if rows is not None:
+            hidden = ops.embedding(hidden.reshape(-1, self.config.n_embd), rows)
+        return ops.linear(hidden, self.weights["lm_head.weight"])
+
+    def loss(self, tokens: np.ndarray | Tensor, targets: np.ndarray | Tensor, rng: np.ndarray | Tensor | None = None
+             ) -> Tensor:
+        """Mean cross-entropy in nats, shape (); tokens and targets are ints [B, T], T up to block_size.
+
+        While training with dropout, `rng` (int32 [3], helios.random.state) chooses the masks. Without it every call
+        draws new ones from the model's seed; a capture must take it as an input, or it would repeat its first masks.
+        """
+        self.backend.mark("fwd")
+        ids, goals = self._ids("tokens", tokens), self._ids("targets", targets)
+        if ids.shape != goals.shape:
+            raise ValueError(f"loss: tokens {ids.shape} and targets {goals.shape} must have one shape")
+        if not (self.training and self.config.dropout):
+            rng = None
+        elif rng is None:
+            rng, self.draws = random.state(self.seed, self.draws), self.draws + 1
+        if isinstance(rng, np.ndarray):
+            rng = Tensor(self.backend.array(rng), self.backend)
+        return ops.cross_entropy(self.head(self.hidden(ids, rng)), goals)
+
+    def logits(self, tokens: np.ndarray | Tensor, last: np.ndarray | None = None) -> Tensor:
+        """[B, T, V], without dropout; with `last` (ints [B], a position in each row) only there: [B, V]."""
+        ids = self._ids("tokens", tokens)
+        return self.head(self.hidden(ids), None if last is None else self._rows(last, ids.shape))
+
+    def _rows(self, last: np.ndarray, shape: Shape) -> Tensor:
+        (b, t), last = shape, np.asarray(last)
+        if last.shape != (b,) or last.min() < 0 or last.max() >= t:
+            raise ValueError(f"logits: last must be [{b}] positions in [0, {t}), got {last.tolist()}")
+        return Tensor(self.backend.array((last + t * np.arange(b)).astype(np.int32)), self.backend)
+
+    def _ids(self, name: str, ids: np.ndarray | Tensor) -> Tensor:
+        """`ids` on the device; what the host can see of them is checked."""
+        values = ids if isinstance(ids, Tensor) else np.asarray(ids)
+        if len(values.shape) != 2 or not 1 <= values.shape[1] <= self.config.block_size or not values.shape[0]:
+            raise ValueError(f"{name}: expected [B, T] with T from 1 to block_size {self.config.block_size}, "
+                             f"got {values.shape}")
+        if isinstance(values, Tensor):
+            return values
+        if not np.issubdtype(values.dtype, np.integer):
+            raise TypeError(f"{name}: expected integers, got {values.dtype}")
+        for worst in (values.min(), values.max()):
+            if not 0 <= worst < self.config.vocab_size:
+                raise ValueError(f"{name}: id {worst} is not in [0, {self.config.vocab_size})")
+        return Tensor(self.backend.array(values.astype(np.int32)), self.backend)
+
+    # -- modes --------------------------------------------------------------------------------------------------------
+    def train(self, mode: bool = True) -> GPT:
+        """With dropout from now on (or without)."""
+        self.training = mode
+        return self
+
+    def eval(self) -> GPT:
+        return self.train(False)
+
+    @contextmanager
+    def no_grad(self) -> Iterator[None]:
+        """Within it nothing is recorded for a backward pass, so no value is kept longer than its last use."""
+        before = {name: w.requires_grad for name, w in self.weights.items()}
+        try:
+            for w in self.weights.values():
+                w.requires_grad = False
+            yield
+        finally:
+            for name, w in self.weights.items():
+                w.requires_grad = before[name]
+
+    # -- parameters ---------------------------------------------------------------------------------------------------
+    def named_parameters(self) -> list[tuple[str, Tensor]]:
+        return list(self.weights.items())
+
+    def num_parameters(self) -> int:
+        return sum(w.size for w in self.weights.values())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies on the host, float32; matrices are [out, in]."""
+        return {name: w.numpy().astype(np.float32, copy=False) for name, w in self.weights.items()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Write `state` into the weights, in place; UserError where names or shapes are not exactly the model's."""
+        check_state(state, {name: w.shape for name, w in self.weights.items()}, "model state")
+        for name, w in self.weights.items():
+            value = np.asarray(state[name])
+            if not np.issubdtype(value.dtype, np.floating):
+                raise UserError(f"model state: {name} given as {value.dtype}, expected floating point")
+            self.backend.upload(w.data, value.astype(self.backend.float_dtype, copy=False))
+
+
+def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tensor:
+    """The residual connection x + drop(h)."""
+    return x + h if rng is None else ops.dropout(h, p, rng, site, residual=x)
+
+
+def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
+    """Every parameter's name and shape; a matrix leads from its second axis to its first."""
+    d = cfg.n_embd
+    norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
+    shapes: dict[str, Shape] = {"wte.weight": (cfg.vocab_size, d), "wpe.weight": (cfg.block_size, d)}
+    for i, (activation, f) in enumerate(zip(cfg.activations, cfg.ffn_dims, strict=True)):
+        mlp = MLPS[activation]
+        block: dict[str, Shape] = {
+            **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
+            **norm("ln2"), **{f"mlp.{name}.weight": (f, d) for name in mlp.matrices[:-1]},
+            **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, f"mlp.{mlp.matrices[-1]}.weight": (d, f),
+        }
+        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+    return shapes | norm("ln_f") | {"lm_head.weight": (cfg.vocab_size, d)}
+
+
+OUTPUTS = ("attn.out.weight", *{f"mlp.{mlp.matrices[-1]}.weight" for mlp in MLPS.values()})  # what adds to the residual
+
+
+def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
+    """Drawn from the seed and the name alone, so a parameter starts the same whatever the rest of the model is."""
+    if len(shape) == 1:
+        constants = {"weight": 1.0, "bias": 0.0}  # of a layer norm
+        for mlp in MLPS.values():
+            constants.update(mlp.coefficients)
+        return np.full(shape, constants[name.rpartition(".")[2]], np.float32)
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, word], np.uint64)))
+    std = STD / np.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
+    return draw.standard_normal(shape, np.float32) * np.float32(std)

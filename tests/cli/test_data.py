@@ -1,0 +1,87 @@
+"""helios-data from the outside: output, exit codes, one line for an error."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from helios.cli.common import HeliosCommand
+from helios.cli.data import main
+from helios.errors import UserError
+from helios.train import synth
+from helios.train.tokenizer import Tokenizer
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def failed(result: Result, *words: str) -> None:
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert all(word in result.stderr for word in words)
+
+
+def test_synth_to_stdout_and_to_a_file(tmp_path: Path) -> None:
+    text = synth.corpus(20_000, 3).encode()
+    assert run("synth", "--size", "20KB", "--seed", 3).stdout_bytes == text
+    result = run("synth", "--size", "20KB", "--seed", 3, "--out", tmp_path / "a.txt")
+    assert (result.exit_code, result.output) == (0, "") and (tmp_path / "a.txt").read_bytes() == text
+
+
+def test_tokenize(tmp_path: Path) -> None:
+    result = run("tokenize", "--data", "synth:60KB", "--vocab-size", 500, "--out", tmp_path / "t.json")
+    assert result.exit_code == 0, result.output
+    tokenizer, text = Tokenizer.load(tmp_path / "t.json"), synth.corpus(60_000)
+    count = len(tokenizer.encode(text))
+    assert "500 tokens" in result.stdout
+    assert f"{count:,} tokens, {len(text.encode()) / count:.2f} bytes per token" in result.stdout
+
+
+def test_stats(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("<|user|> é? <|assistant|> b. <|user|> c? <|assistant|> d. <|end_of_text|>\n" * 3)
+    result = run("stats", tmp_path / "a.txt")
+    rows = {name.strip(): int(count.replace(",", "")) for name, _, count in
+            (line.rpartition(" ") for line in result.stdout.splitlines())}
+    assert result.exit_code == 0
+    assert rows["documents"] == 3 and rows["distinct documents"] == 1
+    assert rows["questions"] == rows["answers"] == 6
+    assert rows["bytes"] == (tmp_path / "a.txt").stat().st_size == rows["characters"] + 3
+
+
+def test_user_errors_are_one_line(tmp_path: Path) -> None:
+    failed(run("synth", "--size", "2 lots"), "'2 lots'", "2MB")
+    failed(run("synth", "--size", "1KB", "--out", tmp_path / "no" / "a.txt"), "cannot write")
+    failed(run("stats", tmp_path / "no.txt"), "no.txt", "No such file")
+    failed(run("stats", tmp_path), "directory")
+    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 9000, "--out", tmp_path / "t.json"), "supports only")
+    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 10, "--out", tmp_path / "t.json"), "259")
+    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 300, "--out", tmp_path / "no" / "t.json"), "cannot write")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_usage_is_2() -> None:
+    for args in (["tokenize"], ["synth", "--seed", "-1"], ["melt"]):
+        assert run(*args).exit_code == 2
+
+
+@pytest.mark.parametrize("error, code", [(UserError("a\nb"), 2), (KeyboardInterrupt(), 130), (None, 0)])
+def test_exit_codes(error: BaseException | None, code: int) -> None:
+    @click.command(cls=HeliosCommand)
+    def command() -> None:
+        if error:
+            raise error
+
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == code
+    assert result.stderr == ("error: a b\n" if code == 2 else "")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    @click.command(cls=HeliosCommand)
+    def command() -> None:
+        raise ZeroDivisionError
+
+    result = CliRunner().invoke(command, [])
+    assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)

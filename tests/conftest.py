@@ -1,0 +1,39 @@
+"""Which device the tests run on.
+
+HELIOS_TEST_BACKEND names it: "vulkan" (also when unset), "vulkan:<index or part of a device's name>", or "cpu_ref".
+Where the device is missing, tests that need it are skipped with the reason; under CI (variable CI set) they fail.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from helios.backends import get_backend
+from helios.backends.backend import Backend
+from helios.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def backend() -> Backend:
+    """The device under test."""
+    name, _, device = os.environ.get("HELIOS_TEST_BACKEND", "vulkan").partition(":")
+    try:
+        return get_backend(name, device or None)
+    except (ImportError, OSError, UserError) as error:  # no module or no Vulkan loader, no usable device
+        reason = f"no backend {name}: {type(error).__name__}: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def cpu_ref() -> Backend:
+    return get_backend("cpu_ref")
+
+
+@pytest.fixture(scope="session", params=["cpu_ref", "device"])
+def each_backend(request: pytest.FixtureRequest) -> Backend:
+    """cpu_ref, then the device under test."""
+    return request.getfixturevalue("cpu_ref" if request.param == "cpu_ref" else "backend")

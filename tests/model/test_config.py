@@ -1,0 +1,73 @@
+import dataclasses
+import json
+
+import pytest
+
+from helios.errors import UserError
+from helios.model import GPTConfig
+from helios.model.config import MLPS
+from helios.model.gpt import HIDDEN
+
+
+@pytest.mark.parametrize(("values", "count"), [
+    ({"activation": "gelu"}, 6_838_784),
+    ({"activation": "silu"}, 6_838_784),
+    ({"activation": "relu"}, 6_838_784),
+    ({"activation": "swiglu"}, 6_937_088),
+    ({"activation": "universal"}, 6_838_784 + 6 * 2 * 1024),
+    ({"activation": "kan_spline"}, 6_838_784 + 6 * 5 * 1024),
+    ({"activation": "gelu,swiglu,gelu,swiglu,gelu,swiglu"}, (6_838_784 + 6_937_088) // 2),
+    ({"activation": "swiglu", "ffn_dim": 1024, "n_embd": 384, "n_layer": 8, "block_size": 512}, 17_437_440),
+])
+def test_parameters(values, count):
+    assert GPTConfig(**values).parameters() == count
+
+
+@pytest.mark.parametrize(("n_embd", "gated"), [(256, 704), (384, 1024), (512, 1408)])
+def test_default_width_is_each_blocks_own(n_embd, gated):
+    cfg = GPTConfig(n_embd=n_embd, n_layer=3, activation=["relu", "swiglu", "kan_spline"])
+    assert cfg.ffn_dims == (4 * n_embd, gated, 4 * n_embd)
+    assert dataclasses.replace(cfg, ffn_dim=100).ffn_dims == (100, 100, 100)
+
+
+def test_activation_may_be_given_in_three_ways():
+    assert GPTConfig(n_layer=2, activation="gelu").activations == ("gelu", "gelu")
+    mixed = [GPTConfig(n_layer=2, activation=a) for a in ("silu, swiglu", ["silu", "swiglu"], ("silu", "swiglu"))]
+    assert {cfg.activations for cfg in mixed} == {("silu", "swiglu")}
+    assert len(set(mixed)) == 1
+
+
+def test_each_kind_has_a_forward_pass():
+    assert set(MLPS) == set(HIDDEN) == {"gelu", "silu", "relu", "swiglu", "universal", "kan_spline"}
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    ({"activation": "swigl"}, "activation: given 'swigl', expected one of gelu, .*did you mean 'swiglu'"),
+    ({"activation": "gelu,relu"}, "activation: given 2 names, expected one, or one for each of the 6 blocks"),
+    ({"activation": ""}, "activation: given ''"),
+    ({"n_embd": 250}, "n_embd: given 250, expected a multiple of n_head 8, as 248"),
+    ({"n_layer": 0}, "n_layer: given 0, expected a whole number"),
+    ({"vocab_size": 4000.0}, "vocab_size: given 4000.0"),
+    ({"block_size": True}, "block_size: given True"),
+    ({"ffn_dim": -1}, "ffn_dim: given -1"),
+    ({"dropout": 1.0}, r"dropout: given 1.0, expected a number in \[0, 1\)"),
+    ({"dropout": float("nan")}, "dropout: given nan"),
+    ({"softcap": -1}, "softcap: given -1"),
+    ({"softcap": "30"}, "softcap: given '30'"),
+])
+def test_errors_are_one_precise_line(values, words):
+    with pytest.raises(UserError, match=words) as error:
+        GPTConfig(**values)
+    assert "\n" not in str(error.value)
+
+
+def test_dict_round_trip():
+    cfg = GPTConfig(n_layer=2, activation=["universal", "swiglu"], ffn_dim=96, dropout=0.25, softcap=0)
+    assert GPTConfig.from_dict(json.loads(json.dumps(cfg.to_dict()))) == cfg
+    with pytest.raises(UserError, match=r"given 'n_heads'.*did you mean 'n_head'"):
+        GPTConfig.from_dict({"n_heads": 4})
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        GPTConfig().n_layer = 7  # type: ignore[misc]

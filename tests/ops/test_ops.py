@@ -1,0 +1,136 @@
+"""Tests of every op on every sample of the registry."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+
+from helios import random
+from helios.backends.backend import Backend
+
+from .registry import OPS, ORACLE, Bad, OpInfo, Sample, close, forward, generator, gradients, upstream
+
+SAMPLES = {name: op.samples() for name, op in OPS.items()}
+CASES = [pytest.param(name, i, id=f"{name}-{i}-{sample!r}")
+         for name, samples in SAMPLES.items() for i, sample in enumerate(samples)]
+SMOOTH = [pytest.param(name, i, id=f"{name}-{i}-{sample!r}")
+          for name, samples in SAMPLES.items() for i, sample in enumerate(samples) if sample.differences]
+BAD = [pytest.param(op, bad, id=f"{name}-{i}") for name, op in OPS.items() for i, bad in enumerate(op.bad())]
+
+
+def case(name: str, i: int) -> tuple[OpInfo, Sample]:
+    return OPS[name], SAMPLES[name][i]
+
+
+@cache
+def true_value(name: str, i: int) -> np.ndarray:
+    return forward(*case(name, i), ORACLE)[0].numpy()
+
+
+@cache
+def true_gradients(name: str, i: int) -> list[np.ndarray]:
+    return gradients(*case(name, i), ORACLE)
+
+
+def test_oracle_by_definition() -> None:
+    """What the other tests compare with, against the formulas written out for one element at a time."""
+    be, rng = ORACLE, generator("definition")
+    for x in (-7.3, -1.1, -0.2, 0.0, 0.4, 1.9, 6.1):
+        at = np.array([x])
+        silu, gelu = x / (1 + math.exp(-x)), x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        c = [np.array([v]) for v in (0.3, 0.5, -0.7, 1.1, 1.3)]
+        for got, expected in [
+                (be.silu(at), silu), (be.gelu(at), gelu), (be.relu(at), max(x, 0)),
+                (be.softcap(at, 3.0), 3 * math.tanh(x / 3)), (be.swiglu(at, c[0]), silu * 0.3),
+                (be.universal(at, c[0], c[1]), silu * 0.3 + x * 0.5),
+                (be.kan_spline(at, *c), 0.3 * silu + 0.5 * max(x, 0) - 0.7 * gelu + 1.1 * x + 1.3 * x * x)]:
+            assert got[0] == pytest.approx(expected, rel=1e-14, abs=1e-15)
+
+    x2 = rng.standard_normal((2, 5))
+    y, mean, rstd = be.layer_norm(x2, np.array([1.0, 2, 3, 4, 5]), np.array([0.0, 1, 0, 1, 0]), 1e-3)
+    for row, m, r, out in zip(x2.tolist(), mean, rstd, y, strict=True):
+        mu = sum(row) / 5
+        deviation = math.sqrt(sum((v - mu) ** 2 for v in row) / 5 + 1e-3)
+        assert (m, 1 / r) == pytest.approx((mu, deviation))
+        assert out.tolist() == pytest.approx([(v - mu) / deviation * (j + 1) + j % 2 for j, v in enumerate(row)])
+
+    loss, lse = be.cross_entropy(x2, np.array([4, 0]))
+    sums = [math.log(sum(math.exp(v) for v in row)) for row in x2]
+    assert lse.tolist() == pytest.approx(sums)
+    assert float(loss) == pytest.approx((sums[0] - x2[0, 4] + sums[1] - x2[1, 0]) / 2)
+
+
+@pytest.mark.parametrize(("cap", "p"), [(0.0, 0.0), (2.0, 0.0), (2.0, 0.3)])
+def test_attention_by_definition(cap: float, p: float) -> None:
+    """One query, one head, one key at a time; the mask's row is (batch·heads + head)·T + query, its column the key."""
+    b, t, heads, size, site = 2, 5, 3, 4, 11
+    qkv = generator("attention by definition").standard_normal((b, t, 3, heads, size))
+    state = random.state(7, 8)
+    kept = random.keep((b * heads * t, t), state, site, p)
+    out, lse = ORACLE.attention(qkv.reshape(b, t, -1), state, heads, cap, p, site)
+    for i, h, query in np.ndindex(b, heads, t):
+        scores = [float(qkv[i, query, 0, h] @ qkv[i, key, 1, h]) / math.sqrt(size) for key in range(query + 1)]
+        scores = [cap * math.tanh(s / cap) if cap else s for s in scores]
+        total = sum(math.exp(s) for s in scores)
+        assert lse[i, h, query] == pytest.approx(math.log(total))
+        row = (i * heads + h) * t + query
+        mixed = sum(math.exp(s) / total * kept[row, key] / (1 - p) * qkv[i, key, 2, h] for key, s in enumerate(scores))
+        assert out[i, query, h * size:(h + 1) * size] == pytest.approx(mixed)
+
+
+@pytest.mark.parametrize(("name", "i"), SMOOTH)
+def test_gradient_is_the_derivative(name: str, i: int) -> None:
+    """Along random directions, in float64, with a random gradient flowing in."""
+    op, sample = case(name, i)
+    rng, step = generator(name), 1e-4
+    weight = upstream(op, sample, true_value(name, i).shape)
+
+    def value_at(inputs: tuple[np.ndarray | None, ...]) -> float:
+        moved = Sample(inputs, sample.kwargs)
+        return float((forward(op, moved, ORACLE)[0].numpy() * weight).sum())
+
+    for place, grad in zip(sample.differentiable, true_gradients(name, i), strict=True):
+        x = sample.inputs[place]
+        assert x is not None
+        for _ in range(3):
+            direction = np.asarray(rng.standard_normal(x.shape))
+            values = [value_at(tuple(x + k * step * direction if j == place else y
+                                     for j, y in enumerate(sample.inputs))) for k in (-2, -1, 1, 2)]
+            measured = np.dot([1, -8, 8, -1], values) / (12 * step)  # fourth order
+            terms = grad * direction
+            scale = max(np.sqrt((terms**2).sum()), sample.scale)
+            assert abs(measured - terms.sum()) <= 1e-8 * scale, f"input {place}: {measured} and {terms.sum()}"
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_forward(name: str, i: int, each_backend: Backend) -> None:
+    op, sample = case(name, i)
+    out, _ = forward(op, sample, each_backend)
+    assert out.node is None and not out.requires_grad
+    assert out.dtype == np.float32
+    close(out.numpy(), true_value(name, i), op.tolerance(sample), sample.scale)
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_gradients(name: str, i: int, each_backend: Backend) -> None:
+    op, sample = case(name, i)
+    for got, expected in zip(gradients(op, sample, each_backend), true_gradients(name, i), strict=True):
+        close(got, expected, op.tolerance(sample), sample.scale)
+
+
+@pytest.mark.parametrize(("name", "i"), CASES)
+def test_same_bits_twice(name: str, i: int, backend: Backend) -> None:
+    def run() -> list[bytes]:
+        arrays = [forward(*case(name, i), backend)[0].numpy(), *gradients(*case(name, i), backend)]
+        return [x.tobytes() for x in arrays]
+
+    assert run() == run()
+
+
+@pytest.mark.parametrize(("op", "bad"), BAD)
+def test_declared_errors(op: OpInfo, bad: Bad, each_backend: Backend) -> None:
+    with pytest.raises(bad.raises, match=bad.match):
+        forward(op, Sample(bad.inputs, bad.kwargs), each_backend)

@@ -1,0 +1,163 @@
+"""Checkpoints are whole or absent, and a damaged one is never taken for a whole one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helios.errors import UserError
+from helios.train import checkpoint
+from helios.train.checkpoint import MODEL, OPTIMIZER, STATE
+
+WEIGHTS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(3, np.float32)}
+MOMENTS = {"m": np.zeros((400, 3), np.float32), "updates": np.array([7.0], np.float32)}
+STATES = {"seed": 3, "model": {"n_layer": 2, "activation": "gelu"}, "tokenizer": "t", "best_val": None}
+
+
+def save(run: Path, step: int) -> Path:
+    return checkpoint.save(run, step, WEIGHTS, MOMENTS, STATES)
+
+
+def left_over(run: Path) -> list[str]:
+    return sorted(p.name for p in (run / "checkpoints").iterdir())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = save(tmp_path, 500)
+    assert path == tmp_path / "checkpoints" / "step-000500"
+    found, problems = checkpoint.find(tmp_path)
+    assert problems == [] and found.path == path and found.state["step"] == 500 and found.state["seed"] == 3
+    for given, read in ((WEIGHTS, found.model), (MOMENTS, found.optimizer)):
+        assert given.keys() == read.keys()
+        for name in given:
+            np.testing.assert_array_equal(given[name], read[name])
+    assert checkpoint.find(path)[0].path == path
+    again = save(tmp_path / "other", 500)
+    assert all((path / name).read_bytes() == (again / name).read_bytes() for name in (MODEL, OPTIMIZER, STATE))
+
+
+def test_latest_is_by_number(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000, 2):
+        save(tmp_path, step)
+    assert checkpoint.find(tmp_path)[0].state["step"] == 1_000_000
+    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step-000002", "step-999999", "step-1000000"]
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(path: Path) -> None:
+        state = json.loads((path / STATE).read_text())
+        change(state)
+        (path / STATE).write_text(json.dumps(state))
+    return damage
+
+
+def flip(path: Path) -> None:
+    raw = bytearray((path / MODEL).read_bytes())
+    raw[-1] ^= 1
+    (path / MODEL).write_bytes(raw)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "truncated model": (lambda p: os.truncate(p / MODEL, 50), "model.safetensors is truncated"),
+    "truncated optimizer": (lambda p: os.truncate(p / OPTIMIZER, 0), "optimizer.safetensors is truncated"),
+    "missing model": (lambda p: (p / MODEL).unlink(), "model.safetensors: No such file"),
+    "a flipped bit": (flip, "content of model.safetensors is not what was written"),
+    "missing state": (lambda p: (p / STATE).unlink(), "no checkpoint of Helios"),
+    "truncated state": (lambda p: os.truncate(p / STATE, 40), "state.json is truncated"),
+    "foreign format": (edit(lambda s: s.update(format="torch")), "foreign: state.json says format 'torch'"),
+    "a list": (lambda p: (p / STATE).write_text("[1]"), "foreign"),
+    "lost entries": (edit(lambda s: s.pop("model")), "lacks entries"),
+    "lost files": (edit(lambda s: s.pop("files")), "lacks entries"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_and_the_one_before_taken(tmp_path: Path, name: str) -> None:
+    damage, message = DAMAGES[name]
+    save(tmp_path, 6)
+    newest = save(tmp_path, 12)
+    damage(newest)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load(newest)
+    with pytest.raises(UserError, match=message):
+        checkpoint.find(newest)
+    found, problems = checkpoint.find(tmp_path)
+    assert found.state["step"] == 6 and len(problems) == 1 and "step-000012" in problems[0]
+    assert save(tmp_path, 12) == newest  # when the run comes by again
+    assert checkpoint.find(tmp_path)[0].state["step"] == 12
+    assert left_over(tmp_path) == ["step-000006", "step-000012"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        checkpoint.find(tmp_path / "no")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        checkpoint.find(tmp_path)
+
+
+def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = checkpoint.find(tmp_path)[0]
+    checkpoint.check_model(found, STATES["model"])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"activation is 'gelu' there and 'relu' here, n_layer is 2 there and 3 here"):
+        checkpoint.check_model(found, {"n_layer": 3, "activation": "relu"})
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_the_system_cuts_short(tmp_path: Path) -> None:
+    before = save(tmp_path, 6)
+    with largest_file(1000), pytest.raises(UserError, match="cannot write the checkpoint .*step-000012"):
+        save(tmp_path, 12)
+    assert left_over(tmp_path) == [before.name]
+    assert checkpoint.find(tmp_path)[0].state["step"] == 6
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_full_disk_at_any_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    save(tmp_path, 6)
+    calls, real = [0], os.fsync
+
+    def fsync(fd: int) -> None:
+        calls[0] += 1
+        if calls[0] == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(UserError, match="No space left on device; earlier checkpoints are whole"):
+            save(tmp_path, 12)
+    found, problems = checkpoint.find(tmp_path)
+    assert not problems and found.state["step"] == (12 if call == 5 else 6)  # 5: after the rename
+    assert not [name for name in left_over(tmp_path) if not name.startswith("step-")]
+
+
+def test_what_a_kill_leaves_is_not_a_checkpoint_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "clean", lambda run: None)  # nor does a killed process get to it
+        patch.setattr(Path, "rename", lambda a, b: os.strerror("killed"))  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            save(tmp_path, 12)
+    assert len(left_over(tmp_path)) == 2
+    assert checkpoint.find(tmp_path)[0].state["step"] == 6
+    checkpoint.clean(tmp_path)
+    assert left_over(tmp_path) == ["step-000006"]

@@ -1,0 +1,117 @@
+"""Settings: where they come from, which wins, and how wrong ones are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helios.cli.train import main
+from helios.errors import UserError
+from helios.train.config import SETTINGS, canonical, presets, resolve
+
+FLAGS = """--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
+--steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
+--warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
+--sample-interval --checkpoint-interval""".split()
+
+
+def test_the_command_has_exactly_the_flags_of_the_interface() -> None:
+    assert sorted(flag for p in main.params for flag in p.opts) == sorted(FLAGS)
+    keys = [s.key for s in SETTINGS]
+    assert len(set(keys)) == len(keys)  # bare keys are clear
+
+
+def test_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('steps = 7\n[train]\nlr = 1e-3\nwarmup = 3\nseed = 1\n[model]\nlayers = 3\n')
+    assert resolve().train.steps == 500
+    assert resolve("tiny").train.steps == 12
+    assert resolve("tiny", file).train.steps == 7
+    assert resolve("tiny", file, ["train.steps=8"]).train.steps == 8
+    config = resolve("tiny", file, ["steps=8", "seed=2"], {"steps": "9", "seed": None})
+    assert (config.train.steps, config.train.seed, config.train.warmup, config.model.n_layer) == (9, 2, 3, 3)
+    assert config.model.vocab_size == 300  # the preset's
+
+
+def test_a_run_to_resume_takes_the_place_of_the_defaults() -> None:
+    base = resolve("tiny", flags={"lr": "0.5", "ffn_dim": "48"}).to_dict()
+    assert resolve(base=base).to_dict() == base
+    assert resolve(base=base, flags={"steps": "99"}).train.steps == 99
+
+
+@pytest.mark.parametrize("name", presets())
+def test_presets(name: str) -> None:
+    assert resolve(name).train.steps > 0
+
+
+def test_historic_6l_is_run_5ke3() -> None:
+    config = resolve("historic-6l")
+    t, m = config.train, config.model
+    assert m.parameters() == 6_838_784
+    assert (t.batch_size, t.steps, t.lr, t.lr_min, t.warmup) == (8, 500, 3e-4, 5e-6, 50)
+    assert (t.beta1, t.beta2, t.eps, t.weight_decay, t.grad_clip) == (0.9, 0.95, 1e-6, 0.1, 1.0)
+    assert (m.dropout, m.softcap, t.spike_threshold, t.eval_interval, t.sample_interval) == (0.1, 30, 10, 100, 200)
+
+
+@pytest.mark.parametrize(("preset", "assignments", "flags", "message"), [
+    ("quikstart", [], {}, "unknown preset 'quikstart'; did you mean quickstart?"),
+    (None, ["batchsize=3"], {}, "unknown key 'batchsize'; did you mean batch_size?"),
+    (None, ["steps"], {}, "--set steps: expected key=value"),
+    (None, ["train.layers=3"], {}, r"layers belongs in \[model\], not in \[train\]"),
+    (None, ["steps=many"], {}, "--set steps: expected a whole number, got 'many'"),
+    (None, [], {"steps": "1.5"}, "--steps: expected a whole number, got '1.5'"),
+    (None, [], {"steps": "0"}, "--steps: expected at least 1, got '0'"),
+    (None, [], {"lr": "nan"}, "--lr: expected a number, got 'nan'"),
+    (None, [], {"beta2": "1"}, "--beta2: expected at least 0 and less than 1"),
+    (None, [], {"precision": "f16"}, "--precision: expected one of f32, got 'f16'"),
+    (None, [], {"backend": "vulcan"}, "did you mean vulkan?"),
+    (None, [], {"activation": "geluu"}, "'geluu'.*did you mean 'gelu'?"),
+    (None, [], {"activation": "gelu,relu"}, "2 names"),
+    (None, [], {"n_head": "7"}, "multiple of n_head 7"),
+    (None, [], {"lr": "1e-5"}, "--lr-min 3e-05 is above --lr 1e-05"),
+])
+def test_refused(preset: str | None, assignments: list[str], flags: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        resolve(preset, None, assignments, flags)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("steps = ", "is no TOML file"),
+    ("[trane]\nsteps = 1", r"unknown table \[trane\]; did you mean train"),
+    ("[train]\nsteps = '1x'", "steps: expected a whole number"),
+    ("[train]\nsteps = true", "steps: expected a whole number"),
+    ("[train]\nstep = 1", "unknown key 'step'; did you mean steps?"),
+    ("[model]\nactivation = [1]", "activation: expected a name"),
+])
+def test_refused_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        resolve(file=tmp_path / "a.toml")
+    with pytest.raises(UserError, match="cannot read"):
+        resolve(file=tmp_path / "b.toml")
+
+
+def test_activations_of_each_block(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('activation = ["gelu", "swiglu"]\nlayers = 2')
+    config = resolve(file=tmp_path / "a.toml")
+    assert config.model.activations == ("gelu", "swiglu")
+    assert config.hash == resolve(flags={"activation": "gelu,swiglu", "n_layer": "2"}).hash
+    assert resolve(flags={"activation": "gelu,gelu", "n_layer": "2"}).hash == resolve(flags={"n_layer": "2"}).hash
+
+
+def test_the_hash_names_what_influences_the_bits() -> None:
+    same = resolve("tiny").hash
+    assert len(same) == 32 and resolve("tiny").hash == same
+    for flags in ({"eval_interval": "1"}, {"eval_iters": "9"}, {"sample_interval": "1"}, {"checkpoint_interval": "1"},
+                  {"backend": "cpu_ref"}, {"device": "0"}):
+        assert resolve("tiny", flags=flags).hash == same, flags
+    for flags in ({"lr": "0.02"}, {"seed": "1"}, {"accum": "2"}, {"steps": "13"}, {"softcap": "0"}, {"n_layer": "1"}):
+        assert resolve("tiny", flags=flags).hash != same, flags
+
+
+def test_canonical_json() -> None:
+    assert canonical({"b": 1, "a": [0.1, None, "é"]}) == '{"a":[0.1,null,"é"],"b":1}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical(float("nan"))

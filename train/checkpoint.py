@@ -1,0 +1,180 @@
+"""Checkpoints: a directory a step, there whole or not at all.
+
+checkpoints/step-000500/ holds model.safetensors, optimizer.safetensors and state.json, which is written last and
+names the size and SHA-256 of the others, so that a damaged checkpoint is recognised before anything is taken from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from helios.errors import UserError
+
+FORMAT = "helios-checkpoint-1"
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d{6,})")
+_PARTIAL = ".partial-"  # begins the name of a directory that is being written or thrown away
+
+Tensors = Mapping[str, np.ndarray]
+
+
+class Checkpoint(NamedTuple):
+    path: Path
+    state: dict[str, Any]
+    model: dict[str, np.ndarray]
+    optimizer: dict[str, np.ndarray]
+
+
+class Damaged(UserError):
+    """A checkpoint that cannot be used, and why."""
+
+
+def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> Path:
+    """Write the checkpoint of `step` and return its directory, replacing one of the same step.
+
+    A kill at any moment leaves it whole or absent; so does a full disk, which is a UserError.
+    """
+    parent = run_dir / "checkpoints"
+    path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
+    try:
+        partial.mkdir(parents=True)
+        files = {}
+        for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
+            raw = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
+            _write(partial / name, raw)
+            files[name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+        text = json.dumps({"format": FORMAT, "step": step, **state, "files": files}, indent=2, allow_nan=False)
+        _write(partial / STATE, text.encode())
+        _sync(partial)
+        if path.exists():  # only after resuming from an earlier step, where this one was damaged
+            path.rename(parent / f"{_PARTIAL}old-{step:06d}")
+        partial.rename(path)
+        _sync(parent)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {path}: {error.strerror}; "
+                        f"earlier checkpoints are whole, free space and continue with --resume {run_dir}") from error
+    finally:
+        clean(run_dir)
+    return path
+
+
+def clean(run_dir: Path) -> None:
+    """Remove what an interrupted save left."""
+    for partial in (run_dir / "checkpoints").glob(f"{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def steps(run_dir: Path) -> list[Path]:
+    """The run's checkpoint directories, whole or not, by step."""
+    found = [p for p in (run_dir / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether `path` is to be read as a checkpoint, not as a run."""
+    return bool(_NAME.fullmatch(path.name)) or (path / STATE).exists()
+
+
+def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest whole checkpoint, and what is wrong with each newer one."""
+    problems: list[str] = []
+    for path in reversed(steps(run_dir)):
+        try:
+            return load(path), problems
+        except Damaged as error:
+            problems.append(str(error))
+    return None, problems
+
+
+def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint that `path`, a run or a checkpoint directory, stands for, and what is wrong with newer ones.
+
+    Raises UserError where there is none.
+    """
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise UserError(f"{path} is missing; give the directory of a run or of a checkpoint")
+    if is_checkpoint(path):
+        return load(path), []
+    checkpoint, problems = latest(path)
+    if checkpoint is None:
+        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; give the directory of a run or of a "
+                                               f"checkpoint of Helios")
+    return checkpoint, problems
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint directory and verify every byte of it. Raises Damaged, naming what is wrong."""
+    if not path.is_dir():
+        raise Damaged(f"the checkpoint {path} is missing")
+    state = _state(path)
+    tensors = []
+    for name in (MODEL, OPTIMIZER):
+        try:
+            raw = (path / name).read_bytes()
+        except OSError as error:
+            raise Damaged(f"the checkpoint {path} is damaged: {name}: {error.strerror}") from error
+        expected = state["files"][name]
+        if len(raw) != expected["size"]:
+            raise Damaged(f"the checkpoint {path} is damaged: {name} is truncated or foreign, {len(raw):,} bytes "
+                          f"where {expected['size']:,} were written")
+        if hashlib.sha256(raw).hexdigest() != expected["sha256"]:
+            raise Damaged(f"the checkpoint {path} is damaged: the content of {name} is not what was written")
+        try:
+            tensors.append(safetensors.numpy.load(raw))
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise Damaged(f"the checkpoint {path} is foreign: {name}: {error}") from error
+    return Checkpoint(path, state, *tensors)
+
+
+def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
+    """Raises UserError unless the checkpoint is of a model with these settings, naming each that differs."""
+    theirs = checkpoint.state["model"]
+    differing = [f"{k} is {theirs.get(k)!r} there and {model.get(k)!r} here"
+                 for k in sorted(theirs.keys() | model.keys()) if theirs.get(k) != model.get(k)]
+    if differing:
+        raise UserError(f"the checkpoint {checkpoint.path} is of another model: {', '.join(differing)}; "
+                        f"resume with its settings or start a new run")
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / STATE).read_bytes())
+    except OSError as error:
+        raise Damaged(f"{path} is no checkpoint of Helios: {STATE}: {error.strerror}") from error
+    except ValueError as error:
+        raise Damaged(f"the checkpoint {path} is damaged: {STATE} is truncated or no JSON") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else None
+        raise Damaged(f"{path} is foreign: {STATE} says format {found!r}, expected {FORMAT!r}")
+    files = state.get("files", {})
+    if not {MODEL, OPTIMIZER} <= files.keys() or not {"step", "seed", "model", "tokenizer"} <= state.keys():
+        raise Damaged(f"the checkpoint {path} is damaged: {STATE} lacks entries")
+    return state
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in it survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
