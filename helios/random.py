@@ -32,7 +32,7 @@ def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -
 
 
 def bits(shape: tuple[int, ...], rng: np.ndarray, site: int) -> np.ndarray:
-    """uint32 of `shape`: element j of row i (all leading axes in one): word j % 4 of counter (j // 4, i, site, step)."""
+    """uint32 of `shape`: element j of row i (all leading axes): word j % 4 of counter (j // 4, i, site, step)."""
     columns = shape[-1] if shape else 1
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     k0, k1, step = (int(x) for x in rng.view(np.uint32))

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 SPECIALS = USER, ASSISTANT, END = ("<|user|>", "<|assistant|>", "<|end_of_text|>")
 SMALLEST = 256 + len(SPECIALS)  # every byte has a token of its own, so no text is out of vocabulary
 LARGEST = 65_535  # ids are uint16
-PIECE = 1 << 14  # characters handed to one thread at a time
+PIECE = 1 << 12  # characters handed to one thread at a time
 GROUP = 256  # pieces in flight: the library keeps some 150 bytes for each token of them
 
 # Where a text may be cut without changing its tokens: after an end mark, and before a single line break that begins a

@@ -13,7 +13,7 @@ from helios.train import synth
 from helios.train.tokenizer import Tokenizer
 
 
-def run(*args: str | Path) -> Result:
+def run(*args: object) -> Result:
     return CliRunner().invoke(main, [str(a) for a in args])
 
 
@@ -57,7 +57,8 @@ def test_user_errors_are_one_line(tmp_path: Path) -> None:
     failed(run("stats", tmp_path), "directory")
     failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 9000, "--out", tmp_path / "t.json"), "supports only")
     failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 10, "--out", tmp_path / "t.json"), "259")
-    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 300, "--out", tmp_path / "no" / "t.json"), "cannot write")
+    missing = tmp_path / "no" / "t.json"
+    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 300, "--out", missing), "cannot write")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -124,7 +124,7 @@ def largest_file(size: int) -> Iterator[None]:
 
 def test_a_write_that_the_system_cuts_short(tmp_path: Path) -> None:
     before = save(tmp_path, 6)
-    with largest_file(1000), pytest.raises(UserError, match="cannot write the checkpoint .*step-000012"):
+    with largest_file(1000), pytest.raises(UserError, match=r"cannot write the checkpoint .*step-000012"):
         save(tmp_path, 12)
     assert left_over(tmp_path) == [before.name]
     assert checkpoint.find(tmp_path)[0].state["step"] == 6

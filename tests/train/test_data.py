@@ -193,7 +193,8 @@ def test_load_takes_validation_text_and_tokenizer(tmp_path: Path, tokenizer: Tok
         load("synth:10KB:3", tmp_path / "a.txt", 300, 500, tmp_path, 0, tokenizer)
 
 
-@pytest.mark.parametrize("source", ["synth:", "synth:2XB", "synth:2KB:x", "synth:2KB:-1", "synth:2KB:1:2", "nothing.txt"])
+@pytest.mark.parametrize(
+    "source", ["synth:", "synth:2XB", "synth:2KB:x", "synth:2KB:-1", "synth:2KB:1:2", "nothing.txt"])
 def test_bad_sources(source: str) -> None:
     with pytest.raises(UserError):
         data.source_text(source)

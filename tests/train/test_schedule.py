@@ -1,8 +1,10 @@
+from typing import Any
+
 import pytest
 
 from helios.train.schedule import learning_rate
 
-RUN = {"steps": 500, "warmup": 50, "lr": 3e-4, "lr_min": 5e-6}
+RUN: dict[str, Any] = {"steps": 500, "warmup": 50, "lr": 3e-4, "lr_min": 5e-6}
 
 
 @pytest.mark.parametrize(("step", "expected"), [

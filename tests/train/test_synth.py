@@ -37,7 +37,8 @@ def test_never_empty() -> None:
 
 def test_seeds_differ_and_the_text_is_fixed() -> None:
     assert corpus(9_000) == TEXT[: len(corpus(9_000))] != corpus(9_000, 1)
-    assert hashlib.sha256(corpus(100_000, 5).encode()).hexdigest()[:16] == "e9a6be3be4aa2442"  # of this version of the tables
+    # Changes only with the tables and the grammar, never with Python's version.
+    assert hashlib.sha256(corpus(100_000, 5).encode()).hexdigest()[:16] == "e9a6be3be4aa2442"
 
 
 def test_conversations_seldom_repeat() -> None:
@@ -70,20 +71,22 @@ def test_tables_agree_with_themselves() -> None:
 
 def test_answers_belong_to_the_one_who_is_asked() -> None:
     for line in TEXT.splitlines()[:2000]:
-        (figure, *others) = [f for f in FIGURES if f.call in (head := line.split("<|assistant|>")[0]) or f.name in head]
-        for year, clause in re.findall(r"> In (\d+(?: BC)?) I ([^.]+)\.", line):
-            known = {(f"{-y} BC" if y < 0 else str(y)): c for f in (figure, *others) for y, c in f.timeline.items()}
-            assert known[year] == clause
+        question = line.split("<|assistant|>")[0]  # names the one who is asked, and perhaps another
+        named = [f for f in FIGURES if f.call in question or f.name in question]
+        assert 1 <= len(named) <= 2
+        known = {(f"{-y} BC" if y < 0 else str(y), clause) for f in named for y, clause in f.timeline.items()}
+        assert set(re.findall(r"> In (\d+(?: BC)?) I ([^.]+)\.", line)) <= known
 
 
-@pytest.mark.parametrize("a, b, years", [(1815, 1867, 52), (1867, 1815, 52), (-69, -30, 39), (-1, 1, 1), (-470, 360, 829)])
+@pytest.mark.parametrize(
+    "a, b, years", [(1815, 1867, 52), (1867, 1815, 52), (-69, -30, 39), (-1, 1, 1), (-470, 360, 829)])
 def test_there_was_no_year_nought(a: int, b: int, years: int) -> None:
     assert _years(a, b) == years
 
 
 @pytest.mark.parametrize("size, count", [
-    ("2MB", 2_000_000), ("300kb", 300_000), ("1 KiB", 1024), ("1.5MiB", 1_572_864), ("7", 7), ("7B", 7), (" 1gb ", 10**9),
-    ("1GiB", 1 << 30)])
+    ("2MB", 2_000_000), ("300kb", 300_000), ("1 KiB", 1024), ("1.5MiB", 1_572_864), ("7", 7), ("7B", 7),
+    (" 1gb ", 10**9), ("1GiB", 1 << 30)])
 def test_parse_size(size: str, count: int) -> None:
     assert parse_size(size) == count
 

@@ -85,7 +85,9 @@ class VulkanBackend(Primitives):
         return x
 
     def zeros(self, shape: Shape) -> VkArray:
-        return self.array(np.zeros(shape, FLOAT))
+        x = self.empty(shape)
+        self.pending.append(Command("zero", [x.range("w")]))
+        return x
 
     def reshape(self, x: VkArray, shape: Shape) -> VkArray:
         if -1 in shape:

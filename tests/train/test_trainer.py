@@ -1,0 +1,196 @@
+"""The loop: one row a step, evaluation that disturbs nothing, accumulation, guarded steps."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helios.backends.backend import Backend
+from helios.errors import UserError
+from helios.model import GPTConfig
+from helios.train import checkpoint, data, telemetry, trainer
+from helios.train.config import resolve
+from helios.train.data import Dataset
+from helios.train.progress import Display
+from helios.train.schedule import learning_rate
+from helios.train.telemetry import EVENTS, METRICS, SAMPLES, Records
+from helios.train.tokenizer import Tokenizer
+from helios.train.trainer import Trainer
+
+TEXT = "<|user|> Who are you? <|assistant|> I am nobody. <|end_of_text|>\n"
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    text = "".join(TEXT.replace("nobody", f"number {i}") for i in range(400))
+    tokenizer = Tokenizer.train(text, 300)
+    ids = tokenizer.encode(text)
+    return Dataset(tokenizer, ids[1000:], ids[:1000], len(text), 0, "hash")
+
+
+@pytest.fixture
+def make(tmp_path: Path, dataset: Dataset) -> Callable[..., Trainer]:
+    def make(backend: Backend, name: str = "run", **settings: Any) -> Trainer:
+        config = resolve("tiny", flags={k: str(v) for k, v in settings.items()})
+        (tmp_path / name).mkdir()
+        records = Records(tmp_path / name, {"run_id": name}, dataset.tokenizer)
+        return Trainer(config, backend, dataset, records, Display(config.train.steps, quiet=True))
+
+    return make
+
+
+def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
+
+
+def weights(t: Trainer) -> bytes:
+    (path,) = checkpoint.steps(t.records.path)[-1:]
+    return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
+
+
+def test_one_row_a_step_and_it_learns(make: Callable[..., Trainer], each_backend: Backend) -> None:
+    t = make(each_backend, steps=40, sample_interval=20)
+    assert t.run()
+    log = rows(t)
+    assert [r["step"] for r in log] == list(range(1, 41))
+    assert [r["step"] for r in log if r["val_loss"] is not None] == [6, 12, 18, 24, 30, 36, 40]
+    assert abs(log[0]["loss"] - math.log(300)) < 0.3 and log[-1]["loss"] < 3.5
+    assert not any("skipped" in r for r in log)
+    for r in log:
+        assert r["lr"] == learning_rate(r["step"] - 1, steps=40, warmup=2, lr=1e-2, lr_min=1e-3)
+        assert r["clip_coef"] == pytest.approx(min(1, 1 / r["grad_norm"]), rel=1e-5)
+        assert r["tokens_per_sec"] == pytest.approx(1000 * 4 * 16 / r["ms_per_iter"])
+        assert r["timing_fwd_ms"] > 0 and r["timing_bwd_ms"] > 0 and r["timing_optim_ms"] > 0
+        assert (r["gpu_ops_count"] is None) == (each_backend.name == "cpu_ref")
+    assert t.best == min(({"step": r["step"], "loss": r["val_loss"]} for r in log if r["val_loss"]),
+                         key=lambda b: b["loss"])
+    samples = rows(t, SAMPLES)
+    assert [s["step"] for s in samples] == [20] * 5 + [40] * 5
+    assert all(s["prompt"].startswith("<|user|> ") and s["prompt"].endswith(" <|assistant|>") for s in samples)
+    assert [p.name for p in checkpoint.steps(t.records.path)] == [
+        f"step-{n:06d}" for n in (6, 12, 18, 24, 30, 36, 40)]
+
+
+def test_evaluating_and_sampling_disturb_nothing(make: Callable[..., Trainer], each_backend: Backend) -> None:
+    always = make(each_backend, "a", eval_interval=1, eval_iters=3, sample_interval=4, checkpoint_interval=5)
+    never = make(each_backend, "b", eval_interval=0, checkpoint_interval=0)
+    assert always.run() and never.run()
+    assert weights(always) == weights(never)
+    assert [r["loss"] for r in rows(always)] == [r["loss"] for r in rows(never)]
+    assert all(r["val_loss"] is not None for r in rows(always))
+    assert all(r["val_loss"] is None for r in rows(never))
+
+
+def test_two_evaluations_at_rest_are_equal(make: Callable[..., Trainer], each_backend: Backend) -> None:
+    t = make(each_backend)
+    assert t.evaluate() == t.evaluate()
+
+
+def test_accumulation_is_a_larger_batch(make: Callable[..., Trainer], each_backend: Backend,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = make(each_backend, "a", batch_size=4, accum=2, dropout=0, eval_interval=0, steps=6)
+    assert halves.run()
+
+    def joined(tokens: Any, step: int, size: int, block: int, seed: int, stream: int) -> tuple[np.ndarray, np.ndarray]:
+        parts = [real(tokens, 2 * step + i, size // 2, block, seed, stream) for i in (0, 1)]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+    real = data.batch
+    monkeypatch.setattr(data, "batch", joined)
+    whole = make(each_backend, "b", batch_size=8, accum=1, dropout=0, eval_interval=0, steps=6)
+    assert whole.run()
+    for key, tolerance in (("loss", 1e-4), ("grad_norm", 1e-2)):
+        np.testing.assert_allclose([r[key] for r in rows(halves)], [r[key] for r in rows(whole)], rtol=tolerance)
+    assert rows(halves)[0]["loss"] == pytest.approx(rows(whole)[0]["loss"], rel=2e-6)
+
+
+def test_accumulation_of_three_draws_three_batches(make: Callable[..., Trainer], cpu_ref: Backend,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, real = [], data.batch
+
+    def batch(ids: np.ndarray, step: int, *rest: int) -> tuple[np.ndarray, np.ndarray]:
+        drawn.append(step)
+        return real(ids, step, *rest)
+
+    monkeypatch.setattr(data, "batch", batch)
+    t = make(cpu_ref, accum=3, steps=4, eval_interval=0)
+    assert t.run()
+    assert drawn == list(range(12))
+    state = json.loads((checkpoint.steps(t.records.path)[-1] / "state.json").read_text())
+    assert state["position"] == 12 and state["step"] == 4
+
+
+def poison(t: Trainer) -> None:
+    state = t.model.state_dict()
+    state["lm_head.weight"][0, 0] = np.nan
+    t.model.load_state_dict(state)
+
+
+def test_a_loss_that_is_not_finite(make: Callable[..., Trainer], each_backend: Backend) -> None:
+    t = make(each_backend, steps=5, eval_interval=2)
+    poison(t)
+    before = t.opt.state_dict()
+    assert t.run()
+    log = rows(t)
+    assert [r["step"] for r in log] == [1, 2, 3, 4, 5]
+    assert all(r["loss"] is None and r["skipped"] for r in log)
+    kinds = [e["kind"] for e in rows(t, EVENTS)]
+    assert kinds.count("non_finite") == 5 and kinds.count("skipped") == 5
+    assert t.best is None
+    after = t.opt.state_dict()
+    for name in before:
+        if name != "stats":
+            np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_spikes_are_skipped_and_counted(make: Callable[..., Trainer], each_backend: Backend) -> None:
+    t = make(each_backend, steps=4, spike_threshold=1e-3, eval_interval=0)
+    before = t.model.state_dict()
+    assert t.run()
+    assert [(r["step"], r["skipped"]) for r in rows(t)] == [(n, True) for n in (1, 2, 3, 4)]
+    for name, value in t.model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_one_submit_a_step(make: Callable[..., Trainer], backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(backend, "submits"):
+        pytest.skip(f"{backend.name} counts no submits")
+    monkeypatch.setattr(Trainer, "sample", lambda self: None)
+    counts = []
+    for steps in (5, 15):
+        t = make(backend, str(steps), steps=steps, eval_interval=0, checkpoint_interval=0)
+        before = backend.submits
+        t.run()
+        counts.append(backend.submits - before)
+    assert counts[1] - counts[0] == 10
+
+
+def test_memory_is_asked_before_it_is_taken() -> None:
+    small = GPTConfig(vocab_size=4000, block_size=256, n_layer=6, n_head=8, n_embd=256)
+    needed = trainer.memory_needed(small, 8)
+    assert needed > 16 * small.parameters()
+    memory = {"available": needed}
+    device: Any = SimpleNamespace(device_name="card", memory=lambda: memory)
+    trainer.check_memory(small, 8, device)
+    memory["available"] -= 1
+    with pytest.raises(UserError, match=r"6,838,784 parameters at batch 8 needs about \d+ MiB, but card has"):
+        trainer.check_memory(small, 8, device)
+
+
+def test_prompts_are_wrapped() -> None:
+    assert trainer.chat_prompt(" Hi ") == "<|user|> Hi <|assistant|>"
+    assert trainer.chat_prompt("<|user|> Hi <|assistant|> Well") == "<|user|> Hi <|assistant|> Well"
+    assert len(trainer.PROMPTS) == 5
+
+
+def test_columns_are_those_of_the_interface(make: Callable[..., Trainer], cpu_ref: Backend) -> None:
+    t = make(cpu_ref, steps=1, checkpoint_interval=0)
+    t.run()
+    assert tuple(rows(t)[0]) == telemetry.COLUMNS
