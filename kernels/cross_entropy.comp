@@ -1,5 +1,5 @@
 // lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows].
-// Grid: one subgroup a row.
+// A target out of range gives NaN. Grid: one subgroup a row.
 #include "lib/common.glsl"
 
 layout(push_constant) uniform Push {
@@ -20,6 +20,7 @@ void main() {
     float lse = top + log(subgroupAdd(sum));
     if (lane == 0) {
         p.lse.v[row] = lse;
-        p.loss.v[row] = lse - p.logits.v[at + uint(p.targets.v[row])];
+        uint target = uint(p.targets.v[row]);
+        p.loss.v[row] = target < p.columns ? lse - p.logits.v[at + target] : uintBitsToFloat(0x7FC00000u);
     }
 }

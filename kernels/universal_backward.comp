@@ -7,22 +7,22 @@
 layout(push_constant) uniform Push {
     In h, a, b, g;
     Out dh, da, db;
-    uint rows, features, parts;
+    uint rows, columns, parts;
 } p;
 
 void main() {
-    uint blocks = (p.features + WG - 1) / WG;
+    uint blocks = (p.columns + WG - 1) / WG;
     uint j = group() % blocks * WG + gl_LocalInvocationID.x, part = group() / blocks;
-    if (j >= p.features || part >= p.parts) return;
+    if (j >= p.columns || part >= p.parts) return;
     uint run = (p.rows + p.parts - 1) / p.parts, last = min(p.rows, (part + 1) * run);
     float a = p.a.v[j], b = p.b.v[j], da = 0.0, db = 0.0;
     for (uint row = part * run; row < last; row++) {
-        uint i = row * p.features + j;
+        uint i = row * p.columns + j;
         float h = p.h.v[i], g = p.g.v[i];
         p.dh.v[i] = g * (silu_grad(h) * a + b);
         da += g * silu(h);
         db += g * h;
     }
-    p.da.v[part * p.features + j] = da;
-    p.db.v[part * p.features + j] = db;
+    p.da.v[part * p.columns + j] = da;
+    p.db.v[part * p.columns + j] = db;
 }

@@ -1,4 +1,5 @@
 // What the three attention kernels share: where a subgroup works, and the soft cap.
+#include "lib/activations.glsl"
 #include "lib/philox.glsl"
 
 struct Place {
@@ -20,7 +21,7 @@ Place place(uint batch, uint heads, uint len) {
 
 float capped(float s, float cap) {
 #if CAPPED
-    return cap - 2.0 * cap / (exp(2.0 * s / cap) + 1.0);  // cap·tanh(s/cap)
+    return softcap(s, cap);
 #else
     return s;
 #endif

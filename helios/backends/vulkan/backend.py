@@ -9,7 +9,7 @@ import numpy as np
 
 from helios.backends.backend import Shape
 from helios.backends.vulkan.device import Device, DeviceLost, describe
-from helios.backends.vulkan.memory import Block, Chunk, Handle, Heap, aligned
+from helios.backends.vulkan.memory import CHUNK, Block, Chunk, Handle, Heap, aligned
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
 from helios.backends.vulkan.primitives import Primitives
 from helios.backends.vulkan.program import VulkanProgram
@@ -49,11 +49,12 @@ class VulkanBackend(Primitives):
     name = "vulkan"
     float_dtype = FLOAT
 
-    def __init__(self, wanted: str | None = None) -> None:
-        self.device = Device(wanted)
+    def __init__(self, wanted: str | None = None, profile: str | None = None, chunk_size: int = CHUNK) -> None:
+        """`wanted`: a device by index or part of its name; `profile`: use the kernels for another kind of device."""
+        self.device = Device(wanted, profile)
         self.vk, self.profile = self.device.vk, self.device.profile
         self.device_name, self.driver = self.profile.name, self.profile.driver
-        self.heap = Heap(self.device)
+        self.heap = Heap(self.device, chunk_size)
         self.pipelines = Pipelines(self.device)
         self.recorder = Recorder(self.device, self.pipelines)
         self.pending: list[Command] = []
@@ -106,7 +107,7 @@ class VulkanBackend(Primitives):
         r = x.range("r")
         if r.block.chunk is None:
             raise RuntimeError("this array was never written")
-        staging = self._stage(x.nbytes)
+        staging = self.staging(x.nbytes)
         buffer = self.recorder.begin()
         self.recorder.barrier(buffer)
         self.recorder.copy(buffer, r.block.chunk, r.block.offset + r.offset, staging, 0, max(x.nbytes, 4))
@@ -125,7 +126,7 @@ class VulkanBackend(Primitives):
 
     def _write(self, x: VkArray, value: np.ndarray) -> None:
         """At once, past the commands collected: the caller knows that none of them touches x."""
-        r, staging = x.range("w"), self._stage(x.nbytes)
+        r, staging = x.range("w"), self.staging(x.nbytes)
         assert r.block.chunk is not None
         self.copy_to_host(staging, [value])
         buffer = self.recorder.begin()
@@ -140,7 +141,8 @@ class VulkanBackend(Primitives):
             host[offset : offset + value.nbytes] = value.reshape(-1).view(np.uint8)
             offset += aligned(value.nbytes)
 
-    def _stage(self, nbytes: int) -> Chunk:
+    def staging(self, nbytes: int) -> Chunk:
+        """Host memory of at least that size, for one copy in or out."""
         if self._staging is None or self._staging.size < nbytes:
             if self._staging is not None:
                 self._staging.destroy()
@@ -198,12 +200,12 @@ class VulkanBackend(Primitives):
         if not self.pending or self.recording:
             return
         commands, self.pending = self.pending, []
-        arena = place(commands, self.heap)
+        arenas = place(commands, self.heap)
         buffer = self.recorder.begin()
         self.recorder.barrier(buffer)
         self.recorder.write(buffer, groups(commands))
         self.run(self.recorder.end(buffer))
-        del arena
+        del arenas  # kept until here
 
     def run(self, buffer: Any) -> None:
         """Submit one command buffer, wait for it and free it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,13 +160,13 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     found = profiles()
     if not found:
         raise UserError(f"Vulkan found no device: {NO_DEVICE}")
-    listing = "; ".join(f"{p.index}: {p.name}" for p, _ in found)
+    listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
         index = re.fullmatch(r"\d+", wanted) is not None
         found = [(p, h) for p, h in found
                  if (p.index == int(wanted) if index else wanted.lower() in p.name.lower())]
         if not found:
-            raise UserError(f"no Vulkan device {wanted!r}; there are {listing}")
+            raise UserError(f"no Vulkan device {wanted!r}; this machine has {listing}")
     usable = [(p, h) for p, h in found if not p.missing]
     if not usable:
         raise UserError(f"no usable Vulkan device: {found[0][0].name} lacks {', '.join(found[0][0].missing)}; {NO_DEVICE}")
@@ -177,9 +177,11 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
 class Device:
     """A logical device with one compute queue."""
 
-    def __init__(self, wanted: str | None = None) -> None:
+    def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
         self.profile, self.physical = choose(wanted)
+        if profile:
+            self.profile = replace(self.profile, profile=profile)
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
         self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
         self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)

@@ -6,6 +6,7 @@ of its uses are known. A Handle is what arrays hold: a block whose handle is gon
 
 from __future__ import annotations
 
+import atexit
 import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ class Chunk:
         self.device, self.size = device, size
         usage = (vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
                  | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | SHADER_DEVICE_ADDRESS)
+        if size > device.profile.max_allocation:
+            raise UserError(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
+                            f"{mib(device.profile.max_allocation)} the most; use a smaller batch, block or model")
         self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
             size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
         need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
@@ -43,7 +47,7 @@ class Chunk:
         info = vk.ffi.new("VkBufferDeviceAddressInfo*")
         info.sType, info.buffer = vk.VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, self.buffer
         self.address = vk.lib.vkGetBufferDeviceAddress(device.handle, info)
-        self.mapped = vk.vkMapMemory(device.handle, self.memory, 0, need.size, 0) if host else None
+        self.mapped: Any = vk.vkMapMemory(device.handle, self.memory, 0, need.size, 0) if host else None
 
     def destroy(self) -> None:
         vk, device = self.device.vk, self.device.handle
@@ -110,10 +114,16 @@ class Handle:
 class Heap:
     """First fit in chunks; freed ranges merge; an empty chunk goes back to the device."""
 
-    def __init__(self, device: Device) -> None:
-        self.device = device
+    def __init__(self, device: Device, chunk_size: int = CHUNK) -> None:
+        self.device, self.chunk_size = device, chunk_size
         self.chunks: dict[Chunk, list[tuple[int, int]]] = {}  # free (offset, size), in order
         self.used = 0
+        self.open = True
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """At interpreter exit the driver frees what is left."""
+        self.open = False
 
     @property
     def pool(self) -> int:
@@ -126,7 +136,7 @@ class Heap:
                 if length >= size:
                     free[i : i + 1] = [(offset + size, length - size)] if length > size else []
                     return self._put(block, chunk, offset)
-        chunk = Chunk(self.device, max(CHUNK, size))
+        chunk = Chunk(self.device, max(self.chunk_size, size))
         self.chunks[chunk] = [(size, chunk.size - size)] if chunk.size > size else []
         self._put(block, chunk, 0)
 
@@ -137,7 +147,8 @@ class Heap:
 
     def free(self, block: Block) -> None:
         chunk = block.chunk
-        assert chunk is not None
+        if not self.open or chunk is None:
+            return
         self.used -= aligned(block.size)
         merged: list[tuple[int, int]] = []
         for offset, size in sorted([*self.chunks[chunk], (block.offset, aligned(block.size))]):
@@ -146,7 +157,7 @@ class Heap:
             else:
                 merged.append((offset, size))
         self.chunks[chunk] = merged
-        if merged == [(0, chunk.size)] and (chunk.size > CHUNK or len(self.chunks) > 1):
+        if merged == [(0, chunk.size)] and (chunk.size > self.chunk_size or len(self.chunks) > 1):
             del self.chunks[chunk]
             chunk.destroy()
 
@@ -163,10 +174,11 @@ class Life(NamedTuple):
     last: int
 
 
-def plan(lives: Sequence[Life]) -> tuple[list[int], int]:
+def plan(lives: Sequence[Life], page: int = 1 << 62) -> tuple[list[int], int]:
     """Offsets such that lives that overlap in time do not in space, and the bytes needed in all.
 
-    The largest first, each at the lowest offset that is free over its whole life.
+    The largest first, each at the lowest offset that is free over its whole life, none across a multiple of `page`
+    (what a device allocates at a time).
     """
     offsets = [0] * len(lives)
     placed: list[int] = []
@@ -174,10 +186,11 @@ def plan(lives: Sequence[Life]) -> tuple[list[int], int]:
         life, at = lives[i], 0
         others = sorted((offsets[j], aligned(lives[j].size)) for j in placed
                         if lives[j].first <= life.last and life.first <= lives[j].last)
+        fit = lambda at, size=aligned(life.size): at if at // page == (at + size - 1) // page else -(-at // page) * page
         for offset, size in others:
             if at + aligned(life.size) <= offset:
                 break
-            at = max(at, offset + size)
+            at = fit(max(at, offset + size))
         offsets[i] = at
         placed.append(i)
     return offsets, max((offsets[i] + aligned(life.size) for i, life in enumerate(lives)), default=0)

@@ -7,6 +7,7 @@ and pay for each workgroup; GPUs want many lanes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from helios.backends.vulkan.pipelines import Kernel
@@ -45,8 +46,6 @@ class Primitives:
     pipelines: Any
     empty: Any
     dispatch: Any
-    reshape: Any
-    view: Any
 
     # -- variants -----------------------------------------------------------------------------------------------------
     def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
@@ -138,29 +137,25 @@ class Primitives:
 
     def kan_spline(self, h: VkArray, *c: VkArray) -> VkArray:
         out = self.empty(h.shape)
-        self._each("kan_spline", h.size, h=h, o=out, features=h.shape[-1], **{f"c{i}": x for i, x in enumerate(c)})
+        args: dict[str, Any] = {f"c{i}": x for i, x in enumerate(c)}
+        self._each("kan_spline", h.size, h=h, o=out, features=h.shape[-1], **args)
         return out
 
     def kan_spline_backward(self, h: VkArray, *c_and_g: VkArray) -> tuple[VkArray, ...]:
         *c, g = c_and_g
-        f = h.shape[-1]
-        rows, dh = h.size // f, self.empty(h.shape)
-        parts = self.parts(rows, f)
-        partial = self.empty((5, parts, f))
-        self.dispatch(self.kernel("kan_spline_backward", self.lanes), divide(f, self.lanes) * parts, h=h, g=g, dh=dh,
-                      dc=partial, rows=rows, features=f, parts=parts, **{f"c{i}": x for i, x in enumerate(c)})
-        return (dh, *(self._sum_rows(self.view(partial, i * parts * f, (1, parts, f))) for i in range(5)))
+        dh, names = self.empty(h.shape), [f"dc{i}" for i in range(5)]
+        dc = self._columns("kan_spline_backward", h, names, h=h, g=g, dh=dh, **{f"c{i}": x for i, x in enumerate(c)})
+        return (dh, *dc)
 
-    def _columns(self, name: str, like: VkArray, names: tuple[str, ...], **args: Any) -> list[VkArray]:
+    def _columns(self, name: str, like: VkArray, names: Sequence[str], **args: Any) -> list[VkArray]:
         """Run a kernel that sums over rows into arrays [columns] by those names, in parts where it pays."""
         columns = like.shape[-1]
         rows = like.size // columns
         parts = self.parts(rows, columns)
-        partials = [self.empty((1, parts, columns)) for _ in names]
-        size = {"features" if "universal" in name else "columns": columns}
-        self.dispatch(self.kernel(name, self.lanes), divide(columns, self.lanes) * parts, rows=rows, parts=parts,
-                      **size, **dict(zip(names, partials, strict=True)), **args)
-        return [self._sum_rows(partial) for partial in partials]
+        partials = [self.empty((parts, columns) if parts > 1 else (columns,)) for _ in names]
+        self.dispatch(self.kernel(name, self.lanes), divide(columns, self.lanes) * parts, rows=rows, columns=columns,
+                      parts=parts, **dict(zip(names, partials, strict=True)), **args)
+        return partials if parts == 1 else [self._sum_rows(x, parts, (columns,)) for x in partials]
 
     def dropout(self, h: VkArray, rng: VkArray, p: float, site: int, residual: VkArray | None = None) -> VkArray:
         out = self.empty(h.shape)
@@ -226,7 +221,7 @@ class Primitives:
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
         out = self.empty((*index.shape, table.shape[1]))
         self.dispatch(self.kernel("embedding"), index.size, table=table, index=index, positions=positions, o=out,
-                      rows=index.size, columns=table.shape[1], len=index.shape[-1])
+                      rows=index.size, columns=table.shape[1], len=index.shape[-1], vocabulary=table.shape[0])
         return out
 
     def embedding_backward(self, index: VkArray, g: VkArray, rows: int) -> VkArray:
@@ -239,17 +234,13 @@ class Primitives:
 
     def positions_backward(self, g: VkArray, rows: int) -> VkArray:
         t, d = g.shape[-2:]
-        return self.reshape(self._sum_rows(self.reshape(g, (1, g.size // (t * d), t * d)), rows * d), (rows, d))
+        return self._sum_rows(g, g.size // (t * d), (rows, d))
 
-    def _sum_rows(self, x: VkArray, padded: int = 0) -> VkArray:
-        """[outer, rows, columns] → [outer · max(columns, padded)], zero beyond the columns."""
-        outer, rows, columns = x.shape
-        if rows == 1 and outer == 1 and padded <= columns:
-            x.shape = (columns,)  # one part: it is the sum already
-            return x
-        out = self.empty((outer * max(columns, padded),))
-        self.dispatch(self.kernel("sum_rows", self.lanes), divide(out.size, self.lanes), x=x, o=out, outer=outer,
-                      rows=rows, columns=columns, padded=max(columns, padded))
+    def _sum_rows(self, x: VkArray, rows: int, shape: tuple[int, ...]) -> VkArray:
+        """x seen as [rows, columns], summed over the rows, into an array of this shape, zero beyond the columns."""
+        out = self.empty(shape)
+        self.dispatch(self.kernel("sum_rows", self.lanes), divide(out.size, self.lanes), x=x, o=out, n=out.size,
+                      rows=rows, columns=x.size // rows)
         return out
 
     def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helios.backends.vulkan.memory import Chunk, aligned
+from helios.backends.vulkan.memory import Block, Chunk, aligned
 from helios.backends.vulkan.stream import Command, groups
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Slot:
         recorder.barrier(self.bring_in)  # after whatever was submitted before
         if size:
             block = program.inputs_block
+            assert block.chunk is not None
             recorder.copy(self.bring_in, self.host_in, 0, block.chunk, block.offset, size)
             recorder.barrier(self.bring_in)
         recorder.end(self.bring_in)
@@ -38,6 +39,7 @@ class Slot:
         offset = 0
         for out in program.outputs:
             r = out.range("r")
+            assert r.block.chunk is not None
             recorder.copy(self.bring_out, r.block.chunk, r.block.offset + r.offset, self.host_out, offset, r.size)
             offset += aligned(r.size)
         self.stamps_at = offset
@@ -54,7 +56,7 @@ class VulkanProgram:
     """`commands` in order, all placed; `inputs` are written before each replay and `outputs` read after it."""
 
     def __init__(self, backend: VulkanBackend, commands: list[Command], inputs: Sequence[VkArray],
-                 outputs: Sequence[VkArray], inputs_block: Any) -> None:
+                 outputs: Sequence[VkArray], inputs_block: Block) -> None:
         self.backend, self.commands, self.inputs, self.outputs = backend, commands, inputs, outputs
         self.inputs_block = inputs_block
         self.batches = groups(commands)

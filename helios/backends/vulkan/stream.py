@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from helios.backends.vulkan.device import Device
-from helios.backends.vulkan.memory import Block, Chunk, Heap, Life, plan
+from helios.backends.vulkan.memory import ALIGN, Block, Chunk, Heap, Life, plan
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
 
 
@@ -44,8 +44,8 @@ class Command:
         return self.kernel if isinstance(self.kernel, str) else self.kernel.name
 
 
-def place(commands: Sequence[Command], heap: Heap) -> Block | None:
-    """Give every block without a place one: in the heap where an array still refers to it, else in an arena (returned)
+def place(commands: Sequence[Command], heap: Heap) -> list[Block]:
+    """Give every block without a place one: in the heap where an array still refers to it, else in arenas (returned)
     shared by lifetime. An elementwise command writes over an input that nothing reads later."""
     lives: dict[Block, list[int]] = {}
     for i, command in enumerate(commands):
@@ -69,16 +69,17 @@ def place(commands: Sequence[Command], heap: Heap) -> Block | None:
                     root[out] = root[old]
                     break
     roots = [b for b in lives if root[b] is b]
-    offsets, total = plan([Life(b.size, *lives[b]) for b in roots])
-    if not total:
-        return None
-    arena = Block(total)
-    heap.allocate(arena)
+    page = heap.device.profile.max_allocation // ALIGN * ALIGN
+    offsets, total = plan([Life(b.size, *lives[b]) for b in roots], page)
+    arenas = [Block(min(page, total - start)) for start in range(0, total, page)]
+    for arena in arenas:
+        heap.allocate(arena)
     at = dict(zip(roots, offsets, strict=True))
-    assert arena.chunk is not None
     for block in lives:
-        block.place(arena.chunk, arena.offset + at[root[block]], arena)
-    return arena
+        arena = arenas[at[root[block]] // page]
+        assert arena.chunk is not None
+        block.place(arena.chunk, arena.offset + at[root[block]] % page, arena)
+    return arenas
 
 
 def groups(commands: Iterable[Command]) -> list[list[Command]]:

@@ -1,0 +1,120 @@
+"""Device choice, the environment of lavapipe, and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from helios import ops
+from helios.backends.vulkan import environment
+from helios.backends.vulkan.device import choose, describe, profiles
+from helios.backends.vulkan.memory import Block
+from helios.errors import UserError
+from helios.tensor import tensor
+
+from .vulkan import make
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
+                          env={**os.environ, **env})
+
+
+def test_choice_by_index_and_by_name() -> None:
+    make()
+    found = profiles()
+    for profile, _ in found:
+        assert choose(str(profile.index))[0] == profile
+        assert choose(profile.name[2:9].upper())[0].name == profile.name
+    preferred = choose()[0]
+    assert preferred.type != "cpu" or all(p.type in ("cpu", "other") for p, _ in found if not p.missing)
+
+
+@pytest.mark.parametrize("wanted", ["no such device", "99"])
+def test_an_unknown_device_is_named_with_those_there_are(wanted: str) -> None:
+    make()
+    with pytest.raises(UserError, match=f"no Vulkan device '{wanted}'; this machine has .*{profiles()[0][0].name[:5]}"):
+        choose(wanted)
+
+
+def test_no_driver_is_a_user_error() -> None:
+    done = python("from helios.backends import get_backend\nget_backend('vulkan')", VK_DRIVER_FILES="/nonexistent.json",
+                  VK_ICD_FILENAMES="/nonexistent.json")
+    assert done.returncode == 1 and "UserError" in done.stderr and "cpu_ref" in done.stderr.splitlines()[-1]
+
+
+def test_describe() -> None:
+    make()
+    what = json.loads(json.dumps(describe()))
+    assert what["devices"][0]["subgroup_size"] > 0 and "glslang" in what["compiler"] and what["caches"]["driver"]
+
+
+WIDTH = """
+from helios.backends.vulkan import environment
+import os
+environment.cpu_flags = lambda: {flags!r}
+environment.prepare()
+print(os.environ.get("LP_NATIVE_VECTOR_WIDTH"), os.environ.get("MESA_SHADER_CACHE_DIR"))
+"""
+
+
+@pytest.mark.parametrize(("flags", "given", "width"), [
+    (environment.AVX512, None, "512"), ({"avx2"}, None, "None"), (environment.AVX512, "256", "256")])
+def test_simd_width(flags: set[str], given: str | None, width: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    env = {k: v for k, v in os.environ.items() if k not in ("LP_NATIVE_VECTOR_WIDTH", "MESA_SHADER_CACHE_DIR")}
+    env |= {"HELIOS_CACHE": str(tmp_path)} | ({"LP_NATIVE_VECTOR_WIDTH": given} if given else {})
+    done = subprocess.run([sys.executable, "-P", "-c", WIDTH.format(flags=set(flags))], capture_output=True, text=True,
+                          env=env, check=True)
+    found, folder = done.stdout.split()
+    assert found == width
+    assert folder == str(tmp_path / f"mesa-{'default' if width == 'None' else width}")  # one folder a width
+
+
+@pytest.mark.parametrize("width", ["128", "256"])
+def test_other_simd_widths_compute_the_same(width: str) -> None:
+    """Kernels take their tile from the subgroup's size: 4 and 8 lanes, not only 16."""
+    if make().profile.type != "cpu":
+        pytest.skip("only lavapipe's SIMD width can be chosen")
+    code = """
+import numpy as np
+from helios import ops
+from helios.backends import get_backend
+from helios.tensor import tensor
+r = np.random.default_rng(0)
+x, w = r.standard_normal((2, 33, 30)).astype("f"), r.standard_normal((50, 30)).astype("f")
+be = get_backend("vulkan")
+for f in (lambda b: ops.linear(tensor(x, b), tensor(w, b), "gelu"), lambda b: ops.attention(tensor(x, b), 2, 3.0)):
+    np.testing.assert_allclose(f(be).numpy(), f("cpu_ref").numpy(), atol=1e-5)
+print(be.profile.subgroup_size)
+"""
+    done = python(code, LP_NATIVE_VECTOR_WIDTH=width, MESA_SHADER_CACHE_DISABLE="true")
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == int(width) // 32
+
+
+def test_too_large_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    be = make()
+    with pytest.raises(UserError, match=r"out of memory on .*: one array of [\d,]+ MiB needed, [\d,]+ MiB the most"):
+        be.heap.allocate(Block(be.profile.max_allocation + 1))
+    monkeypatch.setattr(be.device, "available", lambda: 2**20)
+    with pytest.raises(UserError, match=r"out of memory on .*: [\d,]+ MiB more needed, 1 MiB available"):
+        be.heap.allocate(Block(2**28))
+    monkeypatch.undo()
+    assert tensor(np.ones(3, np.float32), be).sum().item() == 3.0, "the backend still works"
+
+
+def test_more_elements_than_kernels_can_count() -> None:
+    with pytest.raises(ValueError, match="the limit is 2,147,483,647"):
+        make().empty((2**16, 2**16))
+
+
+def test_index_out_of_range_is_nan_not_a_crash() -> None:
+    be = make()
+    table, index = tensor(np.ones((3, 4), np.float32), be), tensor(np.array([0, 7, -1], np.int32), be)
+    assert np.isnan(ops.embedding(table, index).numpy()).any(1).tolist() == [False, True, True]
+    assert np.isnan(ops.cross_entropy(table, index).item())

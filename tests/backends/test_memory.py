@@ -1,0 +1,83 @@
+"""Placement: lives that overlap in time do not in space, and the heap gives back what it lent."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios import ops
+from helios.backends.vulkan.memory import ALIGN, Block, Life, aligned, plan
+from helios.tensor import tensor
+
+from .vulkan import make
+
+life = st.builds(lambda size, first, length: Life(size, first, first + length), st.integers(1, 5000),
+                 st.integers(0, 40), st.integers(0, 20))
+
+
+@given(st.lists(life, max_size=40), st.sampled_from([1 << 62, 5120, 7680]))
+def test_plan(lives: list[Life], page: int) -> None:
+    offsets, total = plan(lives, page)
+    spans = [(o, o + aligned(x.size)) for o, x in zip(offsets, lives, strict=True)]
+    assert all(o % ALIGN == 0 for o in offsets) and max((b for _, b in spans), default=0) == total
+    for i, x in enumerate(lives):
+        for j, y in enumerate(lives[:i]):
+            if x.first <= y.last and y.first <= x.last:
+                assert spans[i][1] <= spans[j][0] or spans[j][1] <= spans[i][0], (x, y)
+    assert all(a // page == (b - 1) // page for a, b in spans)
+    live = [sum(aligned(x.size) for x in lives if x.first <= t <= x.last) for t in range(61)]
+    assert max(live) <= total and (page < 1 << 62 or total <= sum(aligned(x.size) for x in lives))
+
+
+def test_a_chain_needs_two_places() -> None:
+    _, total = plan([Life(1000, i, i + 1) for i in range(50)])
+    assert total == 2 * aligned(1000)
+
+
+def test_heap_lends_no_byte_twice() -> None:
+    be = make(chunk_size=1 << 14)
+    draw, blocks = np.random.default_rng(0), []
+    for _ in range(400):
+        if blocks and draw.random() < 0.5:
+            blocks.pop(int(draw.integers(len(blocks))))
+        else:
+            block = Block(int(draw.integers(1, 6000)))
+            be.heap.allocate(block)
+            blocks.append(block)
+            del block
+        spans = sorted((id(b.chunk), b.offset, b.offset + b.size) for b in blocks)
+        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in zip(spans, spans[1:], strict=False))
+        assert be.heap.used == sum(aligned(b.size) for b in blocks)
+    blocks.clear()
+    assert be.heap.used == 0 and be.heap.pool <= 1 << 14
+
+
+def test_lazy_temporaries_are_given_back() -> None:
+    be = make()
+    x = tensor(np.ones((100, 100), np.float32), be)
+    used = be.heap.used
+    for _ in range(3):
+        y = ops.gelu(x + x) @ x
+        y.numpy()
+        assert be.heap.used == used + aligned(40_000)
+    del y
+    assert be.heap.used == used
+
+
+def test_elementwise_chains_work_in_place() -> None:
+    """Ten operations in a row need one temporary, not two."""
+    from helios.capture import Capture
+
+    be = make()
+    x = np.linspace(-1, 1, 50_000).astype(np.float32)
+
+    def chain(t):  # type: ignore[no-untyped-def]
+        for _ in range(10):
+            t = ops.gelu(t)
+        return (t.sum(),)
+
+    used = be.heap.used
+    capture = Capture(chain, be)
+    capture(x)
+    assert be.heap.used - used < 2.5 * x.nbytes  # the input and the temporary

