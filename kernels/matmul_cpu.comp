@@ -4,7 +4,8 @@
 //
 // For devices whose subgroup is a SIMD register (lavapipe). A subgroup computes RA·SG rows by CB·SG columns: lanes hold
 // SG rows of A and SG columns of B, and each row's value is broadcast to all lanes in turn: one shuffle for CB
-// multiply-adds. KU steps of K share one trip of the accumulators between memory and registers.
+// multiply-adds. KU steps of K are loaded first, all of a lane's row together (one cache line), then each accumulator
+// takes its KU products in one trip between memory and registers.
 // Grid: one subgroup a tile, along N, then M, then the batch. Rows and columns beyond the edge repeat the last one and
 // are not stored.
 #include "lib/common.glsl"
@@ -22,17 +23,18 @@ layout(push_constant) uniform Push {
 float acc[RA * SG][CB];
 
 void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const uint count) {
-    [[unroll]] for (uint s = 0; s < count; s++) {
-        float a[RA], b[CB];
-        [[unroll]] for (uint r = 0; r < RA; r++)
-            a[r] = p.a.v[a_at + (TA == 1 ? (k + s) * p.m + rows[r] : rows[r] + k + s)];
-        [[unroll]] for (uint c = 0; c < CB; c++)
-            b[c] = p.b.v[b_at + (TB == 1 ? columns[c] + k + s : (k + s) * p.n + columns[c])];
-        [[unroll]] for (uint r = 0; r < RA * SG; r++) {
-            float x = subgroupBroadcast(a[r / SG], r % SG);
-            [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = fma(x, b[c], acc[r][c]);
+    float a[KU][RA], b[KU][CB];
+    [[unroll]] for (uint r = 0; r < RA; r++)
+        [[unroll]] for (uint s = 0; s < count; s++)
+            a[s][r] = p.a.v[a_at + (TA == 1 ? (k + s) * p.m + rows[r] : rows[r] + k + s)];
+    [[unroll]] for (uint c = 0; c < CB; c++)
+        [[unroll]] for (uint s = 0; s < count; s++)
+            b[s][c] = p.b.v[b_at + (TB == 1 ? columns[c] + k + s : (k + s) * p.n + columns[c])];
+    [[unroll]] for (uint r = 0; r < RA * SG; r++)
+        [[unroll]] for (uint s = 0; s < count; s++) {
+            float x = subgroupBroadcast(a[s][r / SG], r % SG);
+            [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = fma(x, b[s][c], acc[r][c]);
         }
-    }
 }
 
 void main() {

@@ -330,12 +330,29 @@ def test_missing_device_is_installed_from_backports(checkout: Checkout) -> None:
     assert written.read_text() == DEB822_BACKPORTS.partition("\n")[2]
 
 
-def test_mirror_without_backports_serves_its_own_mesa(checkout: Checkout) -> None:
+def test_mirror_without_backports_leaves_no_broken_source(checkout: Checkout) -> None:
     (checkout.apt / "sources.list").write_text(ONE_LINE)
     checkout.device.unlink()
-    program(checkout.run("train", PROVIDES="-y --no-install-recommends", REFUSED="-t bookworm-backports"))
-    assert checkout.calls("apt-get")[-1].endswith("install libvulkan1 mesa-vulkan-drivers")
+    result = checkout.run("train", REFUSED="-t bookworm-backports")
+    assert program(result)[-2:] == ["--backend", "cpu_ref"]
     assert not list(checkout.apt.glob("sources.list.d/helios-*"))
+
+
+def test_debian_12_without_a_source_to_derive_from(checkout: Checkout) -> None:
+    checkout.device.unlink()
+    result = checkout.run("train")
+    assert program(result)[-2:] == ["--backend", "cpu_ref"]
+    assert "Debian 12's own Mesa is too old" in result.stderr
+    assert not checkout.calls("apt-get")
+
+
+def test_other_systems_serve_their_own_mesa(checkout: Checkout) -> None:
+    checkout.device.unlink()
+    result = checkout.bash(
+        'os_release() { echo "ubuntu noble"; }; main "$@"', "train", PROVIDES="mesa-vulkan-drivers"
+    )
+    assert "--backend" not in program(result)
+    assert checkout.calls("apt-get")[-1].endswith("install libvulkan1 mesa-vulkan-drivers")
 
 
 def test_nvidia_gpu_needs_only_the_loader(checkout: Checkout) -> None:
@@ -347,6 +364,7 @@ def test_nvidia_gpu_needs_only_the_loader(checkout: Checkout) -> None:
 
 
 def test_without_a_device_training_takes_the_reference_backend(checkout: Checkout) -> None:
+    (checkout.apt / "sources.list").write_text(ONE_LINE)
     checkout.device.unlink()
     result = checkout.run("train", "--steps", "1", REFUSED="install")
     assert program(result)[2:] == ["--preset", "quickstart", "--backend", "cpu_ref", "--steps", "1"]
@@ -370,6 +388,7 @@ def test_reference_backend_needs_no_device(checkout: Checkout, chosen: str) -> N
 
 @pytest.mark.parametrize("chosen", ["--backend vulkan", "--backend=vulkan", "--set backend=vulkan"])
 def test_chosen_backend_is_not_replaced(checkout: Checkout, chosen: str) -> None:
+    (checkout.apt / "sources.list").write_text(ONE_LINE)
     checkout.device.unlink()
     result = checkout.run("train", *chosen.split(), REFUSED="install")
     assert program(result)[2:] == ["--preset", "quickstart", *chosen.split()]
@@ -385,7 +404,9 @@ def test_tests_get_the_validation_layers(checkout: Checkout) -> None:
 
 def test_nothing_is_installed_where_root_cannot_be_had(checkout: Checkout) -> None:
     checkout.device.unlink()
-    result = checkout.bash('may_install() { return 1; }; main "$@"', "train")
+    (checkout.bin / "sudo").write_text("#!/bin/bash\nexit 1\n")
+    no_apt_for_root = 'command() { [[ $* != "-v apt-get" ]] && builtin command "$@"; }' if os.geteuid() == 0 else ":"
+    result = checkout.bash(f'{no_apt_for_root}; main "$@"', "train")
     assert program(result)[-2:] == ["--backend", "cpu_ref"]
     assert "have someone install: libvulkan1 mesa-vulkan-drivers" in result.stderr
     assert not checkout.calls("apt-get")

@@ -201,7 +201,7 @@ class Primitives:
 
     def matmul_tile(self, m: int, n: int) -> dict[str, int]:
         """RA, CB and KU of matmul_cpu.comp."""
-        return {"RA": 2, "CB": 4, "KU": 4}
+        return {"RA": 4, "CB": 4, "KU": 4} if m >= 128 and n >= 64 else {"RA": 2, "CB": 2, "KU": 4}
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
