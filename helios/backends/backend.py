@@ -2,7 +2,8 @@
 
 An Array is whatever a backend computes with (numpy.ndarray, VkArray): it has `.shape` and `.dtype`. Primitives never
 modify their arguments, except those under "in place". float32 throughout (cpu_ref also computes in float64); indices
-are int32, and one out of range gives NaN or raises IndexError. A primitive that a backend lacks raises, naming it: nothing falls back to another backend.
+are int32, and one out of range gives NaN or raises IndexError. A primitive that a backend lacks raises, naming it:
+nothing falls back to another backend.
 """
 
 from __future__ import annotations

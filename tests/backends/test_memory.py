@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def test_heap_lends_no_byte_twice() -> None:
             blocks.append(block)
             del block
         spans = sorted((id(b.chunk), b.offset, b.offset + b.size) for b in blocks)
-        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(spans))
         assert be.heap.used == sum(aligned(b.size) for b in blocks)
     blocks.clear()
     assert be.heap.used == 0 and be.heap.pool <= 1 << 14

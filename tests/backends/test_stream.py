@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 from hypothesis import given
@@ -33,7 +34,7 @@ def test_groups(spec: list[list[tuple[int, int, str]]]) -> None:
         assert len(batch) == 1 or all(c.uses for c in batch), "a mark stands alone"
         for i, c in enumerate(batch):
             assert not any(conflict(c, other) for other in batch[:i])
-    for before, after in zip(batches, batches[1:], strict=False):  # no needless barrier
+    for before, after in pairwise(batches):  # no needless barrier
         if before[0].uses and after[0].uses:
             assert any(conflict(after[0], c) for c in before)
 

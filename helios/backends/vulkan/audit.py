@@ -20,8 +20,8 @@ def audit(program: VulkanProgram, inputs: Sequence[np.ndarray]) -> tuple[list[st
     """(what was written undeclared, one line each; the outputs). Slow: copies all device memory twice a command."""
     be = program.backend
     program.wait()
-    for x, value in zip(program.inputs, inputs, strict=True):
-        be.upload(x, value)
+    for array, value in zip(program.inputs, inputs, strict=True):
+        be.upload(array, value)
     chunks = list(be.heap.chunks)
     faults: list[str] = []
     for command in program.commands:

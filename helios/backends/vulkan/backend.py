@@ -76,7 +76,8 @@ class VulkanBackend(Primitives):
     def convert(self, value: np.ndarray) -> np.ndarray:
         """float32 or int32, contiguous."""
         value = np.asarray(value)
-        return np.ascontiguousarray(value, FLOAT if np.issubdtype(value.dtype, np.floating) else INT).reshape(value.shape)
+        dtype = FLOAT if np.issubdtype(value.dtype, np.floating) else INT
+        return np.ascontiguousarray(value, dtype).reshape(value.shape)  # which makes a scalar [1]
 
     def array(self, value: np.ndarray) -> VkArray:
         value = self.convert(value)
@@ -224,8 +225,8 @@ class VulkanBackend(Primitives):
         while (result := vk.lib.vkWaitForFences(device.handle, 1, fence, 1, 500_000_000)) == vk.VK_TIMEOUT:
             pass
         if result == vk.VK_ERROR_DEVICE_LOST:
-            raise DeviceLost(f"{self.device_name} ({self.driver}) was lost while computing. The GPU may have been reset "
-                             "(see dmesg) or a step may take longer than its watchdog allows; the last checkpoint holds")
+            raise DeviceLost(f"{self.device_name} ({self.driver}) was lost while computing: it may have been reset (see "
+                             "dmesg), or a step may take longer than its watchdog allows. The last checkpoint holds")
         device.check(result, "waiting")
         vk.lib.vkResetFences(device.handle, 1, fence)
 

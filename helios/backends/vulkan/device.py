@@ -43,7 +43,7 @@ class DeviceProfile:
 
 
 class DeviceLost(RuntimeError):
-    """The driver gave up the device: a kernel ran too long, accessed memory it must not, or the machine lost its GPU."""
+    """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
 
 
 @cache
@@ -169,7 +169,8 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
             raise UserError(f"no Vulkan device {wanted!r}; this machine has {listing}")
     usable = [(p, h) for p, h in found if not p.missing]
     if not usable:
-        raise UserError(f"no usable Vulkan device: {found[0][0].name} lacks {', '.join(found[0][0].missing)}; {NO_DEVICE}")
+        first = found[0][0]
+        raise UserError(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {NO_DEVICE}")
     order = list(TYPES.values())
     return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
 

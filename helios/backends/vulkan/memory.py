@@ -183,14 +183,15 @@ def plan(lives: Sequence[Life], page: int = 1 << 62) -> tuple[list[int], int]:
     offsets = [0] * len(lives)
     placed: list[int] = []
     for i in sorted(range(len(lives)), key=lambda i: (-lives[i].size, lives[i].first)):
-        life, at = lives[i], 0
+        life, at, need = lives[i], 0, aligned(lives[i].size)
         others = sorted((offsets[j], aligned(lives[j].size)) for j in placed
                         if lives[j].first <= life.last and life.first <= lives[j].last)
-        fit = lambda at, size=aligned(life.size): at if at // page == (at + size - 1) // page else -(-at // page) * page
         for offset, size in others:
-            if at + aligned(life.size) <= offset:
+            if at + need <= offset:
                 break
-            at = fit(max(at, offset + size))
+            at = max(at, offset + size)
+            if at // page != (at + need - 1) // page:
+                at = -(-at // page) * page
         offsets[i] = at
         placed.append(i)
     return offsets, max((offsets[i] + aligned(life.size) for i, life in enumerate(lives)), default=0)

@@ -39,7 +39,8 @@ def source(name: str, defines: dict[str, Any]) -> str:
     """The whole text of a kernel variant."""
     files = resources.files("helios.kernels")
     text = (files / f"{name}.comp").read_text()
-    while (expanded := re.sub(r'^#include "(.*)"$', lambda m: (files / m[1]).read_text(), text, flags=re.M)) != text:
+    expand = lambda m: (files / m[1]).read_text()
+    while (expanded := re.sub(r'^#include "(.*)"$', expand, text, flags=re.M)) != text:
         text = expanded
     head = "".join(f"#define {k} {v}\n" for k, v in sorted(defines.items()))
     return f"#version 460\n{head}{text}"

@@ -146,7 +146,8 @@ class Recorder:
         vk.lib.vkCmdPipelineBarrier(buffer, vk.VK_PIPELINE_STAGE_TRANSFER_BIT, vk.VK_PIPELINE_STAGE_HOST_BIT, 0,
                                     1, self._to_host, 0, vk.ffi.NULL, 0, vk.ffi.NULL)
 
-    def copy(self, buffer: Any, source: Chunk, source_offset: int, target: Chunk, target_offset: int, size: int) -> None:
+    def copy(self, buffer: Any, source: Chunk, source_offset: int, target: Chunk, target_offset: int, size: int
+             ) -> None:
         region = self._region
         region.srcOffset, region.dstOffset, region.size = source_offset, target_offset, size
         self.vk.lib.vkCmdCopyBuffer(buffer, source.buffer, target.buffer, 1, region)
