@@ -1,4 +1,12 @@
-"""What every Helios command shares: how errors leave the program."""
+"""What every Helios command shares: how errors and output leave the program."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -6,20 +14,40 @@ from helios.errors import UserError
 
 
 class HeliosCommand(click.Command):
-    """A UserError raised in the command's body leaves as one line on stderr and exit code 2, Ctrl-C as 130.
+    """A UserError, and usage that click refuses, leave as one line on stderr and exit code 2, Ctrl-C as 130.
 
-    click itself gives bad usage 2; any other exception is a bug, and leaves as Python's traceback and 1.
+    Any other exception is a bug, and leaves as Python's traceback and 1. A character that standard output's encoding
+    lacks is replaced.
     """
 
-    def invoke(self, ctx: click.Context) -> object:
-        try:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")
+        return super().main(*args, **kwargs)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with _exit_codes():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _exit_codes():
             return super().invoke(ctx)
-        except UserError as error:
-            click.echo(f"error: {' '.join(str(error).splitlines())}", err=True)
-            ctx.exit(2)
-        except KeyboardInterrupt:
-            ctx.exit(130)
 
 
 class HeliosGroup(HeliosCommand, click.Group):
     """The same for a group; its commands may be plain click commands."""
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    try:
+        yield
+    except (UserError, click.UsageError) as error:
+        message = str(error)
+        if isinstance(error, click.UsageError):
+            hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
+            message = error.format_message().removesuffix(".") + hint
+        click.echo(f"error: {' '.join(message.splitlines())}", err=True)
+        raise click.exceptions.Exit(2) from None
+    except KeyboardInterrupt:
+        raise click.exceptions.Exit(130) from None

@@ -6,11 +6,12 @@ import click
 
 from helios.cli.common import HeliosGroup
 from helios.errors import UserError
+from helios.files import write_atomic
 from helios.train import data, synth
-from helios.train.tokenizer import ASSISTANT, USER, Tokenizer, write_atomic
+from helios.train.tokenizer import ASSISTANT, USER, Tokenizer
 
 
-@click.group(cls=HeliosGroup)
+@click.group(cls=HeliosGroup, no_args_is_help=False)
 def main() -> None:
     """Make, tokenize and measure training text."""
 
@@ -59,3 +60,7 @@ def stats(source: str) -> None:
         "longest document": max(len(d.encode()) for d in docs),
     }.items():
         click.echo(f"{name:18} {count:>14,}")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,7 +38,7 @@ def settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, above the file's.")
 @click.option("--run-dir", metavar="DIR", help="New or empty directory for the run; else runs/<run id>.")
 @click.option("--resume", metavar="DIR", help="Continue this run, or this checkpoint of a run.")
-@click.option("--quiet", is_flag=True, help="Nothing but errors and the last line.")
+@click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line.")
 @settings
 def main(preset: str | None, file: str | None, assignments: tuple[str, ...], run_dir: str | None, resume: str | None,
          quiet: bool, **flags: Any) -> None:
@@ -75,14 +75,17 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     if origin is not None and resume is not None:
         resumed, problems = checkpoint.find(resume)
         checkpoint.check_model(resumed, model_dict(config.model))
+        if config.train.seed != (seed := resumed.state["seed"]):
+            raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
+                            f"out, or start a new run")
         tokenizer = _tokenizer(origin, resumed)
         later = [p.name for p in checkpoint.steps(path) if int(p.name[5:]) > resumed.state["step"]]
         if later and not problems:
             raise UserError(f"{path} has later checkpoints ({', '.join(later)}); remove them to continue from step "
                             f"{resumed.state['step']}, or give a new --run-dir")
     for problem in problems:
-        display.say(f"warning: {problem}; an earlier one is taken")
-    backend = open_backend(config.train.backend, config.train.device, display.say)
+        display.warn(f"warning: {problem}; an earlier one is taken")
+    backend = open_backend(config.train.backend, config.train.device, display.warn, config.train.precision)
     check_memory(config.model, config.train.batch_size, backend)
     dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
                         cache_dir() / "data", config.train.seed, tokenizer)

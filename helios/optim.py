@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from helios.backends.backend import STATS, Array, Shape
+from helios.backends.backend import SCALE_START, STATS, Array, Shape
 from helios.errors import UserError
 from helios.tensor import Tensor
 
@@ -19,15 +19,19 @@ class AdamW:
 
     All parameters move into one flat array; gradients, first and second moments are three more of the same layout: the
     decaying ones first, each at a multiple of ALIGN elements, the gaps zero for ever. A parameter's data and its
-    gradient's home become views into them. Matrices decay; vectors and those named in `no_decay` do not.
+    gradient become views into them, so that a gradient held across zero_grad() changes. Matrices decay; vectors and
+    those named in `no_decay` do not.
 
     A step is skipped, weights and moments untouched, where the loss or the gradient's norm is not finite, or where the
     norm before clipping exceeds `spike_threshold` (0: never). `grad_clip` 0: no clipping.
+
+    With `loss_scaling`, which float16 needs, gradients are those of the loss times `loss_scale`: a value on the device
+    that is halved where they overflow (the step is skipped) and doubles after many good steps.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], lr: float = 3e-4,
                  betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.1,
-                 grad_clip: float = 1.0, spike_threshold: float = 0.0,
+                 grad_clip: float = 1.0, spike_threshold: float = 0.0, loss_scaling: bool = False,
                  no_decay: tuple[str, ...] = ("wte.weight", "wpe.weight")) -> None:
         given = list(parameters)
         self.parameters: dict[str, Tensor] = dict(given)
@@ -37,7 +41,7 @@ class AdamW:
             if p.grad_home is not None:
                 raise ValueError(f"AdamW: {name} already belongs to an optimizer")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
-        self.grad_clip, self.spike_threshold = grad_clip, spike_threshold
+        self.grad_clip, self.spike_threshold, self.loss_scaling = grad_clip, spike_threshold, loss_scaling
 
         decays = {name: len(p.shape) > 1 and name not in no_decay for name, p in given}
         self.n_decay, end = 0, 0
@@ -54,8 +58,23 @@ class AdamW:
             home = be.view(self.weights, start, p.shape)
             be.assign(home, p.data)
             p.data, p.grad, p.grad_home = home, None, be.view(self.grads, start, p.shape)
-        self.stats = Tensor(be.zeros((len(STATS),)), be)
+        self.stats = Tensor(be.array(self._scaled(np.zeros(len(STATS)))), be)
         self._lr, self._lr_there = be.zeros((1,)), 0.0  # on the device, and what it holds
+
+    @property
+    def loss_scale(self) -> Tensor | None:
+        """For backward(); None where there is none."""
+        at = STATS.index("loss_scale")
+        return Tensor(self.backend.view(self.stats.data, at, ()), self.backend) if self.loss_scaling else None
+
+    def _scaled(self, stats: np.ndarray) -> np.ndarray:
+        """Stats with a loss scale that fits: 1 without loss scaling, and the start's where there was none before."""
+        at, stats = STATS.index("loss_scale"), stats.copy()
+        if not self.loss_scaling:
+            stats[at] = 1.0
+        elif stats[at] <= 1.0:
+            stats[at] = SCALE_START
+        return stats
 
     def step(self, lr: Tensor | None = None, loss: Tensor | None = None) -> None:
         """Update the parameters from their gradients; RuntimeError where one has none.
@@ -74,7 +93,7 @@ class AdamW:
         beta1, beta2 = self.betas
         be.mark("grad_norm")
         be.clip_stats(self.grads, self.stats.data, None if loss is None else loss.data, clip=self.grad_clip,
-                      spike=self.spike_threshold, beta1=beta1, beta2=beta2)
+                      spike=self.spike_threshold, beta1=beta1, beta2=beta2, scaling=self.loss_scaling)
         be.mark("optim")
         be.adamw(self.weights, self.grads, self.exp_avg, self.exp_avg_sq, self.stats.data,
                  self._lr if lr is None else lr.data, beta1=beta1, beta2=beta2, eps=self.eps,
@@ -83,7 +102,7 @@ class AdamW:
     def zero_grad(self, fill: bool = False) -> None:
         """Forget the gradients; with `fill`, make them zeros instead, to which later backward passes add."""
         if fill:
-            self.backend.assign(self.grads, self.backend.zeros(self.grads.shape))
+            self.backend.assign(self.grads, self.backend.zeros(self.grads.shape), take=True)
         for p in self.parameters.values():
             p.grad = Tensor(p.grad_home, self.backend) if fill else None
 
@@ -112,7 +131,7 @@ class AdamW:
                 start = self.start[name]
                 values[start:start + p.size] = np.ravel(state[f"{kind}.{name}"])
             be.upload(slab, values)
-        be.upload(self.stats.data, np.asarray(state["stats"], be.float_dtype))
+        be.upload(self.stats.data, self._scaled(np.asarray(state["stats"], be.float_dtype)))
 
     def _moments(self) -> tuple[tuple[str, Array], ...]:
         return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)

@@ -31,15 +31,18 @@ class Node:
         self.used = True
 
 
-def backward(loss: Any) -> None:
-    """Add d(loss)/d(leaf) to the grad of every leaf that requires one. Raises RuntimeError when run twice."""
+def backward(loss: Any, scale: Any = None) -> None:
+    """Add d(loss)/d(leaf), times `scale` (a tensor of shape ()) where given, to the grad of every leaf that requires
+    one. Raises RuntimeError when run twice."""
     if loss.shape != ():
         raise ValueError(f"backward() starts from a scalar; this tensor has shape {loss.shape}")
     if loss.node is None:
         raise RuntimeError("backward(): nothing that this tensor was computed from requires a gradient")
+    if scale is not None and (scale.shape != () or scale.backend is not loss.backend):
+        raise ValueError(f"backward(): scale must be a scalar on {loss.backend.name}; this one has shape {scale.shape}")
     be = loss.backend
     be.mark("bwd")
-    grads: dict[int, Array] = {id(loss.node): be.array(be.float_dtype.type(1))}
+    grads: dict[int, Array] = {id(loss.node): be.array(be.float_dtype.type(1)) if scale is None else scale.data}
     for node in _nodes(loss.node):
         g = grads.pop(id(node))
         found = GRADIENTS[node.op](be, node, g)

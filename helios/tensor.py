@@ -12,7 +12,7 @@ from helios.backends.backend import Array, Backend, Shape
 
 
 class Tensor:
-    """A float32 or int32 array on a backend. Operators work on equal shapes or with a Python number."""
+    """A float32 or int32 array on a backend. `+`, `-`, `*` take equal shapes; only `*` and `/` take a Python number."""
 
     __slots__ = ("backend", "data", "grad", "grad_home", "node", "requires_grad")
 
@@ -41,9 +41,10 @@ class Tensor:
     def item(self) -> float:
         return self.numpy().item()
 
-    def backward(self) -> None:
-        """Add d(self)/d(leaf) to every leaf's grad. self is a scalar; its tape can be run once."""
-        tape.backward(self)
+    def backward(self, scale: Tensor | None = None) -> None:
+        """Add d(self·scale)/d(leaf) to every leaf's grad. self is a scalar, its tape can be run once; scale, a scalar
+        (1 where left out), is AdamW's loss_scale."""
+        tape.backward(self, scale)
 
     def accumulate(self, grad: Array, take: bool = False) -> None:
         """grad += `grad`, in grad_home where there is one. `take`: nothing else will use `grad`."""

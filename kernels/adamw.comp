@@ -1,5 +1,5 @@
 // AdamW over flat arrays of n elements, in place; the first n_decay decay. Nothing where stats[2] says skipped.
-// g = grad·stats[1]; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
+// g = grad·stats[7]; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
 // w ← w - lr·decay·w - lr·(m/stats[4])/(√(v/stats[5]) + eps). Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"
 
@@ -12,12 +12,12 @@ layout(push_constant) uniform Push {
 
 void main() {
     if (p.stats.v[2] != 0.0) return;
-    float clip = p.stats.v[1], c1 = 1.0 / p.stats.v[4], c2 = 1.0 / p.stats.v[5], lr = p.lr.v[0];
+    float coef = p.stats.v[7], c1 = 1.0 / p.stats.v[4], c2 = 1.0 / p.stats.v[5], lr = p.lr.v[0];
     uint first = group() * (WG * SPAN) + gl_LocalInvocationID.x;
     for (uint k = 0; k < SPAN; k++) {
         uint i = first + k * WG;
         if (i >= p.n) return;
-        float g = p.grad.v[i] * clip;
+        float g = p.grad.v[i] * coef;
         float m = p.beta1 * p.m.v[i] + (1.0 - p.beta1) * g;
         float v = p.beta2 * p.v.v[i] + (1.0 - p.beta2) * g * g;
         float w = p.w.v[i];

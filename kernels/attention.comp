@@ -1,10 +1,12 @@
 // Causal attention: out = dropout(softmax(cap·tanh(q·kᵀ·scale/cap)))·v, and lse, the log-sum-exp of each row of capped
-// scores. qkv [B, T, 3·H·DH] in order q, k, v; out [B, T, H·DH]; lse [B, H, T]. CAP 0: no soft cap.
+// scores. qkv [B, T, 3·H·DH] in order q, k, v; out [B, T, H·DH]; lse [B, H, T]. CAP 0: no soft cap. HALF: q, k and v are
+// rounded to f16; scores and weights are not.
 //
 // A lane owns one query with its q and its sum of outputs; SG keys at a time are loaded one a lane and broadcast to all
 // in turn. The softmax is taken online: top and total are each lane's own, so nothing crosses lanes but the broadcasts,
 // and no T × T array exists. Grid: one subgroup for each SG queries, each head, each sequence.
 #include "lib/common.glsl"
+#include "lib/half.glsl"
 #include "lib/attention.glsl"
 
 layout(push_constant) uniform Push {
@@ -22,7 +24,7 @@ void main() {
     uint mine = at.qkv + min(i, p.len - 1) * at.stride;
     float q[DH], sum[DH], top = -1e30, total = 0.0;
     [[unroll]] for (uint d = 0; d < DH; d++) {
-        q[d] = p.qkv.v[mine + d] * p.scale;
+        q[d] = rounded(p.qkv.v[mine + d]) * p.scale;
         sum[d] = 0.0;
     }
     for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
@@ -30,7 +32,7 @@ void main() {
         float s[SG];
         [[unroll]] for (uint j = 0; j < SG; j++) s[j] = 0.0;
         [[unroll]] for (uint d = 0; d < DH; d++) {
-            float k = p.qkv.v[theirs + at.width + d];
+            float k = rounded(p.qkv.v[theirs + at.width + d]);
             [[unroll]] for (uint j = 0; j < SG; j++) s[j] = fma(q[d], subgroupBroadcast(k, j), s[j]);
         }
         float high = top;
@@ -53,7 +55,7 @@ void main() {
         }
 #endif
         [[unroll]] for (uint d = 0; d < DH; d++) {
-            float v = p.qkv.v[theirs + 2 * at.width + d];
+            float v = rounded(p.qkv.v[theirs + 2 * at.width + d]);
             [[unroll]] for (uint j = 0; j < SG; j++) sum[d] = fma(s[j], subgroupBroadcast(v, j), sum[d]);
         }
     }

@@ -1,6 +1,7 @@
 // C = op(A)·op(B), op transposing where TA, TB; A [batch, M, K], B [batch, K, N] (before op's transposition: [K, M],
 // [N, K]), C [batch, M, N]; a_step, b_step: elements from one matrix of the batch to the next (0: shared).
-// EPILOGUE(x), where defined: C = EPILOGUE(AB), and `pre` gets AB.
+// What is stored goes through lib/epilogue.glsl; with STORE_PRE, `pre` gets the product as it was. HALF: A and B are
+// rounded to f16.
 //
 // For devices whose subgroup is a SIMD register (lavapipe). A subgroup computes RA·SG rows by CB·SG columns: lanes hold
 // SG rows of A and SG columns of B, and each row's value is broadcast to all lanes in turn: one shuffle for CB
@@ -9,6 +10,7 @@
 // Grid: one subgroup a tile, along N, then M, then the batch. Rows and columns beyond the edge repeat the last one and
 // are not stored.
 #include "lib/common.glsl"
+#include "lib/half.glsl"
 #include "lib/activations.glsl"
 
 layout(push_constant) uniform Push {
@@ -17,8 +19,15 @@ layout(push_constant) uniform Push {
 #if STORE_PRE
     Out pre;
 #endif
+#if Y
+    In y;
+#endif
     uint m, n, k, batch, a_step, b_step;
+#if ENDED
+    float alpha, beta;
+#endif
 } p;
+#include "lib/epilogue.glsl"
 
 float acc[RA * SG][CB];
 
@@ -26,10 +35,10 @@ void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const 
     float a[KU][RA], b[KU][CB];
     [[unroll]] for (uint r = 0; r < RA; r++)
         [[unroll]] for (uint s = 0; s < count; s++)
-            a[s][r] = p.a.v[a_at + (TA == 1 ? (k + s) * p.m + rows[r] : rows[r] + k + s)];
+            a[s][r] = rounded(p.a.v[a_at + (TA == 1 ? (k + s) * p.m + rows[r] : rows[r] + k + s)]);
     [[unroll]] for (uint c = 0; c < CB; c++)
         [[unroll]] for (uint s = 0; s < count; s++)
-            b[s][c] = p.b.v[b_at + (TB == 1 ? columns[c] + k + s : (k + s) * p.n + columns[c])];
+            b[s][c] = rounded(p.b.v[b_at + (TB == 1 ? columns[c] + k + s : (k + s) * p.n + columns[c])]);
     [[unroll]] for (uint r = 0; r < RA * SG; r++)
         [[unroll]] for (uint s = 0; s < count; s++) {
             float x = subgroupBroadcast(a[s][r / SG], r % SG);
@@ -63,10 +72,8 @@ void main() {
                 uint at = c_at + (row0 + r) * p.n + column;
 #if STORE_PRE
                 p.pre.v[at] = acc[r][c];
-                p.c.v[at] = EPILOGUE(acc[r][c]);
-#else
-                p.c.v[at] = acc[r][c];
 #endif
+                p.c.v[at] = ended(acc[r][c], at);
             }
         }
     }

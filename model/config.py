@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from helios.errors import UserError
+from helios.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,8 @@ class GPTConfig:
             if not isinstance(n, int) or isinstance(n, bool) or n < 1:
                 raise UserError(f"{name}: given {n!r}, expected a whole number from 1 on")
         if self.n_embd % self.n_head:
-            nearest = max(1, round(self.n_embd / self.n_head)) * self.n_head
-            raise UserError(f"n_embd: given {self.n_embd}, expected a multiple of n_head {self.n_head}, as {nearest}")
+            near = max(1, round(self.n_embd / self.n_head)) * self.n_head
+            raise UserError(f"n_embd: given {self.n_embd}, expected a multiple of n_head {self.n_head}, as {near}")
         for name, below in (("dropout", 1.0), ("softcap", math.inf)):
             x = getattr(self, name)
             if not isinstance(x, int | float) or isinstance(x, bool) or not 0.0 <= x < below:
@@ -72,7 +71,7 @@ class GPTConfig:
         names = [str(name).strip() for name in given]
         for name in names:
             if name not in MLPS:
-                raise UserError(f"activation: given {name!r}, expected one of {', '.join(MLPS)}{_nearest(name, MLPS)}")
+                raise UserError(f"activation: given {name!r}, expected one of {', '.join(MLPS)}{nearest(name, MLPS)}")
         if len(names) not in (1, self.n_layer):
             raise UserError(f"activation: given {len(names)} names, expected one, or one for each of the {self.n_layer}"
                             " blocks")
@@ -105,10 +104,5 @@ class GPTConfig:
         names = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in names:
-                raise UserError(f"model: given {name!r}, expected some of {', '.join(names)}{_nearest(name, names)}")
+                raise UserError(f"model: given {name!r}, expected some of {', '.join(names)}{nearest(name, names)}")
         return cls(**values)
-
-
-def _nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(valid), 1, 0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""

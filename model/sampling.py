@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,8 +22,8 @@ class Sampler:
         self.homes = [w.data for w in model.weights.values()]  # the arrays it was recorded with
 
     def __call__(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
-                 top_k: int | None = 40, seed: int = 0, stop: int | None = None) -> list[list[int]]:
-        """The new tokens of each prompt, its `stop` token included where it came.
+                 top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
+        """The new tokens of each prompt, the `stop` token that ended it included.
 
         temperature 0 takes the likeliest token; top_k None or 0 draws from all. A prompt's context is its last
         block_size tokens. Equal arguments give equal tokens; a row's draws do not depend on the other rows.
@@ -42,7 +42,7 @@ class Sampler:
             for i, logits in enumerate(self.next_logits(rows)):
                 if running[i]:
                     rows[i].append(choose(logits, temperature, top_k, draws[i]))
-                    running[i] = rows[i][-1] != stop
+                    running[i] = rows[i][-1] not in stop
         return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]
 
     def next_logits(self, rows: Sequence[Sequence[int]], pad: int = 0) -> np.ndarray:
@@ -77,7 +77,7 @@ def choose(logits: np.ndarray, temperature: float, top_k: int | None, draw: np.r
 
 
 def sample(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
-           top_k: int | None = 40, seed: int = 0, stop: int | None = None) -> list[list[int]]:
+           top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
     """See Sampler; the model keeps its own."""
     if model.sampler is None:
         model.sampler = Sampler(model)

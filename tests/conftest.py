@@ -15,17 +15,21 @@ from helios.backends.backend import Backend
 from helios.errors import UserError
 
 
-@pytest.fixture(scope="session")
-def backend() -> Backend:
-    """The device under test."""
+def device_under_test(precision: str = "f32") -> Backend:
     name, _, device = os.environ.get("HELIOS_TEST_BACKEND", "vulkan").partition(":")
     try:
-        return get_backend(name, device or None)
+        return get_backend(name, device or None, precision)
     except (ImportError, OSError, UserError) as error:  # no module or no Vulkan loader, no usable device
         reason = f"no backend {name}: {type(error).__name__}: {error}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def backend() -> Backend:
+    """The device under test."""
+    return device_under_test()
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +41,9 @@ def cpu_ref() -> Backend:
 def each_backend(request: pytest.FixtureRequest) -> Backend:
     """cpu_ref, then the device under test."""
     return request.getfixturevalue("cpu_ref" if request.param == "cpu_ref" else "backend")
+
+
+@pytest.fixture(scope="session", params=["cpu_ref", "device"])
+def each_mixed(request: pytest.FixtureRequest) -> Backend:
+    """The same in mixed precision."""
+    return get_backend("cpu_ref", precision="mixed") if request.param == "cpu_ref" else device_under_test("mixed")

@@ -1,7 +1,8 @@
 """Checkpoints: a directory a step, there whole or not at all.
 
 checkpoints/step-000500/ holds model.safetensors, optimizer.safetensors and state.json, which is written last and
-names the size and SHA-256 of the others, so that a damaged checkpoint is recognised before anything is taken from it.
+names the size and SHA-256 of the others and its own, so that a damaged checkpoint is recognised before anything is
+taken from it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ import safetensors
 import safetensors.numpy
 
 from helios.errors import UserError
+from helios.files import sync_folder
 
 FORMAT = "helios-checkpoint-1"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -27,6 +29,33 @@ _NAME = re.compile(r"step-(\d{6,})")
 _PARTIAL = ".partial-"  # begins the name of a directory that is being written or thrown away
 
 Tensors = Mapping[str, np.ndarray]
+
+
+def _count(x: Any) -> bool:
+    return type(x) is int and x >= 0
+
+
+def _number(x: Any) -> bool:
+    return type(x) in (int, float)
+
+
+def _text(x: Any) -> bool:
+    return isinstance(x, str)
+
+
+def _file(x: Any) -> bool:
+    return isinstance(x, dict) and _count(x.get("size")) and _text(x.get("sha256"))
+
+
+# What state.json holds besides its format, and what is asked of it.
+ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "step": _count, "seed": _count, "position": _count, "elapsed_ms": _number,
+    "best_val": lambda x: x is None or (isinstance(x, dict) and _count(x.get("step")) and _number(x.get("loss"))),
+    "config_hash": _text, "tokenizer": _text, "text_hash": _text,
+    "model": lambda x: isinstance(x, dict) and _text(x.get("activation")),
+    "files": lambda x: isinstance(x, dict) and _file(x.get(MODEL)) and _file(x.get(OPTIMIZER)),
+    "sha256": _text,  # of the file without this entry
+}
 
 
 class Checkpoint(NamedTuple):
@@ -54,13 +83,12 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
             raw = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
             _write(partial / name, raw)
             files[name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-        text = json.dumps({"format": FORMAT, "step": step, **state, "files": files}, indent=2, allow_nan=False)
-        _write(partial / STATE, text.encode())
-        _sync(partial)
+        _write(partial / STATE, _sealed({"format": FORMAT, "step": step, **state, "files": files}))
+        sync_folder(partial)
         if path.exists():  # only after resuming from an earlier step, where this one was damaged
             path.rename(parent / f"{_PARTIAL}old-{step:06d}")
         partial.rename(path)
-        _sync(parent)
+        sync_folder(parent)
     except OSError as error:
         raise UserError(f"cannot write the checkpoint {path}: {error.strerror}; "
                         f"earlier checkpoints are whole, free space and continue with --resume {run_dir}") from error
@@ -109,8 +137,8 @@ def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
         return load(path), []
     checkpoint, problems = latest(path)
     if checkpoint is None:
-        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; give the directory of a run or of a "
-                                               f"checkpoint of Helios")
+        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; a run that ended before its first one "
+                                               f"starts again with --run-dir {path}")
     return checkpoint, problems
 
 
@@ -150,18 +178,31 @@ def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
 
 def _state(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads((path / STATE).read_bytes())
+        raw = (path / STATE).read_bytes()
+        state = json.loads(raw)
     except OSError as error:
         raise Damaged(f"{path} is no checkpoint of Helios: {STATE}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"the checkpoint {path} is damaged: {STATE} is truncated or no JSON") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise Damaged(f"{path} is foreign: {STATE} says format {found!r}, expected {FORMAT!r}")
-    files = state.get("files", {})
-    if not {MODEL, OPTIMIZER} <= files.keys() or not {"step", "seed", "model", "tokenizer"} <= state.keys():
-        raise Damaged(f"the checkpoint {path} is damaged: {STATE} lacks entries")
+    if wrong := [key for key, accepts in ENTRIES.items() if key not in state or not accepts(state[key])]:
+        raise Damaged(f"the checkpoint {path} is damaged: {STATE} lacks {', '.join(wrong)}, "
+                      f"or holds something else there")
+    try:
+        whole = raw == _sealed({key: value for key, value in state.items() if key != "sha256"})
+    except ValueError:  # a number that is not finite
+        whole = False
+    if not whole:
+        raise Damaged(f"the checkpoint {path} is damaged: the content of {STATE} is not what was written")
     return state
+
+
+def _sealed(state: Mapping[str, Any]) -> bytes:
+    """state.json: these entries and the SHA-256 of what it would be without it."""
+    dump = lambda values: json.dumps(values, indent=2, allow_nan=False).encode()
+    return dump({**state, "sha256": hashlib.sha256(dump(state)).hexdigest()})
 
 
 def _write(path: Path, raw: bytes) -> None:
@@ -169,12 +210,3 @@ def _write(path: Path, raw: bytes) -> None:
         file.write(raw)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in it survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

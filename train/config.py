@@ -6,7 +6,6 @@ Precedence: defaults < preset < --config FILE.toml < --set key=value < flags.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -17,7 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helios.errors import UserError
+from helios.backends.backend import PRECISIONS
+from helios.errors import UserError, nearest
 from helios.model.config import MLPS, GPTConfig
 
 
@@ -117,7 +117,8 @@ SETTINGS = (
     Setting("val-data", "data", "val_data", TEXT, ANY, "Validation text; else documents of --data are set apart."),
     Setting("backend", "train", "backend", TEXT, one_of("auto", "vulkan", "cpu_ref"), "auto, vulkan or cpu_ref."),
     Setting("device", "train", "device", TEXT, ANY, "Vulkan device: its index or part of its name."),
-    Setting("precision", "train", "precision", TEXT, one_of("f32"), "f32."),
+    Setting("precision", "train", "precision", TEXT, one_of(*PRECISIONS),
+            "f32, or mixed: matrices are rounded to float16 where they are multiplied."),
     Setting("seed", "train", "seed", INT, ("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "Of everything random."),
     Setting("steps", "train", "steps", INT, COUNT, "Optimizer steps."),
     Setting("batch", "train", "batch_size", INT, COUNT, "Sequences in one micro-step."),
@@ -151,6 +152,8 @@ SECTIONS = ("model", "train", "data")
 BY_KEY = {s.key: s for s in SETTINGS}
 # A setting also answers to its flag's name: `--set layers=4`.
 BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS} | BY_KEY
+# What others call some of them, for the hint on an unknown key.
+ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 # What cannot change a bit of the trained weights: it stays out of the hash. Texts are compared by their own hash.
 _NO_BITS = {"backend", "device", "eval_interval", "eval_iters", "sample_interval", "checkpoint_interval"}
@@ -182,12 +185,6 @@ def model_dict(model: GPTConfig) -> dict[str, Any]:
 def canonical(value: Any) -> str:
     """JSON with one spelling for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """"; did you mean …?", or nothing where no name is near."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def presets() -> list[str]:
@@ -257,7 +254,7 @@ def _setting(name: str, origin: str) -> Setting:
     section, dot, key = name.rpartition(".")
     setting = BY_NAME.get(key.replace("-", "_"))
     if setting is None:
-        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME)}")
+        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME, 0.0, ELSEWHERE)}")
     if dot and section != setting.section:
         raise UserError(f"{origin}: {key} belongs in [{setting.section}], not in [{section}]")
     return setting

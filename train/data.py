@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from helios.errors import UserError
+from helios.files import write_atomic
 from helios.train import synth
-from helios.train.tokenizer import END, Tokenizer, write_atomic
+from helios.train.tokenizer import END, Tokenizer
 
 TRAIN, EVAL = 0, 1  # streams of random offsets: drawing from one never moves the other
 
@@ -21,8 +22,6 @@ class Dataset(NamedTuple):
     tokenizer: Tokenizer
     train: np.ndarray  # uint16 [tokens]
     val: np.ndarray  # uint16 [tokens]
-    train_bytes: int
-    val_bytes: int
     text_hash: str
 
 
@@ -130,7 +129,7 @@ def load(data: str | Path, val_data: str | Path | None, vocab_size: int, block_s
     train, val = tokens(train_text, tokenizer, cache_dir), tokens(val_text, tokenizer, cache_dir)
     _check_length(train, block_size, "training text")
     _check_length(val, block_size, "validation text")
-    return Dataset(tokenizer, train, val, len(train_text.encode()), len(val_text.encode()), _hash(train_text, val_text))
+    return Dataset(tokenizer, train, val, _hash(train_text, val_text))
 
 
 def _cached_tokenizer(text: str, vocab_size: int, cache_dir: Path) -> Tokenizer:

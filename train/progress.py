@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,12 +15,42 @@ from rich.text import Text
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
+class Output:
+    """A text file for what may get lost: once it cannot be written (its reader has gone, the disk is full), the rest
+    goes nowhere, and so does what Python would write there at exit."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self.file.write(text)
+        except OSError:
+            self._discard()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.file.flush()
+        except OSError:
+            self._discard()
+
+    def _discard(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+
+
 class Display:
     """Rows of metrics, messages and samples, on a console."""
 
     def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
         self.steps, self.quiet = steps, quiet
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        file = cast(TextIO, Output(sys.stdout)) if sys.stdout else None
+        self.console = console or Console(file=file, highlight=False, soft_wrap=True)
         self.val = "–"
         self.rate: float | None = None  # a running mean: single steps jump about
         self.said = 0.0
@@ -53,6 +85,11 @@ class Display:
     def say(self, text: str) -> None:
         if not self.quiet:
             self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Also where quiet, on standard error."""
+        if sys.stderr:
+            print(text, file=Output(sys.stderr), flush=True)
 
     def final(self, text: str) -> None:
         self._print(text)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from helios.errors import UserError
-from helios.train.synth_tables import CITIES, CONCEPTS, FIGURES, GIFTS, NAMES, PROFESSIONS, Figure
+from helios.train.synth_figures import FIGURES, Figure
+from helios.train.synth_tables import CITIES, CONCEPTS, GIFTS, NAMES, PROFESSIONS
 
 T = TypeVar("T")
 Pick = Callable[[Sequence[T]], T]

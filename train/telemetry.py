@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from helios.errors import UserError
+from helios.files import write_atomic
 from helios.train import checkpoint
-from helios.train.tokenizer import write_atomic
 
 CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
 METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 
 # In every row, null where unknown. Times in milliseconds, memory in MiB. clip_pct is the share of the last CLIP_WINDOW
-# steps whose gradient was clipped, in percent. A guarded step also has "skipped": true.
+# steps whose gradient was clipped, in percent. A guarded step also has "skipped": true and "skip_reason": spike,
+# overflow, gradient not finite or loss not finite. In mixed precision there is "loss_scale", that of the next step.
 COLUMNS = (
     "step", "loss", "val_loss", "lr", "grad_norm", "elapsed_ms", "ms_per_iter", "tokens_per_sec", "clip_coef",
     "clip_pct", "gpu_util_pct", "gpu_vram_used_mb", "gpu_vram_total_mb", "gpu_mem_pool_mb", "gpu_ops_count",
@@ -92,8 +93,16 @@ def check_new(path: Path) -> None:
         raise UserError(f"--run-dir {path} is a file; give a new or empty directory")
     if (path / CONFIG).exists() and checkpoint.steps(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
-    if set(os.listdir(path)) - {LOCK}:
+    if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # a run that never came to a checkpoint begins anew
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        read_config(path)
+    except UserError:
+        return False
+    return True
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -104,7 +113,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path / CONFIG} is damaged: {error}") from error
-    if not isinstance(config, dict) or not {"model", "train", "data", "run_id"} <= config.keys():
+    kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
         raise UserError(f"{path / CONFIG} is foreign: it lacks model, train, data or run_id")
     return config
 
@@ -113,14 +123,14 @@ class Records:
     """Writes a run's files. Every line is on its way to the disk, whole, when a method returns."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
-        """Begin, or with `keep` go on after that step: later rows, and one cut short by a kill, are removed."""
+        """Begin anew, or with `keep` go on after that step: later rows, and one cut short by a kill, are removed."""
         self.path = path
         try:
             for name in LOGS:
                 _cut(path / name, keep)
             text = json.dumps(_clean(config), indent=2, ensure_ascii=False) + "\n"
             write_atomic(path / CONFIG, lambda file: file.write(text.encode()))
-            if not (path / TOKENIZER).exists():
+            if not keep:
                 tokenizer.save(path / TOKENIZER)
             self.files: dict[str, IO[bytes]] = {}
             for name in LOGS:
@@ -188,7 +198,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _cut(path: Path, keep: int) -> None:
     if path.exists():
-        kept = b"".join(line for line, row in _lines(path) if row.get("step", 0) <= keep)
+        kept = b"".join(line for line, row in _lines(path) if keep and row.get("step", 0) <= keep)
         if kept != path.read_bytes():
             write_atomic(path, lambda file: file.write(kept))
 

@@ -3,13 +3,13 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from helios.errors import UserError
+from helios.files import write_atomic
 
 # Left unset, the library drops to one thread, with a warning, in a process that has forked.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -26,20 +26,6 @@ GROUP = 256  # pieces in flight: the library keeps some 150 bytes for each token
 # Where a text may be cut without changing its tokens: after an end mark, and before a single line break that begins a
 # run of other characters (the pre-tokenizer makes that break a word of its own, whatever white space stands before it).
 CUT = re.compile(re.escape(END) + r"|(?=\n[^\s<])")
-
-
-def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Make the file `path` by `write(file)`; a kill at any moment leaves the old file or the new. Raises OSError."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Tokenizer:

@@ -36,19 +36,19 @@ SAMPLE_TOKENS, TEMPERATURE, TOP_K = 80, 0.8, 40
 MIB = 2**20
 
 
-def open_backend(name: str, device: str | None, say: Callable[[str], None]) -> Backend:
+def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
     """The backend of that name; "auto": vulkan where it has a device, else cpu_ref, saying so. Raises UserError."""
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
     if name != "auto":
-        return get_backend(name, device)
+        return get_backend(name, device, precision)
     try:
-        return get_backend("vulkan", device)
+        return get_backend("vulkan", device, precision)
     except UserError as error:
         if device is not None:
             raise
-        say(f"no Vulkan device ({error}): computing on cpu_ref, which is slow")
-        return get_backend("cpu_ref")
+        say(f"warning: no Vulkan device ({error}): computing on cpu_ref, which is slow")
+        return get_backend("cpu_ref", precision=precision)
 
 
 def memory_needed(model: GPTConfig, batch_size: int) -> int:
@@ -61,12 +61,19 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
-    """Raises UserError where the model cannot be trained in what the device has left."""
+    """Raises UserError where the model cannot be trained in what the device has left, or gives at once."""
     needed, available = memory_needed(model, batch_size), backend.memory()["available"]
     if needed > available:
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
                         f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
                         f"choose a smaller model, batch or block")
+    profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
+    rows = batch_size * model.block_size
+    largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *model.ffn_dims))
+    if profile is not None and largest > profile.max_allocation:
+        raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
+                        f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "
+                        f"choose a smaller model, vocabulary, batch or block")
 
 
 def chat_prompt(text: str) -> str:
@@ -76,10 +83,10 @@ def chat_prompt(text: str) -> str:
 
 def answer(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int, temperature: float,
            top_k: int | None, seed: int) -> list[str]:
-    """What the model says after each prompt, up to the end of the conversation."""
+    """What the model says after each prompt, up to the user's next turn or the end of the conversation."""
     rows = sampler([tokenizer.encode(p).tolist() for p in prompts], tokens, temperature, top_k, seed,
-                   stop=tokenizer.id(END))
-    return [tokenizer.decode(row).removesuffix(END).strip() for row in rows]
+                   stop={tokenizer.id(END), tokenizer.id(USER)})
+    return [tokenizer.decode(row).removesuffix(END).removesuffix(USER).strip() for row in rows]
 
 
 class Trainer:
@@ -90,9 +97,12 @@ class Trainer:
         self.config, self.backend, self.dataset = config, backend, dataset
         self.records, self.display = records, display
         t = config.train
+        if t.precision != backend.precision:
+            raise ValueError(f"the run computes in {t.precision} and its backend in {backend.precision}")
         self.model = GPT(config.model, device=backend, seed=t.seed)
         self.opt = AdamW(self.model.named_parameters(), lr=t.lr, betas=(t.beta1, t.beta2), eps=t.eps,
-                         weight_decay=t.weight_decay, grad_clip=t.grad_clip, spike_threshold=t.spike_threshold)
+                         weight_decay=t.weight_decay, grad_clip=t.grad_clip, spike_threshold=t.spike_threshold,
+                         loss_scaling=t.precision == "mixed")
         self.step = 0
         self.best: dict[str, float] | None = None  # {"step", "loss"} of the lowest validation loss
         self.elapsed = 0.0  # seconds of the run before this process
@@ -119,7 +129,7 @@ class Trainer:
         loss = self.model.train().loss(tokens, targets, rng=rng)
         if self.config.train.accum > 1:
             loss = loss / self.config.train.accum
-        loss.backward()
+        loss.backward(self.opt.loss_scale)
         return loss
 
     def _micro(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> tuple[Tensor]:
@@ -141,7 +151,7 @@ class Trainer:
         self.opt.step(lr, loss)
         if accum:  # for the next step, whose first micro-step then is like any other
             self.opt.zero_grad(fill=True)
-            self.backend.assign(self.total.data, self.backend.zeros(()))
+            self.backend.assign(self.total.data, self.backend.zeros(()), take=True)
         return loss, self.opt.stats
 
     def _evaluation(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor]:
@@ -221,8 +231,12 @@ class Trainer:
             if math.isfinite(row["val_loss"]) and (self.best is None or row["val_loss"] < self.best["loss"]):
                 self.best = {"step": self.step, "loss": row["val_loss"]}
         self._record(row)
-        if self._due(t.sample_interval) or done:
-            self.sample()
+        try:
+            if self._due(t.sample_interval) or done:
+                self.sample()
+        except BaseException:  # as where its program does not fit in memory: no step is lost by it
+            self._checkpoint()
+            raise
         if self._due(t.checkpoint_interval) or done:
             self._checkpoint()
 
@@ -278,14 +292,25 @@ class Trainer:
             memory = self.backend.memory()
             row |= {"gpu_vram_used_mb": memory["used"] / MIB, "gpu_vram_total_mb": memory["total"] / MIB,
                     "gpu_mem_pool_mb": memory["pool"] / MIB}
+        if self.opt.loss_scaling:
+            row["loss_scale"] = s["loss_scale"]
         if s["skipped"]:
-            row["skipped"] = True
+            row |= {"skipped": True, "skip_reason": self._reason(s)}
         return row
+
+    def _reason(self, stats: dict[str, float]) -> str:
+        if not math.isfinite(stats["loss"]):
+            return "loss not finite"
+        if math.isfinite(stats["grad_norm"]):
+            return "spike"
+        return "overflow" if self.opt.loss_scaling else "gradient not finite"
 
     def _record(self, row: dict[str, Any]) -> None:
         if row.get("skipped"):
-            self.records.event(row["step"], "skipped", f"update skipped: gradient norm {row['grad_norm']:.4g}, "
-                                                       f"loss {row['loss']:.4g}")
+            reason = row["skip_reason"]
+            scale = f", loss scale now {row['loss_scale']:g}" if reason == "overflow" else ""
+            self.records.event(row["step"], "skipped", f"update skipped: {reason}, gradient norm "
+                               f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}{scale}", reason=reason)
         self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
 
     @contextmanager

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from functools import cache
 
-from helios.backends.backend import Backend
+from helios.backends.backend import PRECISIONS, Backend
 from helios.errors import UserError
 
 NAMES = ("vulkan", "cpu_ref")
 
 
 @cache
-def _make(name: str, device: str | None) -> Backend:
+def _make(name: str, device: str | None, precision: str) -> Backend:
+    if precision not in PRECISIONS:
+        raise UserError(f"unknown precision {precision!r}; there are {' and '.join(PRECISIONS)}")
     if name == "cpu_ref":
         from helios.backends.cpu_ref import CpuRef
 
-        return CpuRef()
+        return CpuRef(precision=precision)
     if name == "vulkan":
         from helios.backends.vulkan.backend import VulkanBackend
 
-        return VulkanBackend(device)
+        return VulkanBackend(device, precision=precision)
     raise UserError(f"unknown backend {name!r}; there are {' and '.join(NAMES)}")
 
 
-def get_backend(name: str | Backend, device: str | None = None) -> Backend:
-    """The backend of that name, made once a process; `device` chooses a Vulkan device by index or part of its name."""
-    return _make(name, device) if isinstance(name, str) else name
+def get_backend(name: str | Backend, device: str | None = None, precision: str = PRECISIONS[0]) -> Backend:
+    """The backend of that name and precision (see backend.py), made once a process; `device` chooses a Vulkan device by
+    index or part of its name."""
+    return _make(name, device, precision) if isinstance(name, str) else name

@@ -4,6 +4,10 @@ An Array is whatever a backend computes with (numpy.ndarray, VkArray): it has `.
 modify their arguments, except those under "in place". float32 throughout (cpu_ref also computes in float64); indices
 are int32, and one out of range gives NaN or raises IndexError. A primitive that a backend lacks raises, naming it:
 nothing falls back to another backend.
+
+With precision "mixed", matmul, linear, attention and attention_backward round the matrices they are given (a, b; x, w;
+qkv, g) to the nearest float16, ties to even, beyond its range to infinity. Arrays, sums, scores, probabilities and
+everything else stay as they are; a kernel for matrix units may round its probabilities and their gradients, too.
 """
 
 from __future__ import annotations
@@ -17,7 +21,13 @@ Array = Any
 Shape = tuple[int, ...]
 
 ACTIVATIONS = ("gelu", "silu", "relu")  # those that act on one input and hold no parameters
-STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "reserved")
+STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "grad_coef",
+         "loss_scale", "good_updates", "overflows")
+PRECISIONS = ("f32", "mixed")  # what matmul, linear and attention round their inputs to: nothing, float16
+
+# Of the loss scale: a power of two, so that scaling loses no bit.
+SCALE_START, SCALE_MIN, SCALE_MAX = 2.0**15, 2.0, 2.0**24
+SCALE_PATIENCE = 200  # good updates in a row after which it doubles
 
 
 class Program(Protocol):
@@ -36,6 +46,7 @@ class Backend(Protocol):
     device_name: str
     driver: str
     float_dtype: np.dtype  # has .type
+    precision: str  # one of PRECISIONS
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
@@ -74,16 +85,21 @@ class Backend(Protocol):
         ...
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float,
-                   beta1: float, beta2: float) -> None:
-        """Decide this update, in `stats` [8] (see STATS): the L2 norm of `grad` [n] (sum of squares in a fixed order),
-        clip_coef = min(1, clip/norm) (1 where clip is 0), skipped = 1 where norm or loss is not finite or spike > 0 and
-        norm > spike; unless skipped, updates += 1 and correction_i = 1 - beta_i^updates."""
+                   beta1: float, beta2: float, scaling: bool = False) -> None:
+        """Decide this update, in `stats` [11] (see STATS): the L2 norm of `grad`/loss_scale [n] (sum of squares in a
+        fixed order), clip_coef = min(1, clip/norm) (1 where clip is 0), grad_coef = clip_coef/loss_scale, skipped = 1
+        where norm or loss is not finite or spike > 0 and norm > spike; unless skipped, updates += 1 and
+        correction_i = 1 - beta_i^updates.
+
+        With `scaling`, for the next update: where only the norm is not finite, overflows += 1 and loss_scale is halved
+        (down to SCALE_MIN); after SCALE_PATIENCE good_updates in a row it doubles (up to SCALE_MAX). A spike or a loss
+        that is not finite changes neither."""
         ...
 
     def adamw(self, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array, *, beta1: float, beta2: float,
               eps: float, weight_decay: float, n_decay: int) -> None:
         """AdamW on flat arrays [n]; the first `n_decay` elements decay; nothing where stats says skipped. lr: [1].
-        g = grad·clip_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
+        g = grad·grad_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
         ...
 
     # -- element by element (same shapes) -----------------------------------------------------------------------------

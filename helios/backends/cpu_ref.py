@@ -12,12 +12,13 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from helios import random
-from helios.backends.backend import STATS, Array, Shape
+from helios.backends.backend import PRECISIONS, SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS, Array, Shape
 
 GELU_SCALE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
@@ -28,8 +29,9 @@ class CpuRef:
 
     name = "cpu_ref"
 
-    def __init__(self, float_dtype: type[np.floating] = np.float32) -> None:
+    def __init__(self, float_dtype: type[np.floating] = np.float32, precision: str = PRECISIONS[0]) -> None:
         self.float_dtype: np.dtype = np.dtype(float_dtype)
+        self.precision = precision
         self.device_name = _cpu_model()
         self.driver = f"numpy {np.__version__}"
         self._marks: list[tuple[str, float]] | None = None  # (phase, its start in seconds) of the replay under way
@@ -37,6 +39,13 @@ class CpuRef:
     def _float(self, x: Array) -> Array:
         """An array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
         return np.asarray(x, self.float_dtype)
+
+    def _rounded(self, x: Array) -> Array:
+        """A matrix as it is multiplied: in mixed precision the nearest float16s."""
+        if self.precision != "mixed":
+            return x
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).astype(self.float_dtype)
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
@@ -82,14 +91,23 @@ class CpuRef:
         self.assign(target, np.asarray(value))
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float, beta1: float,
-                   beta2: float) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.sqrt(np.sum(grad * grad)))
-        loss_value = 0.0 if loss is None else float(loss)
-        skipped = not (math.isfinite(norm) and math.isfinite(loss_value)) or norm > spike > 0
+                   beta2: float, scaling: bool = False) -> None:
         new = dict(zip(STATS, (float(s) for s in stats), strict=True))
-        new.update(grad_norm=norm, clip_coef=clip / norm if norm > clip > 0 else 1.0, skipped=float(skipped),
-                   loss=loss_value, reserved=0.0)
+        scale, loss_value = new["loss_scale"], 0.0 if loss is None else float(loss)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norm = float(np.sqrt(np.sum(grad * grad))) / scale
+        skipped = not (math.isfinite(norm) and math.isfinite(loss_value)) or norm > spike > 0
+        clip_coef = clip / norm if norm > clip > 0 else 1.0
+        new.update(grad_norm=norm, clip_coef=clip_coef, grad_coef=clip_coef / scale, skipped=float(skipped),
+                   loss=loss_value)
+        if scaling:
+            overflow, good = not math.isfinite(norm) and math.isfinite(loss_value), new["good_updates"] + 1
+            new["overflows"] += overflow
+            if overflow:
+                new["loss_scale"] = max(scale / 2, SCALE_MIN)
+            elif not skipped and good >= SCALE_PATIENCE:
+                new["loss_scale"] = min(scale * 2, SCALE_MAX)
+            new["good_updates"] = 0 if skipped or good >= SCALE_PATIENCE else good
         if not skipped:
             updates = new["updates"] + 1
             new.update(updates=updates, correction1=1 - beta1**updates, correction2=1 - beta2**updates)
@@ -98,11 +116,11 @@ class CpuRef:
     def adamw(self, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array, *, beta1: float, beta2: float,
               eps: float, weight_decay: float, n_decay: int) -> None:
         # each [1], not a scalar: numpy would widen a scalar
-        clip_coef, skipped, correction1, correction2 = (
-            stats[i:i + 1] for i in map(STATS.index, ("clip_coef", "skipped", "correction1", "correction2")))
+        grad_coef, skipped, correction1, correction2 = (
+            stats[i:i + 1] for i in map(STATS.index, ("grad_coef", "skipped", "correction1", "correction2")))
         if skipped[0]:
             return
-        g = grad * clip_coef
+        g = grad * grad_coef
         m[:] = beta1 * m + (1 - beta1) * g
         v[:] = beta2 * v + (1 - beta2) * g * g
         w[:n_decay] -= lr * weight_decay * w[:n_decay]
@@ -169,7 +187,7 @@ class CpuRef:
 
     # -- matrices -----------------------------------------------------------------------------------------------------
     def matmul(self, a: Array, b: Array, ta: bool = False, tb: bool = False) -> Array:
-        b = b.swapaxes(-1, -2) if tb else b
+        a, b = self._rounded(a), self._rounded(b.swapaxes(-1, -2) if tb else b)
         if b.ndim == 2 and not ta:  # one large product instead of many small ones
             return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
         return (a.swapaxes(-1, -2) if ta else a) @ b
@@ -210,7 +228,7 @@ class CpuRef:
 
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
                   ) -> tuple[Array, Array]:
-        q, k, v = _split(qkv, n_head)
+        q, k, v = _split(self._rounded(qkv), n_head)
         scores = np.where(_causal(qkv), _scores(q, k, cap), -np.inf)
         top = scores.max(-1, keepdims=True)
         lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
@@ -221,8 +239,8 @@ class CpuRef:
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
                            cap: float, p: float, site: int) -> Array:
-        q, k, v = _split(qkv, n_head)
-        (g_heads,), (out_heads,) = _split(g, n_head, 1), _split(out, n_head, 1)
+        q, k, v = _split(self._rounded(qkv), n_head)
+        (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
         scores = _scores(q, k, cap)
         weights = np.exp(np.where(_causal(qkv), scores - lse[..., None], -np.inf))
         dropped, dweights = weights, g_heads @ v.swapaxes(-1, -2)
@@ -275,7 +293,9 @@ class EagerProgram:
         be = self.backend
         outer, be._marks = be._marks, [("fwd", time.perf_counter())]
         try:
-            outputs = tuple(be.numpy(x) for x in self.fn(*(be.array(x) for x in inputs)))
+            # In mixed precision gradients may overflow: what then becomes of the step, clip_stats decides.
+            with np.errstate(over="ignore", invalid="ignore") if be.precision == "mixed" else nullcontext():
+                outputs = tuple(be.numpy(x) for x in self.fn(*(be.array(x) for x in inputs)))
             marks = [*be._marks, ("", time.perf_counter())]
         finally:
             be._marks = outer

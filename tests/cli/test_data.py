@@ -1,5 +1,7 @@
 """helios-data from the outside: output, exit codes, one line for an error."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -62,9 +64,25 @@ def test_user_errors_are_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_usage_is_2() -> None:
-    for args in (["tokenize"], ["synth", "--seed", "-1"], ["melt"]):
-        assert run(*args).exit_code == 2
+def test_bad_usage_is_one_line() -> None:
+    failed(run(), "Missing command")
+    failed(run("stat"), "'stat'", "stats")
+    failed(run("tokenize"), "Missing option '--data'; see main tokenize --help")
+    failed(run("synth", "--seed", "-1"), "'--seed': -1")
+    failed(run("synth", "--sizes", "1KB"), "No such option '--sizes'", "--size")
+    failed(run("synth", "--size"), "requires an argument")
+    failed(run("stats", "a", "b"), "unexpected extra argument")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["synth", "--help"]])
+def test_help(args: list[str]) -> None:
+    result = run(*args)
+    assert result.exit_code == 0 and result.stdout.startswith("Usage: main") and result.stderr == ""
+
+
+def test_as_a_module() -> None:
+    result = subprocess.run([sys.executable, "-m", "helios.cli.data", "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.startswith("Usage: ")
 
 
 @pytest.mark.parametrize("error, code", [(UserError("a\nb"), 2), (KeyboardInterrupt(), 130), (None, 0)])

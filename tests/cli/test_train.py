@@ -77,7 +77,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "vocabulary too large": (["--data", "{tmp}/some.txt", "--vocab-size", "5000"], "supports only"),
     "vocabulary too small": (["--vocab-size", "100"], "give one from 259"),
     "heads": (["--heads", "5"], "multiple of n_head 5"),
-    "activation": (["--activation", "swigloo"], "did you mean 'swiglu'?"),
+    "activation": (["--activation", "swigloo"], "did you mean swiglu?"),
     "preset": (["--preset", "historic"], "did you mean historic-6l?"),
     "key": (["--set", "batchsize=2"], "did you mean batch_size?"),
     "type": (["--steps", "ten"], "--steps: expected a whole number, got 'ten'"),
@@ -206,6 +206,56 @@ def test_what_is_printed(tmp_path: Path) -> None:
     assert quiet.stdout.startswith("done: step 12 of 12, loss ") and quiet.stdout.count("\n") == 1
 
 
+def piped(path: Path, reader: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """helios-train in a shell, its output going to `reader`; stdout is what that printed and the exit code."""
+    train = '"$0" -m helios.cli.train --preset tiny --backend cpu_ref --run-dir "$1"'
+    script = f'{train} {reader}; echo "${{PIPESTATUS[0]}}"'
+    return subprocess.run(["bash", "-c", script, sys.executable, str(path)], env=os.environ | env, capture_output=True,
+                          text=True, encoding="latin-1", timeout=120)
+
+
+@pytest.mark.parametrize("reader", ["| head -1", "| true", "> /dev/full", ">&-"])
+def test_output_that_cannot_be_written(tmp_path: Path, reader: str) -> None:
+    result = piped(tmp_path / "run", reader)
+    assert result.stdout.splitlines()[-1] == "0" and result.stderr == ""
+    assert (tmp_path / "run" / "checkpoints" / "step-000012").exists()
+    assert '"run_complete"' in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_output_in_a_small_encoding(tmp_path: Path, encoding: str) -> None:
+    result = piped(tmp_path / "run", "| cat", PYTHONIOENCODING=encoding)
+    assert result.stdout.splitlines()[-1] == "0" and result.stderr == ""
+    assert "val ?" in result.stdout  # the dash of a value not known yet
+    result = subprocess.run([sys.executable, "-m", "helios.cli.train", "--help"], capture_output=True, text=True,
+                            env=os.environ | {"PYTHONIOENCODING": encoding}, encoding="latin-1")
+    assert result.returncode == 0 and "--activation NAME[,NAME" in result.stdout
+
+
+def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, done: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(done, path, ignore=shutil.ignore_patterns("step-*"))
+    refused(run(train.main, "--resume", path), f"holds no checkpoint; a run that ended before its first one starts "
+                                               f"again with --run-dir {path}")
+    assert helios_train("--run-dir", path, "--vocab-size", "290").exit_code == 0  # another vocabulary, too
+    kinds = [json.loads(line)["kind"] for line in (path / "events.jsonl").read_text().splitlines()]
+    assert kinds == ["run_start", "checkpoint", "checkpoint", "run_complete"]
+    assert run(train.main, "--resume", path, "--steps", "14").exit_code == 0
+
+
+def test_the_seed_of_a_run_cannot_change(copy: Path) -> None:
+    refused(run(train.main, "--resume", copy, "--seed", "5", "--steps", "14"), "--seed 5: the run has seed 0")
+
+
+@pytest.mark.parametrize(("command", "args", "words"), [
+    (train.main, ["--batchsize", "3"], "--batch"), (train.main, ["--steps"], "requires an argument"),
+    (train.main, ["x"], "unexpected extra argument"), (sample.main, ["--run", "x"], "Missing option '--prompt'"),
+    (sample.main, ["--run", "x", "--prompt", "y", "--temperature", "-1"], "x>=0"), (info.main, ["--jsn"], "--json"),
+])
+def test_bad_usage(command: click.Command, args: list[str], words: str) -> None:
+    refused(run(command, *args), words)
+
+
 def test_default_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert helios_train("--steps", "1").exit_code == 0
@@ -253,8 +303,12 @@ def test_no_vulkan_device(tmp_path: Path) -> None:
     assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     result = subprocess_without_devices("helios.cli.train", "--preset", "tiny", "--run-dir", tmp_path / "b",
                                         "--steps", "2")
-    assert result.returncode == 0 and result.stderr == ""
-    assert result.stdout.startswith("no Vulkan device") and "done: step 2 of 2" in result.stdout
+    assert result.returncode == 0 and "done: step 2 of 2" in result.stdout
+    assert result.stderr.startswith("warning: no Vulkan device") and result.stderr.count("\n") == 1
+    result = subprocess_without_devices("helios.cli.train", "--preset", "tiny", "--run-dir", tmp_path / "c",
+                                        "--steps", "2", "--quiet")
+    assert result.returncode == 0 and result.stdout.startswith("done: ")
+    assert result.stderr.startswith("warning: no Vulkan device")
     result = subprocess_without_devices("helios.cli.info")
     assert result.returncode == 0 and "Traceback" not in result.stderr
 

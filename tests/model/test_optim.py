@@ -176,6 +176,23 @@ def test_accumulation_over_batches(each_backend):
     assert all(np.array_equal(p.numpy(), once.parameters[name].numpy()) for name, p in twice.parameters.items())
 
 
+def test_zeroing_is_one_fill(backend):
+    if backend.name == "cpu_ref":
+        pytest.skip("cpu_ref records nothing")
+    opt = AdamW(parameters(backend).items())
+    give(opt, gradients(0))
+    opt.step()
+
+    def zero() -> tuple[Tensor]:
+        opt.zero_grad(fill=True)
+        return (Tensor(opt.grads, backend),)
+
+    capture = Capture(zero, backend)
+    assert not capture()[0].any()
+    (program,) = capture.programs.values()
+    assert program.dispatches == 1
+
+
 def test_every_parameter_needs_a_gradient_and_one_owner():
     backend = CpuRef()
     given = parameters(backend)

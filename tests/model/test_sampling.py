@@ -57,7 +57,7 @@ def test_context_is_the_last_block(model):
 def test_each_row_stops_at_the_stop_token(model):
     free = sample(model, PROMPTS, 12, seed=2)
     stop = free[0][4]
-    stopped = sample(model, PROMPTS, 12, seed=2, stop=stop)
+    stopped = sample(model, PROMPTS, 12, seed=2, stop={stop})
     for row, whole in zip(stopped, free, strict=True):
         assert row == (whole[:whole.index(stop) + 1] if stop in whole else whole)
     assert stopped[0][-1] == stop and len(stopped[0]) <= 5

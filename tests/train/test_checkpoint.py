@@ -20,7 +20,8 @@ from helios.train.checkpoint import MODEL, OPTIMIZER, STATE
 
 WEIGHTS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(3, np.float32)}
 MOMENTS = {"m": np.zeros((400, 3), np.float32), "updates": np.array([7.0], np.float32)}
-STATES = {"seed": 3, "model": {"n_layer": 2, "activation": "gelu"}, "tokenizer": "t", "best_val": None}
+STATES = {"seed": 3, "position": 500, "elapsed_ms": 1.5, "best_val": None, "config_hash": "c", "tokenizer": "t",
+          "text_hash": "x", "model": {"n_layer": 2, "activation": "gelu"}}
 
 
 def save(run: Path, step: int) -> Path:
@@ -75,8 +76,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated state": (lambda p: os.truncate(p / STATE, 40), "state.json is truncated"),
     "foreign format": (edit(lambda s: s.update(format="torch")), "foreign: state.json says format 'torch'"),
     "a list": (lambda p: (p / STATE).write_text("[1]"), "foreign"),
-    "lost entries": (edit(lambda s: s.pop("model")), "lacks entries"),
-    "lost files": (edit(lambda s: s.pop("files")), "lacks entries"),
+    **{f"lost {key}": (edit(lambda s, key=key: s.pop(key)), f"state.json lacks {key}") for key in checkpoint.ENTRIES},
+    **{f"{key} of another type": (edit(lambda s, key=key: s.update({key: [1]})), f"state.json lacks {key}")
+       for key in checkpoint.ENTRIES},
+    "a best without its loss": (edit(lambda s: s.update(best_val={"step": 1})), "lacks best_val"),
+    "files of another form": (edit(lambda s: s["files"].update({MODEL: 7})), "lacks files"),
+    "a changed number": (edit(lambda s: s.update(position=501)), "content of state.json is not what was written"),
+    "a number that is none": (edit(lambda s: s.update(more=float("nan"))), "content of state.json is not"),
+    "a space more": (lambda p: (p / STATE).write_text((p / STATE).read_text() + " "), "content of state.json is not"),
 }
 
 

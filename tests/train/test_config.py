@@ -45,7 +45,7 @@ def test_presets(name: str) -> None:
     assert resolve(name).train.steps > 0
 
 
-def test_historic_6l_is_run_5ke3() -> None:
+def test_historic_6l() -> None:
     config = resolve("historic-6l")
     t, m = config.train, config.model
     assert m.parameters() == 6_838_784
@@ -64,9 +64,9 @@ def test_historic_6l_is_run_5ke3() -> None:
     (None, [], {"steps": "0"}, "--steps: expected at least 1, got '0'"),
     (None, [], {"lr": "nan"}, "--lr: expected a number, got 'nan'"),
     (None, [], {"beta2": "1"}, "--beta2: expected at least 0 and less than 1"),
-    (None, [], {"precision": "f16"}, "--precision: expected one of f32, got 'f16'"),
+    (None, [], {"precision": "f16"}, "--precision: expected one of f32, mixed, got 'f16'"),
     (None, [], {"backend": "vulcan"}, "did you mean vulkan?"),
-    (None, [], {"activation": "geluu"}, "'geluu'.*did you mean 'gelu'?"),
+    (None, [], {"activation": "geluu"}, "'geluu'.*did you mean gelu?"),
     (None, [], {"activation": "gelu,relu"}, "2 names"),
     (None, [], {"n_head": "7"}, "multiple of n_head 7"),
     (None, [], {"lr": "1e-5"}, "--lr-min 3e-05 is above --lr 1e-05"),
@@ -91,6 +91,19 @@ def test_refused_files(tmp_path: Path, text: str, message: str) -> None:
         resolve(file=tmp_path / "a.toml")
     with pytest.raises(UserError, match="cannot read"):
         resolve(file=tmp_path / "b.toml")
+
+
+@pytest.mark.parametrize(("key", "name"), [
+    ("learning_rate", "lr"), ("learning_rat", "lr"), ("Steps", "steps"), ("step", "steps"), ("batchsize", "batch_size"),
+    ("layer", "layers"), ("embd", "n_embd"), ("head", "heads"), ("dims", "dim"), ("block_len", "block_size")])
+def test_an_unknown_key_gets_the_nearest_name(key: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown key '{key}'; did you mean {name}\?$"):
+        resolve(assignments=[f"{key}=1"])
+
+
+def test_an_unknown_key_like_none_still_gets_a_name() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'zzz'; did you mean \w+\?$"):
+        resolve(assignments=["zzz=1"])
 
 
 def test_activations_of_each_block(tmp_path: Path) -> None:

@@ -144,8 +144,22 @@ def test_directories_that_a_new_run_may_not_have(tmp_path: Path) -> None:
     assert not (tmp_path / "other" / LOCK).exists()
 
 
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
+    config = {"model": {}, "train": {}, "data": {}, "run_id": "r"}
+    for name in ("first", "second"):
+        with telemetry.locked(tmp_path, new=True):
+            (tmp_path / "checkpoints" / ".partial-000001").mkdir(parents=True, exist_ok=True)
+            log = Records(tmp_path, config, Vocabulary())
+            log.event(0, "run_start", name)
+            log.metrics(row(1))
+            log.close()
+    assert [e["message"] for e in strict(tmp_path / EVENTS)] == ["second"]
+    assert len(strict(tmp_path / METRICS)) == 1
+
+
 @pytest.mark.parametrize(("text", "message"), [
-    (None, "no run directory"), ("{", "damaged"), ("[]", "foreign"), ("{}", "foreign")])
+    (None, "no run directory"), ("{", "damaged"), ("[]", "foreign"), ("{}", "foreign"),
+    ('{"model": {}, "train": 1, "data": {}, "run_id": "r"}', "foreign")])
 def test_config_json_of_others(tmp_path: Path, text: str | None, message: str) -> None:
     if text is not None:
         (tmp_path / CONFIG).write_text(text)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helios.errors import UserError
 from helios.train import synth, tokenizer
-from helios.train.tokenizer import LARGEST, SMALLEST, SPECIALS, Tokenizer, write_atomic
+from helios.train.tokenizer import LARGEST, SMALLEST, SPECIALS, Tokenizer
 
 TEXT = synth.corpus(100_000)
 
@@ -118,16 +118,3 @@ def test_missing_truncated_and_foreign_files(trained: Tokenizer, tmp_path: Path)
 def test_save_to_a_place_that_is_not_there(trained: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         trained.save(tmp_path / "missing" / "tokenizer.json")
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_atomic(path, lambda file: file.write(b"old"))
-
-    def fail(file) -> None:
-        file.write(b"half of the new")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, fail)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

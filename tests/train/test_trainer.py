@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from helios.backends.backend import Backend
+from helios.backends.backend import SCALE_MAX, SCALE_START, STATS, Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint, data, telemetry, trainer
@@ -21,7 +21,7 @@ from helios.train.data import Dataset
 from helios.train.progress import Display
 from helios.train.schedule import learning_rate
 from helios.train.telemetry import EVENTS, METRICS, SAMPLES, Records
-from helios.train.tokenizer import Tokenizer
+from helios.train.tokenizer import END, USER, Tokenizer
 from helios.train.trainer import Trainer
 
 TEXT = "<|user|> Who are you? <|assistant|> I am nobody. <|end_of_text|>\n"
@@ -32,7 +32,7 @@ def dataset() -> Dataset:
     text = "".join(TEXT.replace("nobody", f"number {i}") for i in range(400))
     tokenizer = Tokenizer.train(text, 300)
     ids = tokenizer.encode(text)
-    return Dataset(tokenizer, ids[1000:], ids[:1000], len(text), 0, "hash")
+    return Dataset(tokenizer, ids[1000:], ids[:1000], "hash")
 
 
 @pytest.fixture
@@ -154,9 +154,46 @@ def test_spikes_are_skipped_and_counted(make: Callable[..., Trainer], each_backe
     t = make(each_backend, steps=4, spike_threshold=1e-3, eval_interval=0)
     before = t.model.state_dict()
     assert t.run()
-    assert [(r["step"], r["skipped"]) for r in rows(t)] == [(n, True) for n in (1, 2, 3, 4)]
+    assert [(r["step"], r["skipped"], r["skip_reason"]) for r in rows(t)] == [(n, True, "spike") for n in (1, 2, 3, 4)]
     for name, value in t.model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_mixed_precision_learns_as_f32_does(make: Callable[..., Trainer], each_backend: Backend, each_mixed: Backend
+                                            ) -> None:
+    if each_backend.name != each_mixed.name:
+        pytest.skip("one pair a backend")
+    final = []
+    for be in (each_backend, each_mixed):
+        t = make(be, be.precision, precision=be.precision, steps=60, dropout=0.1, eval_interval=60, sample_interval=0)
+        assert t.run()
+        assert not any("skipped" in r for r in rows(t))
+        assert {r.get("loss_scale") for r in rows(t)} == ({None} if be.precision == "f32" else {SCALE_START})
+        final.append([rows(t)[-1]["val_loss"], np.mean([r["loss"] for r in rows(t)[-10:]])])
+    assert final[0] != final[1]
+    np.testing.assert_allclose(final[1], final[0], rtol=0.01)
+
+
+def test_overflows_are_skipped_and_counted(make: Callable[..., Trainer], each_mixed: Backend) -> None:
+    """A scale at which the gradient of the logits is beyond float16 comes down until it is not."""
+    t = make(each_mixed, precision="mixed", steps=30, eval_interval=0)
+    state = t.opt.state_dict()
+    state["stats"][STATS.index("loss_scale")] = SCALE_MAX
+    t.opt.load_state_dict(state)
+    assert t.run()
+    log = rows(t)
+    skipped = [r for r in log if r.get("skipped")]
+    assert skipped and all(r["skip_reason"] == "overflow" and r["grad_norm"] is None for r in skipped)
+    assert [r["step"] for r in skipped][:3] == [1, 2, 3] and len(skipped) < 10
+    assert log[-1]["loss_scale"] == SCALE_MAX / 2 ** len(skipped) and log[-1]["loss"] < log[0]["loss"]
+    events = [e for e in rows(t, EVENTS) if e["kind"] == "skipped"]
+    assert len(events) == len(skipped) == t.opt.last()["overflows"]
+    assert events[0]["reason"] == "overflow" and f"loss scale now {SCALE_MAX / 2:g}" in events[0]["message"]
+
+
+def test_the_backend_has_the_precision_of_the_run(make: Callable[..., Trainer], cpu_ref: Backend) -> None:
+    with pytest.raises(ValueError, match="computes in mixed and its backend in f32"):
+        make(cpu_ref, precision="mixed")
 
 
 def test_one_submit_a_step(make: Callable[..., Trainer], backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +219,45 @@ def test_memory_is_asked_before_it_is_taken() -> None:
     memory["available"] -= 1
     with pytest.raises(UserError, match=r"6,838,784 parameters at batch 8 needs about \d+ MiB, but card has"):
         trainer.check_memory(small, 8, device)
+
+
+def test_the_largest_array_must_fit_too() -> None:
+    config = GPTConfig(vocab_size=50_000, block_size=256, n_layer=1, n_head=1, n_embd=8)
+    logits = 4 * 8 * 256 * 50_000
+    profile = SimpleNamespace(max_allocation=logits)
+    device: Any = SimpleNamespace(device_name="card", memory=lambda: {"available": 2**40}, profile=profile)
+    trainer.check_memory(config, 8, device)
+    profile.max_allocation -= 1
+    with pytest.raises(UserError, match=r"the largest array takes 391 MiB, but card gives 391 MiB at once"):
+        trainer.check_memory(config, 8, device)
+
+
+@pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])
+def test_sampling_that_fails_loses_no_step(make: Callable[..., Trainer], cpu_ref: Backend,
+                                           monkeypatch: pytest.MonkeyPatch, interval: int, saved: int) -> None:
+    def fail(self: Trainer) -> None:
+        raise MemoryError("of the device")
+
+    monkeypatch.setattr(Trainer, "sample", fail)
+    t = make(cpu_ref, steps=4, eval_interval=2, sample_interval=2, checkpoint_interval=interval)
+    with pytest.raises(MemoryError, match="of the device"):
+        t.run()
+    (path,) = checkpoint.steps(t.records.path)
+    found = checkpoint.load(path)
+    assert found.state["step"] == found.state["best_val"]["step"] == saved == len(rows(t))
+
+
+def test_an_answer_ends_where_the_user_speaks(dataset: Dataset) -> None:
+    said = dataset.tokenizer.encode(" I am nobody. <|user|>").tolist()
+    asked: dict[str, Any] = {}
+
+    def sampler(prompts: list[list[int]], *rest: Any, **more: Any) -> list[list[int]]:
+        asked.update(more)
+        return [said, said[:-1]]
+
+    texts = trainer.answer(sampler, dataset.tokenizer, ["a", "b"], 9, 1.0, None, 0)  # type: ignore[arg-type]
+    assert texts == ["I am nobody."] * 2
+    assert asked["stop"] == {dataset.tokenizer.id(END), dataset.tokenizer.id(USER)}
 
 
 def test_prompts_are_wrapped() -> None:

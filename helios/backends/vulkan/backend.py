@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from helios.backends.backend import Shape
+from helios.backends.backend import PRECISIONS, Shape
+from helios.backends.vulkan import tuning
 from helios.backends.vulkan.device import Device, DeviceLost, describe
+from helios.backends.vulkan.fuse import fuse
 from helios.backends.vulkan.memory import CHUNK, Block, Chunk, Handle, Heap, aligned
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
 from helios.backends.vulkan.primitives import Primitives
@@ -49,16 +51,19 @@ class VulkanBackend(Primitives):
     name = "vulkan"
     float_dtype = FLOAT
 
-    def __init__(self, wanted: str | None = None, profile: str | None = None, chunk_size: int = CHUNK) -> None:
+    def __init__(self, wanted: str | None = None, profile: str | None = None, chunk_size: int = CHUNK,
+                 precision: str = PRECISIONS[0]) -> None:
         """`wanted`: a device by index or part of its name; `profile`: use the kernels for another kind of device."""
-        self.device = Device(wanted, profile)
+        self.device, self.precision = Device(wanted, profile), precision
         self.vk, self.profile = self.device.vk, self.device.profile
         self.device_name, self.driver = self.profile.name, self.profile.driver
+        self.tiles = tuning.load(self.profile)
         self.heap = Heap(self.device, chunk_size)
         self.pipelines = Pipelines(self.device)
         self.recorder = Recorder(self.device, self.pipelines)
         self.pending: list[Command] = []
         self.recording = False
+        self.under_way: set[VulkanProgram] = set()
         self.submits = 0
         fence = self.vk.vkCreateFence(self.device.handle, self.vk.VkFenceCreateInfo(), None)
         self._fence = self.vk.ffi.new("VkFence[1]", [fence])
@@ -68,6 +73,8 @@ class VulkanBackend(Primitives):
     def empty(self, shape: Shape, dtype: np.dtype = FLOAT) -> VkArray:
         """Undefined contents, and no place until it is written."""
         x = VkArray(Handle(Block(0)), 0, tuple(shape), dtype)
+        if x.size == 0:
+            raise ValueError(f"an array of shape {shape} has no elements")
         if x.size > MAX_ELEMENTS:
             raise ValueError(f"an array of shape {shape} has {x.size:,} elements; the limit is {MAX_ELEMENTS:,}")
         x.handle.block.size = x.nbytes
@@ -77,6 +84,8 @@ class VulkanBackend(Primitives):
         """float32 or int32, contiguous."""
         value = np.asarray(value)
         dtype = FLOAT if np.issubdtype(value.dtype, np.floating) else INT
+        if dtype == INT and value.dtype != INT and value.size and not np.array_equal(value.astype(INT), value):
+            raise ValueError(f"integers must fit int32, got {value.min()} to {value.max()}")
         return np.ascontiguousarray(value, dtype).reshape(value.shape)  # which makes a scalar [1]
 
     def array(self, value: np.ndarray) -> VkArray:
@@ -163,15 +172,16 @@ class VulkanBackend(Primitives):
         block, home = value.handle.block, target.range("w")
         if block.chunk is not None or value.handle.viewed or block.size != home.size or home.block.chunk is None:
             return False
+        if home.offset % 16:  # kernels may load vectors from where a block starts
+            return False
         first = next((i for i, c in enumerate(self.pending) if any(u.block is block for u in c.uses)), None)
         if first is None:
             return False
         for i, command in enumerate(self.pending[first:]):
             for u in command.uses:
-                if u.block is home.block and u.offset < home.offset + home.size and home.offset < u.offset + u.size:
-                    same = u.offset == home.offset and u.size == home.size
-                    if not (i == 0 and command.elementwise and same):
-                        return False
+                same = u.block is home.block and u.offset == home.offset and u.size == home.size
+                if u.overlaps(home) and not (i == 0 and command.elementwise and same):
+                    return False
         block.place(home.block.chunk, home.block.offset + home.offset, home.block)
         return True
 
@@ -200,7 +210,7 @@ class VulkanBackend(Primitives):
         """Run what was collected, and wait."""
         if not self.pending or self.recording:
             return
-        commands, self.pending = self.pending, []
+        commands, self.pending = fuse(self.pending, self.pipelines), []
         arenas = place(commands, self.heap)
         buffer = self.recorder.begin()
         self.recorder.barrier(buffer)
@@ -231,6 +241,8 @@ class VulkanBackend(Primitives):
         vk.lib.vkResetFences(device.handle, 1, fence)
 
     def record(self, fn: Callable[..., Sequence[VkArray]], inputs: Sequence[tuple[Shape, np.dtype]]) -> VulkanProgram:
+        if self.recording:
+            raise RuntimeError("a function cannot be recorded while another one is")
         self.flush()
         total = sum(aligned(4 * int(np.prod(shape, dtype=np.int64))) for shape, _ in inputs)
         block = Block(total)
@@ -242,7 +254,7 @@ class VulkanBackend(Primitives):
         self.recording = True
         try:
             outputs = list(fn(*arrays))
-            commands, self.pending = self.pending, []
+            commands = fuse(self.pending, self.pipelines)
         finally:
             self.recording, self.pending = False, []
         for out in outputs:

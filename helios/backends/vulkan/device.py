@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import re
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,10 +15,13 @@ from helios.errors import UserError
 NO_DEVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
+FEATURES = ("shaderFloat16", "shaderInt8", "timelineSemaphore", "VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16",
+            "VK_EXT_memory_budget")  # worth knowing, not required
 REQUIRED = {
     "features12": ("bufferDeviceAddress",),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
 }
+COOPMAT = ("shaderFloat16", "vulkanMemoryModel")  # what kernels for matrix units need besides the extension
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class DeviceProfile:
     timestamp_ns: float  # nanoseconds a tick; 0 where the queue has no timestamps
     memory_bytes: int  # of the largest device-local heap
     max_allocation: int
+    features: tuple[str, ...]  # those of FEATURES that it has
     missing: tuple[str, ...]  # required features that it lacks
 
 
@@ -121,28 +124,42 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
     vk.lib.vkGetPhysicalDeviceProperties2(physical, p2)
     base, limits, text = p2.properties, p2.properties.limits, lambda s: vk.ffi.string(s).decode()
     version = base.apiVersion
+    found = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(physical, None)}
     missing: list[str] = []
     if version >= VULKAN_1_3:
         _, f12, f13 = _features(vk, physical)
         missing += [n for n in REQUIRED["features12"] if not getattr(f12, n)]
         missing += [n for n in REQUIRED["features13"] if not getattr(f13, n)]
+        found |= {n for n in (*REQUIRED["features12"], *FEATURES[:3]) if getattr(f12, n)}
+        found |= {n for n in REQUIRED["features13"] if getattr(f13, n)}
     else:
         missing.append("Vulkan 1.3")
     type_ = TYPES.get(base.deviceType, "other")
-    extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(physical, None)}
-    coopmat = "VK_KHR_cooperative_matrix" in extensions
     memory = vk.vkGetPhysicalDeviceMemoryProperties(physical)
     heaps = [memory.memoryHeaps[i] for i in range(memory.memoryHeapCount)]
     return DeviceProfile(
         index=index, name=text(base.deviceName), type=type_,
-        profile="cpu" if type_ == "cpu" else "coopmat" if coopmat else "simt",
+        profile="cpu" if type_ == "cpu" else "coopmat" if _has_coopmat(vk, physical, found) else "simt",
         driver=f"{text(p12.driverName)} {text(p12.driverInfo)}".strip(),
         api=f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
         subgroup_size=p11.subgroupSize, max_groups=limits.maxComputeWorkGroupCount[0],
         max_push_bytes=limits.maxPushConstantsSize, shared_bytes=limits.maxComputeSharedMemorySize,
         timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
         memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
-        max_allocation=p11.maxMemoryAllocationSize, missing=tuple(missing))
+        max_allocation=p11.maxMemoryAllocationSize,
+        features=tuple(n for names in (*REQUIRED.values(), FEATURES) for n in names if n in found),
+        missing=tuple(missing))
+
+
+def _has_coopmat(vk: Any, physical: Any, found: set[str]) -> bool:
+    """Whether a subgroup multiplies 16 × 16 by 16 × 16 float16s into float32."""
+    if not found >= {"VK_KHR_cooperative_matrix", "shaderFloat16"}:  # Vulkan 1.3 has the memory model
+        return False
+    f16, f32 = vk.VK_COMPONENT_TYPE_FLOAT16_KHR, vk.VK_COMPONENT_TYPE_FLOAT32_KHR
+    wanted = (16, 16, 16, f16, f16, f32, f32, vk.VK_SCOPE_SUBGROUP_KHR)
+    get = vk.vkGetInstanceProcAddr(instance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR")
+    return any((p.MSize, p.NSize, p.KSize, p.AType, p.BType, p.CType, p.ResultType, p.scope) == wanted
+               for p in get(physical))
 
 
 def profiles() -> list[tuple[DeviceProfile, Any]]:
@@ -162,9 +179,8 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
         raise UserError(f"Vulkan found no device: {NO_DEVICE}")
     listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
-        index = re.fullmatch(r"\d+", wanted) is not None
-        found = [(p, h) for p, h in found
-                 if (p.index == int(wanted) if index else wanted.lower() in p.name.lower())]
+        found = ([(p, h) for p, h in found if wanted == str(p.index)]
+                 or [(p, h) for p, h in found if wanted.lower() in p.name.lower()])
         if not found:
             raise UserError(f"no Vulkan device {wanted!r}; this machine has {listing}")
     usable = [(p, h) for p, h in found if not p.missing]
@@ -181,6 +197,7 @@ class Device:
     def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
         self.profile, self.physical = choose(wanted)
+        coopmat = self.profile.profile == "coopmat"
         if profile:
             self.profile = replace(self.profile, profile=profile)
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
@@ -189,15 +206,21 @@ class Device:
         f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
         f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
                       f13)
-        for names, features in ((REQUIRED["features12"], f12), (REQUIRED["features13"], f13)):
+        wanted12 = REQUIRED["features12"] + (COOPMAT if coopmat else ())
+        for names, features in ((wanted12, f12), (REQUIRED["features13"], f13)):
             for name in names:
                 setattr(features, name, 1)
         extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(self.physical, None)}
         self.has_budget = "VK_EXT_memory_budget" in extensions
+        enabled, first = ["VK_EXT_memory_budget"] if self.has_budget else [], f12
+        if coopmat:
+            enabled.append("VK_KHR_cooperative_matrix")
+            first = _struct(vk, "VkPhysicalDeviceCooperativeMatrixFeaturesKHR",
+                            "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR", f12)
+            first.cooperativeMatrix = 1
         queue = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=self.family, queueCount=1, pQueuePriorities=[1.0])
         self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(
-            pNext=f12, pQueueCreateInfos=[queue],
-            ppEnabledExtensionNames=["VK_EXT_memory_budget"] if self.has_budget else []), None)
+            pNext=first, pQueueCreateInfos=[queue], ppEnabledExtensionNames=enabled), None)
         self.queue = vk.vkGetDeviceQueue(self.handle, self.family, 0)
         atexit.register(vk.vkDeviceWaitIdle, self.handle)
 

@@ -6,8 +6,9 @@ of its uses are known. A Handle is what arrays hold: a block whose handle is gon
 
 from __future__ import annotations
 
-import atexit
+import gc
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,9 +28,7 @@ class Chunk:
         self.device, self.size = device, size
         usage = (vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
                  | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | SHADER_DEVICE_ADDRESS)
-        if size > device.profile.max_allocation:
-            raise UserError(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
-                            f"{mib(device.profile.max_allocation)} the most; use a smaller batch, block or model")
+        check_size(device, size)
         self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
             size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
         need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
@@ -53,6 +52,13 @@ class Chunk:
         vk, device = self.device.vk, self.device.handle
         vk.vkDestroyBuffer(device, self.buffer, None)
         vk.vkFreeMemory(device, self.memory, None)
+
+
+def check_size(device: Device, size: int) -> None:
+    """UserError where an array of that many bytes is more than the device allocates at a time."""
+    if size > device.profile.max_allocation:
+        raise UserError(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
+                        f"{mib(device.profile.max_allocation)} the most; use a smaller batch, block or model")
 
 
 def mib(n: int) -> str:
@@ -99,8 +105,8 @@ class Block:
         return self.handle is not None and self.handle() is not None
 
     def __del__(self) -> None:
-        if self.heap is not None:
-            self.heap.free(self)
+        if self.heap is not None and self.chunk is not None:
+            self.heap.freed.append((self.chunk, self.offset, self.size))
 
 
 class Handle:
@@ -112,24 +118,41 @@ class Handle:
 
 
 class Heap:
-    """First fit in chunks; freed ranges merge; an empty chunk goes back to the device."""
+    """First fit in chunks; freed ranges merge; an empty chunk goes back to the device.
+
+    A block dies where its last reference does: in the middle of an allocation that sets off the garbage collector, or
+    in another thread. So it only leaves a note in `freed`, and whoever works with the chunks takes the notes in first.
+    """
 
     def __init__(self, device: Device, chunk_size: int = CHUNK) -> None:
         self.device, self.chunk_size = device, chunk_size
         self.chunks: dict[Chunk, list[tuple[int, int]]] = {}  # free (offset, size), in order
-        self.used = 0
-        self.open = True
-        atexit.register(self.close)
+        self.freed: deque[tuple[Chunk, int, int]] = deque()
+        self._used = 0
 
-    def close(self) -> None:
-        """At interpreter exit the driver frees what is left."""
-        self.open = False
+    @property
+    def used(self) -> int:
+        """Bytes in blocks."""
+        self._take_back()
+        return self._used
 
     @property
     def pool(self) -> int:
+        """Bytes in chunks."""
+        self._take_back()
         return sum(c.size for c in self.chunks)
 
     def allocate(self, block: Block) -> None:
+        """Give the block a place. UserError where the device has none, even after collecting what cycles hold."""
+        self._take_back()
+        try:
+            self._allocate(block)
+        except UserError:
+            gc.collect()
+            self._take_back()
+            self._allocate(block)
+
+    def _allocate(self, block: Block) -> None:
         size = aligned(block.size)
         for chunk, free in self.chunks.items():
             for i, (offset, length) in enumerate(free):
@@ -143,19 +166,20 @@ class Heap:
     def _put(self, block: Block, chunk: Chunk, offset: int) -> None:
         block.place(chunk, offset, None)
         block.heap = self
-        self.used += aligned(block.size)
+        self._used += aligned(block.size)
 
-    def free(self, block: Block) -> None:
-        chunk = block.chunk
-        if not self.open or chunk is None:
-            return
-        self.used -= aligned(block.size)
+    def _take_back(self) -> None:
+        while self.freed:
+            self._free(*self.freed.popleft())
+
+    def _free(self, chunk: Chunk, at: int, size: int) -> None:
+        self._used -= aligned(size)
         merged: list[tuple[int, int]] = []
-        for offset, size in sorted([*self.chunks[chunk], (block.offset, aligned(block.size))]):
+        for offset, length in sorted([*self.chunks[chunk], (at, aligned(size))]):
             if merged and sum(merged[-1]) == offset:
-                merged[-1] = (merged[-1][0], merged[-1][1] + size)
+                merged[-1] = (merged[-1][0], merged[-1][1] + length)
             else:
-                merged.append((offset, size))
+                merged.append((offset, length))
         self.chunks[chunk] = merged
         if merged == [(0, chunk.size)] and (chunk.size > self.chunk_size or len(self.chunks) > 1):
             del self.chunks[chunk]

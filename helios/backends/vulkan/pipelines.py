@@ -80,5 +80,5 @@ class Pipelines:
         vk.lib.vkGetPipelineCacheData(device, self.cache, size, vk.ffi.NULL)
         data = vk.ffi.new("char[]", size[0])
         if vk.lib.vkGetPipelineCacheData(device, self.cache, size, data) == vk.VK_SUCCESS:
-            shaders.write_atomically(self.path, bytes(vk.ffi.buffer(data, size[0])))
+            shaders.write_cache(self.path, bytes(vk.ffi.buffer(data, size[0])))
         self.unsaved = False

@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE
 from helios.backends.vulkan.pipelines import Kernel
+from helios.backends.vulkan.tuning import Tile, shape_class
 from helios.random import threshold
 
 if TYPE_CHECKING:
@@ -32,7 +34,12 @@ ELEMENTWISE = {
     "swiglu": ("silu(x) * y",),
     "swiglu_backward": ("silu_grad(x) * y * z", "silu(x) * z"),
 }
+NO_EPILOGUE = {"ENDED": 0, "Y": 0, "SWAP": 0}  # of the kernels that include lib/epilogue.glsl; fuse.py gives them one
 MAX_PARTIALS = 1024  # of a sum over everything
+# Of matmul_coopmat.comp; the larger takes COOPMAT_SHARED bytes of shared memory.
+COOPMAT_TILES = ({"BM": 128, "BN": 128, "BK": 32, "WM": 64, "WN": 32},
+                 {"BM": 64, "BN": 64, "BK": 32, "WM": 32, "WN": 32})
+COOPMAT_SHARED = 49152
 
 
 def divide(n: int, d: int) -> int:
@@ -42,6 +49,8 @@ def divide(n: int, d: int) -> int:
 class Primitives:
     """Mixed into VulkanBackend, which brings empty(), dispatch() and the pipelines."""
 
+    precision = "f32"
+    tiles: dict[str, Tile] = {}  # noqa: RUF012  (replaced, not shared: those that tuning found, by shape class)
     profile: Any
     pipelines: Any
     empty: Any
@@ -52,6 +61,11 @@ class Primitives:
         """A variant with `lanes` a workgroup, or one subgroup."""
         sg = self.profile.subgroup_size
         return self.pipelines.get(name, SG=sg, WG=lanes or sg, **defines)
+
+    @property
+    def half(self) -> int:
+        """HALF of the kernels that include lib/half.glsl."""
+        return int(self.precision == "mixed")
 
     @property
     def lanes(self) -> int:
@@ -132,7 +146,8 @@ class Primitives:
 
     def universal_backward(self, h: VkArray, a: VkArray, b: VkArray, g: VkArray) -> tuple[VkArray, VkArray, VkArray]:
         dh = self.empty(h.shape)
-        da, db = self._columns("universal_backward", h, names=("da", "db"), h=h, a=a, b=b, g=g, dh=dh)
+        kernel = self.kernel("universal_backward", self.lanes)
+        da, db = self._columns(kernel, h, ("da", "db"), h=h, a=a, b=b, g=g, dh=dh)
         return dh, da, db
 
     def kan_spline(self, h: VkArray, *c: VkArray) -> VkArray:
@@ -144,16 +159,19 @@ class Primitives:
     def kan_spline_backward(self, h: VkArray, *c_and_g: VkArray) -> tuple[VkArray, ...]:
         *c, g = c_and_g
         dh, names = self.empty(h.shape), [f"dc{i}" for i in range(5)]
-        dc = self._columns("kan_spline_backward", h, names, h=h, g=g, dh=dh, **{f"c{i}": x for i, x in enumerate(c)})
-        return (dh, *dc)
+        args: dict[str, Any] = {f"c{i}": x for i, x in enumerate(c)}
+        kernel = self.kernel("kan_spline_backward", self.lanes)
+        return (dh, *self._columns(kernel, h, names, h=h, g=g, dh=dh, **args))
 
-    def _columns(self, name: str, like: VkArray, names: Sequence[str], **args: Any) -> list[VkArray]:
-        """Run a kernel that sums over rows into arrays [columns] by those names, in parts where it pays."""
+    def _columns(self, kernel: Kernel, like: VkArray, names: Sequence[str], before: int = 0, **args: Any
+                 ) -> list[VkArray]:
+        """Run a kernel that sums over the rows of `like`, into arrays [columns] by those names, in parts where it pays;
+        `before` workgroups do something else."""
         columns = like.shape[-1]
         rows = like.size // columns
         parts = self.parts(rows, columns)
         partials = [self.empty((parts, columns) if parts > 1 else (columns,)) for _ in names]
-        self.dispatch(self.kernel(name, self.lanes), divide(columns, self.lanes) * parts, rows=rows, columns=columns,
+        self.dispatch(kernel, before + divide(columns, kernel.defines["WG"]) * parts, rows=rows, columns=columns,
                       parts=parts, **dict(zip(names, partials, strict=True)), **args)
         return partials if parts == 1 else [self._sum_rows(x, parts, (columns,)) for x in partials]
 
@@ -183,15 +201,24 @@ class Primitives:
         shape = (*lead, m, n) if lead or ta else (*a.shape[:-1], n)
         out = self.empty(shape)
         pre = self.empty(shape) if epilogue else None
-        defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), "STORE_PRE": int(pre is not None)}
+        defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), **NO_EPILOGUE, "STORE_PRE": int(pre is not None),
+                                   "HALF": self.half}
         extra: dict[str, Any] = {}
-        if pre is not None:
-            defines["EPILOGUE"], extra["pre"] = epilogue, pre
+        if epilogue:
+            defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue][0]}
+            extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         if self.profile.profile == "cpu":
-            tile = self.matmul_tile(m, n)
+            tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(m, n)
             kernel = self.kernel("matmul_cpu", **tile, **defines)
             sg = self.profile.subgroup_size
             tiles = divide(m, tile["RA"] * sg) * divide(n, tile["CB"] * sg)
+        elif self.profile.profile == "coopmat" and self.half:
+            tile = self.coopmat_tile(m, n, batch)
+            subgroups = tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"])
+            kernel = self.kernel("matmul_coopmat", subgroups * self.profile.subgroup_size, **tile, **defines,
+                                 VEC_A=int(a.offset % 16 == 0 and (m if ta else k) % 4 == 0),
+                                 VEC_B=int(b.offset % 16 == 0 and (k if tb else n) % 4 == 0))
+            tiles = divide(m, tile["BM"]) * divide(n, tile["BN"])
         else:
             kernel = self.kernel("matmul", 256, **defines)
             tiles = divide(m, 64) * divide(n, 64)
@@ -203,19 +230,24 @@ class Primitives:
         """RA, CB and KU of matmul_cpu.comp."""
         return {"RA": 4, "CB": 4, "KU": 4} if m >= 128 and n >= 64 else {"RA": 2, "CB": 2, "KU": 4}
 
+    def coopmat_tile(self, m: int, n: int, batch: int) -> dict[str, int]:
+        """BM, BN, BK, WM and WN of matmul_coopmat.comp: the larger where that many tiles keep the device busy."""
+        large, small = COOPMAT_TILES
+        many = divide(m, large["BM"]) * divide(n, large["BN"]) * batch >= 128
+        return large if many and self.profile.shared_bytes >= COOPMAT_SHARED else small
+
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
         y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
-        self.dispatch(self.kernel("layer_norm"), mean.size, x=x, weight=weight, bias=bias, y=y, mean=mean, rstd=rstd,
-                      rows=mean.size, columns=x.shape[-1], eps=eps)
+        self.dispatch(self.kernel("layer_norm", DROPPED=0, GIVEN=1), mean.size, x=x, weight=weight, bias=bias, y=y,
+                      mean=mean, rstd=rstd, rows=mean.size, columns=x.shape[-1], eps=eps)
         return y, mean, rstd
 
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        self.dispatch(self.kernel("layer_norm_backward"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd, g=g,
-                      dx=dx, rows=mean.size, columns=x.shape[-1])
-        dw, db = self._columns("layer_norm_weights", x, names=("dweight", "dbias"), x=x, mean=mean, rstd=rstd, g=g)
+        dw, db = self._columns(self.kernel("layer_norm_backward", **NO_EPILOGUE), x, ("dweight", "dbias"), mean.size,
+                               x=x, weight=weight, mean=mean, rstd=rstd, g=g, dx=dx)
         return dx, dw, db
 
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
@@ -247,22 +279,22 @@ class Primitives:
                   ) -> tuple[VkArray, VkArray]:
         b, t, width = qkv.shape
         out, lse = self.empty((b, t, width // 3)), self.empty((b, n_head, t))
-        self._attention("attention", qkv, rng, n_head, cap, p, site, o=out, lse=lse)
+        self._attention("attention", {}, qkv, rng, n_head, cap, p, site, o=out, lse=lse)
         return out, lse
 
     def attention_backward(self, qkv: VkArray, out: VkArray, lse: VkArray, g: VkArray, rng: VkArray | None,
                            n_head: int, cap: float, p: float, site: int) -> VkArray:
-        dqkv, delta = self.empty(qkv.shape), self.empty(lse.shape)
-        self._attention("attention_backward_q", qkv, rng, n_head, cap, p, site, o=out, lse=lse, g=g, dqkv=dqkv,
-                        delta=delta)
-        self._attention("attention_backward_kv", qkv, rng, n_head, cap, p, site, lse=lse, g=g, dqkv=dqkv, delta=delta)
+        dqkv = self.empty(qkv.shape)
+        for by_key in (0, 1):
+            self._attention("attention_backward", {"BY_KEY": by_key}, qkv, rng, n_head, cap, p, site, o=out, lse=lse,
+                            g=g, dqkv=dqkv)
         return dqkv
 
-    def _attention(self, name: str, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int,
-                   **args: VkArray) -> None:
+    def _attention(self, name: str, defines: dict[str, int], qkv: VkArray, rng: VkArray | None, n_head: int, cap: float,
+                   p: float, site: int, **args: VkArray) -> None:
         b, t, width = qkv.shape
         head = width // 3 // n_head
-        kernel = self.kernel(name, DH=head, CAPPED=int(cap > 0), DROPOUT=int(p > 0))
+        kernel = self.kernel(name, DH=head, CAPPED=int(cap > 0), DROPOUT=int(p > 0), HALF=self.half, **defines)
         self.dispatch(kernel, divide(t, self.profile.subgroup_size) * b * n_head, qkv=qkv, rng=rng, batch=b,
                       heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
                       factor=1.0 / (1.0 - p), **args)
@@ -305,9 +337,11 @@ class Primitives:
 
     # -- the optimizer ------------------------------------------------------------------------------------------------
     def clip_stats(self, grad: VkArray, stats: VkArray, loss: VkArray | None, *, clip: float, spike: float,
-                   beta1: float, beta2: float) -> None:
+                   beta1: float, beta2: float, scaling: bool = False) -> None:
         partial = self._partials(grad, "x * x")
-        self.dispatch(self.kernel("clip_stats"), 1, partial=partial, loss=loss, stats=stats, n=partial.size, clip=clip,
+        kernel = self.kernel("clip_stats", SCALING=int(scaling), SCALE_MIN=SCALE_MIN, SCALE_MAX=SCALE_MAX,
+                             SCALE_PATIENCE=f"{SCALE_PATIENCE}.0")
+        self.dispatch(kernel, 1, partial=partial, loss=loss, stats=stats, n=partial.size, clip=clip,
                       spike=spike, beta1=beta1, beta2=beta2)
 
     def adamw(self, w: VkArray, grad: VkArray, m: VkArray, v: VkArray, stats: VkArray, lr: VkArray, *, beta1: float,

@@ -106,6 +106,8 @@ class VulkanProgram:
 
     def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
         be = self.backend
+        if be.recording:
+            raise RuntimeError("a recorded function cannot be called in a function that is being recorded")
         be.flush()
         which = self.submits % SLOTS
         slot = self.slots[which]
@@ -118,6 +120,7 @@ class VulkanProgram:
         be.device.check(be.vk.lib.vkQueueSubmit(be.device.queue, 1, self._submits[which][0], slot.fence), "a submit")
         self.submits += 1
         be.submits += 1
+        be.under_way.add(self)  # what the device works with must outlive every other reference to it
         result: tuple[np.ndarray, ...] | None = None
 
         def read() -> tuple[np.ndarray, ...]:
@@ -128,6 +131,8 @@ class VulkanProgram:
                 except DeviceLost as error:
                     raise DeviceLost(f"{error}; it had begun {self._reached()} of replay {self.submits}") from None
                 slot.pending = None
+                if not any(s.pending for s in self.slots):
+                    be.under_way.discard(self)
                 host = np.frombuffer(slot.host_out.mapped, np.uint8)
                 values, offset = [], 0
                 for out in self.outputs:
@@ -184,7 +189,6 @@ class VulkanProgram:
 
     def __del__(self) -> None:
         try:
-            self.wait()
             vk, device = self.backend.vk, self.backend.device.handle
             for slot in self.slots:
                 vk.vkDestroyFence(device, slot.fence, None)

@@ -8,17 +8,18 @@ reads or writes it (see kernels/lib/common.glsl).
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios.backends.vulkan import environment
+from helios.files import write_atomic
 
 OPTIONS = "vulkan1.3 spirv1.6"
 POINTERS = {"In": "r", "Out": "w", "InOut": "rw", "InI": "r"}
@@ -36,9 +37,10 @@ class CompileError(RuntimeError):
 
 
 def source(name: str, defines: dict[str, Any]) -> str:
-    """The whole text of a kernel variant."""
+    """The whole text of a kernel variant; `name` may begin with another package and a slash."""
+    package, _, file = name.rpartition("/")
     files = resources.files("helios.kernels")
-    text = (files / f"{name}.comp").read_text()
+    text = (resources.files(package or "helios.kernels") / f"{file}.comp").read_text()
     expand = lambda m: (files / m[1]).read_text()
     while (expanded := re.sub(r'^#include "(.*)"$', expand, text, flags=re.M)) != text:
         text = expanded
@@ -71,25 +73,21 @@ def compile(name: str, text: str) -> bytes:
     key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
     path = environment.cache_dir() / "spirv" / f"{name}-{key}.spv"
     try:
-        spirv = path.read_bytes()
-        if spirv[:4] == b"\x03\x02\x23\x07" and len(spirv) % 4 == 0:
-            return spirv
+        saved = path.read_bytes()
+        if hashlib.sha256(saved[32:]).digest() == saved[:32]:
+            return saved[32:]
     except OSError:
         pass
     spirv = _library_compile(name, text) if _library() else _tool_compile(name, text)
-    write_atomically(path, spirv)
+    write_cache(path, hashlib.sha256(spirv).digest() + spirv)
     return spirv
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """For caches: the old or the new, and no error where it cannot be written."""
-    try:
+def write_cache(path: Path, content: bytes) -> None:
+    """The old or the new, and no error where it cannot be written."""
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as f:
-            f.write(content)
-        os.replace(f.name, path)
-    except OSError:
-        pass
+        write_atomic(path, lambda file: file.write(content))
 
 
 _C = """

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from helios.backends.vulkan.device import Device
-from helios.backends.vulkan.memory import ALIGN, Block, Chunk, Heap, Life, plan
+from helios.backends.vulkan.memory import ALIGN, Block, Chunk, Heap, Life, check_size, plan
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
 
 
@@ -27,6 +27,14 @@ class Range:
     @property
     def address(self) -> int:
         return self.block.address + self.offset
+
+    def overlaps(self, other: Range) -> bool:
+        """Some byte is in both; blocks without a place share none with other blocks."""
+        if self.block is other.block:
+            return self.offset < other.offset + other.size and other.offset < self.offset + self.size
+        if self.block.chunk is None or other.block.chunk is None:
+            return False
+        return self.address < other.address + other.size and other.address < self.address + self.size
 
 
 class Command:
@@ -69,6 +77,8 @@ def place(commands: Sequence[Command], heap: Heap) -> list[Block]:
                     root[out] = root[old]
                     break
     roots = [b for b in lives if root[b] is b]
+    for block in roots:
+        check_size(heap.device, block.size)
     page = heap.device.profile.max_allocation // ALIGN * ALIGN
     offsets, total = plan([Life(b.size, *lives[b]) for b in roots], page)
     arenas = [Block(min(page, total - start)) for start in range(0, total, page)]

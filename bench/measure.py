@@ -1,0 +1,207 @@
+"""Primitives measured: recorded once, replayed in turn with the peer, medians."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from helios.backends.backend import Array, Backend
+from helios.bench.registry import REF, Row
+from helios.errors import UserError
+
+PEERS = ("numpy", "torch", "none")
+PAUSE_S = 0.003  # when the turn passes: a peer's threads may go on spinning for a while, waiting for more work
+
+
+class Effort(NamedTuple):
+    rounds: int  # each gives one sample of ours and one of the peer's
+    sample_ms: float  # work is repeated until a sample lasts about so long
+    warmup: int
+
+
+FULL, QUICK = Effort(9, 10.0, 2), Effort(3, 0.0, 1)
+MAX_REPEATS = 64  # in one sample
+
+
+class Peaks(NamedTuple):
+    """What a device reaches where nothing else limits it."""
+
+    gflops: float
+    gbps: float
+
+    def fraction(self, gflops: float, gbps: float) -> float:
+        """Of the roofline: the peak of whichever limits this work."""
+        return max(gflops / self.gflops, gbps / self.gbps)
+
+
+class Sample(NamedTuple):
+    device_ms: float  # by the device's clock, or the host's where it has none
+    wall_ms: float
+
+
+class Result(NamedTuple):
+    row: Row
+    variant: str
+    ours: Sample
+    gflops: float
+    gbps: float
+    peer_ms: float | None
+    best: float | None  # the ratio of both sides' fastest samples: what others on the machine disturbed least
+
+    def json(self, dtype: str, peaks: Peaks, peer: str | None) -> dict[str, Any]:
+        return {"op": self.row.op, "shape": self.row.shape, "dtype": dtype, "variant": self.variant,
+                "median_ms": self.ours.device_ms, "gflops": self.gflops, "gbps": self.gbps,
+                "fraction_of_peak": peaks.fraction(self.gflops, self.gbps), "peer": peer, "peer_ms": self.peer_ms,
+                "ratio": None if self.peer_ms is None else self.peer_ms / self.ours.device_ms}
+
+
+class Timed:
+    """Work of one side: `run(times)` does it so often and gives the milliseconds of one."""
+
+    def __init__(self, run: Callable[[int], Sample], effort: Effort) -> None:
+        self.run, self.samples = run, list[Sample]()
+        once = min(run(1).wall_ms for _ in range(effort.warmup))
+        self.times = max(1, min(MAX_REPEATS, math.ceil(effort.sample_ms / max(once, 1e-6))))
+        run(self.times)
+
+    def sample(self) -> None:
+        time.sleep(PAUSE_S)
+        self.samples.append(self.run(self.times))
+
+    def median(self) -> Sample:
+        return self._each(statistics.median)
+
+    def best(self) -> Sample:
+        return self._each(min)
+
+    def _each(self, fn: Callable[[Iterable[float]], float]) -> Sample:
+        return Sample(*(fn(x) for x in zip(*self.samples, strict=True)))
+
+
+def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
+    """`work`, which computes on `be`, as Timed wants it: repetitions follow one another within one submit."""
+    programs: dict[int, Any] = {}
+
+    def run(times: int) -> Sample:
+        def repeat() -> Sequence[Array]:
+            be.mark("work")
+            for _ in range(times):
+                work()
+            return []
+
+        if times not in programs:
+            programs[times] = be.record(repeat, [])
+            programs[times].submit([])()
+        start = time.perf_counter()
+        programs[times].submit([])()
+        wall = (time.perf_counter() - start) * 1e3 / times
+        return Sample(programs[times].phases["work"] / times if programs[times].phases else wall, wall)
+    return run
+
+
+def called(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None) -> Callable[[int], Sample]:
+    """The same for work that starts at once; `finish` waits for it."""
+    def run(times: int) -> Sample:
+        start = time.perf_counter()
+        for _ in range(times):
+            work()
+        finish()
+        wall = (time.perf_counter() - start) * 1e3 / times
+        return Sample(wall, wall)
+    return run
+
+
+# -- peers -----------------------------------------------------------------------------------------------------------
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def busy() -> str:
+    """A warning where other work is running: it slows threads that wait for one another more than those that do not,
+    so it changes ratios as well; one thread a side (LP_NUM_THREADS=1 OMP_NUM_THREADS=1) suffers least."""
+    load = os.getloadavg()[0]
+    return f"load average {load:.1f} on {cores()} cores before the start: ratios are not to be trusted" \
+        if load > cores() / 4 else ""
+
+
+def torch_module() -> Any:
+    """PyTorch, on OMP_NUM_THREADS or all cores that this process may use; UserError where it is missing."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(f"--peer torch needs PyTorch ({error}); install it, or choose another --peer") from None
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+    return torch
+
+
+def torch_device(be: Backend) -> str:
+    """Where PyTorch finds what `be` computes on."""
+    kind = getattr(getattr(be, "profile", None), "type", "cpu")
+    return "cuda" if kind != "cpu" and torch_module().cuda.is_available() else "cpu"
+
+
+def torch_finish(device: str) -> Callable[[], Any]:
+    return torch_module().cuda.synchronize if device == "cuda" else lambda: None
+
+
+def peer_work(name: str, row: Row, arguments: Sequence[np.ndarray], device: str = "cpu") -> Callable[[], Any]:
+    """What the peer is to repeat; its results are a prefix of the row's."""
+    if name == "numpy":
+        arrays = [REF.array(x) for x in arguments]
+        return lambda: row.call(REF, *arrays)
+    torch = torch_module()
+    tensors = [torch.from_numpy(x.copy()).to(device, torch.int64 if x.dtype == np.int32 else torch.float32)
+               for x in arguments]
+    return row.torch(torch, *tensors)
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+def choose(table: Iterable[Row], only: Sequence[str]) -> list[Row]:
+    """The rows of those names, of an op or of a primitive; UserError where there is none of a name."""
+    from helios.train.config import nearest
+
+    table = list(table)
+    names = {row.op for row in table} | {row.primitive for row in table}
+    for name in only:
+        if name not in names:
+            raise UserError(f"--only {name}: no such op{nearest(name, names)}; there are {', '.join(sorted(names))}")
+    return [row for row in table if not only or row.op in only or row.primitive in only]
+
+
+def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Iterator[Result]:
+    device = torch_device(be) if peer == "torch" else "cpu"
+    finish = torch_finish(device) if peer == "torch" else lambda: None
+    for row in table:
+        arguments = row.arguments()
+        arrays = [be.array(x) for x in arguments]
+        outputs = row.outputs(row.call(be, *arrays))
+        be.numpy(outputs[0])
+        sides = [Timed(recorded(be, partial(row.call, be, *arrays)), effort)]
+        if peer != "none":
+            sides.append(Timed(called(peer_work(peer, row, arguments, device), finish), effort))
+        for _ in range(effort.rounds):
+            for side in sides:
+                side.sample()
+        ours, *theirs = (side.median() for side in sides)
+        best, *their_best = (side.best().device_ms for side in sides)
+        yield Result(row, variant(be, row, arrays), ours, row.flops / ours.device_ms / 1e6,
+                     row.bytes(arguments, outputs) / ours.device_ms / 1e6, theirs[0].wall_ms if theirs else None,
+                     their_best[0] / best if their_best else None)
+
+
+def variant(be: Backend, row: Row, arrays: Sequence[Array]) -> str:
+    """The kernels that compute a row."""
+    program: Any = be.record(lambda: [row.call(be, *arrays)][:0], [])
+    names = (c.name for c in getattr(program, "commands", ()) if c.uses)
+    return "+".join(dict.fromkeys(names)) or be.name

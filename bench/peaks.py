@@ -1,0 +1,57 @@
+"""What this device reaches at most, measured: an fma kernel, a copy kernel; in numpy a product and a copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from helios.backends.backend import Backend
+from helios.bench.measure import Effort, Peaks, Timed, recorded
+
+# Chains of fma in a lane, enough to hide one's latency and few enough for the registers, and their length in a round,
+# tried in turn. Whether mul and add are fused is the driver's business; lavapipe does not.
+CHAINS = ((8, 8), (16, 8), (10, 64))
+LANES, ROUNDS = {"cpu": 1 << 12, "gpu": 1 << 20}, {"cpu": 4096, "gpu": 256}
+COPY_BYTES = {"cpu": 64 << 20, "gpu": 512 << 20}  # more than caches hold
+
+
+def peaks(be: Backend, effort: Effort, small: bool = False) -> Peaks:
+    """`small`: a thousandth of the work, for tests of what comes out rather than of how much."""
+    shrink = 1024 if small else 1
+    work = _numpy(be, shrink) if be.name == "cpu_ref" else _vulkan(be, shrink)
+    gflops, gbps = 0.0, 0.0
+    for kind, amount, run in work:
+        side = Timed(recorded(be, run), effort)
+        for _ in range(effort.rounds):
+            side.sample()
+        rate = amount / side.best().device_ms / 1e6  # a peak, not a median
+        gflops, gbps = (max(gflops, rate), gbps) if kind == "fma" else (gflops, max(gbps, rate))
+    return Peaks(gflops, gbps)
+
+
+Work = list[tuple[str, float, Callable[[], Any]]]  # fma or copy, its operations or bytes, what does it
+
+
+def _vulkan(be: Any, shrink: int) -> Work:
+    kind = "cpu" if be.profile.profile == "cpu" else "gpu"
+    n, rounds, work = LANES[kind], max(1, ROUNDS[kind] // shrink), Work()
+    numbers = be.array(np.array([0.999, 0.001], np.float32))
+    for width, depth in CHAINS:
+        kernel = be.kernel("helios.bench/peak_fma", be.lanes, WIDTH=width, DEPTH=depth)
+        run = lambda kernel=kernel: be.dispatch(kernel, -(-n // be.lanes), x=numbers, o=be.empty((n,)), n=n,
+                                                rounds=rounds)
+        work.append(("fma", 2.0 * width * depth * rounds * n, run))
+    count = COPY_BYTES[kind] // shrink // 4
+    source = be.array(np.ones(count, np.float32))
+    copy = be.kernel("helios.bench/peak_copy", be.lanes, SPAN=be.span)
+    groups = -(-count // (be.lanes * be.span))
+    work.append(("copy", 8.0 * count, lambda: be.dispatch(copy, groups, x=source, o=be.empty((count,)), n=count)))
+    return work
+
+
+def _numpy(be: Any, shrink: int) -> Work:
+    side, count = max(256, 2048 // shrink), COPY_BYTES["cpu"] // shrink // 4
+    a, source = np.ones((side, side), np.float32), np.ones(count, np.float32)
+    return [("fma", 2.0 * side**3, lambda: a @ a), ("copy", 8.0 * count, source.copy)]

@@ -1,0 +1,51 @@
+"""The roofline: what each primitive reached, under what the device can do at most at its arithmetic intensity."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from helios.backends.backend import Backend
+from helios.bench.measure import Peaks, Result
+from helios.errors import UserError
+
+
+def matplotlib() -> Any:
+    """Its pyplot, drawing into files; UserError where it is missing."""
+    try:
+        importlib.import_module("matplotlib").use("Agg")
+        return importlib.import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise UserError(f"--plot needs matplotlib ({error}); install helios-gpt[bench]") from None
+
+
+def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks) -> Path:
+    """folder/roofline.png; rows without arithmetic are not on it."""
+    plt = matplotlib()
+    points = [(r.row, r.gflops / r.gbps, r.gflops) for r in results if r.gflops]
+    figure, axes = plt.subplots(figsize=(11, 7))
+    ridge = peaks.gflops / peaks.gbps
+    low = min([x for _, x, _ in points] + [ridge]) / 2
+    high = max([x for _, x, _ in points] + [ridge]) * 2
+    axes.plot([low, ridge, high], [low * peaks.gbps, peaks.gflops, peaks.gflops], color="black")
+    axes.text(high, peaks.gflops, f"{peaks.gflops:.0f} GFLOP/s", ha="right", va="bottom")
+    axes.text(low, low * peaks.gbps, f"{peaks.gbps:.1f} GB/s", ha="left", va="bottom")
+    for i, name in enumerate(dict.fromkeys(row.op for row, _, _ in points)):
+        mine = [(x, y) for row, x, y in points if row.op == name]
+        axes.scatter(*zip(*mine, strict=True), label=name, s=28, marker="os^Dv"[i // 20 % 5],
+                     color=plt.cm.tab20(i % 20))
+    axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte", ylabel="GFLOP/s",
+             title=f"{be.device_name}\n{be.driver}")
+    axes.grid(True, which="major", alpha=0.3)
+    if points:
+        axes.legend(fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1.01, 1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.savefig(folder / "roofline.png", dpi=130, bbox_inches="tight")
+    except OSError as error:
+        raise UserError(f"cannot write {folder / 'roofline.png'}: {error.strerror}") from error
+    finally:
+        plt.close(figure)
+    return folder / "roofline.png"

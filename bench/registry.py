@@ -1,0 +1,316 @@
+"""The one table of what is measured: row → arguments, arithmetic, traffic, and the same work in PyTorch.
+
+A row runs a primitive on a backend. Its numpy peer is the same primitive on cpu_ref; its PyTorch peer gives a prefix of
+the row's outputs. Arithmetic is what the formula needs, an exp, a root or a division counting one, whatever a kernel
+computes twice; bytes are every argument read once and every result written once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from helios import random
+from helios.backends.backend import ACTIVATIONS, STATS, Array
+from helios.backends.cpu_ref import CpuRef
+from helios.model.config import MLPS, GPTConfig
+
+Rng = np.random.Generator
+Draw = Callable[[Rng], np.ndarray]
+# (torch, the arguments as tensors, integers as int64) → what is timed
+Prepare = Callable[..., Callable[[], Any]]
+REF = CpuRef()
+EPS = 1e-5
+ADAM = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.1}
+PLUMBING = {"array", "numpy", "zeros", "reshape", "view", "record", "mark", "memory", "assign", "upload"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The lengths of a training step."""
+
+    batch: int
+    block: int
+    n_embd: int
+    n_head: int
+    vocab: int
+    ffn: int  # of an MLP with two matrices
+    gated: int  # of one with three
+    parameters: int
+    dropout: float
+    softcap: float
+
+    @classmethod
+    def of(cls, config: GPTConfig, batch: int) -> Sizes:
+        ffn, gated = (config.ffn_dim or MLPS[name].width(config.n_embd) for name in ("gelu", "swiglu"))
+        return cls(batch, config.block_size, config.n_embd, config.n_head, config.vocab_size, ffn, gated,
+                   config.parameters(), config.dropout, config.softcap)
+
+    @property
+    def rows(self) -> int:
+        return self.batch * self.block
+
+
+@dataclass(frozen=True)
+class Row:
+    op: str  # as --only and the JSON name it
+    primitive: str
+    shape: str
+    args: Sequence[Draw]
+    call: Callable[..., Any]  # (backend, *arguments) → an array or several; None among them is no output
+    flops: float
+    torch: Prepare
+    traffic: int | None = None  # bytes, where not all of an argument is read
+    derive: Callable[..., Sequence[np.ndarray]] = field(default=lambda *args: args)  # the arguments, from what is drawn
+
+    def arguments(self, seed: int = 0) -> list[np.ndarray]:
+        rng = np.random.default_rng(seed)
+        return list(self.derive(*(draw(rng) for draw in self.args)))
+
+    def outputs(self, result: Any) -> list[Array]:
+        return [x for x in (result if isinstance(result, tuple) else (result,)) if x is not None]
+
+    def bytes(self, arguments: Sequence[np.ndarray], outputs: Sequence[Array]) -> int:
+        return self.traffic or 4 * sum(math.prod(x.shape) for x in (*arguments, *outputs))
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+
+def normal(*shape: int) -> Draw:
+    return lambda rng: rng.standard_normal(shape, np.float32)
+
+
+def integers(high: int, *shape: int) -> Draw:
+    return lambda rng: rng.integers(0, high, shape).astype(np.int32)
+
+
+def constant(value: np.ndarray) -> Draw:
+    return lambda rng: value.copy()
+
+
+KEY = constant(random.state(7, 3))
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------------------------
+
+def forward(fn: Callable[..., Any]) -> Prepare:
+    """fn(torch, *arguments), timed."""
+    return lambda t, *args: lambda: fn(t, *args)
+
+
+def gradient(fn: Callable[..., tuple[Any, Sequence[Any]]]) -> Prepare:
+    """fn(torch, *arguments but the last) gives a result and leaves: timed is the way back from the last argument."""
+    def prepare(t: Any, *args: Any) -> Callable[[], Any]:
+        out, leaves = fn(t, *args[:-1])
+        return lambda: t.autograd.grad(out, leaves, args[-1], retain_graph=True)
+    return prepare
+
+
+def of_all(fn: Callable[..., Any]) -> Prepare:
+    """The gradient of fn by all of its arguments."""
+    return gradient(lambda t, *args: (fn(t, *(x.requires_grad_() for x in args)), args))
+
+
+def _kan_spline(t: Any, h: Any, c0: Any, c1: Any, c2: Any, c3: Any, c4: Any) -> Any:
+    f = t.nn.functional
+    return c0 * f.silu(h) + c1 * f.relu(h) + c2 * f.gelu(h, approximate="tanh") + c3 * h + c4 * h * h
+
+
+ELEMENTWISE: dict[str, tuple[int, int, Callable[..., Any]]] = {  # name → arithmetic forward, backward, in PyTorch
+    "gelu": (9, 17, lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
+    "silu": (4, 8, lambda t, x: t.nn.functional.silu(x)),
+    "relu": (1, 2, lambda t, x: t.relu(x)),
+    "swiglu": (5, 12, lambda t, gate, up: t.nn.functional.silu(gate) * up),
+    "universal": (7, 16, lambda t, h, a, b: t.nn.functional.silu(h) * a + h * b),
+    "kan_spline": (22, 50, _kan_spline),
+}
+
+
+def _attention(s: Sizes) -> Callable[..., Any]:
+    def run(t: Any, qkv: Any) -> Any:
+        from helios.bench.torch_gpt import attention, causal_mask
+
+        return attention(qkv, causal_mask(s.block, qkv.device), s.n_head, s.softcap, s.dropout)
+    return run
+
+
+def _clip_stats(t: Any, grad: Any, clip: float = 1.0) -> Any:
+    norm = t.linalg.vector_norm(grad)
+    return t.stack((norm, t.clamp(clip / norm, max=1.0)))
+
+
+def _adamw(t: Any, w: Any, grad: Any, m: Any, v: Any, stats: Any, lr: Any) -> Callable[[], Any]:
+    from helios.bench.torch_gpt import adamw
+
+    p = t.nn.Parameter(w)
+    p.grad = grad
+    optimizer = adamw([{"params": [p], "weight_decay": ADAM["weight_decay"]}], lr.item(), ADAM["beta1"], ADAM["beta2"],
+                      ADAM["eps"])
+
+    def run() -> Any:
+        optimizer.step()
+        return p.detach()
+    return run
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+def rows(s: Sizes) -> list[Row]:
+    return [*_elementwise(s), *_matrices(s), *_normalised(s), *_embeddings(s), *_attentions(s), *_losses(s),
+            *_optimizer(s)]
+
+
+def _text(*shape: int) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _primitive(name: str) -> Callable[..., Any]:
+    return lambda be, *args: getattr(be, name)(*args)
+
+
+def _elementwise(s: Sizes) -> Iterator[Row]:
+    for name, (there, back, fn) in ELEMENTWISE.items():
+        mlp = MLPS[name]
+        shape = (s.rows, s.gated if len(mlp.matrices) == 3 else s.ffn)
+        args = [normal(*shape)] * (2 if name == "swiglu" else 1) + [normal(shape[1])] * len(mlp.coefficients)
+        n = math.prod(shape)
+        yield Row(name, name, _text(*shape), args, _primitive(name), there * n, forward(fn))
+        yield Row(f"{name}_backward", f"{name}_backward", _text(*shape), [*args, normal(*shape)],
+                  _primitive(f"{name}_backward"), back * n, of_all(fn))
+    wide, x = (s.rows, s.ffn), [normal(s.rows, s.ffn)]
+    n, cap = math.prod(wide), s.softcap or 30.0
+    capped = lambda t, x: cap * t.tanh(x / cap)
+    yield Row("softcap", "softcap", _text(*wide), x, lambda be, x: be.softcap(x, cap), 7 * n, forward(capped))
+    yield Row("softcap_backward", "softcap_backward", _text(*wide), x * 2,
+              lambda be, x, g: be.softcap_backward(x, g, cap), 9 * n, of_all(capped))
+    yield Row("mul", "mul", _text(*wide), x * 2, _primitive("mul"), n, forward(lambda t, x, y: x * y))
+    yield Row("scale", "scale", _text(*wide), x, lambda be, x: be.scale(x, 0.5), n, forward(lambda t, x: x * 0.5))
+    stream = (s.batch, s.block, s.n_embd)
+    h, n = normal(*stream), math.prod(stream)
+    yield Row("axpby", "axpby", _text(*stream), [h, h], lambda be, x, y: be.axpby(x, y, 1.0, 1.0), 3 * n,
+              forward(lambda t, x, y: x + y))
+    drop = lambda t, h: t.nn.functional.dropout(h, s.dropout)
+    yield Row("dropout", "dropout", _text(*stream), [h, KEY], lambda be, h, rng: be.dropout(h, rng, s.dropout, 1),
+              2 * n, forward(lambda t, h, rng: drop(t, h)))
+    yield Row("dropout+residual", "dropout", _text(*stream), [h, KEY, h],
+              lambda be, h, rng, x: be.dropout(h, rng, s.dropout, 1, x), 3 * n,
+              forward(lambda t, h, rng, x: x + drop(t, h)))
+
+
+def _matrices(s: Sizes) -> Iterator[Row]:
+    """The products of a linear layer [N, K] on M rows: forward (nt), its input's gradient (nn), its weight's (tn)."""
+    d, m = s.n_embd, s.rows
+    layers = [(3 * d, d), (d, d), (s.ffn, d), (d, s.ffn), (s.gated, d), (d, s.gated), (s.vocab, d)]
+    for n, k in dict.fromkeys(layers):
+        x, w, g = normal(m, k), normal(n, k), normal(m, n)
+        for layout, args, call, fn, lengths in (
+            ("nt", [x, w], lambda be, x, w: be.matmul(x, w, False, True), lambda t, x, w: x @ w.T, (m, n, k)),
+            ("nn", [g, w], lambda be, g, w: be.matmul(g, w), lambda t, g, w: g @ w, (m, k, n)),
+            ("tn", [g, x], lambda be, g, x: be.matmul(g, x, True), lambda t, g, x: g.T @ x, (n, k, m)),
+        ):
+            yield Row(f"matmul_{layout}", "matmul", _text(*lengths), args, call, 2 * m * n * k, forward(fn))
+    n, k = s.ffn, d
+    for activation in (None, *ACTIVATIONS):
+        cost = 0 if activation is None else ELEMENTWISE[activation][0] * m * n
+        yield Row("linear" if activation is None else f"linear+{activation}", "linear", _text(m, n, k),
+                  [normal(m, k), normal(n, k)], lambda be, x, w, a=activation: be.linear(x, w, a),
+                  2 * m * n * k + cost, forward(lambda t, x, w, a=activation: _linear(t, x, w, a)))
+
+
+def _linear(t: Any, x: Any, w: Any, activation: str | None) -> Any:
+    z = t.nn.functional.linear(x, w)
+    return z if activation is None else (ELEMENTWISE[activation][2](t, z), z)
+
+
+def _normalised(s: Sizes) -> Iterator[Row]:
+    d = s.n_embd
+    shape = (s.batch, s.block, d)
+    n = math.prod(shape)
+    norm = lambda t, x, weight, bias: t.nn.functional.layer_norm(x, (d,), weight, bias, EPS)
+
+    def back(t: Any, x: Any, weight: Any, mean: Any, rstd: Any) -> Any:
+        leaves = [x.requires_grad_(), weight.requires_grad_(), t.zeros_like(weight).requires_grad_()]
+        return norm(t, *leaves), leaves
+
+    yield Row("layer_norm", "layer_norm", _text(*shape), [normal(*shape), normal(d), normal(d)],
+              lambda be, x, w, b: be.layer_norm(x, w, b, EPS), 8 * n, forward(norm))
+    yield Row("layer_norm_backward", "layer_norm_backward", _text(*shape), [normal(*shape), normal(d), normal(*shape)],
+              _primitive("layer_norm_backward"), 14 * n, gradient(back),
+              derive=lambda x, w, g: (x, w, *REF.layer_norm(x, w, w, EPS)[1:], g))
+
+
+def _embeddings(s: Sizes) -> Iterator[Row]:
+    d, v = s.n_embd, s.vocab
+    index = integers(v, s.batch, s.block)
+    shape = (s.batch, s.block, d)
+    n = math.prod(shape)
+    look_up = lambda t, table, index, positions: t.nn.functional.embedding(index, table) + positions
+
+    def back(t: Any, index: Any) -> Any:
+        table = t.zeros(v, d, device=index.device, requires_grad=True)
+        return t.nn.functional.embedding(index, table), [table]
+
+    yield Row("embedding", "embedding", f"{_text(v, d)}[{_text(s.batch, s.block)}]",
+              [normal(v, d), index, normal(s.block, d)], _primitive("embedding"), n, forward(look_up),
+              traffic=4 * (2 * n + s.rows + s.block * d))
+    yield Row("embedding_backward", "embedding_backward", f"{_text(*shape)}→{_text(v, d)}", [index, normal(*shape)],
+              lambda be, index, g: be.embedding_backward(index, g, v), n, gradient(back))
+    yield Row("positions_backward", "positions_backward", _text(*shape), [normal(*shape)],
+              lambda be, g: be.positions_backward(g, s.block), n, forward(lambda t, g: g.sum(0)))
+
+
+def _attentions(s: Sizes) -> Iterator[Row]:
+    d, shape = s.n_embd, (s.batch, s.block, 3 * s.n_embd)
+    how: dict[str, Any] = {"n_head": s.n_head, "cap": s.softcap, "p": s.dropout, "site": 0}
+    products = 2 * s.batch * d * s.block * (s.block + 1) // 2  # one of T·T·D below the diagonal, in all heads
+    run = _attention(s)
+    # two products forward; back: the scores again, and the gradients by the weights, q, k and v
+    yield Row("attention", "attention", _text(*shape), [normal(*shape), KEY],
+              lambda be, qkv, rng: be.attention(qkv, rng, **how), 2 * products,
+              forward(lambda t, qkv, rng: run(t, qkv)))
+    yield Row("attention_backward", "attention_backward", _text(*shape), [normal(*shape), KEY, normal(*shape[:2], d)],
+              lambda be, qkv, out, lse, rng, g: be.attention_backward(qkv, out, lse, g, rng, **how), 5 * products,
+              gradient(lambda t, qkv, out, lse, rng: (run(t, qkv.requires_grad_()), [qkv])),
+              derive=lambda qkv, rng, g: (qkv, *REF.attention(qkv, rng, **how), rng, g))
+
+
+def _losses(s: Sizes) -> Iterator[Row]:
+    shape = (s.rows, s.vocab)
+    n = math.prod(shape)
+    logits, targets, one = normal(*shape), integers(s.vocab, s.rows), constant(np.ones((), np.float32))
+    loss = lambda t, logits, targets: t.nn.functional.cross_entropy(logits, targets)
+    yield Row("cross_entropy", "cross_entropy", _text(*shape), [logits, targets], _primitive("cross_entropy"), 4 * n,
+              forward(loss))
+    yield Row("cross_entropy_backward", "cross_entropy_backward", _text(*shape), [logits, targets, one],
+              _primitive("cross_entropy_backward"), 4 * n,
+              gradient(lambda t, logits, targets, lse: (loss(t, logits.requires_grad_(), targets), [logits])),
+              derive=lambda logits, targets, g: (logits, targets, REF.cross_entropy(logits, targets)[1], g))
+    stream = (s.batch, s.block, s.n_embd)
+    yield Row("sum", "sum", _text(*stream), [normal(*stream)], _primitive("sum"), math.prod(stream),
+              forward(lambda t, x: x.sum()))
+    yield Row("expand", "expand", _text(*stream), [one], lambda be, g: be.expand(g, stream), 0,
+              forward(lambda t, g: g.expand(stream).contiguous()))
+
+
+def _optimizer(s: Sizes) -> Iterator[Row]:
+    n, moment = s.parameters, constant(np.zeros(s.parameters, np.float32))
+    after_one = {"clip_coef": 1.0, "grad_coef": 1.0, "loss_scale": 1.0, "updates": 1.0,
+                 "correction1": 1 - ADAM["beta1"], "correction2": 1 - ADAM["beta2"]}
+    stats = np.array([after_one.get(name, 0.0) for name in STATS], np.float32)
+
+    def decide(be: Any, grad: Array, stats: Array) -> Array:
+        be.clip_stats(grad, stats, None, clip=1.0, spike=0.0, beta1=ADAM["beta1"], beta2=ADAM["beta2"])
+        return be.view(stats, 0, (2,))
+
+    def update(be: Any, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array) -> tuple[Array, ...]:
+        be.adamw(w, grad, m, v, stats, lr, n_decay=n, **ADAM)
+        return w, m, v
+
+    yield Row("clip_stats", "clip_stats", _text(n), [normal(n), constant(stats)], decide, 2 * n,
+              forward(lambda t, grad, stats: _clip_stats(t, grad)))
+    yield Row("adamw", "adamw", _text(n), [normal(n), normal(n), moment, moment, constant(stats),
+                                           constant(np.array([3e-4], np.float32))], update, 16 * n, _adamw)

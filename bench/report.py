@@ -1,0 +1,98 @@
+"""What was measured, as a table in the terminal and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from helios.backends.backend import Backend
+from helios.bench.measure import Peaks, Result
+from helios.bench.tune import Choice
+from helios.errors import UserError
+
+MIB = 2**20
+
+
+def check(path: Path | None) -> None:
+    """UserError, before anything is measured, where a file cannot be put there."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+
+
+def save(path: Path, be: Backend, rows: Sequence[dict[str, Any]] = (), steps: Sequence[dict[str, Any]] = ()) -> None:
+    about = {"device": be.device_name, "driver": be.driver, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    try:
+        path.write_text(json.dumps({**about, "rows": list(rows), "steps": list(steps)}, indent=1, ensure_ascii=False)
+                        + "\n", "utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def console() -> Console:
+    """As wide as its tables where nobody looks at it."""
+    found = Console(highlight=False, soft_wrap=True)
+    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
+
+
+def headline(be: Backend, more: str) -> str:
+    return f"{be.device_name}, {be.driver}: {more}"
+
+
+def row_table(results: Iterable[Result], peaks: Peaks, dtype: str, peer: str) -> Table:
+    beside = () if peer == "none" else (f"{peer} ms", "ratio", "at best")
+    table = _table("op", "shape", "kernels", right=("ms", "wall ms", "GFLOP/s", "GB/s", "of peak", *beside))
+    for r in results:
+        json = r.json(dtype, peaks, peer)
+        figures = ((r.ours.device_ms, 3), (r.ours.wall_ms, 3), (r.gflops, 1), (r.gbps, 1),
+                   (json["fraction_of_peak"], 2), (r.peer_ms, 3), (json["ratio"], 2), (r.best, 2))
+        table.add_row(r.row.op, r.row.shape, r.variant, *(_number(*f) for f in figures[:5 + len(beside)]))
+    return table
+
+
+def step_table(steps: Sequence[dict[str, Any]]) -> Table:
+    """One figure a line: there are few steps, and many figures."""
+    table = _table("", right=[f"{s['activation']}, batch {s['batch']}, {s['precision']}" for s in steps])
+    for key in (k for k in steps[0] if k not in ("preset", "batch", "activation", "precision")):
+        table.add_row(key.replace("_", " "), *(_figure(key, s[key]) for s in steps))
+    return table
+
+
+def kernel_table(kernels: Sequence[tuple[str, int, float]]) -> Table:
+    """kernels: name, how many, milliseconds of all of them together."""
+    table, total = _table("kernel", right=("count", "ms", "share")), sum(ms for _, _, ms in kernels)
+    for name, count, ms in sorted(kernels, key=lambda k: -k[2]):
+        table.add_row(name, str(count), f"{ms:.2f}", f"{ms / total:.1%}" if total else "")
+    return table
+
+
+def tile_table(choices: Iterable[Choice]) -> Table:
+    table = _table("products up to", "measured on", "tile", right=("ms", "untuned ms"))
+    for c in choices:
+        table.add_row(c.name, c.shape, " ".join(f"{k}={v}" for k, v in c.tile.items()), f"{c.ms:.3f}",
+                      f"{c.untuned_ms:.3f}")
+    return table
+
+
+def _table(*left: str, right: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for title in left:
+        table.add_column(title, no_wrap=True)
+    for title in right:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _number(x: float | None, digits: int) -> str:
+    return "–" if x is None else f"{x:,.{digits}f}"
+
+
+def _figure(key: str, value: Any) -> str:
+    if key == "arena_bytes" and value is not None:
+        return f"{value / MIB:,.1f} MiB"
+    return _number(value, 0 if "per_sec" in key else 2) if isinstance(value, float | None) else str(value)

@@ -1,0 +1,160 @@
+"""The peer: the same GPT, loss and update in PyTorch, as one writes them there.
+
+Parameters have helios.model.GPT's names and shapes, so its state_dict fits. What differs: dropout draws its masks from
+PyTorch's generator, and a spike is not skipped, which there would need the host to wait for the norm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from helios.model.config import MLPS, GPTConfig
+from helios.train.config import TrainConfig
+
+
+def causal_mask(length: int, device: Any = None) -> Tensor:
+    """[T, T], True above the diagonal: what a query must not see."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
+
+
+def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> Tensor:
+    """As helios.ops.attention; through PyTorch's fused kernel where there is no soft cap, which that one lacks."""
+    b, length, width = qkv.shape
+    head = width // 3 // n_head
+    q, k, v = qkv.view(b, length, 3, n_head, head).permute(2, 0, 3, 1, 4)
+    if cap == 0.0:
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+    else:
+        scores = cap * torch.tanh((q @ k.transpose(-1, -2)) * (1.0 / (math.sqrt(head) * cap)))
+        weights = torch.softmax(scores.masked_fill(mask[:length, :length], -torch.inf), -1)
+        out = F.dropout(weights, p) @ v
+    return out.transpose(1, 2).reshape(b, length, width // 3)
+
+
+class Norm(nn.LayerNorm):
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-5)
+
+
+class Attention(nn.Module):
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.qkv = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)
+        self.out = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        self.register_buffer("mask", causal_mask(cfg.block_size), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.cfg.dropout if self.training else 0.0
+        return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p))
+
+
+class Coefficients(nn.Module):
+    """The learnable vectors of universal and kan_spline."""
+
+    def __init__(self, values: dict[str, float], width: int) -> None:
+        super().__init__()
+        for name, value in values.items():
+            self.register_parameter(name, nn.Parameter(torch.full((width,), value)))
+
+
+def _kan_spline(m: Any, x: Tensor) -> Tensor:
+    h, c = m.fc1(x), m.act
+    return (c.c0 * F.silu(h) + c.c1 * F.relu(h) + c.c2 * F.gelu(h, approximate="tanh") + c.c3 * h + c.c4 * h * h)
+
+
+def _universal(m: Any, x: Tensor) -> Tensor:
+    h = m.fc1(x)
+    return F.silu(h) * m.act.a + h * m.act.b
+
+
+HIDDEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "gelu": lambda m, x: F.gelu(m.fc1(x), approximate="tanh"),
+    "silu": lambda m, x: F.silu(m.fc1(x)),
+    "relu": lambda m, x: F.relu(m.fc1(x)),
+    "swiglu": lambda m, x: F.silu(m.gate(x)) * m.up(x),
+    "universal": _universal,
+    "kan_spline": _kan_spline,
+}
+
+
+class MLP(nn.Module):
+    def __init__(self, activation: str, width: int, hidden: int) -> None:
+        super().__init__()
+        kind = MLPS[activation]
+        self.hidden, self.last = HIDDEN[activation], kind.matrices[-1]
+        for name in kind.matrices[:-1]:
+            self.add_module(name, nn.Linear(width, hidden, bias=False))
+        if kind.coefficients:
+            self.act = Coefficients(dict(kind.coefficients), hidden)
+        self.add_module(self.last, nn.Linear(hidden, width, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.get_submodule(self.last)(self.hidden(self, x))
+
+
+class Block(nn.Module):
+    def __init__(self, cfg: GPTConfig, i: int) -> None:
+        super().__init__()
+        self.ln1, self.attn = Norm(cfg.n_embd), Attention(cfg)
+        self.ln2, self.mlp = Norm(cfg.n_embd), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
+        self.drop = nn.Dropout(cfg.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.attn(self.ln1(x)))
+        return x + self.drop(self.mlp(self.ln2(x)))
+
+
+class GPT(nn.Module):
+    def __init__(self, cfg: GPTConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(cfg.vocab_size, cfg.n_embd)
+        self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
+        self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
+        self.ln_f = Norm(cfg.n_embd)
+        self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss, in nats; int64 [B, T] both."""
+        x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        logits = self.lm_head(self.ln_f(x))
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def adamw(groups: Sequence[dict[str, Any]], lr: float, beta1: float, beta2: float, eps: float) -> torch.optim.Optimizer:
+    """PyTorch's fastest, one kernel for each dtype and device."""
+    return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
+
+
+class Training:
+    """The whole step: zero_grad, loss, backward, clip, AdamW with helios.optim's groups."""
+
+    def __init__(self, cfg: GPTConfig, t: TrainConfig, compiled: bool = False, device: str = "cpu") -> None:
+        self.model = GPT(cfg).to(device)
+        self.loss = torch.compile(self.model) if compiled else self.model
+        self.device, self.clip = device, t.grad_clip
+        parameters = dict(self.model.named_parameters())
+        decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in ("wte.weight", "wpe.weight")]
+        self.optimizer = adamw([
+            {"params": [parameters[n] for n in decaying], "weight_decay": t.weight_decay},
+            {"params": [p for n, p in parameters.items() if n not in decaying], "weight_decay": 0.0},
+        ], t.lr, t.beta1, t.beta2, t.eps)
+
+    def step(self, tokens: Any, targets: Any) -> float:
+        """One step on int32 numpy arrays [B, T]; the loss before it."""
+        x, y = (torch.from_numpy(a).to(self.device, torch.int64) for a in (tokens, targets))
+        self.optimizer.zero_grad()
+        loss = self.loss(x, y)
+        loss.backward()
+        if self.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        self.optimizer.step()
+        return loss.item()

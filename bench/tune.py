@@ -1,0 +1,65 @@
+"""The fastest tile for each class of product in a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+from helios.backends.backend import Backend
+from helios.backends.vulkan import tuning
+from helios.backends.vulkan.tuning import TILES, Tile
+from helios.bench.measure import Effort, Timed, recorded
+from helios.bench.registry import Row
+from helios.errors import UserError
+
+MARGIN = 1.02  # by which a tile must beat the one without tuning, both at best and in the median, or noise would choose
+
+
+class Choice(NamedTuple):
+    name: str  # the shape class
+    shape: str  # on which it was measured
+    tile: Tile
+    ms: float
+    untuned_ms: float
+
+
+def classes(table: Iterable[Row]) -> dict[str, Row]:
+    """Shape class → the largest of the table's products in it."""
+    found: dict[str, Row] = {}
+    for row in (row for row in table if row.primitive == "matmul"):
+        ta, tb = (letter == "t" for letter in row.op.removeprefix("matmul_"))
+        m, n, k = map(int, row.shape.split("x"))
+        name = tuning.shape_class(ta, tb, m, n, k)
+        if name not in found or found[name].flops < row.flops:
+            found[name] = row
+    return found
+
+
+def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
+    """Measure the candidates in turn; the backend uses those that gain from then on. UserError where it has none."""
+    vulkan: Any = be
+    if be.name != "vulkan" or vulkan.profile.profile != "cpu":
+        raise UserError(f"{be.device_name} has no tiles to choose; only {tuning.KERNEL}, for CPU devices, has")
+    for name, row in classes(table).items():
+        arrays = [be.array(x) for x in row.arguments()]
+        m, n, _ = map(int, row.shape.split("x"))
+        plain = vulkan.matmul_tile(m, n)
+        tiles, sides = [plain, *(tile for tile in TILES if tile != plain)], []
+        for vulkan.tiles[name] in tiles:
+            sides.append(_timed(be, row, arrays, effort))
+        for _ in range(effort.rounds):
+            for side in sides:
+                side.sample()
+        del vulkan.tiles[name]
+        untuned, fastest = sides[0], min(sides, key=lambda side: side.best().device_ms)
+        gains = (a.device_ms > MARGIN * b.device_ms for a, b in (
+            (untuned.best(), fastest.best()), (untuned.median(), fastest.median())))
+        if all(gains):
+            vulkan.tiles[name] = tiles[sides.index(fastest)]
+            yield Choice(name, row.shape, vulkan.tiles[name], fastest.best().device_ms, untuned.best().device_ms)
+
+
+def _timed(be: Backend, row: Row, arrays: list[Any], effort: Effort) -> Timed:
+    """Which also records it, with the tile of now."""
+    return Timed(recorded(be, partial(row.call, be, *arrays)), effort)

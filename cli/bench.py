@@ -1,0 +1,133 @@
+"""helios-bench: how fast the primitives and whole training steps are, beside numpy and PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from helios.backends import NAMES, get_backend
+from helios.backends.backend import PRECISIONS
+from helios.backends.vulkan import tuning
+from helios.bench import measure, peaks, plot, registry, report, step, tune
+from helios.cli.common import HeliosCommand, HeliosGroup
+from helios.errors import UserError
+from helios.train.config import resolve
+
+FILE = click.Path(path_type=Path)
+
+BACKEND = click.option("--backend", type=click.Choice(NAMES), default="vulkan", show_default=True)
+DEVICE = click.option("--device", help="Vulkan device: its index or part of its name.")
+JSON = click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the figures there.")
+QUICK = click.option("--quick", is_flag=True, help="Few runs: whether it works rather than how fast it is.")
+PRESET = click.option("--preset", default="historic-6l", show_default=True, metavar="NAME", help="Whose shapes.")
+BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a step; else as the preset says.")
+
+
+@click.group(cls=HeliosGroup, invoke_without_command=True)
+@click.option("--only", multiple=True, metavar="OP", help="An op or primitive; may be given several times.")
+@click.option("--dtype", type=click.Choice(PRECISIONS), default="f32", show_default=True)
+@click.option("--peer", type=click.Choice(measure.PEERS), default="numpy", show_default=True,
+              help="What runs in turn with ours.")
+@PRESET
+@BATCH
+@JSON
+@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw DIR/roofline.png.")
+@BACKEND
+@DEVICE
+@QUICK
+@click.pass_context
+def main(ctx: click.Context, only: tuple[str, ...], dtype: str, peer: str, preset: str, batch: int | None,
+         json_file: Path | None, plot_folder: Path | None, backend: str, device: str | None, quick: bool) -> None:
+    """Measure every primitive at the shapes of a preset's training step; or a COMMAND."""
+    if ctx.invoked_subcommand:
+        given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+        if given:
+            raise UserError(f"options of {ctx.invoked_subcommand} go after it: helios-bench {ctx.invoked_subcommand} …")
+        return
+    config = resolve(preset, flags={"batch_size": batch})
+    table = measure.choose(registry.rows(registry.Sizes.of(config.model, config.train.batch_size)), only)
+    report.check(json_file)
+    if plot_folder is not None:
+        plot.matplotlib()
+    if peer == "torch":
+        measure.torch_module()
+    be = get_backend(backend, device, dtype)
+    effort, out = measure.QUICK if quick else measure.FULL, report.console()
+    _warn()
+    limits = peaks.peaks(be, effort, small=quick)
+    results = []
+    with out.status("") as status:
+        for result in measure.measure(be, table, peer, effort):
+            results.append(result)
+            status.update(f"{len(results)} of {len(table)}: {result.row.op}")
+    # Before and after, the higher: what else the machine does hides a peak, and cannot raise it.
+    limits = measure.Peaks(*map(max, zip(limits, peaks.peaks(be, effort, small=quick), strict=True)))
+    out.print(report.headline(be, f"peaks {limits.gflops:.0f} GFLOP/s, {limits.gbps:.1f} GB/s"), markup=False)
+    out.print(report.row_table(results, limits, dtype, peer))
+    if json_file is not None:
+        report.save(json_file, be, rows=[r.json(dtype, limits, None if peer == "none" else peer) for r in results])
+    if plot_folder is not None:
+        out.print(f"roofline: {plot.roofline(plot_folder, be, results, limits)}", markup=False)
+
+
+def _warn() -> None:
+    if warning := measure.busy():
+        click.echo(f"warning: {warning}", err=True)
+
+
+@main.command("step", cls=HeliosCommand)
+@PRESET
+@BATCH
+@click.option("--activation", metavar="NAME[,NAME…]", help="One, or one for each block; else as the preset says.")
+@click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}; else as the preset says.")
+@click.option("--peer", type=click.Choice(step.PEERS), default="none", show_default=True,
+              help="What runs in turn with ours.")
+@JSON
+@BACKEND
+@DEVICE
+@QUICK
+def step_command(preset: str, batch: int | None, activation: str | None, precision: str | None, peer: str,
+                 json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
+    """Measure whole training steps: forward, backward, clip, AdamW."""
+    config = resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
+    report.check(json_file)
+    if peer != "none":
+        measure.torch_module()
+    be = get_backend(backend, device, config.train.precision)
+    _warn()
+    figures, kernels = step.measure(preset, config, be, peer, step.QUICK if quick else step.FULL)
+    out = report.console()
+    out.print(report.headline(be, f"{preset}, {config.model.parameters():,} parameters"), markup=False)
+    out.print(report.step_table([figures]))
+    if kernels:
+        out.print()
+        out.print(report.kernel_table(kernels))
+    if json_file is not None:
+        report.save(json_file, be, steps=[figures])
+
+
+@main.command("tune", cls=HeliosCommand)
+@PRESET
+@BATCH
+@DEVICE
+@QUICK
+def tune_command(preset: str, batch: int | None, device: str | None, quick: bool) -> None:
+    """Find the fastest tile for each class of product in a training step; from then on this device uses it."""
+    config = resolve(preset, flags={"batch_size": batch})
+    table = registry.rows(registry.Sizes.of(config.model, config.train.batch_size))
+    be, out = get_backend("vulkan", device), report.console()
+    _warn()
+    choices = list(tune.tune(be, table, measure.QUICK if quick else measure.FULL))
+    out.print(report.headline(be, f"{len(choices)} of {len(tune.classes(table))} classes gain by another tile"),
+              markup=False)
+    if choices:
+        out.print(report.tile_table(choices))
+    vulkan: Any = be
+    out.print(f"kept in {tuning.save(vulkan.profile, vulkan.tiles)}", markup=False)
+
+
+if __name__ == "__main__":
+    main()

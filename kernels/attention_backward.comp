@@ -1,0 +1,128 @@
+// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as in
+// attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
+// delta_i = g_i·out_i and ds = w·(dropped(g·vᵀ) - delta)·cap':
+//   dq_i = scale·Σ_j ds_ij·k_j    dk_j = scale·Σ_i ds_ij·q_i    dv_j = Σ_i w̃_ij·g_i
+// HALF: q, k, v and g are rounded to f16; what is computed from them is not.
+//
+// Two variants, each with the grid of attention.comp. BY_KEY 0: a lane owns one query, for dq, and keys are broadcast;
+// BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T array exists.
+#include "lib/common.glsl"
+#include "lib/half.glsl"
+#include "lib/attention.glsl"
+
+layout(push_constant) uniform Push {
+    In qkv, o, lse, g;
+    Out dqkv;
+    InI rng;
+    uint batch, heads, len, threshold, site;
+    float scale, cap, factor;
+} p;
+
+#if BY_KEY
+void by_key(Place at) {
+    uint lane = gl_SubgroupInvocationID, j = at.block * SG + lane, here = min(j, p.len - 1);
+    float k[DH], v[DH], dk[DH], dv[DH];
+    [[unroll]] for (uint d = 0; d < DH; d++) {
+        k[d] = rounded(p.qkv.v[at.qkv + here * at.stride + at.width + d]) * p.scale;
+        v[d] = rounded(p.qkv.v[at.qkv + here * at.stride + 2 * at.width + d]);
+        dk[d] = dv[d] = 0.0;
+    }
+    for (uint i0 = at.block * SG; i0 < p.len; i0 += SG) {
+        uint there = min(i0 + lane, p.len - 1);
+        float lse = p.lse.v[at.head_row + there], delta = 0.0;
+        float q[DH], g[DH], s[SG], ds[SG];
+        [[unroll]] for (uint i = 0; i < SG; i++) s[i] = ds[i] = 0.0;
+        [[unroll]] for (uint d = 0; d < DH; d++) {
+            q[d] = rounded(p.qkv.v[at.qkv + there * at.stride + d]);
+            g[d] = rounded(p.g.v[at.out0 + there * at.width + d]);
+            delta = fma(g[d], p.o.v[at.out0 + there * at.width + d], delta);
+            [[unroll]] for (uint i = 0; i < SG; i++) {
+                s[i] = fma(k[d], subgroupBroadcast(q[d], i), s[i]);
+                ds[i] = fma(v[d], subgroupBroadcast(g[d], i), ds[i]);
+            }
+        }
+#if DROPOUT
+        // A lane draws for one query and all SG keys, four at a time, and keeps a bit for each; so a bit, not a counter,
+        // crosses lanes.
+        uint kept[(SG + 31) / 32];
+        [[unroll]] for (uint e = 0; e < SG; e += 4) {
+            uvec4 r = philox(p.rng, (at.block * SG + e) / 4, at.head_row + i0 + lane, p.site);
+            uvec4 bits = mix(uvec4(0), uvec4(1, 2, 4, 8), greaterThanEqual(r, uvec4(p.threshold))) << e % 32;
+            kept[e / 32] = (e % 32 == 0 ? 0 : kept[e / 32]) | bits.x | bits.y | bits.z | bits.w;
+        }
+#endif
+        [[unroll]] for (uint i = 0; i < SG; i++) {
+            float c = capped(s[i], p.cap);
+            float w = i0 + i >= j && i0 + i < p.len ? exp(c - subgroupBroadcast(lse, i)) : 0.0;
+            float keep = 1.0;
+#if DROPOUT
+            uint mask = subgroupBroadcast(kept[0], i);
+#if SG > 32
+            if (lane >= 32) mask = subgroupBroadcast(kept[1], i);
+#endif
+            keep = (mask >> lane % 32 & 1) == 1 ? p.factor : 0.0;
+#endif
+            ds[i] = w * (ds[i] * keep - subgroupBroadcast(delta, i)) * capped_grad(c, p.cap);
+            s[i] = w * keep;
+        }
+        [[unroll]] for (uint d = 0; d < DH; d++)
+            [[unroll]] for (uint i = 0; i < SG; i++) {
+                dk[d] = fma(ds[i], subgroupBroadcast(q[d], i), dk[d]);
+                dv[d] = fma(s[i], subgroupBroadcast(g[d], i), dv[d]);
+            }
+    }
+    if (j >= p.len) return;
+    [[unroll]] for (uint d = 0; d < DH; d++) {
+        p.dqkv.v[at.qkv + j * at.stride + at.width + d] = dk[d] * p.scale;
+        p.dqkv.v[at.qkv + j * at.stride + 2 * at.width + d] = dv[d];
+    }
+}
+#else
+void by_query(Place at) {
+    uint i = at.block * SG + gl_SubgroupInvocationID, here = min(i, p.len - 1), row = at.head_row + here;
+    float q[DH], g[DH], dq[DH], delta = 0.0, lse = p.lse.v[row];
+    [[unroll]] for (uint d = 0; d < DH; d++) {
+        q[d] = rounded(p.qkv.v[at.qkv + here * at.stride + d]) * p.scale;
+        g[d] = rounded(p.g.v[at.out0 + here * at.width + d]);
+        delta = fma(g[d], p.o.v[at.out0 + here * at.width + d], delta);
+        dq[d] = 0.0;
+    }
+    for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
+        uint theirs = at.qkv + min(j0 + gl_SubgroupInvocationID, p.len - 1) * at.stride;
+        float s[SG], ds[SG], k[DH];
+        [[unroll]] for (uint j = 0; j < SG; j++) s[j] = ds[j] = 0.0;
+        [[unroll]] for (uint d = 0; d < DH; d++) {
+            k[d] = rounded(p.qkv.v[theirs + at.width + d]);
+            float v = rounded(p.qkv.v[theirs + 2 * at.width + d]);
+            [[unroll]] for (uint j = 0; j < SG; j++) {
+                s[j] = fma(q[d], subgroupBroadcast(k[d], j), s[j]);
+                ds[j] = fma(g[d], subgroupBroadcast(v, j), ds[j]);
+            }
+        }
+#if DROPOUT
+        [[unroll]] for (uint j = 0; j < SG; j += 4) {
+            uvec4 r = philox(p.rng, (j0 + j) / 4, row, p.site);
+            [[unroll]] for (uint e = 0; e < 4; e++) ds[j + e] = r[e] >= p.threshold ? ds[j + e] * p.factor : 0.0;
+        }
+#endif
+        [[unroll]] for (uint j = 0; j < SG; j++) {
+            float c = capped(s[j], p.cap);
+            ds[j] = j0 + j <= i ? exp(c - lse) * (ds[j] - delta) * capped_grad(c, p.cap) : 0.0;
+        }
+        [[unroll]] for (uint d = 0; d < DH; d++)
+            [[unroll]] for (uint j = 0; j < SG; j++) dq[d] = fma(ds[j], subgroupBroadcast(k[d], j), dq[d]);
+    }
+    if (i >= p.len) return;
+    [[unroll]] for (uint d = 0; d < DH; d++) p.dqkv.v[at.qkv + i * at.stride + d] = dq[d] * p.scale;
+}
+#endif
+
+void main() {
+    Place at = place(p.batch, p.heads, p.len);
+    if (!at.inside) return;
+#if BY_KEY
+    by_key(at);
+#else
+    by_query(at);
+#endif
+}

@@ -1,0 +1,18 @@
+// The last thing done to a value before it is stored at `at`: EPILOGUE, an expression as in elementwise.comp, of x (the
+// value) and y (of p.y at the same place); where SWAP, of y (the value) and x (of p.y). Included after the push block,
+// which has `In y` if Y, and `alpha`, `beta` if ENDED.
+float ended(float value, uint at) {
+#if ENDED
+#if SWAP
+    float x = p.y.v[at], y = value;
+#else
+    float x = value;
+#if Y
+    float y = p.y.v[at];
+#endif
+#endif
+    return EPILOGUE;
+#else
+    return value;
+#endif
+}

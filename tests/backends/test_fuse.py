@@ -1,0 +1,123 @@
+"""Elementwise work moves into what produces its input exactly where that changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from helios import ops, random
+from helios.backends.vulkan import backend as module
+from helios.capture import Capture
+from helios.tensor import Tensor
+
+from .vulkan import Training, make
+
+A, B, Y = np.random.default_rng(0).standard_normal((3, 40, 40)).astype(np.float32)
+
+
+def record(fn: Callable[..., tuple[Tensor, ...]]) -> tuple[list[str], list[np.ndarray]]:
+    """The names of the commands, and the outputs."""
+    capture = Capture(fn, make())
+    out = capture(A, B, Y)
+    (program,) = capture.programs.values()
+    return [c.name for c in program.commands], list(out)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("finish", [
+    lambda v, y: v + y, lambda v, y: y + v, lambda v, y: v - y, lambda v, y: y - v, lambda v, y: v * y,
+    lambda v, y: ops.gelu(v), lambda v, y: v * 3.0, lambda v, y: ops.softcap(v, 2.0)])
+def test_fused(finish: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    fn = lambda a, b, y: (finish(a @ b, y),)
+    names, (fused,) = record(fn)
+    assert len(names) == 1 and names[0].startswith("matmul")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "fuse", lambda commands, pipelines: list(commands))
+        names, (plain,) = record(fn)
+    assert names[1:] == ["elementwise"]
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_not_fused_where_the_value_is_used_again() -> None:
+    def fn(a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        value = a @ b
+        return value + y, value * 2.0
+
+    names, (total, double) = record(fn)
+    assert names.count("elementwise") == 2
+    np.testing.assert_allclose(total - Y, double / 2, atol=1e-5)
+
+
+def test_not_fused_where_the_value_is_returned() -> None:
+    def fn(a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        value = a @ b
+        return value, value + y
+
+    names, (value, total) = record(fn)
+    assert "elementwise" in names
+    np.testing.assert_allclose(value + Y, total, atol=1e-5)
+
+
+def test_not_fused_where_the_other_array_comes_later() -> None:
+    def fn(a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        value = a @ b
+        later = b @ y
+        return value + (later + later * later), later
+
+    names, (out, later) = record(fn)
+    assert names[-1] == "elementwise"
+    np.testing.assert_allclose(out, A @ B + later + later * later, rtol=1e-4, atol=1e-4)
+
+
+def test_an_array_that_changes_in_between_is_not_read_early() -> None:
+    be = make()
+    state = Tensor(be.array(np.zeros((40, 40), np.float32)), be)
+
+    def fn(a: Tensor, b: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        value = a @ b
+        be.assign(state.data, y.data)
+        return (value + state,)
+
+    out = Capture(fn, be)(A, B, Y)[0]
+    np.testing.assert_allclose(out, A @ B + Y, atol=1e-5)
+
+
+def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
+    be = make()
+    key = random.state(3, 4)
+    w = Tensor(be.array(np.full(37, 1.5, np.float32)), be)
+
+    def late(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
+        x = ops.dropout(h, 0.3, rng, 9, residual=x)
+        y = ops.layer_norm(x, w, w)
+        return x * 2.0, y
+
+    def early(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
+        x = ops.dropout(h, 0.3, rng, 9, residual=x)
+        double = x * 2.0  # needs the sum before the norm
+        return double, ops.layer_norm(x, w, w)
+
+    h, x = np.random.default_rng(1).standard_normal((2, 70, 37)).astype(np.float32)
+    outs, names = [], []
+    for f in (late, early):
+        capture = Capture(f, be)
+        outs.append(capture(h, x, key))
+        (program,) = capture.programs.values()
+        names.append([c.name for c in program.commands])  # type: ignore[attr-defined]
+    assert "dropout" not in names[0] and "dropout" in names[1]
+    kept = random.keep((70, 37), key, 9, 0.3)
+    np.testing.assert_allclose(outs[0][0], 2 * (x + np.where(kept, h, 0) / np.float32(0.7)), atol=1e-6)
+    for a, b in zip(*outs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, losses = Training(make()), []
+    for _ in range(3):
+        losses.append(fused.step()[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "fuse", lambda commands, pipelines: list(commands))
+        plain = Training(make())
+        np.testing.assert_allclose([plain.step()[0] for _ in range(3)], losses, rtol=1e-5)
+    assert fused.program.dispatches < plain.program.dispatches - 10

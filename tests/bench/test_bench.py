@@ -1,0 +1,151 @@
+"""helios-bench on tiny shapes: what it prints and writes, and how it refuses. No test looks at a time."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from helios.backends.backend import Backend
+from helios.backends.vulkan import shaders
+from helios.bench import plot, step
+from helios.cli import bench
+from helios.train.config import resolve
+
+TOP = {"device", "driver", "date", "rows", "steps"}
+ROW = {"op", "shape", "dtype", "variant", "median_ms", "gflops", "gbps", "fraction_of_peak", "peer", "peer_ms", "ratio"}
+STEP = {"preset", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches", "submits",
+        "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio"}
+TINY = ("--preset", "tiny", "--quick")
+
+
+def run(*args: str | Path) -> Result:
+    return CliRunner().invoke(bench.main, [str(a) for a in args])
+
+
+def done(*args: str | Path) -> str:
+    result = run(*args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(result: Result, message: str) -> None:
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert message in result.stderr
+
+
+def test_rows(backend: Backend, tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    shown = done(*TINY, "--backend", backend.name, "--only", "silu", "--only", "attention_backward", "--json", file)
+    found = json.loads(file.read_text())
+    assert set(found) == TOP and found["steps"] == []
+    assert found["device"] == backend.device_name and found["driver"] == backend.driver
+    assert [row["op"] for row in found["rows"]] == ["silu", "attention_backward"]
+    for row in found["rows"]:
+        assert set(row) == ROW
+        assert row["dtype"] == "f32" and row["peer"] == "numpy" and row["op"] in shown
+        assert all(row[k] > 0 for k in ("median_ms", "gflops", "gbps", "fraction_of_peak", "peer_ms"))
+        assert row["ratio"] == pytest.approx(row["peer_ms"] / row["median_ms"])
+
+
+def test_without_a_peer(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    done(*TINY, "--backend", "cpu_ref", "--only", "sum", "--peer", "none", "--json", file)
+    (row,) = json.loads(file.read_text())["rows"]
+    assert row["variant"] == "cpu_ref" and row["peer"] is row["peer_ms"] is row["ratio"] is None
+
+
+def test_step(backend: Backend, tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    shown = done("step", *TINY, "--batch", "2", "--activation", "swiglu,relu", "--backend", backend.name,
+                 "--json", file)
+    found = json.loads(file.read_text())
+    assert set(found) == TOP and found["rows"] == []
+    (figures,) = found["steps"]
+    assert set(figures) == STEP
+    assert (figures["preset"], figures["batch"], figures["activation"]) == ("tiny", 2, "swiglu,relu")
+    assert figures["tokens_per_sec"] == pytest.approx(1e3 * 2 * 16 / figures["ms_per_step"])
+    assert 0 <= figures["host_ms"] <= figures["ms_per_step"]
+    if backend.name == "vulkan":
+        assert figures["submits"] == 1 and 0 < figures["barriers"] < figures["dispatches"]
+        assert figures["arena_bytes"] > 0 and "attention_backward" in shown and "adamw" in shown
+
+
+def test_breakdown_counts_every_dispatch(backend: Backend) -> None:
+    if backend.name != "vulkan":
+        pytest.skip("only Vulkan records dispatches")
+    config = resolve("tiny", flags={"activation": "gelu,swiglu"})
+    figures, kernels = step.measure("tiny", config, backend, "none", step.QUICK)
+    assert sum(count for _, count, _ in kernels) == figures["dispatches"]
+    assert len({name for name, _, _ in kernels}) == len(kernels)
+    assert any(" nt" in name for name, _, _ in kernels) and any("gelu" in name for name, _, _ in kernels)
+
+
+def test_torch_beside_a_step(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
+    file = tmp_path / "b.json"
+    done("step", *TINY, "--backend", "cpu_ref", "--peer", "torch", "--json", file)
+    (figures,) = json.loads(file.read_text())["steps"]
+    assert figures["peer"] == "torch" and figures["peer_tokens_per_sec"] > 0
+    assert figures["ratio"] == pytest.approx(figures["tokens_per_sec"] / figures["peer_tokens_per_sec"])
+
+
+def test_roofline(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="of the [bench] extra")
+    done(*TINY, "--backend", "cpu_ref", "--only", "gelu", "--only", "expand", "--peer", "none",
+         "--plot", tmp_path / "p")
+    assert (tmp_path / "p" / "roofline.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["--only", "matmull"], "--only matmull: no such op; did you mean matmul"),
+    (["--preset", "tinny"], "unknown preset 'tinny'"),
+    (["--json", "/no/such/folder/b.json"], "cannot write /no/such/folder/b.json: no folder"),
+    (["--json", "/"], "cannot write /: it is a folder"),
+    (["--peer", "none", "step"], "options of step go after it"),
+    (["step", "--preset", "tinny"], "unknown preset 'tinny'"),
+    (["step", "--activation", "gelo"], "activation: given 'gelo'"),
+    (["step", "--precision", "f64"], "--precision: expected one of"),
+    (["step", "--json", "/no/such/folder/b.json"], "cannot write"),
+])
+def test_bad_options(args: list[str], message: str) -> None:
+    refused(run(*args), message)
+
+
+@pytest.mark.parametrize("args", [["--peer", "jax"], ["--dtype", "f64"], ["step", "--batch", "0"],
+                                  ["step", "--peer", "numpy"], ["--rows"]])
+def test_bad_usage(args: list[str]) -> None:
+    assert run(*args).exit_code == 2
+
+
+@pytest.mark.parametrize(("args", "module"), [(["--peer", "torch"], "torch"), (["step", "--peer", "torch"], "torch"),
+                                              (["--plot", "x"], "matplotlib")])
+def test_what_is_optional_is_missed_in_one_line(args: list[str], module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def missing(name: str, *more: Any) -> Any:
+        if name.startswith(module):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *more)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    refused(run(*args), f"No module named '{module}'")
+    assert plot.importlib is importlib
+
+
+@pytest.mark.parametrize("lanes", [8, 16, 32])
+def test_the_kernels_of_the_peaks_are_valid(lanes: int, tmp_path: Path) -> None:
+    validator = shutil.which("spirv-val")
+    for name, more in (("peak_fma", {"WIDTH": 8, "DEPTH": 8}), ("peak_copy", {"SPAN": 4})):
+        text = shaders.source(f"helios.bench/{name}", {"SG": lanes, "WG": lanes, **more})
+        (tmp_path / f"{name}.spv").write_bytes(shaders.compile(name, text))
+        if validator:
+            subprocess.run([validator, "--target-env", "vulkan1.3", "--scalar-block-layout", tmp_path / f"{name}.spv"],
+                           check=True)
