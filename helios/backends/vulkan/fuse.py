@@ -60,7 +60,7 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
         if "EPILOGUE" in producer.kernel.defines or args[result].block is not block or value.size != block.size:
             continue
         # The work moves forward in time: until now nothing may touch what it writes, or write what it reads.
-        if _conflict(commands[at:i], (u for u in command.uses if u is not value)):
+        if _conflict(_touched(commands[at:i]), (u for u in command.uses if u is not value)):
             continue
         swap = given["x"] is not value  # the expression's x is then the other array
         other = given["x"] if swap else given.get("y")
@@ -85,12 +85,15 @@ def _into_layer_norm(commands: Sequence[Command | None], uses: dict[Block, list[
     if not dropout.kernel.defines["RESIDUAL"] or given["o"].block is not args["x"].block or (
             given["rows"], given["columns"]) != (args["rows"], args["columns"]):
         return None
-    # The work moves back in time: until then nothing may touch what it writes, or write what it reads.
-    if _conflict(commands[at + 1 : i], dropout.uses):
+    # The work moves back in time: until then nothing may touch what it writes, or write what it reads; nor may the
+    # norm, whose rows are computed in any order.
+    if _conflict(_touched(commands[at + 1 : i]) + [u for u in norm.uses if "w" in u.access], dropout.uses):
         return None
     x = given.pop("o")
     args |= given | {"x": Range(x.block, x.offset, x.size, "rw")}
-    return at, i, _variant(pipelines, norm.kernel, {"DROPPED": 1, "GIVEN": 0}, args, norm.grid, elementwise=True)
+    # y may lie over h or the residual. With as many rows as columns, mean and rstd might lie over weight or bias.
+    in_place = args["rows"] != args["columns"]
+    return at, i, _variant(pipelines, norm.kernel, {"DROPPED": 1, "GIVEN": 0}, args, norm.grid, in_place)
 
 
 def _arguments(command: Command) -> dict[str, Any]:
@@ -98,9 +101,12 @@ def _arguments(command: Command) -> dict[str, Any]:
     return dict(zip((p.name for p in command.kernel.params), command.args, strict=True))
 
 
-def _conflict(commands: Sequence[Command | None], uses: Iterable[Range]) -> bool:
-    between = [u for c in commands if c is not None for u in c.uses]
-    return any("w" in u.access + use.access and u.overlaps(use) for use in uses for u in between)
+def _touched(commands: Sequence[Command | None]) -> list[Range]:
+    return [u for c in commands if c is not None for u in c.uses]
+
+
+def _conflict(touched: Sequence[Range], uses: Iterable[Range]) -> bool:
+    return any("w" in u.access + use.access and u.overlaps(use) for use in uses for u in touched)
 
 
 def _variant(pipelines: Pipelines, kernel: Kernel, defines: dict[str, Any], args: dict[str, Any],
