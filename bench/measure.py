@@ -29,6 +29,7 @@ class Effort(NamedTuple):
 
 FULL, QUICK = Effort(9, 10.0, 2), Effort(3, 0.0, 1)
 MAX_REPEATS = 64  # in one sample
+ROUNDED = ("matmul", "linear", "attention", "attention_backward")  # what mixed precision computes in float16
 
 
 class Peaks(NamedTuple):
@@ -141,6 +142,7 @@ def torch_module() -> Any:
         raise UserError(f"--peer torch needs PyTorch ({error}); install it, or choose another --peer") from None
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
+    torch.set_float32_matmul_precision("highest")  # some images round float32 products to TF32 by default
     return torch
 
 
@@ -154,15 +156,49 @@ def torch_finish(device: str) -> Callable[[], Any]:
     return torch_module().cuda.synchronize if device == "cuda" else lambda: None
 
 
-def peer_work(name: str, row: Row, arguments: Sequence[np.ndarray], device: str = "cpu") -> Callable[[], Any]:
-    """What the peer is to repeat; its results are a prefix of the row's."""
+def graphed(work: Callable[[], Any]) -> Callable[[int], Sample]:
+    """As `called`, on PyTorch's GPU: a CUDA graph of the repetitions, which needs no launch for each, as `recorded`."""
+    torch, graphs = torch_module(), dict[int, Any]()
+
+    def run(times: int) -> Sample:
+        if times not in graphs:
+            work()  # cuBLAS sets itself up outside a graph
+            torch.cuda.synchronize()
+            graphs[times] = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graphs[times]):
+                for _ in range(times):
+                    work()
+            graphs[times].replay()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        begin.record()
+        graphs[times].replay()
+        end.record()
+        torch.cuda.synchronize()
+        wall = (time.perf_counter() - start) * 1e3 / times
+        return Sample(begin.elapsed_time(end) / times, wall)
+    return run
+
+
+def peer_work(name: str, row: Row, arguments: Sequence[np.ndarray], device: str = "cpu", precision: str = "f32"
+              ) -> Callable[[], Any]:
+    """What the peer is to repeat; its results are a prefix of the row's. In mixed precision PyTorch gets float16s."""
     if name == "numpy":
         arrays = [REF.array(x) for x in arguments]
         return lambda: row.call(REF, *arrays)
     torch = torch_module()
-    tensors = [torch.from_numpy(x.copy()).to(device, torch.int64 if x.dtype == np.int32 else torch.float32)
-               for x in arguments]
+    real = torch.float16 if precision == "mixed" and row.primitive in ROUNDED else torch.float32
+    tensors = [torch.from_numpy(x.copy()).to(device, torch.int64 if x.dtype == np.int32 else real) for x in arguments]
     return row.torch(torch, *tensors)
+
+
+def peer_side(name: str, row: Row, arguments: Sequence[np.ndarray], device: str, precision: str
+              ) -> Callable[[int], Sample]:
+    work = peer_work(name, row, arguments, device, precision)
+    if device == "cuda" and row.primitive == "matmul":
+        return graphed(work)
+    return called(work, torch_finish(device))
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -181,7 +217,6 @@ def choose(table: Iterable[Row], only: Sequence[str]) -> list[Row]:
 
 def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Iterator[Result]:
     device = torch_device(be) if peer == "torch" else "cpu"
-    finish = torch_finish(device) if peer == "torch" else lambda: None
     for row in table:
         arguments = row.arguments()
         arrays = [be.array(x) for x in arguments]
@@ -189,14 +224,14 @@ def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Ite
         be.numpy(outputs[0])
         sides = [Timed(recorded(be, partial(row.call, be, *arrays)), effort)]
         if peer != "none":
-            sides.append(Timed(called(peer_work(peer, row, arguments, device), finish), effort))
+            sides.append(Timed(peer_side(peer, row, arguments, device, getattr(be, "precision", "f32")), effort))
         for _ in range(effort.rounds):
             for side in sides:
                 side.sample()
         ours, *theirs = (side.median() for side in sides)
         best, *their_best = (side.best().device_ms for side in sides)
         yield Result(row, variant(be, row, arrays), ours, row.flops / ours.device_ms / 1e6,
-                     row.bytes(arguments, outputs) / ours.device_ms / 1e6, theirs[0].wall_ms if theirs else None,
+                     row.bytes(arguments, outputs) / ours.device_ms / 1e6, theirs[0].device_ms if theirs else None,
                      their_best[0] / best if their_best else None)
 
 

@@ -201,18 +201,26 @@ def _elementwise(s: Sizes) -> Iterator[Row]:
               forward(lambda t, h, rng, x: x + drop(t, h)))
 
 
+LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # of a product: on a backend, in PyTorch
+    "nt": (lambda be, a, b: be.matmul(a, b, False, True), lambda t, a, b: a @ b.T),
+    "nn": (lambda be, a, b: be.matmul(a, b), lambda t, a, b: a @ b),
+    "tn": (lambda be, a, b: be.matmul(a, b, True), lambda t, a, b: a.T @ b),
+}
+
+
+def product(layout: str, m: int, n: int, k: int) -> Row:
+    """[m, n], a sum over k: of [m, k] and [k, n], or, where the layout's letter is a t, of their transposes."""
+    call, fn = LAYOUTS[layout]
+    args = [normal(k, m) if layout[0] == "t" else normal(m, k), normal(n, k) if layout[1] == "t" else normal(k, n)]
+    return Row(f"matmul_{layout}", "matmul", _text(m, n, k), args, call, 2 * m * n * k, forward(fn))
+
+
 def _matrices(s: Sizes) -> Iterator[Row]:
     """The products of a linear layer [N, K] on M rows: forward (nt), its input's gradient (nn), its weight's (tn)."""
     d, m = s.n_embd, s.rows
     layers = [(3 * d, d), (d, d), (s.ffn, d), (d, s.ffn), (s.gated, d), (d, s.gated), (s.vocab, d)]
     for n, k in dict.fromkeys(layers):
-        x, w, g = normal(m, k), normal(n, k), normal(m, n)
-        for layout, args, call, fn, lengths in (
-            ("nt", [x, w], lambda be, x, w: be.matmul(x, w, False, True), lambda t, x, w: x @ w.T, (m, n, k)),
-            ("nn", [g, w], lambda be, g, w: be.matmul(g, w), lambda t, g, w: g @ w, (m, k, n)),
-            ("tn", [g, x], lambda be, g, x: be.matmul(g, x, True), lambda t, g, x: g.T @ x, (n, k, m)),
-        ):
-            yield Row(f"matmul_{layout}", "matmul", _text(*lengths), args, call, 2 * m * n * k, forward(fn))
+        yield from (product("nt", m, n, k), product("nn", m, k, n), product("tn", n, k, m))
     n, k = s.ffn, d
     for activation in (None, *ACTIVATIONS):
         cost = 0 if activation is None else ELEMENTWISE[activation][0] * m * n

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import platform
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +16,7 @@ from rich.table import Table
 
 from helios.backends.backend import Backend
 from helios.bench.measure import Peaks, Result
+from helios.bench.step import KernelTime
 from helios.bench.tune import Choice
 from helios.errors import UserError
 
@@ -25,11 +29,26 @@ def check(path: Path | None) -> None:
         raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
 
 
+def about(be: Backend) -> dict[str, Any]:
+    """On what it was measured, with what, when."""
+    packages = [name for name in ("numpy", "torch") if name in sys.modules]
+    return {"device": be.device_name, "driver": be.driver,
+            "profile": getattr(getattr(be, "profile", None), "profile", "cpu"),
+            "software": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in packages}},
+            "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
 def save(path: Path, be: Backend, rows: Sequence[dict[str, Any]] = (), steps: Sequence[dict[str, Any]] = ()) -> None:
-    about = {"device": be.device_name, "driver": be.driver, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    write(path, dump({**about(be), "rows": list(rows), "steps": list(steps)}))
+
+
+def dump(report: dict[str, Any]) -> str:
+    return json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
     try:
-        path.write_text(json.dumps({**about, "rows": list(rows), "steps": list(steps)}, indent=1, ensure_ascii=False)
-                        + "\n", "utf-8")
+        path.write_text(text, "utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
@@ -58,16 +77,16 @@ def row_table(results: Iterable[Result], peaks: Peaks, dtype: str, peer: str) ->
 def step_table(steps: Sequence[dict[str, Any]]) -> Table:
     """One figure a line: there are few steps, and many figures."""
     table = _table("", right=[f"{s['activation']}, batch {s['batch']}, {s['precision']}" for s in steps])
-    for key in (k for k in steps[0] if k not in ("preset", "batch", "activation", "precision")):
+    elsewhere = ("preset", "parameters", "batch", "activation", "precision", "kernels")
+    for key in (k for k in steps[0] if k not in elsewhere):
         table.add_row(key.replace("_", " "), *(_figure(key, s[key]) for s in steps))
     return table
 
 
-def kernel_table(kernels: Sequence[tuple[str, int, float]]) -> Table:
-    """kernels: name, how many, milliseconds of all of them together."""
-    table, total = _table("kernel", right=("count", "ms", "share")), sum(ms for _, _, ms in kernels)
-    for name, count, ms in sorted(kernels, key=lambda k: -k[2]):
-        table.add_row(name, str(count), f"{ms:.2f}", f"{ms / total:.1%}" if total else "")
+def kernel_table(kernels: Sequence[KernelTime]) -> Table:
+    table, total = _table("kernel", right=("calls", "ms", "share")), sum(k.ms for k in kernels)
+    for name, calls, ms in kernels:
+        table.add_row(name, str(calls), f"{ms:.2f}", f"{ms / total:.1%}" if total else "")
     return table
 
 

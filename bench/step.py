@@ -21,7 +21,12 @@ from helios.tensor import Tensor
 from helios.train.config import Config
 
 PEERS = ("torch", "torch-compile", "none")
-Kernels = list[tuple[str, int, float]]  # name, how many in a step, milliseconds of all
+
+
+class KernelTime(NamedTuple):
+    name: str
+    calls: int  # in a step
+    ms: float  # of all of them
 
 
 class Effort(NamedTuple):
@@ -66,15 +71,15 @@ class Training:
         blocks = {use.block.within for c in getattr(self.program, "commands", ()) for use in c.uses}
         return sum(b.size for b in blocks if b is not None and not b.wanted())
 
-    def kernels(self, times: int) -> Kernels:
-        """By name, each command run alone; medians over several steps."""
+    def kernels(self, times: int) -> list[KernelTime]:
+        """By name, the slowest first, each command run alone; medians over several steps."""
         if not hasattr(self.program, "profile"):
             return []
         runs = [self.program.profile() for _ in range(times)]
         found: dict[str, list[float]] = defaultdict(list)
         for command, *ms in zip((c for c, _ in runs[0]), *([ms for _, ms in run] for run in runs), strict=True):
             found[label(command)].append(statistics.median(ms))
-        return [(name, len(ms), sum(ms)) for name, ms in found.items()]
+        return sorted((KernelTime(name, len(ms), sum(ms)) for name, ms in found.items()), key=lambda k: -k.ms)
 
 
 def label(command: Any) -> str:
@@ -118,9 +123,10 @@ def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.nda
     return torch_gpt.Training(config.model, config.train, name == "torch-compile", torch_device(be)).step
 
 
-def measure(preset: str, config: Config, be: Backend, peer_name: str, effort: Effort) -> tuple[dict[str, Any], Kernels]:
-    """The entry of "steps" in the JSON, and the breakdown by kernel."""
-    theirs, ours = peer(peer_name, config, be), Training(config, be)
+def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict[str, Any]:
+    """The entry of "steps" in the JSON."""
+    config, be = ours.config, ours.backend
+    theirs = peer(peer_name, config, be)
     shape = (config.train.batch_size, config.model.block_size)
     tokens, targets = np.random.default_rng(0).integers(0, config.model.vocab_size, (2, *shape)).astype(np.int32)
     for side in filter(None, (ours.step, theirs)):
@@ -143,13 +149,15 @@ def measure(preset: str, config: Config, be: Backend, peer_name: str, effort: Ef
     assert rate
     program = ours.program
     return {
-        "preset": preset, "batch": shape[0], "activation": config.model.activation,
+        "preset": preset, "parameters": config.model.parameters(), "batch": shape[0],
+        "activation": config.model.activation,
         "precision": config.train.precision, "tokens_per_sec": rate, "ms_per_step": ms,
         "dispatches": program.dispatches, "submits": submits / len(took), "barriers": getattr(program, "barriers", 0),
         "host_ms": statistics.median(host), "arena_bytes": ours.arena_bytes(),
         "peer": None if theirs is None else peer_name, "peer_tokens_per_sec": peer_rate,
         "ratio": rate / peer_rate if peer_rate else None,
-    }, ours.kernels(effort.profiles)
+        "kernels": [k._asdict() for k in ours.kernels(effort.profiles)],
+    }
 
 
 def _timed(step: Callable[[np.ndarray, np.ndarray], float] | None, *inputs: np.ndarray) -> float:

@@ -135,12 +135,15 @@ def adamw(groups: Sequence[dict[str, Any]], lr: float, beta1: float, beta2: floa
 
 
 class Training:
-    """The whole step: zero_grad, loss, backward, clip, AdamW with helios.optim's groups."""
+    """The whole step: zero_grad, loss, backward, clip, AdamW with helios.optim's groups.
+
+    Mixed precision is PyTorch's own: autocast to bfloat16, which needs no loss scaling.
+    """
 
     def __init__(self, cfg: GPTConfig, t: TrainConfig, compiled: bool = False, device: str = "cpu") -> None:
         self.model = GPT(cfg).to(device)
         self.loss = torch.compile(self.model) if compiled else self.model
-        self.device, self.clip = device, t.grad_clip
+        self.device, self.clip, self.mixed = device, t.grad_clip, t.precision == "mixed"
         parameters = dict(self.model.named_parameters())
         decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in ("wte.weight", "wpe.weight")]
         self.optimizer = adamw([
@@ -152,7 +155,8 @@ class Training:
         """One step on int32 numpy arrays [B, T]; the loss before it."""
         x, y = (torch.from_numpy(a).to(self.device, torch.int64) for a in (tokens, targets))
         self.optimizer.zero_grad()
-        loss = self.loss(x, y)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed):
+            loss = self.loss(x, y)
         loss.backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -11,12 +11,28 @@ from click.core import ParameterSource
 from helios.backends import NAMES, get_backend
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
-from helios.bench import measure, peaks, plot, registry, report, step, tune
+from helios.bench import measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup
 from helios.errors import UserError
 from helios.train.config import resolve
 
 FILE = click.Path(path_type=Path)
+Lengths = tuple[int, int, int]
+
+
+class Product(click.ParamType):
+    """M x N x K, or one length for all three."""
+
+    name = "lengths"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Lengths:
+        parts = value.split("x")
+        if len(parts) not in (1, 3) or not all(p.isascii() and p.isdigit() and int(p) for p in parts):
+            self.fail(f"expected M or MxNxK, as 1024 or 2048x768x256, got {value!r}", param, ctx)
+        m, n, k = (int(p) for p in (parts if len(parts) == 3 else parts * 3))
+        return m, n, k
+
+
 
 BACKEND = click.option("--backend", type=click.Choice(NAMES), default="vulkan", show_default=True)
 DEVICE = click.option("--device", help="Vulkan device: its index or part of its name.")
@@ -28,6 +44,8 @@ BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a
 
 @click.group(cls=HeliosGroup, invoke_without_command=True)
 @click.option("--only", multiple=True, metavar="OP", help="An op or primitive; may be given several times.")
+@click.option("--product", "products", type=Product(), multiple=True, metavar="M[xNxK]",
+              help="Measure matmul at these lengths as well; one alone is all three.")
 @click.option("--dtype", type=click.Choice(PRECISIONS), default="f32", show_default=True)
 @click.option("--peer", type=click.Choice(measure.PEERS), default="numpy", show_default=True,
               help="What runs in turn with ours.")
@@ -39,8 +57,9 @@ BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a
 @DEVICE
 @QUICK
 @click.pass_context
-def main(ctx: click.Context, only: tuple[str, ...], dtype: str, peer: str, preset: str, batch: int | None,
-         json_file: Path | None, plot_folder: Path | None, backend: str, device: str | None, quick: bool) -> None:
+def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...], dtype: str, peer: str, preset: str,
+         batch: int | None, json_file: Path | None, plot_folder: Path | None, backend: str, device: str | None,
+         quick: bool) -> None:
     """Measure every primitive at the shapes of a preset's training step; or a COMMAND."""
     if ctx.invoked_subcommand:
         given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
@@ -48,7 +67,8 @@ def main(ctx: click.Context, only: tuple[str, ...], dtype: str, peer: str, prese
             raise UserError(f"options of {ctx.invoked_subcommand} go after it: helios-bench {ctx.invoked_subcommand} …")
         return
     config = resolve(preset, flags={"batch_size": batch})
-    table = measure.choose(registry.rows(registry.Sizes.of(config.model, config.train.batch_size)), only)
+    more = [registry.product(layout, *lengths) for lengths in products for layout in registry.LAYOUTS]
+    table = measure.choose([*more, *registry.rows(registry.Sizes.of(config.model, config.train.batch_size))], only)
     report.check(json_file)
     if plot_folder is not None:
         plot.matplotlib()
@@ -83,30 +103,32 @@ def _warn() -> None:
 @BATCH
 @click.option("--activation", metavar="NAME[,NAME…]", help="One, or one for each block; else as the preset says.")
 @click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}; else as the preset says.")
-@click.option("--peer", type=click.Choice(step.PEERS), default="none", show_default=True,
-              help="What runs in turn with ours.")
+@click.option("--peer", "peers", type=click.Choice(step.PEERS), multiple=True, default=["none"], show_default=True,
+              help="What runs in turn with ours; one after the other where there are several.")
 @JSON
 @BACKEND
 @DEVICE
 @QUICK
-def step_command(preset: str, batch: int | None, activation: str | None, precision: str | None, peer: str,
+def step_command(preset: str, batch: int | None, activation: str | None, precision: str | None, peers: tuple[str, ...],
                  json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
     """Measure whole training steps: forward, backward, clip, AdamW."""
     config = resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
     report.check(json_file)
-    if peer != "none":
+    if set(peers) != {"none"}:
         measure.torch_module()
     be = get_backend(backend, device, config.train.precision)
     _warn()
-    figures, kernels = step.measure(preset, config, be, peer, step.QUICK if quick else step.FULL)
-    out = report.console()
+    ours, steps = step.Training(config, be), list[dict[str, Any]]()
+    for peer in peers:
+        steps.append(step.measure(preset, ours, peer, step.QUICK if quick else step.FULL))
+        if json_file is not None:  # whatever becomes of the next peer
+            report.save(json_file, be, steps=steps)
+    out, kernels = report.console(), [step.KernelTime(**k) for k in steps[-1]["kernels"]]
     out.print(report.headline(be, f"{preset}, {config.model.parameters():,} parameters"), markup=False)
-    out.print(report.step_table([figures]))
+    out.print(report.step_table(steps))
     if kernels:
         out.print()
         out.print(report.kernel_table(kernels))
-    if json_file is not None:
-        report.save(json_file, be, steps=[figures])
 
 
 @main.command("tune", cls=HeliosCommand)
@@ -127,6 +149,24 @@ def tune_command(preset: str, batch: int | None, device: str | None, quick: bool
         out.print(report.tile_table(choices))
     vulkan: Any = be
     out.print(f"kept in {tuning.save(vulkan.profile, vulkan.tiles)}", markup=False)
+
+
+@main.command("page", cls=HeliosCommand)
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write all of it there, as one report.")
+@click.option("--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write the page there, not here.")
+def page_command(files: tuple[Path, ...], json_file: Path | None, markdown_file: Path | None) -> None:
+    """Make one page of FILES: what --json wrote, and test results in JUnit's XML."""
+    for path in (json_file, markdown_file):
+        report.check(path)
+    found = page.merge(files)
+    text = page.markdown(found)
+    if json_file is not None:
+        report.write(json_file, report.dump(found))
+    if markdown_file is None:
+        click.echo(text, nl=False)
+    else:
+        report.write(markdown_file, text)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from click.testing import CliRunner, Result
 from helios.backends.backend import Backend
 from helios.backends.vulkan import shaders
 from helios.bench import plot, step
+from helios.bench.registry import Sizes, rows
 from helios.cli import bench
 from helios.train.config import resolve
 
-TOP = {"device", "driver", "date", "rows", "steps"}
+TOP = {"device", "driver", "profile", "software", "date", "rows", "steps"}
 ROW = {"op", "shape", "dtype", "variant", "median_ms", "gflops", "gbps", "fraction_of_peak", "peer", "peer_ms", "ratio"}
-STEP = {"preset", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches", "submits",
-        "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio"}
+STEP = {"preset", "parameters", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches",
+        "submits", "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio", "kernels"}
 TINY = ("--preset", "tiny", "--quick")
 
 
@@ -55,6 +56,16 @@ def test_rows(backend: Backend, tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(row["peer_ms"] / row["median_ms"])
 
 
+def test_products_of_other_lengths(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    done(*TINY, "--backend", "cpu_ref", "--only", "matmul_nn", "--only", "matmul_tn", "--product", "24",
+         "--product", "7x5x3", "--peer", "none", "--json", file)
+    found = json.loads(file.read_text())["rows"]
+    assert [(row["op"], row["shape"]) for row in found[:4]] == [
+        (op, shape) for shape in ("24x24x24", "7x5x3") for op in ("matmul_nn", "matmul_tn")]
+    assert len(found) > 4
+
+
 def test_without_a_peer(tmp_path: Path) -> None:
     file = tmp_path / "b.json"
     done(*TINY, "--backend", "cpu_ref", "--only", "sum", "--peer", "none", "--json", file)
@@ -82,19 +93,47 @@ def test_breakdown_counts_every_dispatch(backend: Backend) -> None:
     if backend.name != "vulkan":
         pytest.skip("only Vulkan records dispatches")
     config = resolve("tiny", flags={"activation": "gelu,swiglu"})
-    figures, kernels = step.measure("tiny", config, backend, "none", step.QUICK)
-    assert sum(count for _, count, _ in kernels) == figures["dispatches"]
-    assert len({name for name, _, _ in kernels}) == len(kernels)
-    assert any(" nt" in name for name, _, _ in kernels) and any("gelu" in name for name, _, _ in kernels)
+    figures = step.measure("tiny", step.Training(config, backend), "none", step.QUICK)
+    names = [k["name"] for k in figures["kernels"]]
+    assert sum(k["calls"] for k in figures["kernels"]) == figures["dispatches"]
+    assert len(set(names)) == len(names)
+    assert any(" nt" in name for name in names) and any("gelu" in name for name in names)
 
 
 def test_torch_beside_a_step(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
     file = tmp_path / "b.json"
-    done("step", *TINY, "--backend", "cpu_ref", "--peer", "torch", "--json", file)
+    done("step", *TINY, "--backend", "cpu_ref", "--peer", "torch", "--precision", "mixed", "--json", file)
     (figures,) = json.loads(file.read_text())["steps"]
-    assert figures["peer"] == "torch" and figures["peer_tokens_per_sec"] > 0
+    assert figures["peer"] == "torch" and figures["precision"] == "mixed" and figures["peer_tokens_per_sec"] > 0
     assert figures["ratio"] == pytest.approx(figures["tokens_per_sec"] / figures["peer_tokens_per_sec"])
+
+
+def test_several_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One after the other; what is measured is kept when the next one fails."""
+    def peer(name: str, *more: Any) -> Any:
+        if name == "torch-compile":
+            raise RuntimeError("no compiler")
+        return lambda tokens, targets: 0.0
+
+    monkeypatch.setattr(step, "peer", peer)
+    monkeypatch.setattr(bench.measure, "torch_module", lambda: None)
+    file = tmp_path / "b.json"
+    args = ("step", *TINY, "--backend", "cpu_ref", "--json", file, "--peer", "torch", "--peer")
+    done(*args, "torch")
+    assert [figures["peer"] for figures in json.loads(file.read_text())["steps"]] == ["torch", "torch"]
+    assert str(run(*args, "torch-compile").exception) == "no compiler"
+    assert [figures["peer"] for figures in json.loads(file.read_text())["steps"]] == ["torch"]
+
+
+def test_torch_gets_float16_where_ours_rounds_to_it() -> None:
+    pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
+    (product, norm) = (next(r for r in rows(Sizes.of(resolve("tiny").model, 4)) if r.op == op)
+                       for op in ("matmul_nt", "layer_norm"))
+    for row, precision, expected in ((product, "mixed", "float16"), (product, "f32", "float32"),
+                                     (norm, "mixed", "float32")):
+        work = bench.measure.peer_work("torch", row, row.arguments(), precision=precision)
+        assert str(work().dtype) == f"torch.{expected}"
 
 
 def test_roofline(tmp_path: Path) -> None:
@@ -110,6 +149,10 @@ def test_roofline(tmp_path: Path) -> None:
     (["--json", "/no/such/folder/b.json"], "cannot write /no/such/folder/b.json: no folder"),
     (["--json", "/"], "cannot write /: it is a folder"),
     (["--peer", "none", "step"], "options of step go after it"),
+    (["--product", "3x4"], "expected M or MxNxK"),
+    (["--product", "0"], "expected M or MxNxK"),
+    (["page", "/no/such/file.json"], "cannot read /no/such/file.json"),
+    (["page", __file__], "is no JSON"),
     (["step", "--preset", "tinny"], "unknown preset 'tinny'"),
     (["step", "--activation", "gelo"], "activation: given 'gelo'"),
     (["step", "--precision", "f64"], "--precision: expected one of"),

