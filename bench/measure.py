@@ -15,7 +15,7 @@ import numpy as np
 
 from helios.backends.backend import Array, Backend
 from helios.bench.registry import REF, Row
-from helios.errors import UserError
+from helios.errors import UserError, nearest
 
 PEERS = ("numpy", "torch", "none")
 PAUSE_S = 0.003  # when the turn passes: a peer's threads may go on spinning for a while, waiting for more work
@@ -205,7 +205,6 @@ def peer_side(name: str, row: Row, arguments: Sequence[np.ndarray], device: str,
 
 def choose(table: Iterable[Row], only: Sequence[str]) -> list[Row]:
     """The rows of those names, of an op or of a primitive; UserError where there is none of a name."""
-    from helios.train.config import nearest
 
     table = list(table)
     names = {row.op for row in table} | {row.primitive for row in table}

@@ -30,6 +30,7 @@ def synth_(size: str, seed: int, out: str) -> None:
         write_atomic(out, lambda file: file.write(text))
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; choose another place") from error
+    click.echo(f"{out}: {len(text):,} bytes", err=True)
 
 
 @main.command()

@@ -35,7 +35,8 @@ def settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=HeliosCommand)
 @click.option("--preset", metavar="NAME", help="Settings to start from: quickstart, historic-6l, tiny.")
 @click.option("--config", "file", metavar="FILE.toml", help="Settings from a file, above the preset's.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One setting, above the file's.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
+              help="One setting, above the file's; KEY as in config.json, or a flag's name.")
 @click.option("--run-dir", metavar="DIR", help="New or empty directory for the run; else runs/<run id>.")
 @click.option("--resume", metavar="DIR", help="Continue this run, or this checkpoint of a run.")
 @click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line.")
@@ -53,7 +54,7 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], run
     for name in ("data", "val_data"):  # the run may be continued from another directory
         source = getattr(config.data, name)
         if source and not source.startswith("synth:"):
-            setattr(config.data, name, str(Path(source).absolute()))
+            setattr(config.data, name, str(Path(source).resolve()))
     in_place = origin is not None and (run_dir is None or Path(run_dir).resolve() == origin.resolve())
     run_id = saved["run_id"] if saved and in_place else telemetry.run_id(config.data.data)
     path = origin if origin and in_place else Path(run_dir or Path("runs") / run_id).absolute()
@@ -78,6 +79,8 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
         if config.train.seed != (seed := resumed.state["seed"]):
             raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
                             f"out, or start a new run")
+        if config.train.steps < resumed.state["step"]:
+            raise UserError(f"--steps {config.train.steps}: the run is at step {resumed.state['step']} already")
         tokenizer = _tokenizer(origin, resumed)
         later = [p.name for p in checkpoint.steps(path) if int(p.name[5:]) > resumed.state["step"]]
         if later and not problems:
@@ -108,10 +111,13 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
         if resumed and resumed.state["config_hash"] != config.hash:
             changed = [f"{s.key} {base[s.section].get(s.key)} → {config.to_dict()[s.section][s.key]}" for s in SETTINGS
                        if base and base[s.section].get(s.key) != config.to_dict()[s.section][s.key]]
-            records.event(step, "settings_changed", ", ".join(changed) or "since the checkpoint")
-        display.say(f"run {run_id} in {path}\n{config.model.parameters():,} parameters on {backend.device_name} "
-                    f"({backend.name}, {backend.driver})\n{len(dataset.train):,} training and {len(dataset.val):,} "
-                    f"validation tokens; vocabulary {dataset.tokenizer.vocab_size:,}")
+            message = ", ".join(changed) or "since the checkpoint"
+            records.event(step, "settings_changed", message)
+            display.say(f"settings changed: {message}")
+        display.say(f"run {run_id} in {_shown(path)}\n"
+                    f"{config.model.parameters():,} parameters on {backend.device_name} ({backend.name}, "
+                    f"{backend.driver})\n{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
+                    f"vocabulary {dataset.tokenizer.vocab_size:,}")
         finished = trainer.run()
         if finished:
             records.event(trainer.step, "run_complete", f"{trainer.step} steps")
@@ -119,6 +125,11 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     finally:
         records.close()
     return finished
+
+
+def _shown(path: Path) -> str:
+    """As short as it can be written from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
@@ -159,7 +170,8 @@ def _summary(trainer: Trainer, finished: bool) -> str:
         parts += [f"loss {number(rows[-1]['loss'])}", *([f"best val {number(trainer.best['loss'])} at step "
                   f"{trainer.best['step']}"] if trainer.best else []), f"{rates[len(rates) // 2]:,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]
-    return ", ".join(parts) + f", {trainer.records.path}"
+    path = _shown(trainer.records.path)
+    return ", ".join(parts) + (f", {path}" if finished else f"; continue with --resume {path}")
 
 
 if __name__ == "__main__":

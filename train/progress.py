@@ -51,7 +51,7 @@ class Display:
         self.steps, self.quiet = steps, quiet
         file = cast(TextIO, Output(sys.stdout)) if sys.stdout else None
         self.console = console or Console(file=file, highlight=False, soft_wrap=True)
-        self.val = "–"
+        self.val, self.val_step = "–", 0
         self.rate: float | None = None  # a running mean: single steps jump about
         self.said = 0.0
         self.bar: Progress | None = None
@@ -68,17 +68,19 @@ class Display:
     def row(self, row: Mapping[str, Any]) -> None:
         """A recorded step."""
         if row["val_loss"] is not None:
-            self.val = f"{row['val_loss']:.4f}"
+            self.val, self.val_step = f"{row['val_loss']:.4f}", row["step"]
         speed = row["tokens_per_sec"]
         self.rate = speed if self.rate is None or row["step"] < 4 else 0.9 * self.rate + 0.1 * speed
-        values = (f"loss {row['loss']:.4f}  val {self.val}  lr {row['lr']:.2e}  norm {row['grad_norm']:.2f}  "
+        old = self.bar is None and 0 < self.val_step < row["step"]
+        val = f"{self.val}@{self.val_step}" if old else self.val
+        values = (f"loss {row['loss']:.4f}  val {val}  lr {row['lr']:.2e}  norm {row['grad_norm']:.2f}  "
                   f"{self.rate:,.0f} tok/s")
         if self.bar is not None:
             self.bar.update(self.task, completed=row["step"], values=values)
         elif not self.quiet:
             now, step = time.monotonic(), row["step"]
             if step in (1, self.steps) or row["val_loss"] is not None or now - self.said >= PLAIN_SECONDS:
-                left = (self.steps - step) * row["ms_per_iter"] / 1000
+                left = (self.steps - step) * row["ms_per_iter"] / 1000 * speed / self.rate
                 self._print(f"step {step}/{self.steps}  {values}  ETA {int(left) // 60}:{int(left) % 60:02d}")
                 self.said = now
 

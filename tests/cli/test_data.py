@@ -29,7 +29,8 @@ def test_synth_to_stdout_and_to_a_file(tmp_path: Path) -> None:
     text = synth.corpus(20_000, 3).encode()
     assert run("synth", "--size", "20KB", "--seed", 3).stdout_bytes == text
     result = run("synth", "--size", "20KB", "--seed", 3, "--out", tmp_path / "a.txt")
-    assert (result.exit_code, result.output) == (0, "") and (tmp_path / "a.txt").read_bytes() == text
+    assert (result.exit_code, result.stdout) == (0, "") and (tmp_path / "a.txt").read_bytes() == text
+    assert result.stderr == f"{tmp_path / 'a.txt'}: {len(text):,} bytes\n"
 
 
 def test_tokenize(tmp_path: Path) -> None:

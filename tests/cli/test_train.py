@@ -263,6 +263,10 @@ def test_default_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert path.name == json.loads((path / "config.json").read_text())["run_id"]
 
 
+def test_a_run_cannot_go_back(copy: Path) -> None:
+    refused(run(train.main, "--resume", copy, "--steps", "3"), "--steps 3: the run is at step 12 already")
+
+
 def test_a_finished_run_resumed_has_nothing_to_do(copy: Path) -> None:
     before = (copy / "metrics.jsonl").read_bytes()
     result = run(train.main, "--resume", copy)

@@ -12,7 +12,7 @@ from typing import Any
 from helios.backends.vulkan import environment
 from helios.errors import UserError
 
-NO_DEVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
+ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
 FEATURES = ("shaderFloat16", "shaderInt8", "timelineSemaphore", "VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16",
@@ -45,6 +45,12 @@ class DeviceProfile:
     missing: tuple[str, ...]  # required features that it lacks
 
 
+def advice() -> str:
+    """What to do where there is no device."""
+    hiding = [name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ]
+    return f"{hiding[0]}={os.environ[hiding[0]]} chooses the drivers; unset it, or {ADVICE}" if hiding else ADVICE
+
+
 class DeviceLost(RuntimeError):
     """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
 
@@ -56,7 +62,7 @@ def vulkan() -> Any:
     try:
         import vulkan as vk
     except Exception as e:  # the module raises whatever its dlopen gave
-        raise UserError(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}): {NO_DEVICE}") from None
+        raise UserError(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}): {advice()}") from None
     return vk
 
 
@@ -72,7 +78,7 @@ def instance() -> Any:
     except vk.VkErrorLayerNotPresent:
         raise UserError("HELIOS_VALIDATION is set, but the Khronos validation layer is not installed") from None
     except vk.VkError as e:
-        raise UserError(f"Vulkan found no usable driver ({type(e).__name__}): {NO_DEVICE}") from None
+        raise UserError(f"Vulkan found no usable driver ({type(e).__name__}): {advice()}") from None
     if layers:
         _listen(vk, handle)
     return handle
@@ -176,7 +182,7 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     """By index or part of a name; otherwise discrete before integrated, virtual, CPU. UserError where there is none."""
     found = profiles()
     if not found:
-        raise UserError(f"Vulkan found no device: {NO_DEVICE}")
+        raise UserError(f"Vulkan found no device: {advice()}")
     listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
         found = ([(p, h) for p, h in found if wanted == str(p.index)]
@@ -186,7 +192,7 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     usable = [(p, h) for p, h in found if not p.missing]
     if not usable:
         first = found[0][0]
-        raise UserError(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {NO_DEVICE}")
+        raise UserError(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {advice()}")
     order = list(TYPES.values())
     return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
 
