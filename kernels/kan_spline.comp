@@ -12,10 +12,11 @@ layout(push_constant) uniform Push {
 
 void main() {
     uint first = group() * (WG * SPAN) + gl_LocalInvocationID.x;
-    for (uint k = 0; k < SPAN; k++) {
+    uint j = first % p.features, step = WG % p.features;  // a division for each element would cost most
+    for (uint k = 0; k < SPAN; k++, j += step) {
         uint i = first + k * WG;
         if (i >= p.n) return;
-        uint j = i % p.features;
+        if (j >= p.features) j -= p.features;
         float h = p.h.v[i];
         p.o.v[i] = p.c0.v[j] * silu(h) + p.c1.v[j] * relu(h) + p.c2.v[j] * gelu(h) + (p.c3.v[j] + p.c4.v[j] * h) * h;
     }
