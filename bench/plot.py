@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from helios.backends.backend import Backend
 from helios.bench.measure import Peaks, Result
 from helios.errors import UserError
 
 
-def matplotlib() -> Any:
-    """Its pyplot, drawing into files; UserError where it is missing."""
-    try:
-        importlib.import_module("matplotlib").use("Agg")
-        return importlib.import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UserError(f"--plot needs matplotlib ({error}); install helios-gpt[bench]") from None
-
-
 def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks) -> Path:
     """folder/roofline.png; rows without arithmetic are not on it."""
-    plt = matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     points = [(r.row, r.gflops / r.gbps, r.gflops) for r in results if r.gflops]
-    figure, axes = plt.subplots(figsize=(11, 7))
+    figure = Figure(figsize=(11, 7))
+    axes = figure.add_subplot()
     ridge = peaks.gflops / peaks.gbps
     low = min([x for _, x, _ in points] + [ridge]) / 2
     high = max([x for _, x, _ in points] + [ridge]) * 2
@@ -34,8 +26,8 @@ def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks)
     axes.text(low, low * peaks.gbps, f"{peaks.gbps:.1f} GB/s", ha="left", va="bottom")
     for i, name in enumerate(dict.fromkeys(row.op for row, _, _ in points)):
         mine = [(x, y) for row, x, y in points if row.op == name]
-        axes.scatter(*zip(*mine, strict=True), label=name, s=28, marker="os^Dv"[i // 20 % 5],
-                     color=plt.cm.tab20(i % 20))
+        axes.scatter([x for x, _ in mine], [y for _, y in mine], label=name, s=28, marker="os^Dv"[i // 20 % 5],
+                     color=matplotlib.colormaps["tab20"](i % 20))
     axes.set(xscale="log", yscale="log", xlim=(low, high), xlabel="FLOP per byte", ylabel="GFLOP/s",
              title=f"{be.device_name}\n{be.driver}")
     axes.grid(True, which="major", alpha=0.3)
@@ -46,6 +38,4 @@ def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks)
         figure.savefig(folder / "roofline.png", dpi=130, bbox_inches="tight")
     except OSError as error:
         raise UserError(f"cannot write {folder / 'roofline.png'}: {error.strerror}") from error
-    finally:
-        plt.close(figure)
     return folder / "roofline.png"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: GPTConfig, batch: int) -> Sizes:
-        ffn, gated = (config.ffn_dim or MLPS[name].width(config.n_embd) for name in ("gelu", "swiglu"))
+        ffn, gated = (replace(config, activation=name).ffn_dims[0] for name in ("gelu", "swiglu"))
         return cls(batch, config.block_size, config.n_embd, config.n_head, config.vocab_size, ffn, gated,
                    config.parameters(), config.dropout, config.softcap)
 

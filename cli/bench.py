@@ -70,8 +70,6 @@ def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...
     more = [registry.product(layout, *lengths) for lengths in products for layout in registry.LAYOUTS]
     table = measure.choose([*more, *registry.rows(registry.Sizes.of(config.model, config.train.batch_size))], only)
     report.check(json_file)
-    if plot_folder is not None:
-        plot.matplotlib()
     if peer == "torch":
         measure.torch_module()
     be = get_backend(backend, device, dtype)

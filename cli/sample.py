@@ -8,8 +8,9 @@ from helios.cli.common import HeliosCommand
 from helios.errors import UserError
 from helios.model import GPT, GPTConfig, Sampler
 from helios.train import checkpoint, telemetry
+from helios.train.device import open_backend
+from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
 from helios.train.tokenizer import Tokenizer
-from helios.train.trainer import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt, open_backend
 
 
 @click.command(cls=HeliosCommand)

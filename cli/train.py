@@ -18,39 +18,45 @@ from helios.cli.common import HeliosCommand
 from helios.errors import UserError
 from helios.train import checkpoint, data, telemetry
 from helios.train.checkpoint import Checkpoint
-from helios.train.config import SETTINGS, Config, model_dict, resolve
+from helios.train.config import Config, model_dict, presets, resolve
+from helios.train.device import check_memory, open_backend
 from helios.train.progress import Display
+from helios.train.search.search import check_cost, models, winner
+from helios.train.settings import SECTIONS, SETTINGS
 from helios.train.telemetry import Records
 from helios.train.tokenizer import Tokenizer
-from helios.train.trainer import Trainer, check_memory, open_backend
+from helios.train.trainer import Trainer
 
 
 def settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for each setting. They arrive as text: flags, --set and files are read by the same rules."""
-    for s in reversed(SETTINGS):
+    for s in reversed([s for s in SETTINGS if s.flag]):
         command = click.option(f"--{s.flag}", s.key, metavar=s.kind.metavar, help=s.help)(command)
     return command
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--preset", metavar="NAME", help="Settings to start from: quickstart, historic-6l, tiny.")
+@click.option("--preset", metavar="NAME", help=f"Settings to start from: {', '.join(presets())}.")
 @click.option("--config", "file", metavar="FILE.toml", help="Settings from a file, above the preset's.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="One setting, above the file's; KEY as in config.json, or a flag's name.")
+@click.option("--search-config", "search_file", metavar="FILE.toml", help="Settings of a search; implies --search.")
 @click.option("--run-dir", metavar="DIR", help="New or empty directory for the run; else runs/<run id>.")
 @click.option("--resume", metavar="DIR", help="Continue this run, or this checkpoint of a run.")
 @click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line.")
 @settings
-def main(preset: str | None, file: str | None, assignments: tuple[str, ...], run_dir: str | None, resume: str | None,
-         quiet: bool, **flags: Any) -> None:
+def main(preset: str | None, file: str | None, assignments: tuple[str, ...], search_file: str | None,
+         run_dir: str | None, resume: str | None, quiet: bool, **flags: Any) -> None:
     """Train a GPT on a text.
 
     Flags win over --set, --set over --config, --config over --preset; with --resume the run's own settings come first.
     """
     origin = _run_of(resume) if resume else None
     saved = telemetry.read_config(origin) if origin else None
-    base = {section: saved[section] for section in ("model", "train", "data")} if saved else None
-    config = resolve(preset, file, assignments, flags, base)
+    base = {section: saved[section] for section in SECTIONS if section in saved} if saved else None
+    config = resolve(preset, file, assignments, flags, base, search_file)
+    if config.search:
+        check_cost(config)
     for name in ("data", "val_data"):  # the run may be continued from another directory
         source = getattr(config.data, name)
         if source and not source.startswith("synth:"):
@@ -58,7 +64,7 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], run
     in_place = origin is not None and (run_dir is None or Path(run_dir).resolve() == origin.resolve())
     run_id = saved["run_id"] if saved and in_place else telemetry.run_id(config.data.data)
     path = origin if origin and in_place else Path(run_dir or Path("runs") / run_id).absolute()
-    display = Display(config.train.steps, quiet)
+    display = Display(quiet)
     with telemetry.locked(path, new=not in_place):
         finished = train(config, path, run_id, display, origin, resume, base)
     if not finished:
@@ -75,12 +81,7 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     problems: list[str] = []
     if origin is not None and resume is not None:
         resumed, problems = checkpoint.find(resume)
-        checkpoint.check_model(resumed, model_dict(config.model))
-        if config.train.seed != (seed := resumed.state["seed"]):
-            raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
-                            f"out, or start a new run")
-        if config.train.steps < resumed.state["step"]:
-            raise UserError(f"--steps {config.train.steps}: the run is at step {resumed.state['step']} already")
+        _check_resumable(config, resumed, base)
         tokenizer = _tokenizer(origin, resumed)
         later = [p.name for p in checkpoint.steps(path) if int(p.name[5:]) > resumed.state["step"]]
         if later and not problems:
@@ -89,7 +90,8 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     for problem in problems:
         display.warn(f"warning: {problem}; an earlier one is taken")
     backend = open_backend(config.train.backend, config.train.device, display.warn, config.train.precision)
-    check_memory(config.model, config.train.batch_size, backend)
+    for model in models(config):
+        check_memory(model, config.train.batch_size, backend)
     dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
                         cache_dir() / "data", config.train.seed, tokenizer)
     # Settings name a text by its path: what is there may have changed.
@@ -102,15 +104,21 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
             if (origin / name).exists():
                 shutil.copyfile(origin / name, path / name)
     step = resumed.state["step"] if resumed else 0
-    records = Records(path, describe(config, run_id, backend), dataset.tokenizer, keep=step)
+    if resumed and origin and origin != path and (origin / "search").exists():
+        shutil.copytree(origin / "search", path / "search")
+    about = describe(config, run_id, backend)
+    if resumed and (found := winner(resumed.state.get("search"), config)):
+        about["symbio_winner"] = found
+    records = Records(path, about, dataset.tokenizer, keep=step)
     try:
         trainer = Trainer(config, backend, dataset, records, display, resumed)
         records.event(step, "resumed" if resumed else "run_start", f"from step {step} on {backend.device_name}")
         for problem in problems:
             records.event(step, "damaged_checkpoint", problem)
         if resumed and resumed.state["config_hash"] != config.hash:
-            changed = [f"{s.key} {base[s.section].get(s.key)} → {config.to_dict()[s.section][s.key]}" for s in SETTINGS
-                       if base and base[s.section].get(s.key) != config.to_dict()[s.section][s.key]]
+            before, now = ({s.key: sections.get(s.section, {}).get(s.key) for s in SETTINGS}
+                           for sections in (base or {}, config.to_dict()))
+            changed = [f"{key} {before[key]} → {now[key]}" for key in now if base and before[key] != now[key]]
             message = ", ".join(changed) or "since the checkpoint"
             records.event(step, "settings_changed", message)
             display.say(f"settings changed: {message}")
@@ -125,6 +133,26 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     finally:
         records.close()
     return finished
+
+
+def _check_resumable(config: Config, resumed: Checkpoint, base: dict[str, Any] | None) -> None:
+    """Raises UserError unless the settings may go on from the checkpoint."""
+    search, done = resumed.state["search"], resumed.state["step"]
+    if bool(config.search) != (search is not None):
+        raise UserError(f"{resumed.path} is of a run {'with' if search else 'without'} a search, which cannot change; "
+                        f"start a new run")
+    if search and base and base.get("search") != config.to_dict()["search"]:
+        raise UserError("the settings of a search cannot change once it has begun; start a new run")
+    # The model of a search is its candidate's.
+    own = {key: resumed.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
+    checkpoint.check_model(resumed, model_dict(config.model) | own)
+    if config.train.seed != (seed := resumed.state["seed"]):
+        raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
+                        f"out, or start a new run")
+    if search is None or search["at"] is None:
+        done -= search["spent"] if search else 0
+        if config.train.steps < done:
+            raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
 
 
 def _shown(path: Path) -> str:
@@ -163,7 +191,10 @@ def _tokenizer(run: Path, resumed: Checkpoint) -> Tokenizer:
 def _summary(trainer: Trainer, finished: bool) -> str:
     rows = telemetry.rows(trainer.records.path / telemetry.METRICS)
     number = lambda x: "not finite" if x is None else f"{x:.4f}"
-    parts = [f"{'done' if finished else 'interrupted'}: step {trainer.step} of {trainer.config.train.steps}"]
+    label = f"{trainer.leg.label}, " if trainer.leg.label else ""
+    parts = [f"{'done' if finished else 'interrupted'}: {label}step {trainer.done} of {trainer.leg.steps}"]
+    if trainer.search and (found := trainer.search.summary())["status"] == "complete":
+        parts.append(f"winner {found['winner_name']} ({found['winner_activation']})")
     if rows:
         seconds = int(rows[-1]["elapsed_ms"] / 1000)
         rates = sorted(row["tokens_per_sec"] for row in rows[-100:])

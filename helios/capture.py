@@ -15,11 +15,12 @@ class Capture:
 
     `fn` runs once for each new set of input shapes; later calls replay the device work it did and nothing else: Python
     side effects happen once. It returns a tuple of tensors, whose values every call returns. Inputs are float or int32.
+    `keep`: how many recordings to hold, the latest used ones (0: all).
     """
 
-    def __init__(self, fn: Callable[..., Sequence[Tensor]], backend: Backend) -> None:
-        self.fn, self.backend = fn, backend
-        self.programs: dict[tuple, Program] = {}
+    def __init__(self, fn: Callable[..., Sequence[Tensor]], backend: Backend, keep: int = 0) -> None:
+        self.fn, self.backend, self.keep = fn, backend, keep
+        self.programs: dict[tuple, Program] = {}  # the one of the last call at the end
 
     def __call__(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         return self.submit(*inputs)()
@@ -27,9 +28,13 @@ class Capture:
     def submit(self, *inputs: np.ndarray) -> Callable[[], tuple[np.ndarray, ...]]:
         """Start a call; the returned function waits for it and gives the values."""
         key = tuple((x.shape, x.dtype) for x in inputs)
-        if key not in self.programs:
-            self.programs[key] = self.backend.record(self._arrays, key)
-        return self.programs[key].submit(inputs)
+        program = self.programs.pop(key, None)
+        if program is None:
+            if self.keep and len(self.programs) >= self.keep:
+                del self.programs[next(iter(self.programs))]  # first, for it may be its memory that the new one needs
+            program = self.backend.record(self._arrays, key)
+        self.programs[key] = program
+        return program.submit(inputs)
 
     def _arrays(self, *inputs: Array) -> list[Array]:
         return [out.data for out in self.fn(*(Tensor(x, self.backend) for x in inputs))]

@@ -106,6 +106,12 @@ class AdamW:
         for p in self.parameters.values():
             p.grad = Tensor(p.grad_home, self.backend) if fill else None
 
+    def reset(self) -> None:
+        """Forget moments and counts, as if new."""
+        for _, slab in self._moments():
+            self.backend.upload(slab, np.zeros(slab.shape, self.backend.float_dtype))
+        self.backend.upload(self.stats.data, self._scaled(np.zeros(len(STATS), self.backend.float_dtype)))
+
     def last(self) -> dict[str, float]:
         """What the last step saw and decided (see backend.STATS); waits for the device."""
         return dict(zip(STATS, self.stats.numpy().tolist(), strict=True))

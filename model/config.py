@@ -23,6 +23,14 @@ class MLP:
         """The default ffn_dim: 4·D, and about as many weights in all (8/3·D, up to a multiple of 64) where gated."""
         return 4 * n_embd if len(self.matrices) == 2 else 64 * math.ceil(8 * n_embd / (3 * 64))
 
+    def matched(self, n_embd: int) -> int:
+        """The ffn_dim with which it has as many parameters as two matrices of 4·D have, 8·D²: the multiple of 16 if
+        one is within 1 %."""
+        each = len(self.matrices) * n_embd + len(self.coefficients)
+        width = 8 * n_embd**2 / each
+        even = 16 * round(width / 16)
+        return even if abs(even - width) <= 0.01 * width else max(1, round(width))
+
 
 MLPS: Mapping[str, MLP] = MappingProxyType({
     "gelu": MLP(),
@@ -39,7 +47,8 @@ class GPTConfig:
     """A GPT's shape. Raises UserError where a value cannot be used.
 
     activation: a name of MLPS for all blocks, or one per block, as a sequence or separated by commas; kept as a string.
-    ffn_dim: the MLPs' width; None: by each block's kind. softcap: c of c·tanh(s/c) on the scores; 0: none.
+    ffn_dim: the MLPs' width; None: by each block's kind; "matched": so that every kind has as many parameters.
+    softcap: c of c·tanh(s/c) on the scores; 0: none.
     """
 
     vocab_size: int = 4000
@@ -47,7 +56,7 @@ class GPTConfig:
     n_layer: int = 6
     n_head: int = 8
     n_embd: int = 256
-    ffn_dim: int | None = None
+    ffn_dim: int | str | None = None
     activation: str | Sequence[str] = "gelu"
     dropout: float = 0.0
     softcap: float = 30.0
@@ -55,7 +64,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "ffn_dim"):
             n = getattr(self, name)
-            if name == "ffn_dim" and n is None:
+            if name == "ffn_dim" and n in (None, "matched"):
                 continue
             if not isinstance(n, int) or isinstance(n, bool) or n < 1:
                 raise UserError(f"{name}: given {n!r}, expected a whole number from 1 on")
@@ -86,7 +95,10 @@ class GPTConfig:
     @property
     def ffn_dims(self) -> tuple[int, ...]:
         """One width a block."""
-        return tuple(self.ffn_dim or MLPS[name].width(self.n_embd) for name in self.activations)
+        if isinstance(self.ffn_dim, int):
+            return (self.ffn_dim,) * self.n_layer
+        width = MLP.width if self.ffn_dim is None else MLP.matched
+        return tuple(width(MLPS[name], self.n_embd) for name in self.activations)
 
     def parameters(self) -> int:
         """How many: 2VD + TD + 2D + Σ over blocks (4D² + 4D + {2 or 3}DF + {coefficients}F)."""

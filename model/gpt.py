@@ -61,8 +61,8 @@ class GPT:
         self.training = True
         self.draws = 0  # dropout masks drawn so far by loss()
         self.sampler: Any = None  # sampling.py keeps its recorded passes here
-        self.weights = {name: Tensor(self.backend.array(_initial(name, shape, config, seed)), self.backend, True)
-                        for name, shape in _shapes(config).items()}
+        self.weights = {name: Tensor(self.backend.array(value), self.backend, True)
+                        for name, value in initial_state(config, seed).items()}
 
     # -- forward ------------------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor, rng: Tensor | None = None) -> Tensor:
@@ -198,6 +198,11 @@ def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
 
 
 OUTPUTS = ("attn.out.weight", *{f"mlp.{mlp.matrices[-1]}.weight" for mlp in MLPS.values()})  # what adds to the residual
+
+
+def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
+    """The state_dict that a new model of this seed has, float32."""
+    return {name: _initial(name, shape, config, seed) for name, shape in _shapes(config).items()}
 
 
 def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:

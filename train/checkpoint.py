@@ -23,7 +23,7 @@ import safetensors.numpy
 from helios.errors import UserError
 from helios.files import sync_folder
 
-FORMAT = "helios-checkpoint-1"
+FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 _PARTIAL = ".partial-"  # begins the name of a directory that is being written or thrown away
@@ -54,6 +54,7 @@ ENTRIES: dict[str, Callable[[Any], bool]] = {
     "config_hash": _text, "tokenizer": _text, "text_hash": _text,
     "model": lambda x: isinstance(x, dict) and _text(x.get("activation")),
     "files": lambda x: isinstance(x, dict) and _file(x.get(MODEL)) and _file(x.get(OPTIMIZER)),
+    "monitors": lambda x: isinstance(x, dict), "search": lambda x: x is None or isinstance(x, dict),
     "sha256": _text,  # of the file without this entry
 }
 

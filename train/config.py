@@ -8,17 +8,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
 from helios.model.config import MLPS, GPTConfig
+from helios.train.monitors import fitness
+from helios.train.settings import BY_KEY, SECTIONS, named, parse
 
 
 @dataclass
@@ -51,109 +51,84 @@ class DataConfig:
     val_data: str | None = None
 
 
-Check = tuple[str, Callable[[Any], bool]]  # what is expected, in words, and the test for it
-ANY: Check = ("", lambda x: True)
-COUNT: Check = ("at least 1", lambda x: x >= 1)
-NATURAL: Check = ("at least 0", lambda x: x >= 0)
-POSITIVE: Check = ("greater than 0", lambda x: x > 0)
-SHARE: Check = ("at least 0 and less than 1", lambda x: 0 <= x < 1)
+@dataclass
+class SearchConfig:
+    """The search for an activation; see settings.py for what the fields mean."""
+
+    mode: str = "none"
+    max_cost: float = 1e9
+    activation_pool: str = ",".join(MLPS)
+    genome: str = "global"
+    genomes: str = ""
+    population_size: int = 6
+    generations: int = 2
+    replicates: int = 3
+    budget: str = "steps"
+    steps_per_candidate: int = 100
+    tokens_per_candidate: int = 200_000
+    seconds_per_candidate: float = 60.0
+    candidate_eval_interval: int = 25
+    selection: str = "topk"
+    tournament_size: int = 3
+    elitism: bool = True
+    mutation_rate: float = 0.5
+    crossover_rate: float = 0.5
+    diversity_bonus: float = 0.05
+    diversity_decay: str = "cosine"
+    rank_by: str = "val_loss"
+    fitness: str = "quality"
+    fitness_coefficients: str = ""
+    match: str = "rule"
+    shared_init: bool = True
+    shared_batches: bool = True
+    reuse: bool = True
+    candidate_schedule: str = "constant"
+    candidate_lr: float | None = None
+    candidate_warmup: int | None = None
+    early_stop: bool = False
+    after: str = "restart"
+    after_schedule: str = "own"
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.activation_pool.split(","))
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        terms = (term.split("=") for term in self.fitness_coefficients.split(",") if term)
+        return {name: float(value) for name, value in terms}
+
+    def __bool__(self) -> bool:
+        return self.mode != "none"
 
 
-def one_of(*names: str) -> Check:
-    return ("one of " + ", ".join(names), lambda x: x in names)
+@dataclass
+class MonitorConfig:
+    """What is watched in every run, and what may act on it."""
 
+    cusum: bool = True
+    cusum_sensitivity: float = 12.0
+    cusum_slack: float = 0.5
+    cusum_window: int = 50
+    cusum_grace: int = 10
+    metrics_interval: int = 100
+    track_weight_entropy: bool = True
+    track_effective_rank: bool = True
+    track_free_energy: bool = True
+    track_layer_grads: bool = True
+    track_mi_profiles: bool = False
+    track_population_metrics: bool = True
+    free_energy_beta: float = 0.01
+    complexity: str = "parameters"
+    plateau_evals: int = 5
+    plateau_delta: float = 0.005
+    adaptive_batch: bool = False
+    batch_min: int = 1
+    batch_max: int = 64
+    batch_step: int = 4
+    calm_steps_before_restore: int = 200
+    dynamic_lr: str = "none"
 
-def _names(value: Any) -> str:
-    """Names with commas between, or a list of them; GPTConfig knows which there are."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError
-    return ",".join(names)
-
-
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError
-    return int(value)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
-        raise ValueError
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    # Devices are also chosen by number, and TOML and JSON know numbers.
-    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value):
-        raise ValueError
-    return str(value)
-
-
-class Kind(NamedTuple):
-    words: str  # in messages
-    metavar: str
-    parse: Callable[[Any], Any]  # raises ValueError
-
-
-INT = Kind("a whole number", "N", _integer)
-FLOAT = Kind("a number", "X", _number)
-TEXT = Kind("text", "TEXT", _text)
-WIDTH = Kind("a whole number or auto", "N", lambda x: None if x == "auto" else _integer(x))
-NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
-
-
-class Setting(NamedTuple):
-    flag: str
-    section: str
-    key: str
-    kind: Kind
-    check: Check
-    help: str
-
-
-SETTINGS = (
-    Setting("data", "data", "data", TEXT, ANY, "Training text: a UTF-8 file, or synth:2MB[:SEED]."),
-    Setting("val-data", "data", "val_data", TEXT, ANY, "Validation text; else documents of --data are set apart."),
-    Setting("backend", "train", "backend", TEXT, one_of("auto", "vulkan", "cpu_ref"), "auto, vulkan or cpu_ref."),
-    Setting("device", "train", "device", TEXT, ANY, "Vulkan device: its index or part of its name."),
-    Setting("precision", "train", "precision", TEXT, one_of(*PRECISIONS),
-            "f32, or mixed: matrices are rounded to float16 where they are multiplied."),
-    Setting("seed", "train", "seed", INT, ("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "Of everything random."),
-    Setting("steps", "train", "steps", INT, COUNT, "Optimizer steps."),
-    Setting("batch", "train", "batch_size", INT, COUNT, "Sequences in one micro-step."),
-    Setting("block", "model", "block_size", INT, COUNT, "Tokens in a sequence, T."),
-    Setting("layers", "model", "n_layer", INT, COUNT, "Blocks, L."),
-    Setting("dim", "model", "n_embd", INT, COUNT, "Width, D."),
-    Setting("heads", "model", "n_head", INT, COUNT, "Attention heads, H."),
-    Setting("ffn-dim", "model", "ffn_dim", WIDTH, ("at least 1", lambda x: x is None or x >= 1),
-            "Width of the MLP, F; auto: 4D, for swiglu 8D/3 rounded up to 64."),
-    Setting("activation", "model", "activation", NAMES, ANY, f"{', '.join(MLPS)}; one, or one for each block."),
-    Setting("dropout", "model", "dropout", FLOAT, SHARE, "On attention weights and residual branches."),
-    Setting("softcap", "model", "softcap", FLOAT, NATURAL, "c·tanh(s/c) on attention scores; 0: none."),
-    Setting("vocab-size", "model", "vocab_size", INT, COUNT, "Tokens in the vocabulary, V."),
-    Setting("lr", "train", "lr", FLOAT, POSITIVE, "Highest learning rate."),
-    Setting("lr-min", "train", "lr_min", FLOAT, NATURAL, "Learning rate at both ends of the schedule."),
-    Setting("warmup", "train", "warmup", INT, NATURAL, "Steps from --lr-min to --lr; then a cosine back."),
-    Setting("beta1", "train", "beta1", FLOAT, SHARE, "AdamW: memory of the mean."),
-    Setting("beta2", "train", "beta2", FLOAT, SHARE, "AdamW: memory of the squares."),
-    Setting("eps", "train", "eps", FLOAT, POSITIVE, "AdamW: added to the root."),
-    Setting("weight-decay", "train", "weight_decay", FLOAT, NATURAL, "Of matrices; not of embeddings and norms."),
-    Setting("grad-clip", "train", "grad_clip", FLOAT, NATURAL, "Highest global gradient norm; 0: no clipping."),
-    Setting("spike-threshold", "train", "spike_threshold", FLOAT, NATURAL, "Skip updates of a higher norm; 0: never."),
-    Setting("accum", "train", "accum", INT, COUNT, "Micro-steps whose gradients make one step."),
-    Setting("eval-interval", "train", "eval_interval", INT, NATURAL, "Steps between evaluations; 0: never."),
-    Setting("eval-iters", "train", "eval_iters", INT, COUNT, "Batches in one evaluation, the same ones each time."),
-    Setting("sample-interval", "train", "sample_interval", INT, NATURAL, "Steps between samples; 0: at the end only."),
-    Setting("checkpoint-interval", "train", "checkpoint_interval", INT, NATURAL,
-            "Steps between checkpoints; 0: at the end only."),
-)
-SECTIONS = ("model", "train", "data")
-BY_KEY = {s.key: s for s in SETTINGS}
-# A setting also answers to its flag's name: `--set layers=4`.
-BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS} | BY_KEY
-# What others call some of them, for the hint on an unknown key.
-ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 # What cannot change a bit of the trained weights: it stays out of the hash. Texts are compared by their own hash.
 _NO_BITS = {"backend", "device", "eval_interval", "eval_iters", "sample_interval", "checkpoint_interval"}
@@ -164,17 +139,24 @@ class Config:
     model: GPTConfig
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """{model, train, data} of plain values, as config.json holds them."""
-        return {"model": model_dict(self.model), "train": dataclasses.asdict(self.train),
-                "data": dataclasses.asdict(self.data)}
+        """The sections as plain values, as config.json holds them; the search only where there is one."""
+        return {"model": model_dict(self.model)} | {name: dataclasses.asdict(getattr(self, name))
+                                                    for name in SECTIONS[1:] if name != "search" or self.search}
 
     @property
     def hash(self) -> str:
         """32 hex digits that name everything that influences the bits of training, the texts excepted."""
         train = {k: v for k, v in dataclasses.asdict(self.train).items() if k not in _NO_BITS}
-        return hashlib.sha256(canonical({"model": model_dict(self.model), "train": train}).encode()).hexdigest()[:32]
+        named = {"model": model_dict(self.model), "train": train}
+        if self.search:
+            named["search"] = dataclasses.asdict(self.search)
+        if self.monitor.adaptive_batch or self.monitor.dynamic_lr != "none":
+            named["monitor"] = dataclasses.asdict(self.monitor)
+        return hashlib.sha256(canonical(named).encode()).hexdigest()[:32]
 
 
 def model_dict(model: GPTConfig) -> dict[str, Any]:
@@ -193,9 +175,11 @@ def presets() -> list[str]:
 
 
 def resolve(preset: str | None = None, file: str | Path | None = None, assignments: Iterable[str] = (),
-            flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None) -> Config:
-    """The settings of a run. `flags`: {key: value}, None where not given; `base`: the {model, train, data} of a run
-    to resume, in the place of the defaults. Raises UserError for unknown names, wrong types, values out of range."""
+            flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
+            search_file: str | Path | None = None) -> Config:
+    """The settings of a run. `flags`: {key: value}, None where not given; `base`: the sections of a run to resume, in
+    the place of the defaults; `search_file`: as `file`, its bare keys and [search] alike, and a search is meant.
+    Raises UserError for unknown names, wrong types, values out of range."""
     values: dict[str, Any] = {}
     if base is not None:
         values |= _flatten(base, "config.json")
@@ -203,15 +187,17 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         values |= _preset(preset)
     if file is not None:
         values |= _toml(file)
+    if search_file is not None:
+        values |= {"mode": "ffn-activation"} | _toml(search_file)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: expected key=value")
-        setting = _setting(key.strip(), "--set")
-        values[setting.key] = _value(setting, value.strip(), f"--set {key.strip()}")
+        setting = named(key.strip(), "--set")
+        values[setting.key] = parse(setting, value.strip(), f"--set {key.strip()}")
     for key, value in (flags or {}).items():
         if value is not None:
-            values[key] = _value(BY_KEY[key], value, f"--{BY_KEY[key].flag}")
+            values[key] = parse(BY_KEY[key], value, f"--{BY_KEY[key].flag}")
     return _build(values)
 
 
@@ -244,37 +230,50 @@ def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
         else:
             entries, section = {name: content}, ""
         for key, value in entries.items():
-            setting = _setting(f"{section}.{key}" if section else key, origin)
+            setting = named(f"{section}.{key}" if section else key, origin)
             # config.json has null where TOML leaves the key out.
-            values[setting.key] = None if value is None else _value(setting, value, f"{origin}: {key}")
+            values[setting.key] = None if value is None else parse(setting, value, f"{origin}: {key}")
     return values
 
 
-def _setting(name: str, origin: str) -> Setting:
-    section, dot, key = name.rpartition(".")
-    setting = BY_NAME.get(key.replace("-", "_"))
-    if setting is None:
-        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME, 0.0, ELSEWHERE)}")
-    if dot and section != setting.section:
-        raise UserError(f"{origin}: {key} belongs in [{setting.section}], not in [{section}]")
-    return setting
-
-
-def _value(setting: Setting, value: Any, origin: str) -> Any:
-    try:
-        parsed = setting.kind.parse(value)
-    except (ValueError, OverflowError):
-        raise UserError(f"{origin}: expected {setting.kind.words}, got {value!r}") from None
-    words, accepts = setting.check
-    if not accepts(parsed):
-        near = nearest(parsed, words.removeprefix("one of ").split(", ")) if setting.kind is TEXT else ""
-        raise UserError(f"{origin}: expected {words}, got {value!r}{near}")
-    return parsed
-
-
 def _build(values: Mapping[str, Any]) -> Config:
-    model, train, data = ({k: v for k, v in values.items() if BY_KEY[k].section == section} for section in SECTIONS)
+    model, train, data, search, monitor = ({k: v for k, v in values.items() if BY_KEY[k].section == section}
+                                           for section in SECTIONS)
     settings = TrainConfig(**train)
     if settings.lr_min > settings.lr:
         raise UserError(f"--lr-min {settings.lr_min:g} is above --lr {settings.lr:g}; give one at most as high")
-    return Config(GPTConfig(**model), settings, DataConfig(**data))
+    if search.keys() - {"max_cost"}:  # who says how to search wants one
+        search = {"mode": "ffn-activation"} | search
+    config = Config(GPTConfig(**model), settings, DataConfig(**data), SearchConfig(**search), MonitorConfig(**monitor))
+    m = config.monitor
+    if m.adaptive_batch and not m.batch_min <= settings.batch_size <= m.batch_max:
+        raise UserError(f"batch_size {settings.batch_size} is not between batch_min {m.batch_min} and batch_max "
+                        f"{m.batch_max}, which adaptive_batch keeps to")
+    if config.search:
+        check_search(config)
+    return config
+
+
+def check_search(config: Config) -> None:
+    """Raises UserError where the settings of a search cannot be used together."""
+    s = config.search
+    for name in s.pool:
+        if name not in MLPS:
+            raise UserError(f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}{nearest(name, MLPS)}")
+    for genome in filter(None, s.genomes.split(";")):
+        replace(config.model, activation=genome)  # raises UserError
+    if len(set(s.pool)) < len(s.pool):
+        raise UserError(f"activation_pool: {s.activation_pool} names an activation twice")
+    fitness.fitness_coefficients(s.fitness, s.coefficients)
+    if s.match == "params" and config.model.ffn_dim not in (None, "matched"):
+        raise UserError("match = params chooses the MLPs' width itself; leave --ffn-dim out")
+    if s.early_stop and (s.rank_by != "val_loss" or s.candidate_schedule != "constant" or s.budget != "steps"):
+        raise UserError("early_stop bounds the validation loss of a training at a constant rate and known length: it "
+                        "needs rank_by = val_loss, candidate_schedule = constant and budget = steps")
+    if s.after == "continue" and s.after_schedule == "run":
+        raise UserError("after = continue goes on from the winner's weights, with a schedule of its own; leave "
+                        "after_schedule out")
+    if config.train.eval_interval == 0:
+        raise UserError("--eval-interval 0: a search ranks by evaluations; give an interval")
+    if config.train.accum > 1 and config.monitor.adaptive_batch:
+        raise UserError("adaptive_batch changes the batch of a step, and --accum divides it; give one of them")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -47,46 +47,56 @@ class Output:
 class Display:
     """Rows of metrics, messages and samples, on a console."""
 
-    def __init__(self, steps: int, quiet: bool = False, console: Console | None = None) -> None:
-        self.steps, self.quiet = steps, quiet
+    def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
+        self.quiet = quiet
+        self.first, self.steps, self.label = 0, 0, ""
         file = cast(TextIO, Output(sys.stdout)) if sys.stdout else None
         self.console = console or Console(file=file, highlight=False, soft_wrap=True)
-        self.val, self.val_step = "–", 0
-        self.rate: float | None = None  # a running mean: single steps jump about
         self.said = 0.0
         self.bar: Progress | None = None
 
-    def start(self, step: int) -> None:
+    def start(self, first: int, steps: int, done: int = 0, label: str = "") -> None:
+        """Of a stretch of `steps` steps, the run's step `first` before it and `done` of it done."""
+        self.first, self.steps, self.label = first, steps, label and f"{label}: "
+        self.val, self.val_step = "–", 0
+        self.rate: float | None = None  # a running mean: single steps jump about
         if self.quiet or not self.console.is_terminal:
             return
         bar = [BarColumn(min(24, self.console.width - 90))] if self.console.width > 95 else []
-        self.bar = Progress(MofNCompleteColumn(), *bar, TextColumn("{task.fields[values]}"), TextColumn("ETA"),
+        named = [TextColumn(self.label.rstrip(), markup=False)] if self.label else []
+        self.bar = Progress(*named, MofNCompleteColumn(), *bar, TextColumn("{task.fields[values]}"), TextColumn("ETA"),
                             TimeRemainingColumn(), console=self.console, refresh_per_second=4)
-        self.task = self.bar.add_task("", total=self.steps, completed=step, values="first step: preparing kernels")
+        self.task = self.bar.add_task("", total=self.steps, completed=done, values="first step: preparing kernels")
         self.bar.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
         """A recorded step."""
+        step = row["step"] - self.first
         if row["val_loss"] is not None:
-            self.val, self.val_step = f"{row['val_loss']:.4f}", row["step"]
+            self.val, self.val_step = f"{row['val_loss']:.4f}", step
         speed = row["tokens_per_sec"]
-        self.rate = speed if self.rate is None or row["step"] < 4 else 0.9 * self.rate + 0.1 * speed
-        old = self.bar is None and 0 < self.val_step < row["step"]
+        self.rate = speed if self.rate is None or step < 4 else 0.9 * self.rate + 0.1 * speed
+        old = self.bar is None and 0 < self.val_step < step
         val = f"{self.val}@{self.val_step}" if old else self.val
         values = (f"loss {row['loss']:.4f}  val {val}  lr {row['lr']:.2e}  norm {row['grad_norm']:.2f}  "
                   f"{self.rate:,.0f} tok/s")
         if self.bar is not None:
-            self.bar.update(self.task, completed=row["step"], values=values)
+            self.bar.update(self.task, completed=step, values=values)
         elif not self.quiet:
-            now, step = time.monotonic(), row["step"]
+            now = time.monotonic()
             if step in (1, self.steps) or row["val_loss"] is not None or now - self.said >= PLAIN_SECONDS:
                 left = (self.steps - step) * row["ms_per_iter"] / 1000 * speed / self.rate
-                self._print(f"step {step}/{self.steps}  {values}  ETA {int(left) // 60}:{int(left) % 60:02d}")
+                left_text = f"ETA {int(left) // 60}:{int(left) % 60:02d}"
+                self._print(f"{self.label}step {step}/{self.steps}  {values}  {left_text}")
                 self.said = now
 
     def say(self, text: str) -> None:
         if not self.quiet:
             self._print(text)
+
+    def show(self, what: RenderableType) -> None:
+        if not self.quiet:
+            self.console.print(what)
 
     def warn(self, text: str) -> None:
         """Also where quiet, on standard error."""

@@ -35,6 +35,16 @@ COLUMNS = (
     "clip_pct", "gpu_util_pct", "gpu_vram_used_mb", "gpu_vram_total_mb", "gpu_mem_pool_mb", "gpu_ops_count",
     "timing_data_ms", "timing_fwd_ms", "timing_bwd_ms", "timing_grad_norm_ms", "timing_optim_ms", "timing_flush_ms",
 )
+# In the rows where they are known: what watches a run (train/monitors/), and what a search is at (train/search/).
+MORE_COLUMNS = (
+    "skipped", "skip_reason", "loss_scale", "cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts",
+    "cusum_alert_reason", "plateau", "heat_capacity", "lr_change_reason", "adaptive_batch_size", "batch_change_reason",
+    "weight_entropy", "effective_rank", "free_energy", "fitness_score", "complexity_score", "per_layer_grad_norms",
+    "mi_input_repr", "mi_repr_output", "mi_compression", "population_entropy", "activation_distribution",
+    "architecture_diversity", "symbio_phase", "symbio_candidate_id", "symbio_candidate_name",
+    "symbio_candidate_activation", "symbio_candidate_parent_id", "symbio_candidate_parent_name", "symbio_generation",
+    "symbio_mutation_applied", "symbio_replicate",
+)
 CLIP_WINDOW = 100
 
 
@@ -124,12 +134,11 @@ class Records:
 
     def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
         """Begin anew, or with `keep` go on after that step: later rows, and one cut short by a kill, are removed."""
-        self.path = path
+        self.path, self.about = path, dict(config)
         try:
             for name in LOGS:
                 _cut(path / name, keep)
-            text = json.dumps(_clean(config), indent=2, ensure_ascii=False) + "\n"
-            write_atomic(path / CONFIG, lambda file: file.write(text.encode()))
+            self.config()
             if not keep:
                 tokenizer.save(path / TOKENIZER)
             self.files: dict[str, IO[bytes]] = {}
@@ -148,6 +157,12 @@ class Records:
             self.event(row["step"], "non_finite", f"not finite at step {row['step']}: {', '.join(wrong)}", values=wrong)
         self._line(METRICS, full)
         return full
+
+    def config(self, **more: Any) -> None:
+        """Write config.json, with `more` in it from now on."""
+        self.about |= more
+        text = json.dumps(_clean(self.about), indent=2, ensure_ascii=False) + "\n"
+        write_atomic(self.path / CONFIG, lambda file: file.write(text.encode()))
 
     def event(self, step: int, kind: str, message: str, **more: Any) -> None:
         self._line(EVENTS, {"step": step, "time": _now(), "kind": kind, "message": message, **more})

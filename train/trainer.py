@@ -2,95 +2,43 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from helios import random
-from helios.backends import get_backend
 from helios.backends.backend import STATS, Backend
-from helios.capture import Capture
 from helios.errors import UserError
-from helios.model import GPT, Sampler
-from helios.model.config import MLPS, GPTConfig
+from helios.model import GPT
 from helios.optim import AdamW
-from helios.tensor import Tensor
-from helios.train import checkpoint, data
+from helios.train import checkpoint, data, leg
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config, model_dict
 from helios.train.data import EVAL, TRAIN, Dataset
+from helios.train.device import MIB, check_memory
+from helios.train.learner import Learner
+from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
-from helios.train.schedule import learning_rate
+from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
+from helios.train.search.search import Search
 from helios.train.telemetry import Records
-from helios.train.tokenizer import ASSISTANT, END, USER, Tokenizer
 
-PROMPTS = ("Who are you?", "Socrates, what is virtue?", "Tell me about your childhood.", "What did you do in the war?",
-           "Give me a word on wisdom.")
-SAMPLE_TOKENS, TEMPERATURE, TOP_K = 80, 0.8, 40
-MIB = 2**20
-
-
-def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
-    """The backend of that name; "auto": vulkan where it has a device, else cpu_ref, saying so. Raises UserError."""
-    if name == "cpu_ref" and device is not None:
-        raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
-    if name != "auto":
-        return get_backend(name, device, precision)
-    try:
-        return get_backend("vulkan", device, precision)
-    except UserError as error:
-        if device is not None:
-            raise
-        say(f"warning: no Vulkan device ({error}): computing on cpu_ref, which is slow")
-        return get_backend("cpu_ref", precision=precision)
-
-
-def memory_needed(model: GPTConfig, batch_size: int) -> int:
-    """Bytes, roughly: weights, gradients and two moments exactly, and the values that wait for the backward pass."""
-    b, t, d = batch_size, model.block_size, model.n_embd
-    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and F for each product.
-    kept = sum(9 * d + (1 + len(MLPS[name].matrices) - (name in ("universal", "kan_spline"))) * f
-               for name, f in zip(model.activations, model.ffn_dims, strict=True))
-    return 4 * (4 * model.parameters() + b * t * (kept + model.n_layer * model.n_head + 2 * model.vocab_size))
-
-
-def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
-    """Raises UserError where the model cannot be trained in what the device has left, or gives at once."""
-    needed, available = memory_needed(model, batch_size), backend.memory()["available"]
-    if needed > available:
-        raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
-                        f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
-                        f"choose a smaller model, batch or block")
-    profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
-    rows = batch_size * model.block_size
-    largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *model.ffn_dims))
-    if profile is not None and largest > profile.max_allocation:
-        raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
-                        f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "
-                        f"choose a smaller model, vocabulary, batch or block")
-
-
-def chat_prompt(text: str) -> str:
-    """`<|user|> text <|assistant|>`, unless the text brings its own marks."""
-    return text if USER in text or ASSISTANT in text else f"{USER} {text.strip()} {ASSISTANT}"
-
-
-def answer(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int, temperature: float,
-           top_k: int | None, seed: int) -> list[str]:
-    """What the model says after each prompt, up to the user's next turn or the end of the conversation."""
-    rows = sampler([tokenizer.encode(p).tolist() for p in prompts], tokens, temperature, top_k, seed,
-                   stop={tokenizer.id(END), tokenizer.id(USER)})
-    return [tokenizer.decode(row).removesuffix(END).removesuffix(USER).strip() for row in rows]
+# What a row says in these columns is also an event.
+EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
+                 "plateau": "plateau"}
 
 
 class Trainer:
-    """A run in progress: model, optimizer, recorded steps, and the number of steps done."""
+    """A run in progress: the leg it is on, that leg's learner, and the number of the leg's steps done."""
 
     def __init__(self, config: Config, backend: Backend, dataset: Dataset, records: Records, display: Display,
                  resumed: Checkpoint | None = None) -> None:
@@ -99,193 +47,230 @@ class Trainer:
         t = config.train
         if t.precision != backend.precision:
             raise ValueError(f"the run computes in {t.precision} and its backend in {backend.precision}")
-        self.model = GPT(config.model, device=backend, seed=t.seed)
-        self.opt = AdamW(self.model.named_parameters(), lr=t.lr, betas=(t.beta1, t.beta2), eps=t.eps,
-                         weight_decay=t.weight_decay, grad_clip=t.grad_clip, spike_threshold=t.spike_threshold,
-                         loss_scaling=t.precision == "mixed")
-        self.step = 0
-        self.best: dict[str, float] | None = None  # {"step", "loss"} of the lowest validation loss
+        self.search = Search(config, records.path, backend.device_name, display) if config.search else None
+        self.monitors = Monitors(config)
+        self.best: dict[str, float] | None = None  # {"step", "loss"} of the leg's lowest validation loss
         self.elapsed = 0.0  # seconds of the run before this process
-        self.offset = 0  # of batches; other than 0 where a run was resumed with another accum
-        if resumed is not None:
+        self.done = 0  # steps of the leg
+        self.saved = 0
+        self.signal: int | None = None  # that asked the run to stop
+        self.learner: Learner
+        state = resumed.state if resumed else None
+        if self.search and state:
+            self.search.restore(state["search"])
+        elif self.search:  # what a run left here that never came to a checkpoint
+            shutil.rmtree(self.search.folder, ignore_errors=True)
+        self.leg = self.search.leg() if self.search else leg.training(config)
+        self.offset = self.leg.offset  # of batches
+        self._prepare()
+        if resumed is not None and state is not None:
             self.model.load_state_dict(resumed.model)
             self.opt.load_state_dict(resumed.optimizer)
-            self.step, self.best = resumed.state["step"], resumed.state["best_val"]
-            self.elapsed = resumed.state["elapsed_ms"] / 1000
-            self.offset = resumed.state["position"] - self.step * t.accum
-        self.saved = self.step
-        self.signal: int | None = None  # that asked the run to stop
+            self.done, self.best = state["step"] - self.leg.first, state["best_val"]
+            self.elapsed = state["elapsed_ms"] / 1000
+            self.offset = state["position"] - self.done * t.accum  # not the leg's if it went on with another accum
+            self.monitors.restore(state["monitors"])
+            self.saved = self.step
         self.began = time.perf_counter()
-        self.total = Tensor(backend.zeros(()), backend)  # loss of a step, summed over its micro-steps
-        self.micro = Capture(self._micro, backend)
-        self.last = Capture(self._last, backend)
-        self.evaluation = Capture(self._evaluation, backend)
-        self.sampler = Sampler(self.model)
-        if t.accum > 1:
-            self.opt.zero_grad(fill=True)
 
-    # -- on the device ------------------------------------------------------------------------------------------------
-    def _gradients(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> Tensor:
-        loss = self.model.train().loss(tokens, targets, rng=rng)
-        if self.config.train.accum > 1:
-            loss = loss / self.config.train.accum
-        loss.backward(self.opt.loss_scale)
-        return loss
+    @property
+    def step(self) -> int:
+        """Steps of the run done."""
+        return self.leg.first + self.done
 
-    def _micro(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> tuple[Tensor]:
-        """Add to the gradients and the loss of a step."""
-        self.backend.assign(self.total.data, self._sum(self._gradients(tokens, targets, rng)).data)
-        return (self.total,)
+    @property
+    def model(self) -> GPT:
+        return self.learner.model
 
-    def _sum(self, loss: Tensor) -> Tensor:
-        return Tensor(self.backend.axpby(self.total.data, loss.data, 1.0, 1.0), self.backend)
+    @property
+    def opt(self) -> AdamW:
+        return self.learner.opt
 
-    def _last(self, tokens: Tensor, targets: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The last, or only, micro-step and the update."""
-        accum = self.config.train.accum > 1
-        if not accum:
-            self.opt.zero_grad()
-        loss = self._gradients(tokens, targets, rng)
-        if accum:
-            loss = self._sum(loss)
-        self.opt.step(lr, loss)
-        if accum:  # for the next step, whose first micro-step then is like any other
-            self.opt.zero_grad(fill=True)
-            self.backend.assign(self.total.data, self.backend.zeros(()), take=True)
-        return loss, self.opt.stats
-
-    def _evaluation(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor]:
-        with self.model.no_grad():
-            return (self.model.eval().loss(tokens, targets),)
+    def _prepare(self) -> None:
+        """The learner for the leg; the one of the leg before serves again if its model is the same."""
+        wanted = self.leg
+        if hasattr(self, "learner") and self.model.config == wanted.model:
+            self.learner.restart(wanted.init_seed)
+        else:
+            if hasattr(self, "learner"):
+                del self.learner
+                gc.collect()  # its memory, before more is taken
+            self.learner = Learner(wanted.model, self.config.train, self.backend, wanted.init_seed)
+        if wanted.start is not None:
+            found = checkpoint.load(wanted.start)
+            self.model.load_state_dict(found.model)
+            self.opt.load_state_dict(found.optimizer)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
         """Train to the last step; False if a signal ended it before. Either way a checkpoint is there."""
-        t = self.config.train
-        row: dict[str, Any] | None = None
         with self._signals():
-            self.display.start(self.step)
             try:
-                inputs, data_ms = self._inputs(self.step)
-                while self.step < t.steps and self.signal is None:
-                    start = time.perf_counter()
-                    used_ms = data_ms
-                    wait = self._submit(inputs)
-                    # While the device computes: the row of the step before, the inputs of the next.
-                    if row is not None:
-                        self._record(row)
-                    if self.step + 1 < t.steps:
-                        inputs, data_ms = self._inputs(self.step + 1)
-                    idle = time.perf_counter()
-                    loss, stats = wait()
-                    end = time.perf_counter()
-                    self.step += 1
-                    row = self._row(loss, stats, 1000 * (end - start)) | {
-                        "timing_data_ms": used_ms, "timing_flush_ms": 1000 * (end - idle)}
-                    if any(self._due(interval) for interval in (t.eval_interval, t.sample_interval,
-                                                                t.checkpoint_interval)) or self.step == t.steps:
-                        self._pause(row)
-                        row = None
-                if row is not None:
-                    self._record(row)
-                if self.signal is not None and self.step < t.steps:
+                while True:
+                    self.display.start(self.leg.first, self.leg.steps, self.done, self.leg.label)
+                    self._train()
+                    self.display.stop()
+                    if not self._over() or self.leg.final:
+                        break
+                    if not self._advance():
+                        return True
+                if not self._over():
+                    assert self.signal is not None
                     name = signal.Signals(self.signal).name
                     self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
                 if self.saved != self.step:
                     self._checkpoint()
             finally:
                 self.display.stop()
-        return self.step >= t.steps
+        return self._over()
 
-    def _inputs(self, step: int) -> tuple[list[tuple[np.ndarray, ...]], float]:
-        """What each micro-step of the 0-based `step` reads, the last with the learning rate; and the time it took."""
-        start, t = time.perf_counter(), self.config.train
+    def _over(self) -> bool:
+        """Whether the leg is."""
+        return self.done >= self.leg.steps or (not self.leg.final and self.search is not None and self.search.over)
+
+    def _train(self) -> None:
+        """Steps, until the leg is over or a signal came."""
+        row: dict[str, Any] | None = None
+        batches = self._batches()
+        while not self._over() and self.signal is None:
+            start = time.perf_counter()
+            rate = self.leg.rate(self.done) * self.monitors.lr_factor
+            micro, data_ms = batches
+            wait = self.learner.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))])
+            # While the device computes: the row of the step before, the batches of the next.
+            if row is not None:
+                self._record(row)
+            if not self.config.monitor.adaptive_batch and self.done + 1 < self.leg.steps:
+                batches = self._batches(1)
+            idle = time.perf_counter()
+            loss, stats = wait()
+            end = time.perf_counter()
+            self.done += 1
+            row = self._row(loss, stats, rate, 1000 * (end - start)) | {
+                "timing_data_ms": data_ms, "timing_flush_ms": 1000 * (end - idle)}
+            row = self._look(row)
+            if self.config.monitor.adaptive_batch:
+                batches = self._batches()
+        if row is not None:
+            self._record(row)
+
+    def _batches(self, ahead: int = 0) -> tuple[list[tuple[np.ndarray, ...]], float]:
+        """What each micro-step reads, of the next step or the one `ahead` of it; and the milliseconds it took."""
+        start, at = time.perf_counter(), self.done + ahead
+        seed, size = self.leg.data_seed, self.monitors.batch_size
         micro: list[tuple[np.ndarray, ...]] = []
-        for position in range(self._position(step), self._position(step + 1)):
-            batch = data.batch(self.dataset.train, position, t.batch_size, self.config.model.block_size, t.seed, TRAIN)
-            micro.append((*batch, random.state(t.seed, position)))
-        micro[-1] = (*micro[-1], np.array([self._lr(step)], np.float32))
+        for position in range(self._position(at), self._position(at + 1)):
+            batch = data.batch(self.dataset.train, position, size, self.config.model.block_size, seed, TRAIN)
+            micro.append((*batch, random.state(seed, position)))
         return micro, 1000 * (time.perf_counter() - start)
 
-    def _lr(self, step: int) -> float:
-        t = self.config.train
-        return learning_rate(step, steps=t.steps, warmup=t.warmup, lr=t.lr, lr_min=t.lr_min)
+    def _position(self, done: int) -> int:
+        """How many batches were drawn before the leg's 0-based step; also counts the dropout masks."""
+        return done * self.config.train.accum + self.offset
 
-    def _position(self, step: int) -> int:
-        """How many batches were drawn before the 0-based `step`; also counts the dropout masks."""
-        return step * self.config.train.accum + self.offset
-
-    def _submit(self, inputs: list[tuple[np.ndarray, ...]]) -> Callable[[], tuple[np.ndarray, ...]]:
-        for micro in inputs[:-1]:
-            self.micro.submit(*micro)
-        return self.last.submit(*inputs[-1])
-
-    def _due(self, interval: int) -> bool:
-        return interval > 0 and self.step % interval == 0
-
-    def _pause(self, row: dict[str, Any]) -> None:
-        """What follows some steps, with the device at rest."""
-        t, done = self.config.train, self.step == self.config.train.steps
-        if t.eval_interval and (self._due(t.eval_interval) or done):
+    def _look(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """What follows a step, with the device at rest; None if the row is written already."""
+        t, run = self.config.train, self.leg
+        if self.search and not run.final:
+            self.search.step(row)
+        over = self._over()
+        due = lambda interval, n: interval > 0 and n % interval == 0
+        if (over and t.eval_interval) or due(run.eval_interval, self.done):
             row["val_loss"] = self.evaluate()
             if math.isfinite(row["val_loss"]) and (self.best is None or row["val_loss"] < self.best["loss"]):
                 self.best = {"step": self.step, "loss": row["val_loss"]}
+        seen = self.monitors.observe(row, self)
+        row |= {name: value for name, value in seen.items() if value is not None}
+        if self.search and not run.final:
+            self.search.observe(row)  # which may end the leg
+            over = self._over()
+        end = over and run.final
+        samples, saves = end or (run.final and due(t.sample_interval, self.step)), due(t.checkpoint_interval, self.step)
+        if not (samples or saves or end):
+            return row
         self._record(row)
         try:
-            if self._due(t.sample_interval) or done:
+            if samples:
                 self.sample()
         except BaseException:  # as where its program does not fit in memory: no step is lost by it
             self._checkpoint()
             raise
-        if self._due(t.checkpoint_interval) or done:
+        if saves or end:
             self._checkpoint()
+        return None
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether a step of so many sequences fits in memory."""
+        try:
+            check_memory(self.leg.model, batch_size, self.backend)
+        except UserError:
+            return False
+        return True
+
+    def _advance(self) -> bool:
+        """From a leg of the search that is over to the next; False if there is none."""
+        assert self.search is not None
+        self.search.finish(self.learner, self._save(self.search.folder) if self.search.keeps else None)
+        if self.search.at is None:
+            found = self.search.summary()
+            self.records.config(symbio_winner=found["winner_activation"])
+            self.records.event(self.step, "search_complete", " ".join(found["reasons"]), winner=found["winner"])
+            self.display.say("\n".join(found["reasons"]))
+            if self.config.search.after == "none":
+                return False
+        self.leg = self.search.leg()
+        self.done, self.best, self.offset = 0, None, self.leg.offset
+        self.monitors.reset()
+        self._prepare()
+        return True
 
     def evaluate(self) -> float:
         """Mean loss over the evaluation batches, the same ones each time; touches nothing that training reads."""
-        t, losses = self.config.train, []
-        for i in range(t.eval_iters):
-            batch = data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
-            losses.append(float(self.evaluation(*batch)[0]))
-        return sum(losses) / len(losses)
+        return self.learner.evaluate(self._eval_batch(i) for i in range(self.config.train.eval_iters))
+
+    def probe(self) -> np.ndarray:
+        """Tokens [B, T] to look at the model's representations with: the first evaluation batch."""
+        return self._eval_batch(0)[0]
+
+    def _eval_batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        t = self.config.train
+        return data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
 
     def sample(self) -> None:
         """Let the model answer the prompts; the draws depend on seed and step alone."""
         prompts = [chat_prompt(p) for p in PROMPTS]
         seed = self.config.train.seed * 1_000_003 + self.step
-        texts = answer(self.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
+        texts = answer(self.learner.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
         self.display.say(f"samples at step {self.step}:")
         for prompt, text in zip(prompts, texts, strict=True):
             self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
             self.display.say(f"  {prompt} {' '.join(text.split())}")
 
     def _checkpoint(self) -> None:
-        t = self.config.train
         self.records.sync()
-        path = checkpoint.save(self.records.path, self.step, self.model.state_dict(), self.opt.state_dict(), {
-            "seed": t.seed, "position": self._position(self.step), "best_val": self.best,
-            "elapsed_ms": 1000 * (self.elapsed + time.perf_counter() - self.began), "config_hash": self.config.hash,
-            "model": model_dict(self.config.model), "tokenizer": self.dataset.tokenizer.fingerprint,
-            "text_hash": self.dataset.text_hash})
+        path = self._save(self.records.path)
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
 
+    def _save(self, folder: Path) -> Path:
+        t = self.config.train
+        return checkpoint.save(folder, self.step, self.model.state_dict(), self.opt.state_dict(), {
+            "seed": t.seed, "position": self._position(self.done), "best_val": self.best,
+            "elapsed_ms": 1000 * (self.elapsed + time.perf_counter() - self.began), "config_hash": self.config.hash,
+            "model": model_dict(self.leg.model), "tokenizer": self.dataset.tokenizer.fingerprint,
+            "text_hash": self.dataset.text_hash, "monitors": self.monitors.state(),
+            "search": self.search.state() if self.search else None})
+
     # -- records ------------------------------------------------------------------------------------------------------
-    def _row(self, loss: np.ndarray, stats: np.ndarray, ms: float) -> dict[str, Any]:
+    def _row(self, loss: np.ndarray, stats: np.ndarray, rate: float, ms: float) -> dict[str, Any]:
         t, s = self.config.train, dict(zip(STATS, stats.tolist(), strict=True))
         row: dict[str, Any] = {
-            "step": self.step, "loss": float(loss), "val_loss": None, "lr": self._lr(self.step - 1),
+            "step": self.step, "loss": float(loss), "val_loss": None, "lr": rate,
             "grad_norm": s["grad_norm"], "clip_coef": s["clip_coef"],
             "elapsed_ms": 1000 * (self.elapsed + time.perf_counter() - self.began), "ms_per_iter": ms,
-            "tokens_per_sec": 1000 * t.batch_size * self.config.model.block_size * t.accum / ms,
+            "tokens_per_sec": 1000 * self.monitors.batch_size * self.config.model.block_size * t.accum / ms,
+            **self.learner.timings(), **self.leg.columns,
         }
-        # A replay's timings are those of its last call; the micro-steps before the last are alike.
-        for capture, calls in ((self.micro, t.accum - 1), (self.last, 1)):
-            for program in capture.programs.values():
-                row["gpu_ops_count"] = row.get("gpu_ops_count", 0) + calls * program.dispatches
-                for phase in ("fwd", "bwd", "grad_norm", "optim"):
-                    name = f"timing_{phase}_ms"
-                    if phase in program.phases:
-                        row[name] = row.get(name, 0.0) + calls * program.phases[phase]
         if self.backend.name == "cpu_ref":
             row["gpu_ops_count"] = None
         else:
@@ -311,6 +296,9 @@ class Trainer:
             scale = f", loss scale now {row['loss_scale']:g}" if reason == "overflow" else ""
             self.records.event(row["step"], "skipped", f"update skipped: {reason}, gradient norm "
                                f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}{scale}", reason=reason)
+        for column, kind in EVENT_COLUMNS.items():
+            if row.get(column):
+                self.records.event(row["step"], kind, str(row[column]))
         self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
 
     @contextmanager

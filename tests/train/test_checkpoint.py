@@ -20,8 +20,8 @@ from helios.train.checkpoint import MODEL, OPTIMIZER, STATE
 
 WEIGHTS = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.ones(3, np.float32)}
 MOMENTS = {"m": np.zeros((400, 3), np.float32), "updates": np.array([7.0], np.float32)}
-STATES = {"seed": 3, "position": 500, "elapsed_ms": 1.5, "best_val": None, "config_hash": "c", "tokenizer": "t",
-          "text_hash": "x", "model": {"n_layer": 2, "activation": "gelu"}}
+STATES = {"seed": 3, "position": 500, "elapsed_ms": 1.5, "best_val": None, "monitors": {}, "search": None,
+          "config_hash": "c", "tokenizer": "t", "text_hash": "x", "model": {"n_layer": 2, "activation": "gelu"}}
 
 
 def save(run: Path, step: int) -> Path:

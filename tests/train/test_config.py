@@ -8,12 +8,13 @@ import pytest
 
 from helios.cli.train import main
 from helios.errors import UserError
-from helios.train.config import SETTINGS, canonical, presets, resolve
+from helios.train.config import canonical, presets, resolve
+from helios.train.settings import SETTINGS
 
 FLAGS = """--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
---sample-interval --checkpoint-interval"""
+--sample-interval --checkpoint-interval --search --search-config --max-cost"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:

@@ -15,7 +15,7 @@ import pytest
 from helios.backends.backend import SCALE_MAX, SCALE_START, STATS, Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
-from helios.train import checkpoint, data, telemetry, trainer
+from helios.train import checkpoint, data, device, samples, telemetry
 from helios.train.config import resolve
 from helios.train.data import Dataset
 from helios.train.progress import Display
@@ -41,7 +41,7 @@ def make(tmp_path: Path, dataset: Dataset) -> Callable[..., Trainer]:
         config = resolve("tiny", flags={k: str(v) for k, v in settings.items()})
         (tmp_path / name).mkdir()
         records = Records(tmp_path / name, {"run_id": name}, dataset.tokenizer)
-        return Trainer(config, backend, dataset, records, Display(config.train.steps, quiet=True))
+        return Trainer(config, backend, dataset, records, Display(quiet=True))
 
     return make
 
@@ -211,25 +211,25 @@ def test_one_submit_a_step(make: Callable[..., Trainer], backend: Backend, monke
 
 def test_memory_is_asked_before_it_is_taken() -> None:
     small = GPTConfig(vocab_size=4000, block_size=256, n_layer=6, n_head=8, n_embd=256)
-    needed = trainer.memory_needed(small, 8)
+    needed = device.memory_needed(small, 8)
     assert needed > 16 * small.parameters()
     memory = {"available": needed}
-    device: Any = SimpleNamespace(device_name="card", memory=lambda: memory)
-    trainer.check_memory(small, 8, device)
+    card: Any = SimpleNamespace(device_name="card", memory=lambda: memory)
+    device.check_memory(small, 8, card)
     memory["available"] -= 1
     with pytest.raises(UserError, match=r"6,838,784 parameters at batch 8 needs about \d+ MiB, but card has"):
-        trainer.check_memory(small, 8, device)
+        device.check_memory(small, 8, card)
 
 
 def test_the_largest_array_must_fit_too() -> None:
     config = GPTConfig(vocab_size=50_000, block_size=256, n_layer=1, n_head=1, n_embd=8)
     logits = 4 * 8 * 256 * 50_000
     profile = SimpleNamespace(max_allocation=logits)
-    device: Any = SimpleNamespace(device_name="card", memory=lambda: {"available": 2**40}, profile=profile)
-    trainer.check_memory(config, 8, device)
+    card: Any = SimpleNamespace(device_name="card", memory=lambda: {"available": 2**40}, profile=profile)
+    device.check_memory(config, 8, card)
     profile.max_allocation -= 1
     with pytest.raises(UserError, match=r"the largest array takes 391 MiB, but card gives 391 MiB at once"):
-        trainer.check_memory(config, 8, device)
+        device.check_memory(config, 8, card)
 
 
 @pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])
@@ -255,18 +255,20 @@ def test_an_answer_ends_where_the_user_speaks(dataset: Dataset) -> None:
         asked.update(more)
         return [said, said[:-1]]
 
-    texts = trainer.answer(sampler, dataset.tokenizer, ["a", "b"], 9, 1.0, None, 0)  # type: ignore[arg-type]
+    texts = samples.answer(sampler, dataset.tokenizer, ["a", "b"], 9, 1.0, None, 0)  # type: ignore[arg-type]
     assert texts == ["I am nobody."] * 2
     assert asked["stop"] == {dataset.tokenizer.id(END), dataset.tokenizer.id(USER)}
 
 
 def test_prompts_are_wrapped() -> None:
-    assert trainer.chat_prompt(" Hi ") == "<|user|> Hi <|assistant|>"
-    assert trainer.chat_prompt("<|user|> Hi <|assistant|> Well") == "<|user|> Hi <|assistant|> Well"
-    assert len(trainer.PROMPTS) == 5
+    assert samples.chat_prompt(" Hi ") == "<|user|> Hi <|assistant|>"
+    assert samples.chat_prompt("<|user|> Hi <|assistant|> Well") == "<|user|> Hi <|assistant|> Well"
+    assert len(samples.PROMPTS) == 5
 
 
 def test_columns_are_those_of_the_interface(make: Callable[..., Trainer], cpu_ref: Backend) -> None:
     t = make(cpu_ref, steps=1, checkpoint_interval=0)
     t.run()
-    assert tuple(rows(t)[0]) == telemetry.COLUMNS
+    (row,) = rows(t)
+    assert tuple(row)[:len(telemetry.COLUMNS)] == telemetry.COLUMNS
+    assert set(row) - set(telemetry.COLUMNS) <= set(telemetry.MORE_COLUMNS)

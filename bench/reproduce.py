@@ -1,0 +1,298 @@
+"""Two historic runs, run again: their settings, what a run directory says of them, and how a page is written.
+
+bench/page_5ke3.py and bench/page_4kwo.py make the pages; bench/original.py has the original's figures.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helios.bench.original import Run
+from helios.train import telemetry
+from helios.train.config import Config, resolve
+from helios.train.samples import TEMPERATURE, TOP_K
+from helios.train.search import report
+from helios.train.search.evolution import Candidate
+from helios.train.tokenizer import ASSISTANT, USER
+
+Row = Mapping[str, Any]
+# The ways to run 5ke3 again; evaluations every 40 steps after the search meet the original's at 200 and 400.
+WAYS: Mapping[str, tuple[str, ...]] = {
+    "faithful": ("candidate_schedule=run", "shared_init=false", "shared_batches=false", "reuse=false", "replicates=1",
+                 "after=restart", "after_schedule=run", "diversity_bonus=0", "eval_interval=40"),
+    "fair": ("replicates=2", "eval_interval=40"),
+}
+AGAIN = "again"  # the one way to run 4kwo
+NAMES: Mapping[str, tuple[str, ...]] = {"5ke3": tuple(WAYS), "4kwo": (AGAIN,)}  # of the folders of their runs
+# Up to the end of this warm-up 4kwo's learning rate is a function of the step alone, so that a run of fewer steps has
+# the rates of the 50,000.
+LONGEST = 500
+SAME_LOSS = 0.1  # nats; as single batches' losses differ
+SAME_RATE = 0.05  # of what is known to two digits
+
+
+# -- what is run ------------------------------------------------------------------------------------------------------
+
+class Plan(NamedTuple):
+    name: str  # of its folder
+    config: Config
+
+
+def plans(run: str, ways: Sequence[str], flags: Mapping[str, Any], steps: int = 300, more: Iterable[str] = ()
+          ) -> list[Plan]:
+    """The runs that make `run` again, of those in NAMES that `ways` names; `steps` are 4kwo's.
+
+    flags: {setting: value}, None where not given. more: "key=value" each, above all but the flags, for models that
+    train in seconds. Raises UserError.
+    """
+    settings = {**WAYS, AGAIN: (f"steps={steps}", "eval_interval=100", "checkpoint_interval=100")}
+    return [Plan(name, resolve(f"run-{run}", assignments=(*settings[name], *more), flags=flags)) for name in ways]
+
+
+def finished(path: Path) -> bool:
+    """Whether the run directory holds a run that came to its end."""
+    return any(event.get("kind") == "run_complete" for event in telemetry.rows(path / telemetry.EVENTS))
+
+
+# -- what a run says --------------------------------------------------------------------------------------------------
+
+class Here(NamedTuple):
+    """A finished run."""
+
+    about: Mapping[str, Any]  # config.json
+    rows: Mapping[int, Row]  # by step
+    events: Sequence[Row]
+    samples: Sequence[Row]
+    candidates: Sequence[Candidate]
+    summary: Mapping[str, Any]
+
+    @property
+    def last(self) -> int:
+        return max(self.rows, default=0)
+
+    def phase(self, name: str) -> list[Row]:
+        """Rows of the phase "search" or "after"."""
+        return [row for row in self.rows.values() if row.get("symbio_phase") == name]
+
+    def at(self, step: int, column: str) -> float | None:
+        return self.rows.get(step, {}).get(column)
+
+    @property
+    def winner(self) -> str | None:
+        return self.summary["winner"] and next(c.activation for c in self.candidates if c.id == self.summary["winner"])
+
+
+def read(path: Path) -> Here:
+    """What the run directory holds. Raises UserError where it is none, or damaged."""
+    logs = {name: telemetry.rows(path / name) for name in telemetry.LOGS}
+    rows = {row["step"]: row for row in logs[telemetry.METRICS] if "step" in row}
+    return Here(telemetry.read_config(path), dict(sorted(rows.items())), logs[telemetry.EVENTS],
+                logs[telemetry.SAMPLES], *report.read(path))
+
+
+def values(rows: Iterable[Row], column: str) -> list[float]:
+    """Those that are known and finite."""
+    return [row[column] for row in rows if row.get(column) is not None]
+
+
+def mean(numbers: Sequence[float]) -> float | None:
+    return statistics.fmean(numbers) if numbers else None
+
+
+def median(numbers: Sequence[float]) -> float | None:
+    return statistics.median(numbers) if numbers else None
+
+
+def share(rows: Sequence[Row], what: Callable[[Row], bool]) -> float | None:
+    return sum(map(what, rows)) / len(rows) if rows else None
+
+
+def above(norm: float) -> Callable[[Row], bool]:
+    return lambda row: row.get("grad_norm") is not None and row["grad_norm"] > norm
+
+
+def clipped(row: Row) -> bool:
+    return row.get("clip_coef") is not None and row["clip_coef"] < 1
+
+
+def between(here: Here, first: int, past: int) -> list[Row]:
+    """Rows of the steps first ≤ step < past."""
+    return [row for step, row in here.rows.items() if first <= step < past]
+
+
+def steady(rows: Iterable[Row]) -> list[Row]:
+    """Without the first step of each training, which prepares its kernels."""
+    key = lambda row: [row.get(f"symbio_{name}") for name in ("phase", "candidate_id", "replicate")]
+    return [row for _, training in itertools.groupby(rows, key) for row in list(training)[1:]]
+
+
+# -- how it is written ------------------------------------------------------------------------------------------------
+
+def loss(x: float | None) -> str:
+    return "–" if x is None else f"{x:.3f}"
+
+
+def given(x: float) -> str:
+    """With the original's own digits."""
+    return f"{x:,.7g}"
+
+
+def figure(x: float | None) -> str:
+    """Three digits or more."""
+    if x is None:
+        return "–"
+    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
+
+
+def norm(x: float | None) -> str:
+    return "–" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.2f}"
+
+
+def percent(x: float | None) -> str:
+    return "–" if x is None else f"{100 * x:.1f} %"
+
+
+def counted(part: int, whole: int) -> str:
+    """"52 of 283, 18.4 %"."""
+    return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
+
+
+def told(figures: Mapping[str, str]) -> str:
+    """"5.41 (faithful) and 5.40 (fair)"; without the names where there is one, or all are the same."""
+    if len(set(figures.values())) == 1:
+        return next(iter(figures.values()))
+    return listed([f"{text} ({name})" for name, text in figures.items()])
+
+
+def apart(figures: Mapping[str, float], reference: float) -> str:
+    """"1.85 (faithful) and 1.86 (fair) below"."""
+    sides = {name: "below" if x < reference else "above" for name, x in figures.items()}
+    amounts = {name: loss(abs(x - reference)) for name, x in figures.items()}
+    if len(set(sides.values())) == 1:
+        return f"{told(amounts)} {next(iter(sides.values()))}"
+    return told({name: f"{amounts[name]} {side}" for name, side in sides.items()})
+
+
+def listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+
+
+def section(title: str, *paragraphs: str) -> Iterator[str]:
+    yield from ("", f"## {title}", "")
+    for paragraph in paragraphs:
+        yield from (paragraph, "")
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
+    """Aligned also where nothing renders it; the first `left` columns hold words, the others numbers."""
+    cells = [titles, *rows]
+    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [[c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+             for row in cells]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    yield from (f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
+
+
+# -- what both pages have ---------------------------------------------------------------------------------------------
+
+def run_rows(original: Run, runs: Mapping[str, Here]) -> Iterator[list[str]]:
+    """Of the table of what was run."""
+    facts: Mapping[str, tuple[str, Callable[[Here], str]]] = {
+        "device": (original.device, lambda h: h.about["device"]["name"]),
+        "driver": (original.driver, lambda h: h.about["device"]["driver"]),
+        "begun": (original.date, lambda h: h.events[0]["time"][:10] if h.events else "–"),
+        "training text": (original.text, lambda h: Path(h.about["data"]["data"]).name),
+        "steps": (given(original.steps), lambda h: given(h.last)),
+        "steps in the records": (given(original.recorded), lambda h: given(len(h.rows))),
+        "wall clock, s": (given(original.seconds), lambda h: figure(seconds(h))),
+        "ms a step": (given(original.ms), lambda h: figure(milliseconds(h))),
+        "tokens/s": (given(original.tokens_per_sec), lambda h: figure(speed(h.rows.values()))),
+    }
+    for name, (there, here) in facts.items():
+        yield [name, there, *map(here, runs.values())]
+
+
+def seconds(here: Here) -> float | None:
+    """Of the run, without what was lost where it was interrupted."""
+    elapsed = here.at(here.last, "elapsed_ms")
+    return None if elapsed is None else elapsed / 1000
+
+
+def milliseconds(here: Here, column: str = "ms_per_iter") -> float | None:
+    """Of a step, the median."""
+    return median(values(steady(here.rows.values()), column))
+
+
+def speed(rows: Iterable[Row]) -> float | None:
+    """Tokens a second, the median over the steps."""
+    return median(values(steady(rows), "tokens_per_sec"))
+
+
+def comparable(original: Run, runs: Mapping[str, Here]) -> str:
+    """What speeds can be compared for."""
+    name = next(iter(runs.values())).about["device"]["name"]
+    means = "The original's speeds are means, those here medians of single steps, without the first of each training."
+    if original.device.removeprefix("NVIDIA ") in name.split():
+        return f"Both ran on an {original.device}. {means}"
+    return (f"The devices differ, {original.device} there and {name} here: wall clock and speed compare whole systems, "
+            f"not the code alone. {means}")
+
+
+def samples(runs: Mapping[str, Here]) -> Iterator[str]:
+    """What the models said at the end."""
+    title = "What the models say" if len(runs) > 1 else "What the model says"
+    yield from section(title, f"Drawn at temperature {TEMPERATURE:g} from the {TOP_K} likeliest tokens.")
+    for name, here in runs.items():
+        if name != next(iter(runs)):
+            yield ""
+        last = max((s["step"] for s in here.samples), default=0)
+        yield from (f"After {last:,} steps{f', {name}' if len(runs) > 1 else ''}:", "", "```")
+        for sample in (s for s in here.samples if s["step"] == last):
+            question = sample["prompt"].replace(USER, "").replace(ASSISTANT, "").strip()
+            # Indented, nothing that a model says can end the block.
+            yield from (question, *textwrap.wrap(sample["text"], 110, initial_indent="    ", subsequent_indent="    "))
+        yield "```"
+
+
+class Finding(NamedTuple):
+    agrees: bool
+    topic: str
+    text: str
+
+
+def findings(found: Iterable[Finding]) -> Iterator[str]:
+    kept = list(found)
+    for agrees, title in ((True, "What agrees"), (False, "What differs, and why")):
+        yield from section(title)
+        yield from [f"* **{f.topic}.** {f.text}" for f in kept if f.agrees == agrees] or ["Nothing."]
+
+
+def starts(original: Run, runs: Mapping[str, Here]) -> Iterator[Finding]:
+    """Whether the first step's loss is the original's."""
+    first = {name: h.at(1, "loss") for name, h in runs.items()}
+    size = next(iter(runs.values())).about["model"]["vocab_size"]
+    same = all(x is not None and abs(x - original.first_loss) <= SAME_LOSS for x in first.values())
+    yield Finding(same, "Start", f"The first step's loss was {loss(original.first_loss)} and is "
+                  f"{told({name: loss(x) for name, x in first.items()})}; an even guess among {size:,} tokens has "
+                  f"ln {size:,} = {math.log(size):.3f}.")
+
+
+def rates(original: Run, here: Here, whose: str) -> Iterator[Finding]:
+    """Whether the learning rate is the original's."""
+    pairs = [(p.lr, x) for p in original.points if (x := here.at(p.step, "lr")) is not None]
+    if pairs:
+        most = max(abs(b / a - 1) for a, b in pairs)
+        yield Finding(most <= SAME_RATE, "Learning rate", f"At the {len(pairs)} steps at which the original's is "
+                      f"known, to two or three digits, {whose} differs by {percent(most)} at most.")
+
+
+def recorded(original: Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
+    kept = told({name: f"{len(h.rows):,} of {h.last:,} steps" for name, h in runs.items()})
+    yield Finding(False, "Records", f"They hold {kept} here and {original.recorded:,} of {original.steps:,} "
+                  f"there{why}. The original's means and shares are over what is left.")

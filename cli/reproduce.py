@@ -1,0 +1,118 @@
+"""helios-reproduce: run a historic run again, and set the figures side by side."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from helios.bench import page_4kwo, page_5ke3, report
+from helios.bench.reproduce import LONGEST, NAMES, Here, Plan, finished, plans, read
+from helios.cli.common import HeliosCommand, HeliosGroup
+from helios.cli.train import train
+from helios.errors import UserError
+from helios.train import checkpoint, telemetry
+from helios.train.progress import Display
+from helios.train.settings import SECTIONS
+
+TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
+PAGES: Mapping[str, Callable[[Mapping[str, Here]], str]] = {"5ke3": page_5ke3.markdown, "4kwo": page_4kwo.markdown}
+
+
+def options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Those that every run has."""
+    for option in reversed((
+        click.option("--data", type=TEXT, required=True, metavar="FILE", help="Training text, UTF-8."),
+        click.option("--val-data", type=TEXT, required=True, metavar="FILE", help="Validation text."),
+        click.option("--run-dir", "folder", type=click.Path(path_type=Path), metavar="DIR",
+                     help="Where the runs go, or are continued; else runs/reproduce-…"),
+        click.option("--page", "page_file", type=click.Path(path_type=Path), metavar="FILE.md",
+                     help="The page; else one in the run directory."),
+        click.option("--backend", metavar="TEXT", help="auto, vulkan or cpu_ref."),
+        click.option("--device", metavar="TEXT", help="Vulkan device: its index or part of its name."),
+        click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line of each run."),
+    )):
+        command = option(command)
+    return command
+
+
+@click.group(cls=HeliosGroup, no_args_is_help=False)
+def main() -> None:
+    """Run a historic run of the system that Helios replaces again, and write a page with both runs' figures.
+
+    An interrupted one goes on when the same command is given again with its --run-dir.
+    """
+
+
+@main.command("5ke3", cls=HeliosCommand)
+@click.option("--faithful", is_flag=True, help="The original's way, with a selection that works.")
+@click.option("--fair", is_flag=True, help="A comparison under equal conditions, two seeds each.")
+@options
+def search_run(faithful: bool, fair: bool, **given: Any) -> None:
+    """A search over four activations, then 340 steps.
+
+    Neither --faithful nor --fair means both.
+    """
+    wanted = {"faithful": faithful, "fair": fair}
+    _reproduce("5ke3", [name for name in NAMES["5ke3"] if wanted[name] or not any(wanted.values())], **given)
+
+
+@main.command("4kwo", cls=HeliosCommand)
+@click.option("--steps", type=click.IntRange(1, LONGEST), default=300, show_default=True, metavar="N",
+              help=f"Stop after so many, at most the {LONGEST} of its warm-up.")
+@options
+def long_run(steps: int, **given: Any) -> None:
+    """The first steps of a training with gelu."""
+    _reproduce("4kwo", NAMES["4kwo"], steps=steps, **given)
+
+
+def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder: Path | None, page_file: Path | None,
+               backend: str | None, device: str | None, quiet: bool, **more: Any) -> None:
+    if page_file is not None:
+        report.check(page_file)
+    stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime())
+    folder = (folder or Path("runs") / f"reproduce-{run}-{stamp}").absolute()
+    planned = plans(run, ways, {"data": str(data.resolve()), "val_data": str(val_data.resolve()), "backend": backend,
+                                "device": device}, **more)
+    display = Display(quiet)
+    for plan in planned:
+        if not _finish(plan, folder / plan.name, display):
+            display.final(f"go on with the same command and --run-dir {folder}")
+            click.get_current_context().exit(130)
+        gc.collect()  # the run's memory, before the next one takes its own
+    # Beside those asked for, what an earlier command has finished there.
+    found = {name: read(folder / name) for name in NAMES[run] if finished(folder / name)}
+    page_file = page_file or folder / f"{run}.md"
+    report.write(page_file, PAGES[run](found))
+    display.final(str(page_file))
+
+
+def _finish(plan: Plan, path: Path, display: Display) -> bool:
+    """Begin the run or go on with it, to its end (True) or a signal; nothing where it has ended."""
+    if not checkpoint.steps(path):
+        with telemetry.locked(path, new=True):
+            return train(plan.config, path, telemetry.run_id(plan.config.data.data), display)
+    with telemetry.locked(path, new=False):
+        saved = telemetry.read_config(path)
+        settings = {section: saved[section] for section in SECTIONS if section in saved}
+        _check_same(plan, path, settings)
+        if finished(path):
+            return True
+        return train(plan.config, path, saved["run_id"], display, path, str(path), settings)
+
+
+def _check_same(plan: Plan, path: Path, settings: Mapping[str, Any]) -> None:
+    """Raises UserError unless the run in the directory is the planned one."""
+    for section, wanted in plan.config.to_dict().items():
+        for key, value in wanted.items():
+            if (there := settings.get(section, {}).get(key)) != value:
+                raise UserError(f"{path} holds another run: {key} is {there} there and {value} here; give the same "
+                                f"command again, or another --run-dir")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""What a search concludes: planted truths are found, noise is not taken for one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios.model.config import MLPS
+from helios.train.config import SearchConfig
+from helios.train.search.evolution import Candidate, Replicate, first_generation, next_generation, score
+from helios.train.search.ranking import aggregate, difference, rank, reused, summary
+
+DEFAULT, UNPAIRED = SearchConfig(), SearchConfig(shared_init=False)
+POOL = tuple(MLPS)
+
+
+def replicate(seed: int, val_loss: float | None, **more: Any) -> Replicate:
+    values = {"best_val_loss": val_loss, "train_loss": 5.0, "fitness": None if val_loss is None else -val_loss,
+              "steps": 100, "tokens": 1000, "evaluations": [[100, val_loss]], "spikes": 0, "skipped": 0,
+              "clip_rate": 0.0, "max_grad_norm": 1.0, "tokens_per_sec_mean": 10.0, "cusum_alerts": 0, "seconds": 2.0}
+    return Replicate.from_json(values | {"seed": seed, "val_loss": val_loss} | more)
+
+
+def candidates(*losses: list[float], names: tuple[str, ...] = POOL) -> list[Candidate]:
+    """One for each list, with one replicate for each loss."""
+    cfg = SearchConfig(activation_pool=",".join(names), population_size=len(losses))
+    return [aggregate(c, [replicate(seed, x) for seed, x in enumerate(of)])
+            for c, of in zip(first_generation(cfg, 1, 0), losses, strict=True)]
+
+
+def concluded(found: list[Candidate], cfg: SearchConfig = DEFAULT, status: str = "complete") -> dict[str, Any]:
+    result = summary(cfg, found, {"n_layer": 1}, "cpu", status)
+    json.dumps(result, allow_nan=False)
+    return result
+
+
+# -- from replicates to a candidate -----------------------------------------------------------------------------------
+def test_aggregate() -> None:
+    (plain,) = first_generation(SearchConfig(population_size=1), 1, 0)
+    both = [replicate(0, 5.0, best_val_loss=4.5, train_loss=4.0, fitness=0.1, steps=100, tokens=1001, spikes=1,
+                      skipped=2, clip_rate=0.5, max_grad_norm=3.0, tokens_per_sec_mean=10.0, cusum_alerts=4),
+            replicate(1, 5.5, best_val_loss=4.75, train_loss=4.5, fitness=0.3, steps=300, tokens=2002, spikes=0,
+                      skipped=1, clip_rate=0.1, max_grad_norm=2.0, tokens_per_sec_mean=20.0, cusum_alerts=1)]
+    c = aggregate(plain, both)
+    assert c.status == "complete" and c.replicates == both and c.id == plain.id
+    assert (c.val_loss_mean, c.train_loss, c.best_val_loss) == (5.25, 4.25, 4.5)
+    assert c.val_loss_se == pytest.approx(0.25)  # sd 0.5/√2, over √2
+    assert (c.fitness, c.tokens_per_sec_mean, c.clip_rate) == pytest.approx((0.2, 15.0, 0.2))
+    assert (c.steps, c.tokens, c.spikes, c.skipped, c.max_grad_norm, c.cusum_alerts) == (200, 1502, 1, 3, 3.0, 5)
+    assert aggregate(plain, both, "stopped").status == "stopped"
+    one = aggregate(plain, both[:1])
+    assert one.val_loss_mean == 5.0 and one.val_loss_se is None
+
+
+@given(st.lists(st.floats(1, 20), min_size=2, max_size=6))
+def test_standard_error_is_that_of_numpy(losses: list[float]) -> None:
+    (c,) = candidates(losses)
+    assert c.val_loss_mean == pytest.approx(np.mean(losses))
+    assert c.val_loss_se == pytest.approx(np.std(losses, ddof=1) / np.sqrt(len(losses)), abs=1e-12)
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, None])
+@pytest.mark.parametrize("status", ["complete", "stopped"])
+def test_one_lost_replicate_is_a_diverged_candidate(lost: float | None, status: str) -> None:
+    (plain,) = first_generation(SearchConfig(population_size=1), 1, 0)
+    c = aggregate(plain, [replicate(0, 5.0), replicate(1, lost, train_loss=math.nan, max_grad_norm=math.inf)], status)
+    assert c.status == "diverged" and c.val_loss_mean is None is c.val_loss_se and c.fitness is None is c.train_loss
+    assert c.best_val_loss == 5.0 and c.max_grad_norm == 1.0
+    everything = aggregate(plain, [replicate(0, lost)])
+    assert everything.status == "diverged" and everything.best_val_loss is None
+
+
+def test_reused_carries_results_but_not_an_identity() -> None:
+    first, second, other = first_generation(SearchConfig(activation_pool="gelu,silu", population_size=4), 1, 0)[:3]
+    done = replace(aggregate(first, [replicate(0, 5.0), replicate(1, 6.0)]), parameters=7)
+    copy = reused(other, done)
+    assert copy == replace(done, id=other.id, name=other.name, status="reused") and score(copy, SearchConfig()) == 5.5
+    assert reused(replace(other, id="gen1_gelu_9"), copy).val_loss_mean == 5.5
+    stopped = aggregate(first, [replicate(0, 4.0)], "stopped")
+    assert score(reused(other, stopped), SearchConfig()) == math.inf
+    with pytest.raises(ValueError, match="gen0_silu_2 is silu, and gen0_gelu_1 is gelu"):
+        reused(second, done)
+
+
+# -- the order --------------------------------------------------------------------------------------------------------
+@given(st.lists(st.tuples(st.sampled_from([4.0, 5.0, 5.5]),
+                          st.sampled_from(["complete", "stopped", "diverged", "none"])), max_size=8),
+       st.sampled_from(["val_loss", "fitness"]))
+def test_rank_by_brute_force(measured: list[tuple[float, str]], rank_by: str) -> None:
+    cfg = SearchConfig(rank_by=rank_by)
+    found = []
+    for plain, (loss, status) in zip(first_generation(SearchConfig(population_size=8), 1, 0), measured, strict=False):
+        lost = [replicate(1, math.nan)] if status == "diverged" else []
+        found.append(plain if status == "none" else aggregate(
+            plain, [replicate(0, loss), *lost], "stopped" if status == "stopped" else "complete"))
+    got = [found.index(c) for c in rank(found, cfg)]
+    fine = [i for i, (_, status) in enumerate(measured) if status == "complete"]
+    by_hand = []
+    for loss in (4.0, 5.0, 5.5):
+        by_hand += [i for i in fine if measured[i][0] == loss]
+    assert got == by_hand + [i for i in range(len(measured)) if i not in fine]
+
+
+def test_a_better_fitness_wins_by_fitness_and_the_bonus_never_counts() -> None:
+    a, b = candidates([5.0, 5.0], [6.0, 6.0])
+    b = replace(b, fitness=1.0, bonus=99.0, replicates=[replace(r, fitness=1.0) for r in b.replicates])
+    assert rank([a, b], SearchConfig()) == [a, b]
+    assert rank([a, b], SearchConfig(rank_by="fitness")) == [b, a]
+    result = concluded([a, b], SearchConfig(rank_by="fitness"))
+    assert result["winner"] == b.id and result["ranking"][1]["difference"] == 6.0 and result["separated"] is True
+    assert result["ranking"][0]["score"] == -1.0
+    assert result["reasons"][0].startswith("S-Beta (silu) fitness 1.0000 ± 0.0 and G-Alpha (gelu) fitness -5.0000 ")
+    # without a fitness a candidate is not ranked, whatever its loss
+    lost = replace(a, fitness=None)
+    result = concluded([lost, b], SearchConfig(rank_by="fitness"))
+    assert result["winner"] == b.id and result["ranking"][1]["score"] is None
+    assert "Not ranked, since their quality fitness could not be computed: G-Alpha (gelu)." in result["reasons"]
+
+
+# -- differences ------------------------------------------------------------------------------------------------------
+def test_difference_paired_and_not() -> None:
+    shared, own = [0.0, 0.4, -0.3, 0.2], [0.01, -0.01, 0.01, -0.01]
+    a, b = candidates([5.0 + n for n in shared], [5.1 + n + d for n, d in zip(shared, own, strict=True)])
+    mean, error = difference(a, b, paired=True)
+    assert mean == pytest.approx(0.1) and error == pytest.approx(statistics.stdev(own) / 2)
+    apart, wide = difference(a, b, paired=False)
+    assert apart == pytest.approx(0.1) and wide == pytest.approx(math.hypot(a.val_loss_se or 0, b.val_loss_se or 0))
+    assert difference(b, a, paired=True)[0] == pytest.approx(-0.1)
+    assert difference(a, b, True, "fitness")[0] == pytest.approx(-0.1)
+    # by seed, not by position
+    shuffled = replace(b, replicates=b.replicates[::-1])
+    assert difference(a, shuffled, paired=True) == (mean, error)
+    # the settings decide which: only what shares initial values and batches is paired
+    assert concluded([a, b])["separated"] is True
+    for cfg in (UNPAIRED, SearchConfig(shared_batches=False)):
+        assert concluded([a, b], cfg)["separated"] is False
+
+
+def test_difference_of_one_replicate_has_no_error() -> None:
+    a, b, lost = candidates([5.0], [9.0], [math.nan])
+    assert difference(a, b, True) == difference(a, b, False) == (4.0, None)
+    with pytest.raises(ValueError, match="no replicates in common that measured val_loss"):
+        difference(a, lost, True)
+
+
+@given(st.lists(st.floats(1, 20), min_size=1, max_size=5), st.booleans())
+def test_identical_candidates_are_never_separated(losses: list[float], shared: bool) -> None:
+    cfg = SearchConfig(shared_init=shared)
+    result = concluded(candidates(losses, losses, losses), cfg)
+    assert result["separated"] is False and [row["separated"] for row in result["ranking"]] == [None, False, False]
+    assert [row["difference"] for row in result["ranking"]] == [None, 0.0, 0.0]
+    assert result["winner"] == "gen0_gelu_1"  # the first of equals
+
+
+def test_two_standard_errors_are_not_enough() -> None:
+    """0 and 2 differ by 1 ± 1; 1 more on top of each gives 2 ± 1, and then a little more."""
+    assert concluded(candidates([0.0, 0.0], [1.0, 3.0]))["separated"] is False
+    assert concluded(candidates([0.0, 0.0], [1.01, 3.01]))["separated"] is True
+
+
+def test_equal_genomes_are_not_compared() -> None:
+    """silu measured twice with very different results: gelu in between is what decides."""
+    found = candidates([5.0, 5.001], [4.0, 4.001], [6.0, 6.001], [9.0, 9.001], names=("gelu", "silu"))
+    result = concluded(found)
+    assert [(row["activation"], row["separated"]) for row in result["ranking"]] == [
+        ("silu", None), ("gelu", True), ("gelu", True), ("silu", None)]
+    assert result["ranking"][3]["difference"] == pytest.approx(5.0) and result["ranking"][3]["difference_se"] is None
+    # of another genome's measurements its best counts
+    found = candidates([5.0, 5.01], [5.02, 5.0], [6.0, 6.0], [9.0, 9.01], names=("gelu", "silu"))
+    assert concluded([found[0], found[1], found[3]])["separated"] is False
+    alone = concluded(candidates([4.0, 4.1], [9.0, 9.1], names=("gelu",)))
+    assert alone["winner"] == "gen0_gelu_1" and alone["separated"] is False
+    assert alone["reasons"][0] == ("G-Alpha (gelu) 4.0500 ± 0.050 is the only genome with a result: "
+                                   "there is nothing to compare it with.")
+
+
+# -- planted truths with noise ----------------------------------------------------------------------------------------
+def noisy(seed: int, truths: list[float], replicates: int, own: float = 0.01, shared: float = 0.05) -> list[Candidate]:
+    """Losses around the truths: noise that a seed brings to all candidates, and each training's own."""
+    draw = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
+    common = shared * draw.standard_normal(replicates)
+    return candidates(*[list(t + common + own * draw.standard_normal(replicates)) for t in truths])
+
+
+def test_six_sigma_are_always_found() -> None:
+    for seed in range(200):
+        result = concluded(noisy(seed, [5.06, 5.12, 5.0, 5.18], 5))
+        assert result["winner_activation"] == "relu" and result["separated"] is True, seed
+
+
+def test_noise_is_seldom_taken_for_a_difference() -> None:
+    """Among candidates without any difference, how often the winner is called separated; over 1,000 searches each.
+
+    Measured: two genomes 11.4 % with five seeds, 17.0 % with three, 29.2 % with two (Student's t beyond 2 with 4, 2
+    and 1 degrees of freedom: 11.6, 18.4 and 29.5 %), and six genomes with five seeds 3.1 %. Noise that candidates
+    share, and that is not paired away, makes it rarer: 0.0 % of two genomes with five seeds.
+    """
+    def rate(genomes: int, replicates: int, cfg: SearchConfig) -> float:
+        return sum(concluded(noisy(seed, [5.0] * genomes, replicates), cfg)["separated"] for seed in range(1000)) / 1000
+
+    rates = [rate(2, 5, SearchConfig()), rate(2, 3, SearchConfig()), rate(2, 2, SearchConfig()),
+             rate(6, 5, SearchConfig()), rate(2, 5, UNPAIRED)]
+    assert rates[0] == pytest.approx(0.116, abs=0.04)
+    assert rates[1] == pytest.approx(0.184, abs=0.05)
+    assert rates[2] == pytest.approx(0.295, abs=0.06)
+    assert rates[3] == pytest.approx(0.03, abs=0.02) and rates[4] < 0.01
+
+
+def test_a_crippled_activation_never_wins_and_the_truth_does() -> None:
+    """Under every strategy, with noise: relu, which is first in the pool, is 50 sigma worse and swiglu 10 better."""
+    truth = {"relu": 5.5, "gelu": 5.1, "silu": 5.1, "swiglu": 5.0}
+    for seed in range(12):
+        for selection, genome, elitism in (("topk", "global", True), ("topk", "per_block", False), (
+                "tournament", "global", False), ("tournament", "per_block", True), ("exhaustive", "per_block", True)):
+            cfg = SearchConfig(activation_pool="relu,gelu,silu,swiglu", population_size=4, generations=3,
+                               selection=selection, genome=genome, elitism=elitism)
+            draw = np.random.Generator(np.random.Philox(key=np.array([seed, 2], np.uint64)))
+            found: list[Candidate] = []
+            for g in range(3):
+                for c in next_generation(cfg, 2, found, g, seed) if g else first_generation(cfg, 2, seed):
+                    loss = statistics.fmean(truth[name] for name in c.activation.split(","))
+                    found.append(aggregate(c, [replicate(k, loss + 0.01 * draw.standard_normal()) for k in range(3)]))
+            assert any("relu" in c.activation for c in found)
+            assert concluded(found, cfg)["winner_activation"] == "swiglu"
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+def test_summary_is_as_the_format_says() -> None:
+    found = candidates([5.5, 5.6, 5.7], [5.0, 5.1, 5.2], [math.nan])
+    copy = reused(replace(found[0], id="gen1_gelu_4", name="G-Alpha.1", generation=1), found[0])
+    waiting = replace(first_generation(SearchConfig(population_size=1), 1, 0)[0], id="gen1_gelu_5")
+    result = summary(SearchConfig(), [*found, copy, waiting], {"n_layer": 2}, "a device", "running")
+    assert list(result) == ["status", "config", "base", "ranking", "winner", "winner_name", "winner_activation",
+                            "separated", "reasons", "unfair", "cost", "device"]
+    assert result["status"] == "running" and result["base"] == {"n_layer": 2} and result["device"] == "a device"
+    assert result["config"] == dataclasses.asdict(SearchConfig())
+    assert (result["winner"], result["winner_name"], result["winner_activation"]) == ("gen0_silu_2", "S-Beta", "silu")
+    assert result["cost"] == {"trainings": 7, "steps": 700, "tokens": 7000, "seconds": 14.0}  # the copy cost nothing
+    rows = result["ranking"]
+    assert [(r["rank"], r["id"]) for r in rows] == [
+        (1, "gen0_silu_2"), (2, "gen0_gelu_1"), (3, "gen1_gelu_4"), (4, "gen0_relu_3")]
+    assert list(rows[0]) == ["rank", "id", "name", "activation", "score", "val_loss_mean", "val_loss_se", "fitness",
+                             "difference", "difference_se", "separated"]
+    assert rows[0]["difference"] is rows[0]["separated"] is rows[3]["score"] is rows[3]["separated"] is None
+    assert rows[1]["difference"] == pytest.approx(0.5) and rows[1]["separated"] is True
+
+
+ROUGH = ("From 3 seeds a standard error is itself rough: two candidates that do not differ are called separated in "
+         "18 % of such comparisons.")
+
+
+def test_reasons_name_candidates_and_numbers() -> None:
+    found = candidates([5.424, 5.432, 5.440], [5.437, 5.437, 5.437], [5.43, 5.45, 5.5])
+    assert concluded(found)["reasons"] == [
+        "G-Alpha (gelu) 5.4320 ± 0.0046 and S-Beta (silu) 5.4370 ± 0.0 differ by 0.005, less than two standard errors "
+        "(0.00924, seed by seed): not separated by 3 seeds.",
+        "G-Alpha is not separated from R-Gamma (relu) either.", ROUGH]
+    assert "less than two standard errors (0.00924): not" in concluded(found, UNPAIRED)["reasons"][0]
+    found = candidates([5.0, 5.01, 5.02], [6.0, 6.02, 6.01], [5.0, 9.0, 5.0])
+    assert concluded(found)["reasons"] == [
+        "G-Alpha (gelu) 5.0100 ± 0.0058 and S-Beta (silu) 6.0100 ± 0.0058 differ by 1, more than two standard errors "
+        "(0.0115, seed by seed): separated by 3 seeds.",
+        "G-Alpha is not separated from R-Gamma (relu).", ROUGH]
+    assert len(concluded(candidates([5.0, 5.01] * 5, [6.0, 6.02] * 5))["reasons"]) == 1
+    equal = concluded(candidates([5.0] * 4, [5.0] * 4))
+    assert "differ by 0, exactly two standard errors (0, seed by seed): not separated" in equal["reasons"][0]
+
+
+def test_reasons_of_a_single_replicate() -> None:
+    result = concluded(candidates([5.0], [9.0]), SearchConfig(replicates=1))
+    assert result["separated"] is False and result["ranking"][1]["separated"] is False
+    assert result["reasons"] == [
+        "G-Alpha (gelu) 5.0000 and S-Beta (silu) 9.0000 differ by 4 with one replicate each: the noise between seeds "
+        "is unknown, so nothing is separated; set replicates to 5 or more."]
+
+
+def test_reasons_of_what_is_not_ranked() -> None:
+    found = candidates([math.nan, 5.0], [5.0, 5.1], [5.0, 5.1])
+    found[2] = replace(found[2], status="stopped")
+    reasons = concluded(found)["reasons"]
+    assert reasons[-2:] == [
+        "Diverged, without a finite validation loss at the end (a lower candidate_lr may help): "
+        "G-Alpha (gelu) in 1 of 2 replicates.",
+        "Stopped, since they could not win any more: R-Gamma (relu) after 100 steps."]
+    many = concluded([replace(c, id=str(i)) for i, c in enumerate(candidates(*[[math.nan]] * 12))])
+    assert many["reasons"][-1].endswith(" and 4 more.") and many["reasons"][-1].count("(gelu)") == 2
+
+
+def test_nothing_finished() -> None:
+    for found, status, words in ((candidates([math.nan, 5.0]), "complete", "there is no winner"),
+                                 ([], "running", "No candidate has a result yet.")):
+        result = concluded(found, status=status)
+        assert result["winner"] is result["winner_name"] is result["winner_activation"] is None
+        assert result["separated"] is False and words in result["reasons"][0]
+
+
+@pytest.mark.parametrize(("changed", "words"), [
+    ({"shared_init": False}, "shared_init is false: "), ({"shared_batches": False}, "shared_batches is false: "),
+    ({"candidate_schedule": "run"}, "candidate_schedule is run: "), ({"replicates": 1}, "replicates is 1: "),
+    ({"after_schedule": "run"}, "after_schedule is run: ")])
+def test_unfair(changed: dict[str, Any], words: str) -> None:
+    found = candidates([5.0, 5.1], [5.2, 5.3])
+    assert concluded(found)["unfair"] == []
+    assert concluded(found, SearchConfig(reuse=False, early_stop=True))["unfair"] == []
+    (sentence,) = concluded(found, replace(SearchConfig(), **changed))["unfair"]
+    assert sentence.startswith(words) and sentence.endswith(".")
+
+
+def test_unfair_are_unequal_parameters() -> None:
+    a, b = candidates([5.0, 5.1], [5.2, 5.3])
+    found = [replace(a, parameters=6_838_784), replace(b, parameters=6_937_088)]
+    assert concluded(found)["unfair"] == [
+        "match is rule: the candidates' parameter counts differ by 1.4 % (6,838,784 to 6,937,088)."]
+    assert concluded(found, SearchConfig(match="params"))["unfair"] == []
+    assert concluded([found[0], replace(b, parameters=6_838_784)])["unfair"] == []

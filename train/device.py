@@ -1,0 +1,53 @@
+"""Where a run computes, and whether it fits there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from helios.backends import get_backend
+from helios.backends.backend import Backend
+from helios.errors import UserError
+from helios.model.config import MLPS, GPTConfig
+
+MIB = 2**20
+
+
+def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
+    """The backend of that name; "auto": vulkan where it has a device, else cpu_ref, saying so. Raises UserError."""
+    if name == "cpu_ref" and device is not None:
+        raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
+    if name != "auto":
+        return get_backend(name, device, precision)
+    try:
+        return get_backend("vulkan", device, precision)
+    except UserError as error:
+        if device is not None:
+            raise
+        say(f"warning: no Vulkan device ({error}): computing on cpu_ref, which is slow")
+        return get_backend("cpu_ref", precision=precision)
+
+
+def memory_needed(model: GPTConfig, batch_size: int) -> int:
+    """Bytes, roughly: weights, gradients and two moments exactly, and the values that wait for the backward pass."""
+    b, t, d = batch_size, model.block_size, model.n_embd
+    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and F for each product.
+    kept = sum(9 * d + (1 + len(MLPS[name].matrices) - (name in ("universal", "kan_spline"))) * f
+               for name, f in zip(model.activations, model.ffn_dims, strict=True))
+    return 4 * (4 * model.parameters() + b * t * (kept + model.n_layer * model.n_head + 2 * model.vocab_size))
+
+
+def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
+    """Raises UserError where the model cannot be trained in what the device has left, or gives at once."""
+    needed, available = memory_needed(model, batch_size), backend.memory()["available"]
+    if needed > available:
+        raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
+                        f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
+                        f"choose a smaller model, batch or block")
+    profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
+    rows = batch_size * model.block_size
+    largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *model.ffn_dims))
+    if profile is not None and largest > profile.max_allocation:
+        raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
+                        f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "
+                        f"choose a smaller model, vocabulary, batch or block")

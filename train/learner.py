@@ -1,0 +1,124 @@
+"""A model being trained on a device: its optimizer and the recorded steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from helios import ops
+from helios.backends.backend import Backend
+from helios.capture import Capture
+from helios.model import GPT, GPTConfig, Sampler
+from helios.model.gpt import initial_state
+from helios.optim import AdamW
+from helios.tensor import Tensor
+from helios.train.config import TrainConfig
+
+KEPT = 2  # recordings of a step, where its batch changes: each has memory of its own
+
+
+class Learner:
+    """Model, optimizer, and what is recorded of them. A step is `accum` micro-steps, of which the last also updates."""
+
+    def __init__(self, model: GPTConfig, train: TrainConfig, backend: Backend, seed: int) -> None:
+        self.backend, self.accum = backend, train.accum
+        self.model = GPT(model, device=backend, seed=seed)
+        self.opt = AdamW(self.model.named_parameters(), lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps,
+                         weight_decay=train.weight_decay, grad_clip=train.grad_clip,
+                         spike_threshold=train.spike_threshold, loss_scaling=train.precision == "mixed")
+        self.total = Tensor(backend.zeros(()), backend)  # loss of a step, summed over its micro-steps
+        self.micro = Capture(self._micro, backend, keep=KEPT)
+        self.last = Capture(self._last, backend, keep=KEPT)
+        self.evaluation = Capture(self._evaluation, backend)
+        self.sampler = Sampler(self.model)
+        if self.accum > 1:
+            self.opt.zero_grad(fill=True)
+
+    def restart(self, seed: int) -> None:
+        """As if new, with the initial weights of `seed`; what is recorded stays."""
+        self.model.load_state_dict(initial_state(self.model.config, seed))
+        self.opt.reset()
+
+    def submit(self, inputs: list[tuple[np.ndarray, ...]]) -> Callable[[], tuple[np.ndarray, ...]]:
+        """Start a step. `inputs`: tokens, targets, rng of each micro-step, the last with the learning rate [1].
+
+        The returned function waits for the loss, a scalar, and the optimizer's stats.
+        """
+        for micro in inputs[:-1]:
+            self.micro.submit(*micro)
+        return self.last.submit(*inputs[-1])
+
+    def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
+        """Mean loss over the batches, without dropout; touches nothing that training reads."""
+        losses = [float(self.evaluation(*batch)[0]) for batch in batches]
+        return sum(losses) / len(losses)
+
+    def timings(self) -> dict[str, float]:
+        """Dispatches ("gpu_ops_count") and milliseconds of each phase of the last step."""
+        row: dict[str, float] = {}
+        # A replay's timings are those of its last call; the micro-steps before the last are alike.
+        for capture, calls in ((self.micro, self.accum - 1), (self.last, 1)):
+            for program in list(capture.programs.values())[-1:]:
+                row["gpu_ops_count"] = row.get("gpu_ops_count", 0) + calls * program.dispatches
+                for phase in ("fwd", "bwd", "grad_norm", "optim"):
+                    name = f"timing_{phase}_ms"
+                    if phase in program.phases:
+                        row[name] = row.get(name, 0.0) + calls * program.phases[phase]
+        return row
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter's values, views of one copy on the host."""
+        return self._slab(self.opt.weights)
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Those of the last step, before clipping; in mixed precision times the loss scale."""
+        return self._slab(self.opt.grads)
+
+    def representations(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(embeddings [N, D], final hidden values [N, D], logits [N, V]) of int32 tokens [B, T], N = B·T."""
+        with self.model.no_grad():
+            weights, ids = self.model.weights, Tensor(self.backend.array(tokens), self.backend)
+            inputs = ops.embedding(weights["wte.weight"], ids, weights["wpe.weight"])
+            hidden = self.model.hidden(ids)
+            logits = self.model.head(hidden)
+        n = tokens.size
+        return inputs.numpy().reshape(n, -1), hidden.numpy().reshape(n, -1), logits.numpy().reshape(n, -1)
+
+    def _slab(self, slab: object) -> dict[str, np.ndarray]:
+        values = self.backend.numpy(slab)
+        return {name: values[start:start + p.size].reshape(p.shape)
+                for (name, p), start in ((item, self.opt.start[item[0]]) for item in self.opt.parameters.items())}
+
+    # -- on the device ------------------------------------------------------------------------------------------------
+    def _gradients(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> Tensor:
+        loss = self.model.train().loss(tokens, targets, rng=rng)
+        if self.accum > 1:
+            loss = loss / self.accum
+        loss.backward(self.opt.loss_scale)
+        return loss
+
+    def _micro(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> tuple[Tensor]:
+        """Add to the gradients and the loss of a step."""
+        self.backend.assign(self.total.data, self._sum(self._gradients(tokens, targets, rng)).data)
+        return (self.total,)
+
+    def _sum(self, loss: Tensor) -> Tensor:
+        return Tensor(self.backend.axpby(self.total.data, loss.data, 1.0, 1.0), self.backend)
+
+    def _last(self, tokens: Tensor, targets: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """The last, or only, micro-step and the update."""
+        if self.accum == 1:
+            self.opt.zero_grad()
+        loss = self._gradients(tokens, targets, rng)
+        if self.accum > 1:
+            loss = self._sum(loss)
+        self.opt.step(lr, loss)
+        if self.accum > 1:  # for the next step, whose first micro-step then is like any other
+            self.opt.zero_grad(fill=True)
+            self.backend.assign(self.total.data, self.backend.zeros(()), take=True)
+        return loss, self.opt.stats
+
+    def _evaluation(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor]:
+        with self.model.no_grad():
+            return (self.model.eval().loss(tokens, targets),)

@@ -1,0 +1,219 @@
+"""Change-point detection on a training run: has the gradient, the clipping, the speed or the validation loss shifted?
+
+CUSUM (Page 1954): with z the deviation of a value from a learned baseline in standard deviations, the sums
+max(0, S + z - slack) and max(0, S - z - slack) stay near zero on noise and grow steadily after a shift; one above the
+sensitivity is a shift. The textbook's baseline is known and at rest. That of a training is neither, so here
+
+* a value is compared with the n before it by Student's t, taken to the normal scale, as in the self-starting CUSUM
+  (Hawkins 1987): a baseline of few values knows itself badly, and raises no more false alarms for it;
+* the baseline follows: after it is learned, every value moves mean and variance with the weight 1/n, n growing to the
+  window. What moves by less than slack standard deviations in a window is no shift, in either direction;
+* one value counts as a few standard deviations at most (`cap`), in the sums and in the baseline, so that a spike is
+  no regime. Only of the validation loss, whose values are few and have no outliers, all counts;
+* a shift in the harmless direction moves the baseline, without alarm or pause, to the mean since that sum was last
+  zero, which is the likeliest time of the shift. After an alarm the baseline is learned anew, over `window` values;
+* no standard deviation is taken to be below a floor, the change that would not matter if it were real. Else a clip
+  coefficient of exactly 1, or a loss on the same batches, would alarm by its last digit;
+* the noise of the validation loss is taken from second differences, which leave out the trend, most of its movement,
+  and from their median, which leaves out the steep beginning.
+
+Measured with the defaults, all four channels together, on 10,000 steps of independent noise (norm lognormal of sigma
+0.25 around 0.9, clip coefficient min(1, 1/norm), speed ±5 %, a validation loss of ±0.03 at every step): 3 of 1,000 runs
+have a false alarm, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 it is 64 of 200. A norm × 2.5
+is found after 7 steps in the median of 300 runs and 11 at most, a speed × 0.7 or a coefficient from 1 to 0.6 after 7. A
+norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise is less well served: at 0.3 from one
+evaluation to the next, and those at every step, 32 of 60 runs have a false alarm, again of the validation loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from statistics import fmean, median
+from typing import Any, NamedTuple
+
+SENSITIVITY, SLACK, WINDOW, GRACE = 12.0, 0.5, 50, 10
+CAP, REACH = 2.5, 4.0  # what one value counts as at most in the sums, and in the baseline
+VAL_WINDOW, KEPT = 5, 17  # evaluations are few: that make a baseline, and that tell the noise
+LEAST_MEMORY, LEAST_COUNT = 20, 4  # of a baseline that follows, and of one that was moved
+LARGEST = 1e100  # what is beyond has no square
+TINY = 1e-30  # in place of what has no logarithm
+GRAD, CLIP, TPS, VAL = 1, 2, 4, 8
+
+
+class Channel(NamedTuple):
+    column: str
+    bit: int
+    source: str
+    reason: str
+    direction: int  # of harm
+    log: bool
+    floor: float
+    cap: float = CAP
+    trend: bool = False
+
+
+CHANNELS = (
+    # A norm that wanders by a third within a window is seen in healthy training.
+    Channel("cusum_grad", GRAD, "grad_norm", "grad_norm regime shift", 1, True, 0.3),
+    # At 0.85 a step still is nearly whole.
+    Channel("cusum_clip", CLIP, "clip_coef", "persistent clipping onset", -1, False, 0.15),
+    Channel("cusum_tps", TPS, "tokens_per_sec", "throughput collapse", -1, True, 0.05),
+    # A hundredth of a nat is what other evaluation batches would change.
+    Channel("cusum_val", VAL, "val_loss", "validation loss divergence", 1, False, 0.01, cap=math.inf, trend=True),
+)
+
+
+class Cusum:
+    """Both sums of one series.
+
+    direction: 1 where rising is harm, -1 where falling is. floor: of the standard deviation. cap: the most that one
+    value counts as, in standard deviations. trend: whether most of the series' movement is a trend.
+    """
+
+    STATE = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
+
+    def __init__(self, direction: int, floor: float, sensitivity: float = SENSITIVITY, slack: float = SLACK,
+                 window: int = WINDOW, grace: int = GRACE, cap: float = CAP, trend: bool = False) -> None:
+        if window < 2 or sensitivity <= 0 or floor <= 0:
+            raise ValueError(f"Cusum needs a window of 2 or more, a sensitivity and a floor above 0; "
+                             f"got {window}, {sensitivity}, {floor}")
+        self.direction, self.floor, self.sensitivity, self.slack = direction, floor, sensitivity, slack
+        self.window, self.grace, self.cap, self.trend = window, grace, cap, trend
+        self.reset()
+
+    def reset(self) -> None:
+        self.value: float | None = None  # the larger sum; None while learning
+        self.skip = self.grace  # values still to be thrown away
+        self._forget()
+
+    def _forget(self) -> None:
+        self.values: list[float] = []  # that are being learned from; of a series with a trend, later the last ones
+        self.n = 0  # how many values the baseline counts as; 0: not there yet
+        self.mean = self.variance = 0.0
+        self.up = self.down = 0.0  # towards harm, and away from it
+        self.since, self.total = 0, 0.0  # values since `down` was zero, and their sum
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.STATE} | {"values": list(self.values)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in self.STATE:
+            setattr(self, name, state[name])
+        self.values = list(state["values"])
+
+    def update(self, x: float | None) -> str | None:
+        """The next value (None: none was measured) → "shift", "not finite", or None. A value that is not finite changes
+        nothing."""
+        if x is None:
+            return None
+        if not abs(x) < LARGEST:
+            return "not finite"
+        if self.skip:
+            self.skip -= 1
+            return None
+        x = self.direction * float(x)
+        if self.n:
+            return self._watch(x)
+        self.value = None
+        self.values.append(x)
+        if len(self.values) == self.window:
+            self._learn()
+        return None
+
+    def _learn(self) -> None:
+        v, self.n = self.values, self.window
+        if self.trend:
+            self.mean = fmean(v)
+            return
+        # Drawn in to REACH standard deviations of a robust kind, or one spike would blunt the baseline it fell into.
+        middle = median(v)
+        reach = REACH * max(self.floor, _spread(x - middle for x in v))
+        v = [_within(x, middle, reach) for x in v]
+        self.mean, self.values = fmean(v), []
+        self.variance = sum((x - self.mean) ** 2 for x in v) / (self.window - 1)
+
+    def _noise(self) -> tuple[float, float]:
+        """The standard deviation, and the degrees of freedom that it has (of bends, which overlap: by simulation)."""
+        if not self.trend:
+            return max(self.floor, math.sqrt(self.variance)), self.n - 1
+        # Of independent values a second difference over the root of 6 has their variance; of a straight line it is 0.
+        v = self.values
+        bends = [(a - 2 * b + c) / math.sqrt(6) for a, b, c in zip(v, v[1:], v[2:], strict=False)] or [0.0]
+        return max(self.floor, _spread(bends)), max(1.0, len(bends) / 5)
+
+    def _watch(self, x: float) -> str | None:
+        sigma, freedom = self._noise()
+        known = math.sqrt(self.n / (self.n + 1))  # the baseline's mean has an error of its own
+        z = _within(_normal((x - self.mean) / sigma * known, freedom), 0.0, self.cap)
+        self.up = max(0.0, self.up + z - self.slack)
+        self.down = max(0.0, self.down - z - self.slack)
+        self.since, self.total = (self.since + 1, self.total + x) if self.down else (0, 0.0)
+        self.value = max(self.up, self.down)
+        if self.up > self.sensitivity:
+            self._forget()
+            return "shift"
+        step = _within(x - self.mean, 0.0, REACH * sigma)
+        self.n = min(self.n + 1, max(self.window, LEAST_MEMORY))
+        self.mean += step / self.n
+        if self.trend:
+            self.values = [*self.values, x][-KEPT:]
+        else:
+            self.variance += (step * step * known * known - self.variance) / self.n
+        if self.down > self.sensitivity:
+            self.mean, self.n = self.total / self.since, min(max(self.since, LEAST_COUNT), self.n)
+            self.up, self.down, self.since, self.total = 0.0, 0.0, 0, 0.0
+        return None
+
+
+def _within(x: float, middle: float, reach: float) -> float:
+    return min(max(x, middle - reach), middle + reach)
+
+
+def _spread(deviations: Iterable[float]) -> float:
+    """The standard deviation of normal values from the median of their sizes, which outliers hardly move."""
+    return 1.4826 * median(map(abs, deviations))
+
+
+def _normal(t: float, freedom: float) -> float:
+    """Student's t on the scale of a standard normal variable (Wallace 1959)."""
+    size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
+    return math.copysign(size, t)
+
+
+class Monitor:
+    """The four channels of a training step. Values of the validation loss are few: its window is VAL_WINDOW or the
+    given one, whichever is shorter, and no value of it is thrown away."""
+
+    def __init__(self, sensitivity: float = SENSITIVITY, slack: float = SLACK, window: int = WINDOW,
+                 grace: int = GRACE) -> None:
+        self.parts = [Cusum(c.direction, c.floor, sensitivity, slack, min(window, VAL_WINDOW) if c.trend else window,
+                            0 if c.trend else grace, c.cap, c.trend) for c in CHANNELS]
+
+    def reset(self) -> None:
+        """For another model, whose norms and speed are its own."""
+        for part in self.parts:
+            part.reset()
+
+    def state(self) -> dict[str, Any]:
+        return {c.column: part.state() for c, part in zip(CHANNELS, self.parts, strict=True)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for c, part in zip(CHANNELS, self.parts, strict=True):
+            part.restore(state[c.column])
+
+    def update(self, grad_norm: float | None, clip_coef: float | None, tokens_per_sec: float | None,
+               val_loss: float | None) -> dict[str, Any]:
+        """A step's measurements, None where there is none → the columns cusum_grad, cusum_clip, cusum_tps, cusum_val
+        (the larger sum, None while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
+        columns: dict[str, Any] = {}
+        alerts, reasons = 0, []
+        for c, part, x in zip(CHANNELS, self.parts, (grad_norm, clip_coef, tokens_per_sec, val_loss), strict=True):
+            if c.log and x is not None and math.isfinite(x):
+                x = math.log(max(x, TINY))
+            found = part.update(x)
+            columns[c.column] = part.value
+            if found:
+                alerts |= c.bit
+                reasons.append(c.reason if found == "shift" else f"{c.source} {found}")
+        return columns | {"cusum_alerts": alerts, "cusum_alert_reason": "; ".join(reasons) or None}

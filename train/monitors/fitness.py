@@ -1,0 +1,144 @@
+"""What a candidate of a search is worth, and how varied a population is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from helios.errors import UserError, nearest
+
+
+def free_energy(loss: float, entropy: float, beta: float) -> float:
+    return loss + beta * entropy
+
+
+def _needed(name: str, value: float | None) -> float:
+    if value is None:
+        raise ValueError(f"{name} was not measured, and this formula needs it")
+    return value
+
+
+def _bits(parameters: int, entropy: float | None) -> float:
+    # Weights of no entropy still need the one that says so.
+    return math.log10(max(1.0, parameters * _needed("weight_entropy", entropy)))
+
+
+COMPLEXITY: Mapping[str, Callable[[int, float | None], float]] = MappingProxyType({
+    "parameters": lambda parameters, entropy: math.log10(parameters),
+    "entropy": lambda parameters, entropy: _needed("weight_entropy", entropy),
+    "description": _bits,
+})
+
+
+def complexity(mode: str, parameters: int, entropy: float | None = None) -> float:
+    """"parameters": log10 of their number; "entropy": bits of one weight; "description": log10 of the bits of all.
+
+    Raises UserError for another mode, ValueError where the mode needs the entropy and it is None.
+    """
+    if mode not in COMPLEXITY:
+        raise UserError(f"unknown complexity {mode!r}{nearest(mode, COMPLEXITY)}; there are {', '.join(COMPLEXITY)}")
+    return COMPLEXITY[mode](parameters, entropy)
+
+
+def activation_distribution(activations: Sequence[str]) -> dict[str, float]:
+    """The share of each name, in alphabetic order."""
+    return {name: n / len(activations) for name, n in sorted(Counter(activations).items())}
+
+
+def population_entropy(activations: Sequence[str]) -> float:
+    """Shannon entropy of the names in bits: 0 where all are one, log2 of the number where each is another."""
+    return math.fsum(-p * math.log2(p) for p in activation_distribution(activations).values())
+
+
+def architecture_diversity(activations: Sequence[str]) -> float:
+    """Distinct names over all, from 1/n to 1; 0 for none at all."""
+    return len(set(activations)) / max(1, len(activations))
+
+
+class Measurements(NamedTuple):
+    """Of one training; None where not measured.
+
+    clip_rate: share of steps whose gradient was clipped, 0 to 1. instability: the share of steps with a spike, plus
+    that of skipped updates, plus that of steps with an alert, each 0 to 1. tokens_per_sec: mean over the training.
+    """
+
+    best_val_loss: float | None = None
+    val_loss: float | None = None
+    tokens_per_sec: float | None = None
+    clip_rate: float | None = None
+    max_grad_norm: float | None = None
+    instability: float | None = None
+    parameters: int | None = None
+    free_energy: float | None = None
+    weight_entropy: float | None = None
+
+
+class Formula(NamedTuple):
+    """value: of the coefficients by name and what it needs, in that order."""
+
+    value: Callable[..., float]
+    needs: tuple[str, ...]
+    coefficients: Mapping[str, float]
+
+
+def _quality(c: Mapping[str, float], loss: float, norm: float, clipped: float, speed: float) -> float:
+    return -loss - c["grad_norm"] * math.log1p(norm) - c["clip_rate"] * clipped + c["speed"] * math.log(speed)
+
+
+def _efficiency(c: Mapping[str, float], speed: float, loss: float, unstable: float, parameters: float) -> float:
+    return (c["speed"] * math.log(speed) - c["loss"] * loss - c["instability"] * unstable
+            - c["parameters"] * math.log(parameters))
+
+
+def _wall(c: Mapping[str, float], loss: float, unstable: float, speed: float) -> float:
+    return -loss - c["instability"] * unstable + c["speed"] * math.log(speed)
+
+
+def _bounded(c: Mapping[str, float], loss: float, parameters: int) -> float:
+    return c["alpha"] / (1 + loss) - c["complexity_weight"] * complexity("parameters", parameters)
+
+
+_QUALITY = ("best_val_loss", "max_grad_norm", "clip_rate", "tokens_per_sec")
+
+# quality and phase10 compare trainings of equally many tokens; efficiency and phase10_wall, of equal time.
+FITNESS: Mapping[str, Formula] = MappingProxyType({
+    "inverse": Formula(lambda c, energy: 1 / energy, ("free_energy",), {}),
+    "bounded": Formula(_bounded, ("best_val_loss", "parameters"), {"alpha": 1.0, "complexity_weight": 0.01}),
+    "quality": Formula(_quality, _QUALITY, {"grad_norm": 0.05, "clip_rate": 0.2, "speed": 0.02}),
+    "efficiency": Formula(_efficiency, ("tokens_per_sec", "best_val_loss", "instability", "parameters"),
+                          {"speed": 0.5, "loss": 0.5, "instability": 0.25, "parameters": 0.05}),
+    "phase10": Formula(_quality, _QUALITY, {"grad_norm": 0.05, "clip_rate": 0.15, "speed": 0.03}),
+    "phase10_wall": Formula(_wall, ("best_val_loss", "instability", "tokens_per_sec"),
+                            {"instability": 0.1, "speed": 0.08}),
+})
+
+
+def fitness_coefficients(name: str, given: Mapping[str, float]) -> dict[str, float]:
+    """The formula's own coefficients with the `given` ones in their place. Raises UserError for unknown names."""
+    if name not in FITNESS:
+        raise UserError(f"unknown fitness {name!r}{nearest(name, FITNESS)}; there are {', '.join(FITNESS)}")
+    own = FITNESS[name].coefficients
+    for key in given:
+        if key not in own:
+            known = f"it has {', '.join(own)}" if own else "it has none"
+            raise UserError(f"fitness {name} has no coefficient {key!r}{nearest(key, own)}; {known}")
+    return {**own, **given}
+
+
+def fitness(name: str, measurements: Measurements, coefficients: Mapping[str, float]) -> float:
+    """The more the better; -inf, which loses to all, where an input or the result is not finite.
+
+    Raises UserError for an unknown formula or coefficient, ValueError for an input that it needs and is None.
+    """
+    c, formula = fitness_coefficients(name, coefficients), FITNESS[name]
+    inputs = [_needed(need, getattr(measurements, need)) for need in formula.needs]
+    if not all(map(math.isfinite, inputs)):
+        return -math.inf
+    try:
+        value = formula.value(c, *inputs)
+    except (ArithmeticError, ValueError):  # a speed of 0 has no logarithm, a free energy of 0 no inverse
+        return -math.inf
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,122 @@
+"""All that watches a run, and what acts on it: one look after every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from helios.train.config import Config
+from helios.train.learner import Learner
+from helios.train.monitors import fitness, weights
+from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
+from helios.train.monitors.cusum import Monitor
+
+
+class Run(Protocol):
+    """What the monitors ask of a run."""
+
+    learner: Learner
+    done: int  # steps of the leg
+
+    def fits(self, batch_size: int) -> bool:
+        """Whether a step of so many sequences fits in memory."""
+        ...
+
+    def probe(self) -> np.ndarray:
+        """Tokens [B, T] to look at the model's representations with."""
+        ...
+
+
+class Monitors:
+    """`observe` gives the columns of a step; `batch_size` and `lr_factor` are for the next one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.reset()
+
+    def reset(self) -> None:
+        """For another model, or the same from its start."""
+        m, batch = self.config.monitor, self.config.train.batch_size
+        self.batch_size, self.lr_factor = batch, 1.0
+        self.recorded = True  # whether the step recorded its work first, so that its time says nothing
+        self.parts: dict[str, Any] = {"heat": HeatCapacity()}
+        if m.cusum:
+            self.parts["cusum"] = Monitor(m.cusum_sensitivity, m.cusum_slack, m.cusum_window, m.cusum_grace)
+        if m.plateau_evals:
+            self.parts["plateau"] = Plateau(m.plateau_evals, m.plateau_delta)
+        if m.adaptive_batch:
+            self.parts["batch"] = AdaptiveBatch(batch, m.batch_min, m.batch_max, m.batch_step,
+                                                m.calm_steps_before_restore)
+        if m.dynamic_lr != "none":
+            self.parts["lr"] = DynamicLR(m.dynamic_lr, m.calm_steps_before_restore)
+
+    def state(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "lr_factor": self.lr_factor,
+                **{name: part.state() for name, part in self.parts.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """What `state` gave; a part that was not there, or is no more, begins anew."""
+        for name in self.parts.keys() & state.keys():
+            self.parts[name].restore(state[name])
+        if "batch" in self.parts:
+            self.batch_size = state["batch_size"]
+        if "lr" in self.parts:
+            self.lr_factor = state["lr_factor"]
+
+    def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        """Columns for the row of a step."""
+        m, columns, alerts = self.config.monitor, dict[str, Any](), 0
+        if "cusum" in self.parts:
+            overflow = row.get("skip_reason") == "overflow"  # what loss scaling is for
+            columns |= self.parts["cusum"].update(
+                None if overflow else row["grad_norm"], None if overflow else row["clip_coef"],
+                None if self.recorded else row["tokens_per_sec"], row["val_loss"])
+            alerts = columns["cusum_alerts"]
+        self.recorded = False
+        if "plateau" in self.parts and row["val_loss"] is not None and self.parts["plateau"].update(row["val_loss"]):
+            columns["plateau"] = f"no better validation loss in {m.plateau_evals} evaluations"
+        columns["heat_capacity"] = self.parts["heat"].update(row["loss"], row["lr"])
+        if "batch" in self.parts:
+            columns |= self._batch(alerts, run)
+        if "lr" in self.parts:
+            self.lr_factor, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
+        if m.metrics_interval and run.done % m.metrics_interval == 0:
+            columns |= self._weights(row, run)
+        return columns
+
+    def _batch(self, alerts: int, run: Run) -> dict[str, Any]:
+        size, reason = self.parts["batch"].update(alerts)
+        if size > self.batch_size and not run.fits(size):
+            size, reason = self.batch_size, f"no memory for a batch of {size}"
+            self.parts["batch"].batch = size
+        self.recorded = size != self.batch_size
+        columns = {"adaptive_batch_size": self.batch_size, "batch_change_reason": reason}
+        self.batch_size = size
+        return columns
+
+    def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
+        m, learner, columns = self.config.monitor, run.learner, dict[str, Any]()
+        tracks_weights = m.track_weight_entropy or m.track_effective_rank or m.track_free_energy
+        if tracks_weights:
+            found = weights.weight_metrics(learner.weights())
+            entropy = found["weight_entropy"]
+            energy = fitness.free_energy(row["loss"], entropy, m.free_energy_beta)
+            if m.track_weight_entropy:
+                columns["weight_entropy"] = entropy
+            if m.track_effective_rank:
+                columns["effective_rank"] = found["effective_rank"]
+            if m.track_free_energy:
+                columns |= {"free_energy": energy, "fitness_score": 1.0 / energy}
+            columns["complexity_score"] = fitness.complexity(m.complexity, learner.model.num_parameters(), entropy)
+        if m.track_layer_grads and learner.accum == 1:  # with more, a step ends with gradients of zero
+            norms = weights.layer_norms(learner.gradients())
+            total = math.sqrt(sum(x * x for x in norms.values()))
+            # They carry the loss scale; the norm that the step itself computed does not.
+            scale = row["grad_norm"] / total if learner.opt.loss_scaling and total else 1.0
+            columns["per_layer_grad_norms"] = {name: scale * x for name, x in norms.items()}
+        if m.track_mi_profiles:
+            columns |= weights.mi_profile(*learner.representations(run.probe()))
+        return columns

@@ -1,0 +1,284 @@
+"""Candidates of a search, and how a generation of them follows from the one before.
+
+Everything here is a pure function of the settings, the seed and the candidates measured so far, so that a search that
+was killed goes on as it would have gone on.
+
+A genome is the activation of all blocks, or with genome = per_block one for each; equal ones in all blocks are written
+as one, so that equal genomes are equal texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from helios.train.config import SearchConfig
+
+PREFIXES = {"gelu": "G", "silu": "S", "relu": "R", "swiglu": "Sw", "universal": "U", "kan_spline": "K", "mixed": "M"}
+GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
+         "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
+DECAYS = {"none": lambda p: 1.0, "linear": lambda p: 1.0 - p, "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p))}
+STREAM = int.from_bytes(b"genomes", "little")  # apart from the streams that batches and weights are drawn from
+CHILD, TOURNAMENT = 0, 1  # what a draw is for
+
+Genes = tuple[str, ...]
+
+
+class _Record:
+    """Holds plain values only, null where a number is not finite: what is read back equals what was written."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, _plain(value))
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Replicate(_Record):
+    """One training of a candidate. Losses in nats; None: not finite, or not to be had."""
+
+    seed: int
+    val_loss: float | None  # of the last evaluation
+    best_val_loss: float | None
+    train_loss: float | None  # mean of the last tenth of the steps
+    fitness: float | None
+    steps: int
+    tokens: int
+    evaluations: list[list]  # [step of this training, loss] each
+    spikes: int
+    skipped: int
+    clip_rate: float  # share of the steps, 0 to 1
+    max_grad_norm: float | None
+    tokens_per_sec_mean: float | None
+    cusum_alerts: int  # steps with an alert
+    seconds: float
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Replicate:
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Candidate(_Record):
+    """A genome, where it comes from and, from `steps` on, what was measured over its replicates."""
+
+    id: str
+    name: str
+    activation: str  # as GPTConfig takes it
+    generation: int
+    seed: int  # of the search
+    parent_id: str | None = None
+    parent_name: str | None = None
+    lineage: list[str] = field(default_factory=list)  # ids, the eldest first
+    mutation: str | None = None  # what makes it differ from its parent; blocks are counted from 0, as in weights' names
+    bonus: float = 0.0  # for a new genome, in units of the score; for the choice of parents only
+    parameters: int | None = None
+    steps: int | None = None
+    tokens: int | None = None
+    train_loss: float | None = None
+    best_val_loss: float | None = None
+    val_loss_mean: float | None = None
+    val_loss_se: float | None = None
+    fitness: float | None = None
+    spikes: int | None = None
+    skipped: int | None = None
+    clip_rate: float | None = None
+    max_grad_norm: float | None = None
+    tokens_per_sec_mean: float | None = None
+    cusum_alerts: int | None = None
+    status: str | None = None  # complete, reused, stopped or diverged; None: not measured yet
+    replicates: list[Replicate] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Candidate:
+        return cls(**{**values, "replicates": [Replicate.from_json(r) for r in values["replicates"]]})
+
+
+def genome_key(candidate: Candidate) -> str:
+    """Equal for candidates of equal genomes."""
+    return _text(candidate.activation.split(","))
+
+
+def score(candidate: Candidate, cfg: SearchConfig) -> float:
+    """What a search ranks by, the lower the better: mean validation loss, or fitness with its sign turned.
+
+    Infinite for what was not measured, diverged or was stopped.
+    """
+    value = candidate.val_loss_mean if cfg.rank_by == "val_loss" else candidate.fitness
+    if value is None or candidate.status not in ("complete", "reused"):
+        return math.inf
+    return value if cfg.rank_by == "val_loss" else -value
+
+
+def reuses(cfg: SearchConfig) -> bool:
+    """Whether a second training of a genome would be the first one again, and is left out."""
+    return cfg.reuse and cfg.shared_init and cfg.shared_batches and cfg.candidate_schedule == "constant"
+
+
+def trainings(cfg: SearchConfig, n_layer: int) -> int:
+    """The most trainings, of one candidate and one replicate each, that a search does; `reuse` saves some of them."""
+    if cfg.selection == "exhaustive":
+        return cfg.replicates * (len(_given(cfg)) or _genomes(cfg, n_layer))
+    return cfg.replicates * (_first_size(cfg) + cfg.population_size * (cfg.generations - 1))
+
+
+def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candidate]:
+    """population_size candidates: the pool's activations, each in all blocks, in turn; with genome = per_block only
+    once, then random ones. With selection = exhaustive instead every genome once, in the pool's order. The setting
+    `genomes`, where it is given, is taken in the place of any of these."""
+    pool, size = cfg.pool, cfg.population_size
+    genomes = _given(cfg)
+    if not genomes and cfg.selection == "exhaustive":
+        genomes = list(itertools.product(pool, repeat=_places(cfg, n_layer)))
+    elif not genomes and cfg.genome == "global":
+        genomes = [(pool[i % len(pool)],) for i in range(size)]
+    elif not genomes:
+        genomes = [(pool[i],) if i < len(pool) else tuple(_pick(pool, u) for u in _uniform(n_layer, seed, 0, i))
+                   for i in range(size)]
+    return [_founder(genes, i, seed) for i, genes in enumerate(genomes)]
+
+
+def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candidate], generation: int, seed: int
+                    ) -> list[Candidate]:
+    """The population_size children that make `generation`, from 1 on; none with selection = exhaustive.
+
+    population: all candidates so far, or those of the generation before and, with elitism, their parents: parents are
+    chosen from these alone. Child i comes from parent i modulo their number. With genome = per_block it takes, with
+    probability crossover_rate, each block from this or another parent, evenly. Then it mutates with probability
+    mutation_rate, with genome = per_block each block by itself (on average mutation_rate · n_layer blocks of a child),
+    to another activation of the pool.
+    """
+    if cfg.selection == "exhaustive":
+        return []
+    living = _living(cfg, population, generation)
+    parents = _parents(cfg, living, generation, seed)
+    decayed = cfg.diversity_bonus * DECAYS[cfg.diversity_decay](generation / cfg.generations)
+    known = {genome_key(c) for c in living}
+    children = []
+    for i in range(cfg.population_size):
+        parent = parents[i % len(parents)]
+        draws = _uniform(2 + 3 * n_layer, seed, generation, i)
+        genes, changes = _vary(cfg, n_layer, parent, [p for p in parents if p is not parent], draws)
+        genome = _text(genes)
+        number = _first_size(cfg) + (generation - 1) * cfg.population_size + i + 1
+        children.append(Candidate(
+            id=f"gen{generation}_{_kind(genome)}_{number}",
+            name=f"{PREFIXES[_kind(genome)]}-{_greek_part(parent)}.{generation}", activation=genome,
+            generation=generation, seed=seed, parent_id=parent.id, parent_name=parent.name,
+            lineage=[*parent.lineage, parent.id], mutation="; ".join(changes) or None,
+            bonus=0.0 if genome in known else decayed))
+        known.add(genome)
+    return children
+
+
+def _living(cfg: SearchConfig, candidates: Sequence[Candidate], generation: int) -> list[Candidate]:
+    """The last generation before this one, and with elitism the parents that brought it forth."""
+    last = max(c.generation for c in candidates if c.generation < generation)
+    parents = {c.parent_id for c in candidates if c.generation == last} if cfg.elitism else set()
+    return [c for c in candidates if c.generation == last or c.id in parents]
+
+
+def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int, seed: int) -> list[Candidate]:
+    """⌈population_size/2⌉ of those with a finite score, or all of these if there are fewer; where none has one, any.
+
+    topk: the best. tournament: the best each of tournament_size drawn from those that have not won yet.
+    """
+    finite = [c for c in population if math.isfinite(score(c, cfg))] or population
+    best_first = sorted(finite, key=lambda c: score(c, cfg) - c.bonus)
+    count = min(math.ceil(cfg.population_size / 2), len(best_first))
+    if cfg.selection == "topk":
+        return best_first[:count]
+    winners = []
+    for i in range(count):
+        drawn = np.argsort(_uniform(len(best_first), seed, generation, i, TOURNAMENT))[:cfg.tournament_size]
+        winners.append(best_first.pop(int(drawn.min())))
+    return winners
+
+
+def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate], draws: Sequence[float]
+          ) -> tuple[Genes, list[str]]:
+    """A child's genes, and in words what was done to the parent's. draws: 2 + 3·n_layer numbers, used by position."""
+    places, changes = _places(cfg, n_layer), []
+    genes = _genes(parent, places)
+    chosen, mutates, which = (draws[2 + k * n_layer:][:places] for k in range(3))
+    if cfg.genome == "per_block" and others and draws[0] < cfg.crossover_rate:
+        other = others[int(draws[1] * len(others))]
+        genes = tuple(a if u < 0.5 else b for a, b, u in zip(genes, _genes(other, places), chosen, strict=True))
+        changes.append(f"crossover with {other.name}")
+    child = []
+    for i, gene in enumerate(genes):
+        rest = [name for name in cfg.pool if name != gene]
+        if rest and mutates[i] < cfg.mutation_rate:
+            child.append(_pick(rest, which[i]))
+            changes.append(f"block {i}: " * (cfg.genome == "per_block") + f"{gene}→{child[-1]}")
+        else:
+            child.append(gene)
+    return tuple(child), changes
+
+
+def _founder(genes: Genes, position: int, seed: int) -> Candidate:
+    genome, lap = _text(genes), position // len(GREEK)
+    greek = GREEK[position % len(GREEK)] + (str(lap + 1) if lap else "")
+    return Candidate(id=f"gen0_{_kind(genome)}_{position + 1}", name=f"{PREFIXES[_kind(genome)]}-{greek}",
+                     activation=genome, generation=0, seed=seed)
+
+
+def _greek_part(candidate: Candidate) -> str:
+    return candidate.name.partition("-")[2].partition(".")[0]
+
+
+def _places(cfg: SearchConfig, n_layer: int) -> int:
+    return 1 if cfg.genome == "global" else n_layer
+
+
+def _given(cfg: SearchConfig) -> list[Genes]:
+    return [tuple(genome.split(",")) for genome in cfg.genomes.split(";") if genome]
+
+
+def _first_size(cfg: SearchConfig) -> int:
+    return len(_given(cfg)) or cfg.population_size
+
+
+def _genomes(cfg: SearchConfig, n_layer: int) -> int:
+    return len(cfg.pool) ** _places(cfg, n_layer)
+
+
+def _genes(candidate: Candidate, places: int) -> Genes:
+    names = tuple(candidate.activation.split(","))
+    return names * places if len(names) == 1 else names
+
+
+def _text(genes: Sequence[str]) -> str:
+    return genes[0] if len(set(genes)) == 1 else ",".join(genes)
+
+
+def _kind(genome: str) -> str:
+    return "mixed" if "," in genome else genome
+
+
+def _pick(names: Sequence[str], u: float) -> str:
+    return names[int(u * len(names))]
+
+
+def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:
+    """Numbers in [0, 1), a pure function of the arguments."""
+    # Raw Philox output is fixed by its paper; numpy's distributions may change between versions.
+    raw = np.random.Philox(key=np.array([seed % 2**64, STREAM], np.uint64),
+                           counter=np.array([0, index, generation, purpose], np.uint64)).random_raw(count)
+    return ((raw >> np.uint64(11)) * 2.0**-53).tolist()

@@ -1,0 +1,249 @@
+"""The plots of a search's report, and the rows of metrics that they show."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from helios.train.search.evolution import Candidate
+
+PREPARING = 2  # first steps of a replicate, whose time is for preparing kernels
+# Okabe and Ito's colours, which also those tell apart who do not see all of them.
+COLOURS = {"gelu": "#0072b2", "silu": "#e69f00", "relu": "#009e73", "swiglu": "#d55e00", "universal": "#cc79a7",
+           "kan_spline": "#56b4e9", "mixed": "#666666"}
+WIDTH, DPI = 9.0, 150  # inches; readable where a page is 900 pixels wide
+TALLEST = 40.0  # inches
+ROOMY = 8  # generations that fit in the width of a page
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+         "legend.frameon": False, "axes.axisbelow": True, "figure.constrained_layout.use": True}
+
+
+@dataclass
+class Track:
+    """The rows of one replicate of a candidate, with NaN for what is not finite."""
+
+    candidate: str  # its id
+    first: int  # step of the run
+    steps: list[int] = field(default_factory=list)  # of the replicate, from 1
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step of the replicate, loss)
+    rates: list[float] = field(default_factory=list)  # tokens/s
+    alerts: Counter[str] = field(default_factory=Counter)  # how often for which reason
+    skips: Counter[str] = field(default_factory=Counter)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """A row of metrics.jsonl."""
+        step = row["step"] - self.first + 1
+        self.steps.append(step)
+        self.losses.append(_finite(row.get("loss")))
+        self.rates.append(_finite(row.get("tokens_per_sec")))
+        if row.get("val_loss") is not None:
+            self.evaluations.append((step, _finite(row["val_loss"])))
+        if reason := row.get("cusum_alert_reason"):
+            self.alerts.update(str(reason).split("; "))
+        if row.get("skipped"):
+            self.skips[str(row.get("skip_reason"))] += 1
+
+
+def _finite(x: Any) -> float:
+    return float(x) if isinstance(x, int | float) and math.isfinite(x) else math.nan
+
+
+def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:
+    """Tokens/s of every step but the first PREPARING of each replicate, by activation in its short form."""
+    activation = {c.id: short(c.activation) for c in candidates}
+    rates: dict[str, list[float]] = {}
+    for track in found:
+        rates.setdefault(activation[track.candidate], []).extend(track.rates[PREPARING:])
+    finite = {name: np.array([x for x in values if math.isfinite(x)]) for name, values in rates.items()}
+    return {name: values for name, values in finite.items() if values.size}
+
+
+def short(activation: str) -> str:
+    """One for each block in brief: "gelu×4 relu×2", the most frequent first; where they stand is left out."""
+    if "," not in activation:
+        return activation
+    counts = Counter(sorted(activation.split(","), key=list(COLOURS).index))
+    return " ".join(f"{name}×{n}" for name, n in counts.most_common())
+
+
+def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Name by id, with the id's number where several have the name, as siblings can."""
+    candidates = list(candidates)
+    often = Counter(c.name for c in candidates)
+    return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
+
+
+def kind(activation: str) -> str:
+    """The name that an activation, or its short form, has its colour by."""
+    return activation if activation in COLOURS else "mixed"
+
+
+# -- the plots ---------------------------------------------------------------------------------------------------------
+
+def draw(candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> dict[str, bytes]:
+    """PNG images by file name; one for which there is nothing to show yet is left out."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    images = {}
+    with matplotlib.rc_context(STYLE):
+        for name, plot in {"loss.png": _loss, "speed.png": _speed, "lineage.png": _lineage,
+                           "activations.png": _activations}.items():
+            figure = Figure(dpi=DPI)
+            if plot(figure, candidates, winner, found):
+                file = io.BytesIO()
+                figure.savefig(file, format="png")
+                images[name] = file.getvalue()
+    return images
+
+
+def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
+    """Left the losses on the way, right the last validation losses, where candidates differ by little."""
+    by_id = {c.id: c for c in candidates}
+    if not found:
+        return False
+    ended = [c for c in candidates if c.val_loss_mean is not None and c.status != "reused"]
+    ended.sort(key=lambda c: -(c.val_loss_mean or 0))
+    figure.set_size_inches(WIDTH, min(max(4.2, 1 + 0.3 * len(ended)), TALLEST))
+    way, end = figure.subplots(1, 2, width_ratios=(3, 2)) if ended else (figure.subplots(), None)
+    for track in found:
+        colour = COLOURS[kind(by_id[track.candidate].activation)]
+        way.plot(track.steps, track.losses, color=colour, linewidth=0.6, alpha=0.4)
+        if track.evaluations:
+            way.scatter(*zip(*track.evaluations, strict=True), color=colour, s=16, edgecolor="white", linewidth=0.4,
+                        zorder=3)
+    way.set(xlabel="step of the candidate", ylabel="loss (nats a token)", **_reach(found))
+    _legend(way, (by_id[track.candidate].activation for track in found), loc="upper right")
+    if end is not None:
+        _last(end, ended, winner, labels(candidates))
+    return True
+
+
+def _reach(found: Sequence[Track]) -> dict[str, tuple[float, float]]:
+    """The loss axis, which neither spikes nor what diverged stretch: from the lowest to about where training began."""
+    values = np.array([x for track in found for x in (*track.losses, *(v for _, v in track.evaluations))])
+    began = np.array([track.losses[0] for track in found])
+    if not np.isfinite(began).any():
+        return {}
+    low, high = np.nanmin(values), min(np.nanpercentile(values, 99.5), 1.1 * np.nanmedian(began))
+    margin = 0.04 * (high - low) or 0.1
+    return {"ylim": (low - margin, high + margin)}
+
+
+def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapping[str, str]) -> None:
+    for y, c in enumerate(ended):
+        colour, mean = COLOURS[kind(c.activation)], c.val_loss_mean
+        values = [r.val_loss for r in c.replicates if r.val_loss is not None]
+        axes.scatter(values, [y] * len(values), color=colour, s=12, alpha=0.6, linewidth=0)
+        axes.errorbar(mean, y, xerr=2 * (c.val_loss_se or 0), color=colour, marker="|", markersize=11, linewidth=1.4)
+    axes.set_yticks(range(len(ended)), [names[c.id] for c in ended], fontsize=8)
+    for c, label in zip(ended, axes.get_yticklabels(), strict=True):
+        label.set_fontweight("bold" if c.id == winner else "normal")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.locator_params(axis="x", nbins=5)
+    axes.set(xlabel="last validation loss ± 2 SE", ylim=(-0.6, len(ended) - 0.4))
+
+
+def _speed(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
+    rates = speeds(candidates, found)
+    names = sorted(rates, key=lambda name: float(np.median(rates[name])))
+    if not names:
+        return False
+    figure.set_size_inches(WIDTH, min(1.1 + 0.45 * len(names), TALLEST))
+    axes = figure.subplots()
+    boxes = axes.boxplot([rates[name] for name in names], orientation="horizontal", whis=(5, 95), showfliers=False,
+                         widths=0.6, patch_artist=True, medianprops={"color": "black"})
+    for name, box in zip(names, boxes["boxes"], strict=True):
+        box.set(facecolor=COLOURS[kind(name)], edgecolor="black", linewidth=0.8, alpha=0.85)
+    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="tokens per second: median, quarters, 5 % and 95 % of the steps")
+    return True
+
+
+def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
+    from matplotlib.patheffects import withStroke
+
+    if not any(c.parent_id for c in candidates):
+        return False
+    at, names = _places(candidates), labels(candidates)
+    generations = 1 + max(x for x, _ in at.values())
+    rows = max(Counter(x for x, _ in at.values()).values())
+    figure.set_size_inches(WIDTH * max(1, generations / ROOMY), min(1.2 + 0.75 * rows, TALLEST))
+    axes, halo = figure.subplots(), [withStroke(linewidth=2, foreground="white")]
+    for c in candidates:
+        (x, y), colour = at[c.id], COLOURS[kind(c.activation)]
+        if c.parent_id:
+            past = x - at[c.parent_id][0] > 1  # a straight line could lead through others of the same height
+            axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
+                "arrowstyle": "-", "connectionstyle": f"arc3,rad={0.1 * past}", "color": "#aaaaaa"})
+        if c.id == winner:
+            axes.scatter(x, y, s=230, facecolor="none", edgecolor="black", linewidth=1.6, zorder=2)
+        open_ = c.status in (None, "reused")
+        axes.scatter(x, y, s=90, facecolor="white" if open_ else colour, edgecolor=colour, linewidth=1.6, zorder=3)
+        loss = "" if c.val_loss_mean is None else f"\n{c.val_loss_mean:.4f}"
+        genome = f"\n{short(c.activation)}" if "," in c.activation and 2 * generations <= ROOMY else ""
+        axes.annotate(f"{names[c.id]}{genome}{loss}", (x, y), (0, -10), textcoords="offset points", ha="center",
+                      va="top", fontsize=8, path_effects=halo)
+    axes.set_xticks(range(generations))
+    axes.set(xlabel="generation", xlim=(-0.4, generations - 0.6), yticks=[])
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - 0.6, high + 0.1)
+    axes.spines["left"].set_visible(False)
+    _legend(axes, (c.activation for c in candidates), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7)
+    return True
+
+
+def _places(candidates: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
+    """(generation, height) of each: evenly spaced in its generation, children in the order of their parents."""
+    at: dict[str, tuple[int, float]] = {}
+    generations = sorted({c.generation for c in candidates})
+    for x in generations:
+        mine = [c for c in candidates if c.generation == x]
+        mine.sort(key=lambda c: -at[c.parent_id][1] if c.parent_id else 0)  # stable: else in order of creation
+        at |= {c.id: (x, (len(mine) - 1) / 2 - i) for i, c in enumerate(mine)}
+    return at
+
+
+def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
+    """Of candidates; of their blocks where these may differ."""
+    if not candidates:
+        return False
+    mixed = any("," in c.activation for c in candidates)
+    blocks = max(c.activation.count(",") + 1 for c in candidates)
+    counts: dict[int, Counter[str]] = {}
+    for c in candidates:
+        names = c.activation.split(",")
+        for name in names:
+            counts.setdefault(c.generation, Counter())[name] += blocks // len(names)
+    figure.set_size_inches(WIDTH, 3.2)
+    axes = figure.subplots()
+    base = np.zeros(len(counts))
+    for name in COLOURS:
+        heights = np.array([counts[x][name] for x in counts])
+        if heights.any():
+            axes.bar(list(counts), heights, bottom=base, color=COLOURS[name], width=0.6, label=name,
+                     edgecolor="white", linewidth=0.6)
+        base += heights
+    axes.set_xticks(list(counts))
+    axes.set(xlabel="generation", ylabel="blocks" if mixed else "candidates", ylim=(0, 1.04 * base.max()))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
+    return True
+
+
+def _legend(axes: Any, activations: Iterable[str], **where: Any) -> None:
+    """The colours of those that are there."""
+    present = {kind(activation) for activation in activations}
+    shown = [name for name in COLOURS if name in present]
+    axes.legend([axes.scatter([], [], color=COLOURS[name], s=40) for name in shown], shown, **where)

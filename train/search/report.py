@@ -1,0 +1,399 @@
+"""The report of a search, from what it left in the run directory: a table for the terminal, and a page with plots.
+
+Reads search/candidates.jsonl, search/summary.json and metrics.jsonl. A search in progress may lack all but one of the
+first two.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from operator import methodcaller
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from helios.errors import UserError
+from helios.files import write_atomic
+from helios.model.config import MLPS
+from helios.train import telemetry
+from helios.train.config import SearchConfig
+from helios.train.search.evolution import Candidate
+from helios.train.search.plots import PREPARING, Track, draw, labels, short, speeds
+
+FOLDER, CANDIDATES, SUMMARY, PAGE = "search", "candidates.jsonl", "summary.json", "report.md"
+RIVALS = 4  # of the winner, named in the first line
+SUMMARY_KINDS: dict[str, Any] = {
+    "status": str, "config": dict, "base": dict, "ranking": list[dict], "winner": str | None, "separated": bool,
+    "reasons": list[str], "unfair": list[str], "cost": dict[str, float], "device": str}
+ENTRY_KINDS: dict[str, Any] = {
+    "rank": int, "id": str, "score": float | None, "difference": float | None, "difference_se": float | None,
+    "separated": bool | None}
+NOT_YET: Mapping[str, Any] = {
+    "status": "running", "config": None, "base": {}, "ranking": [], "winner": None, "separated": False, "reasons": [],
+    "unfair": [], "cost": {}, "device": ""}
+
+TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
+          "spikes", "alerts", "status")
+PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
+WORDS = {"name", "activation", "parent", "separated", "status", "blocks", "alerts for", "skipped for"}
+
+# What makes a comparison fair: a setting, its value, and what all candidates then have.
+FAIR = (
+    ("shared_init", True, "the same seeds of initial weights"),
+    ("shared_batches", True, "the same batches in the same order"),
+    ("candidate_schedule", "constant", "the same learning rate at the same step: a warm-up, then constant"),
+    ("match", "params", "as many parameters, by the width of the MLP"),
+)
+BUDGETS = {"steps": "{steps_per_candidate:,} steps", "tokens": "{tokens_per_candidate:,} tokens",
+           "seconds": "{seconds_per_candidate:g} seconds of training"}
+CAPTIONS = {
+    "loss.png": "Thin lines: training; marks: evaluations; of every replicate, against its own steps. On the right the "
+                "last evaluations, and their mean with two standard errors.",
+    "lineage.png": "The winner is ringed; what was not trained itself is hollow. Below the name, the validation loss.",
+}
+HOW_TO_READ = (
+    "A candidate is trained once for each seed; these trainings are its replicates. The validation loss is the mean of "
+    "their last evaluations, in nats a token, and SE its standard error: how far other seeds would move it. One "
+    "replicate says nothing of the noise.",
+    "Two candidates are separated where they differ by more than two standard errors of their difference. Chance alone "
+    "often makes smaller differences of equals; more replicates or a larger budget would tell. A rank says no more.",
+    "The result holds for this model, this text and this budget: what learns fastest in a short training need not be "
+    "best in a long one.",
+    "Where several candidates have one name, the number at the end of their id follows it. Status: reused, the genome "
+    "of an earlier candidate, whose results are shown; stopped, ended early because it could not win any more; "
+    "diverged, without a finite validation loss.",
+    "Clip % is the share of steps whose gradient was clipped. Spikes are updates that were skipped because the "
+    "gradient norm was above the threshold. Alerts are steps at which a monitor saw a shift. All are counted over all "
+    "replicates.",
+)
+
+
+# -- what a search left ------------------------------------------------------------------------------------------------
+
+def find(path: Path) -> Path:
+    """The run directory that `path` means: itself, or the one whose folder search/ it is. Raises UserError."""
+    path = path.absolute()
+    run = path.parent if path.name == FOLDER and not (path / FOLDER).exists() else path
+    if not any((run / FOLDER / name).exists() for name in (CANDIDATES, SUMMARY)):
+        raise UserError(f"{path} holds no search: no {FOLDER}/{CANDIDATES}, no {FOLDER}/{SUMMARY}; give the directory "
+                        f"of a run that searched")
+    return run
+
+
+def read(run: Path) -> tuple[list[Candidate], Mapping[str, Any]]:
+    """The candidates, in order of creation, and the summary, or NOT_YET. Raises UserError."""
+    candidates: dict[str, Candidate] = {}
+    path = run / FOLDER / CANDIDATES
+    for number, line in enumerate(_lines(path), 1):
+        c = _made(Candidate.from_json, _object(path, number, line), path, number)
+        wrong = [x for record in (c, *c.replicates) for x in _wrong(vars(record), get_type_hints(type(record)))]
+        if wrong := wrong or [name for name in c.activation.split(",") if name not in MLPS]:
+            raise _damaged(path, number, f"cannot use {', '.join(wrong)}")
+        if c.id in candidates or (c.parent_id is not None and c.parent_id not in candidates):
+            raise _damaged(path, number, f"{c.id} is there twice, or before its parent {c.parent_id}")
+        candidates[c.id] = c
+    return list(candidates.values()), _summary(run / FOLDER / SUMMARY, candidates)
+
+
+def _summary(path: Path, candidates: Mapping[str, Candidate]) -> Mapping[str, Any]:
+    if not path.exists():
+        return NOT_YET
+    summary = _object(path, 1, b"".join(_lines(path)))
+    wrong = _wrong(summary, SUMMARY_KINDS) or sorted({x for e in summary["ranking"] for x in _wrong(e, ENTRY_KINDS)})
+    if not wrong:
+        config = _made(lambda values: SearchConfig(**values), summary["config"], path, 0)
+        wrong = _wrong(vars(config), get_type_hints(SearchConfig)) + ["budget"] * (config.budget not in BUDGETS)
+        if summary["status"] == "complete" and summary["winner"] not in (None, *candidates):
+            wrong.append(f"the winner {summary['winner']}, which is not in {CANDIDATES}")
+    if wrong:
+        raise _damaged(path, 0, f"cannot use {', '.join(wrong)}")
+    # While a search is in progress one of the files may be ahead of the other.
+    return summary | {"config": config, "ranking": [e for e in summary["ranking"] if e["id"] in candidates]}
+
+
+def tracks(run: Path, candidates: Iterable[Candidate]) -> list[Track]:
+    """What metrics.jsonl says of the replicates of `candidates`, in their order of training. Raises UserError."""
+    found: dict[tuple[str, int], Track] = {}
+    known, path = {c.id for c in candidates}, run / telemetry.METRICS
+    for number, line in enumerate(_lines(path), 1):
+        if not line.endswith(b"\n"):
+            break  # being written, or cut short by a kill
+        row = _object(path, number, line)
+        c, step, replicate = (row.get(key) for key in ("symbio_candidate_id", "step", "symbio_replicate"))
+        if not isinstance(c, str) or c not in known:
+            continue
+        if not isinstance(step, int) or not isinstance(replicate, int):
+            raise _damaged(path, number, "no step or symbio_replicate")
+        found.setdefault((c, replicate), Track(c, step)).add(row)
+    return list(found.values())
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """None of a file that is not there."""
+    try:
+        with open(path, "rb") as file:
+            yield from file
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _object(path: Path, number: int, raw: bytes) -> dict[str, Any]:
+    """The JSON object that begins on that line of the file."""
+    try:
+        value = json.loads(raw.decode().rstrip())  # with its end, an error there would be on the next line
+    except UnicodeDecodeError as error:
+        raise _damaged(path, number + raw.count(b"\n", 0, error.start), "no UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise _damaged(path, number + error.lineno - 1, error.msg) from error
+    if not isinstance(value, dict):
+        raise _damaged(path, number, "no JSON object")
+    return value
+
+
+def _made(make: Callable[[Any], Any], values: dict[str, Any], path: Path, number: int) -> Any:
+    """A record of `values`, which are as the file has them."""
+    try:
+        return make(values)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise _damaged(path, number, f"cannot use {error}") from error
+
+
+def _damaged(path: Path, number: int, why: str) -> UserError:
+    """number: of the line, 0 where it is none in particular."""
+    return UserError(f"{path}{f', line {number},' if number else ''} is damaged: {why}")
+
+
+def _wrong(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """The names in `kinds` whose values are missing or of another kind."""
+    return [name for name, kind in kinds.items() if name not in values or not _fits(values[name], kind)]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is types.UnionType:
+        return any(_fits(value, k) for k in inner)
+    if origin in (list, dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, origin) and all(_fits(v, inner[-1]) for v in parts)
+    return isinstance(value, int | float if kind is float else kind)
+
+
+# -- the result, and the table for the terminal ------------------------------------------------------------------------
+
+def result(candidates: Sequence[Candidate], summary: Mapping[str, Any]) -> str:
+    """In one sentence: who won, and whether the data say so."""
+    names, by_id = labels(candidates), {c.id: c for c in candidates}
+    named = lambda c: f"{short(c.activation)} ({names[c.id]})"
+    winner = by_id.get(summary["winner"] or "")
+    if summary["status"] != "complete":
+        leads = f"; {named(winner)} leads" if winner else ""
+        return f"The search is in progress: {sum(c.status is not None for c in candidates)} candidates measured{leads}."
+    if winner is None:
+        return "There is no winner: no candidate came to a result."
+    rivals: dict[str, Mapping[str, Any]] = {}  # the best of each genome that the winner was compared with
+    for entry in summary["ranking"]:
+        if entry["separated"] is not None:
+            rivals.setdefault(by_id[entry["id"]].activation, entry)
+    near = [by_id[e["id"]] for e in rivals.values() if not e["separated"]]
+    if summary["separated"]:
+        rest = "the next best genome, though not from every one" if near else "every other genome"
+        return f"{named(winner)} won, separated from {rest}."
+    if not rivals:
+        return f"{named(winner)} won, not separated: there was no other genome to compare it with."
+    told = [named(c) for c in (winner, *near[:RIVALS])]
+    told += [f"{len(near) - RIVALS} more"] if len(near) > RIVALS else []
+    return (f"{named(winner)} came first, but not separated: the data do not say which of {', '.join(told[:-1])} and "
+            f"{told[-1]} is best.")
+
+
+def table(candidates: Sequence[Candidate], summary: Mapping[str, Any] | None) -> Table:
+    """The candidates: those with a rank first, then the others in order of creation; what is not known yet is –."""
+    titles, rows = _ranked(candidates, summary or NOT_YET, TITLES)
+    shown = Table(box=None, pad_edge=False)
+    for title in titles:
+        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title != "blocks",
+                         overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(row[title]) for title in titles), style="bold" if row["rank"] == "1" else None)
+    return shown
+
+
+def _ranked(candidates: Sequence[Candidate], summary: Mapping[str, Any], titles: tuple[str, ...]
+            ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The columns, and every candidate's cells by them."""
+    entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
+    order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
+    mixed = any("," in c.activation for c in candidates)
+    names = labels(candidates)
+    return (*titles, *["blocks"] * mixed), [_cells(c, entries.get(c.id, {}), names) for c in order]
+
+
+def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    return {
+        "rank": _count(entry.get("rank")), "name": names[c.id], "activation": short(c.activation),
+        "gen.": str(c.generation), "parent": names.get(c.parent_id or "", "–"), "val loss ± SE": _loss(c),
+        "behind ± SE": _with_error(entry.get("difference"), entry.get("difference_se"), "#.3g"),
+        "separated": {None: "–", True: "yes", False: "no"}[entry.get("separated")],
+        "fitness": _number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
+        "tok/s": _count(c.tokens_per_sec_mean), "clip %": _number(c.clip_rate, ".1%").rstrip("%"),
+        "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": c.status or "–",
+        "blocks": c.activation.replace(",", ", ") if "," in c.activation else "",
+    }
+
+
+def _loss(c: Candidate) -> str:
+    return "not finite" if c.status == "diverged" else _with_error(c.val_loss_mean, c.val_loss_se, ".4f")
+
+
+def _with_error(mean: float | None, error: float | None, form: str) -> str:
+    return _number(mean, form) + ("" if error is None else f" ± {_number(error, form)}")
+
+
+def _number(x: float | None, form: str) -> str:
+    return "–" if x is None else format(x, form) if math.isfinite(x) else "not finite"
+
+
+def _count(x: float | None) -> str:
+    return _number(x, ",.0f")
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+def write(run: Path, plots: bool = True) -> Path:
+    """Make search/report.md in the run directory `run` and, with `plots`, its pictures; returns the page's path.
+
+    Raises UserError where a file is damaged or nothing can be written.
+    """
+    candidates, summary = read(run)
+    found, folder = tracks(run, candidates), run / FOLDER
+    pictures = draw(candidates, summary["winner"], found) if plots else {}
+    files = pictures | {PAGE: _page(candidates, summary, found, pictures).encode()}
+    try:
+        for name, content in files.items():
+            write_atomic(folder / name, methodcaller("write", content))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    return folder / PAGE
+
+
+def markdown(run: Path) -> str:
+    """The page on the search of the run directory `run`, with those pictures that are there. Raises UserError."""
+    candidates, summary = read(run)
+    return _page(candidates, summary, tracks(run, candidates), [p.name for p in (run / FOLDER).glob("*.png")])
+
+
+def _page(candidates: Sequence[Candidate], summary: Mapping[str, Any], found: Sequence[Track],
+          pictures: Collection[str]) -> str:
+    titles, rows = _ranked(candidates, summary, PAGE_TITLES)
+    sections: tuple[tuple[str, str, Iterable[str]], ...] = (  # title, picture, lines above the picture
+        ("Why", "", _list(summary["reasons"])),
+        ("What was fair, and what was not", "", _fairness(summary)),
+        ("Budget and cost", "", _cost(summary)),
+        ("Ranking", "", ["“Behind” is the difference to the winner in what the search ranks by.", "",
+                         *_table(titles, ([row[t] for t in titles] for row in rows))]),
+        ("Loss", "loss.png", []),
+        ("Speed by activation", "speed.png", _speed(speeds(candidates, found))),
+        ("Lineage", "lineage.png", _lineage(candidates)),
+        ("Activations by generation", "activations.png", []),
+        ("Alerts and skipped updates", "", _trouble(candidates, found)),
+        ("How to read this", "", ["\n\n".join(HOW_TO_READ)]),
+    )
+    page = [f"# {result(candidates, summary)}"]
+    for title, picture, above in sections:
+        parts = ["\n".join(above)]
+        if picture in pictures:
+            parts += [CAPTIONS.get(picture, ""), f"![{title}]({picture})"]
+        if any(parts):
+            page += [f"## {title}", *filter(None, parts)]
+    return "\n\n".join(page) + "\n"
+
+
+def _list(sentences: Iterable[str]) -> list[str]:
+    return [f"* {sentence}" for sentence in sentences]
+
+
+def _fairness(summary: Mapping[str, Any]) -> list[str]:
+    config, unfair = summary["config"], summary["unfair"]
+    if config is None:
+        return []
+    shared = [words for key, value, words in FAIR if getattr(config, key) == value]
+    return ["All candidates had", "", *_list([f"the same budget: {_budget(config)}", *shared]), "",
+            *(["What was switched off, or differs:", "", *_list(unfair)] if unfair else
+              ["Nothing that makes candidates comparable was switched off."])]
+
+
+def _budget(config: SearchConfig) -> str:
+    each, n = BUDGETS[config.budget].format(**vars(config)), config.replicates
+    return f"{n} replicates of {each}" if n != 1 else f"one training of {each}"
+
+
+def _cost(summary: Mapping[str, Any]) -> Iterator[str]:
+    if cost := summary["cost"]:
+        spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
+        minutes = cost.get("seconds", math.nan) / 60
+        yield f"{', '.join(spent)}; {_number(minutes, ',.1f')} minutes of training on {summary['device']}."
+    if base := {k: v for k, v in summary["base"].items() if k != "activation" and v is not None}:
+        yield from ("", "The model: " + ", ".join(f"{k} {v}" for k, v in base.items()) + ".")
+
+
+def _speed(rates: Mapping[str, np.ndarray]) -> Iterator[str]:
+    medians = {name: float(np.median(x)) for name, x in rates.items()}
+    if rates:
+        yield from (f"Tokens per second of single steps, without the first {PREPARING} of each replicate, which "
+                    f"prepare kernels.", "")
+    yield from _table(("activation", "steps", "median", "5 %", "95 %", "of the fastest"), (
+        [name, _count(len(rates[name])), _count(medians[name]), *map(_count, np.percentile(rates[name], (5, 95))),
+         f"{medians[name] / max(medians.values()):.0%}"] for name in sorted(rates, key=lambda n: -medians[n])))
+
+
+def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
+    names = labels(candidates)
+    children: dict[str | None, list[Candidate]] = {}
+    for c in candidates:
+        children.setdefault(c.parent_id, []).append(c)
+
+    def branch(parent: str | None, depth: int) -> Iterator[str]:
+        for c in children.get(parent, []):
+            came = f" ({c.mutation or 'unchanged'})" if parent else ""
+            loss = "not measured yet" if c.status is None else _loss(c)
+            again = f", {c.status}" if c.status in ("reused", "stopped") else ""
+            yield f"{'  ' * depth}* **{names[c.id]}**, {short(c.activation)}{came}: {loss}{again}"
+            yield from branch(c.id, depth + 1)
+    if children.keys() - {None}:
+        yield from branch(None, 0)
+
+
+def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterator[str]:
+    names = labels(candidates)
+    alerts: dict[str, Counter[str]] = {c.id: Counter() for c in candidates}
+    skips: dict[str, Counter[str]] = {c.id: Counter() for c in candidates}
+    for track in found:
+        alerts[track.candidate] += track.alerts
+        skips[track.candidate] += track.skips
+    said = lambda counts: "; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "–"
+    yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
+                       "clip %", "highest gradient norm"), (
+        [names[c.id], short(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
+         said(skips[c.id]), _number(c.clip_rate, ".1%").rstrip("%"), _number(c.max_grad_norm, ",.4g")]
+        for c in candidates if c.status != "reused"))
+    if any(c.status == "reused" for c in candidates):
+        yield from ("", "Those that reuse the results of an earlier candidate are left out.")
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Nothing where there are no rows."""
+    if lines := [_line(row) for row in rows]:
+        yield from (_line(titles), _line(["---" if t in WORDS else "--:" for t in titles]), *lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
