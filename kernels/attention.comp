@@ -18,7 +18,7 @@ layout(push_constant) uniform Push {
 } p;
 
 void main() {
-    Place at = place(p.batch, p.heads, p.len);
+    Place at = place(p.batch, p.heads, p.len, SG);
     if (!at.inside) return;
     uint i = at.block * SG + gl_SubgroupInvocationID, row = at.head_row + i;
     uint mine = at.qkv + min(i, p.len - 1) * at.stride;

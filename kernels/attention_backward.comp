@@ -118,7 +118,7 @@ void by_query(Place at) {
 #endif
 
 void main() {
-    Place at = place(p.batch, p.heads, p.len);
+    Place at = place(p.batch, p.heads, p.len, SG);
     if (!at.inside) return;
 #if BY_KEY
     by_key(at);

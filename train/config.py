@@ -111,7 +111,7 @@ class MonitorConfig:
     cusum_slack: float = 0.5
     cusum_window: int = 50
     cusum_grace: int = 10
-    metrics_interval: int = 100
+    metrics_interval: int = 200
     track_weight_entropy: bool = True
     track_effective_rank: bool = True
     track_free_energy: bool = True

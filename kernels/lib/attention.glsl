@@ -1,10 +1,10 @@
-// What the attention kernels share: where a subgroup works, and the soft cap.
+// What the attention kernels share: where a workgroup works, and the soft cap.
 #include "lib/activations.glsl"
 #include "lib/philox.glsl"
 
 struct Place {
     bool inside;
-    uint block;     // of SG positions in the sequence
+    uint block;     // of `size` positions in the sequence
     uint head_row;  // row of position 0 in [B, H, T]
     uint qkv;       // offset of this head's q at position 0; k and v lie `width` and 2·`width` further
     uint stride;    // from one position to the next in qkv
@@ -12,8 +12,8 @@ struct Place {
     uint out0;      // offset of this head at position 0 in out
 };
 
-Place place(uint batch, uint heads, uint len) {
-    uint blocks = (len + SG - 1) / SG, block = group() % blocks, bh = group() / blocks;
+Place place(uint batch, uint heads, uint len, uint size) {
+    uint blocks = (len + size - 1) / size, block = group() % blocks, bh = group() / blocks;
     uint b = bh / heads, h = bh % heads, width = heads * DH;
     return Place(bh < batch * heads, block, bh * len, b * len * 3 * width + h * DH, 3 * width, width,
                  b * len * width + h * DH);

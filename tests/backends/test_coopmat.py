@@ -1,90 +1,25 @@
-"""matmul_coopmat.comp, also without matrix units: its own text, with fragments emulated.
-
-Fragments become arrays of the subgroup's lanes, and the cooperative operations loops over them. All else is the kernel
-as it is shipped: tiles, slices, layouts, padding, the two halves of shared memory, barriers, stores, epilogues.
-"""
+"""matmul_coopmat.comp, also without matrix units: emulated (emulation.py)."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
 
 from helios.backends.cpu_ref import CpuRef
-from helios.backends.vulkan import primitives, shaders
+from helios.backends.vulkan import primitives
 from helios.backends.vulkan.backend import VulkanBackend
 
+from .emulation import matrix_units
 from .vulkan import Training, make
-
-EMULATION = """
-// A lane holds the columns lane, lane + SG, … of a fragment: element (r, c) is v[r * EACH + c / SG] of lane c % SG.
-#extension GL_KHR_shader_subgroup_shuffle : require
-#define EACH (16 / SG)
-struct Fragment { float v[16 * EACH]; };
-#define gl_CooperativeMatrixLayoutRowMajor 0
-#define gl_CooperativeMatrixLayoutColumnMajor 1
-
-uvec2 halves(vec4 v) {
-    return uvec2(packHalf2x16(vec2(rounded(v.x), rounded(v.y))), packHalf2x16(vec2(rounded(v.z), rounded(v.w))));
-}
-uvec2 halves(int zero) { return uvec2(0); }
-float half_of(uvec2 four, uint e) { return unpackHalf2x16(four[e / 2])[e % 2]; }
-
-#define SIXTEEN (15 + gl_NumWorkGroups.z)  // not known to the compiler: it would unroll for minutes
-#define FOR_MINE for (uint e_ = 0; e_ < SIXTEEN * EACH; e_++)
-#define ROW_ (e_ / EACH)
-#define COLUMN_ (gl_SubgroupInvocationID + e_ % EACH * SG)
-#define coopMatLoad(m, from, element, stride, layout_) FOR_MINE { \\
-    uint at_ = ((layout_) == 0 ? ROW_ : COLUMN_) * (stride) * 4 + ((layout_) == 0 ? COLUMN_ : ROW_) + (element) * 4; \\
-    m.v[e_] = half_of(from[at_ / 4], at_ % 4); }
-#define coopMatStore(m, to, element, stride, layout_) FOR_MINE to[(element) + ROW_ * (stride) + COLUMN_] = m.v[e_]
-
-Fragment filled(float x) {
-    Fragment m;
-    FOR_MINE m.v[e_] = x;
-    return m;
-}
-Fragment coopMatMulAdd(Fragment a, Fragment b, Fragment c) {
-    for (uint k = 0; k < SIXTEEN; k++)
-        FOR_MINE c.v[e_] = fma(subgroupShuffle(a.v[ROW_ * EACH + k / SG], k % SG), b.v[k * EACH + e_ % EACH], c.v[e_]);
-    return c;
-}
-"""
-real_source = shaders.source
-
-
-def emulated(name: str, defines: dict[str, Any]) -> str:
-    """The source of a kernel, with emulated fragments in the one that has some."""
-    text = real_source(name, defines)
-    if name != "matmul_coopmat":
-        return text
-    for pattern, replacement, least in [
-            (r"\[\[unroll\]\] ", "", 3),
-            (r"#extension GL_(KHR_cooperative|KHR_memory_scope|EXT_shader_explicit_arithmetic).*\n", "", 3),
-            (r"#pragma use_vulkan_memory_model\n", "", 1), (r"f16vec4\(", "halves(", 3), (r"f16vec4", "uvec2", 3),
-            (r"coopmat<[^>]*>\(", "filled(", 1), (r"coopmat<[^>]*>", "Fragment", 3)]:
-        text, n = re.subn(pattern, replacement, text)
-        assert n >= least, f"{pattern} is no longer in the kernel"
-    head = (shaders.resources.files("helios.kernels") / "lib/half.glsl").read_text() + EMULATION
-    return text.replace("layout(push_constant)", head + "layout(push_constant)", 1)
 
 
 @pytest.fixture(scope="module")
 def units() -> Iterator[VulkanBackend]:
-    """A backend with matrix units, or one that is taken for such."""
-    real = make(precision="mixed")
-    if real.profile.profile == "coopmat":
-        yield real
-        return
-    if real.profile.subgroup_size > 16:
-        pytest.skip("the emulation spreads a fragment's 16 columns over the lanes of a subgroup")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shaders, "source", emulated)
-        yield make(profile="coopmat", precision="mixed")
+    with matrix_units() as be:
+        yield be
 
 
 # The larger one that ships, shallower for lavapipe's 32 KiB of shared memory; the smaller; uneven ones.

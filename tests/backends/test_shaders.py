@@ -65,7 +65,7 @@ class Dry(Primitives):
         for scaling in (False, True):
             self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9, scaling=scaling)
         self.adamw(v, v, v, v, v, one, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, n_decay=3)
-        for head in (5, 32, 64):
+        for head in (5, 32, 64, 128):
             for cap in (0.0, 30.0):
                 for p in (0.0, 0.1):
                     qkv, out, lse = self.empty((2, 3, 3 * head)), self.empty((2, 3, head)), self.empty((2, 1, 3))

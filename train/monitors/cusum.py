@@ -19,7 +19,7 @@ sensitivity is a shift. The textbook's baseline is known and at rest. That of a 
 
 Measured with the defaults, all four channels together, on 10,000 steps of independent noise (norm lognormal of sigma
 0.25 around 0.9, clip coefficient min(1, 1/norm), speed ±5 %, a validation loss of ±0.03 at every step): 3 of 1,000 runs
-have a false alarm, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 it is 64 of 200. A norm × 2.5
+have a false alarm, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 64 of 200. A norm × 2.5
 is found after 7 steps in the median of 300 runs and 11 at most, a speed × 0.7 or a coefficient from 1 to 0.6 after 7. A
 norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise is less well served: at 0.3 from one
 evaluation to the next, and those at every step, 32 of 60 runs have a false alarm, again of the validation loss.

@@ -32,7 +32,7 @@ def _scaled(w: np.ndarray) -> np.ndarray | None:
 def _entropy(p: np.ndarray) -> float:
     """In nats, of shares that sum to 1."""
     p = p[p > 0]
-    return float(-np.sum(p * np.log(p)))
+    return float(np.sum(p * np.log(1 / p)))
 
 
 def weight_entropy(w: np.ndarray) -> float:

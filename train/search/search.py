@@ -183,7 +183,8 @@ class Search:
         if self.cfg.after_schedule == "run":
             after = replace(after, rate=self._of_run(self.spent))
         if self.start is not None:
-            after = replace(after, start=self.folder / "checkpoints" / self.start, offset=winner.replicates[0].steps)
+            after = replace(after, start=self.folder / "checkpoints" / self.start,
+                            offset=winner.replicates[0].steps * self.config.train.accum)
         return after
 
     # -- what comes of it ---------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ MAX_PARTIALS = 1024  # of a sum over everything
 COOPMAT_TILES = ({"BM": 128, "BN": 128, "BK": 32, "WM": 64, "WN": 32},
                  {"BM": 64, "BN": 64, "BK": 32, "WM": 32, "WN": 32})
 COOPMAT_SHARED = 49152
+# Of the attention kernels for matrix units: positions of a workgroup; the largest head that registers hold.
+ATTENTION_ROWS, ATTENTION_HEAD = 64, 128
 
 
 def divide(n: int, d: int) -> int:
@@ -279,23 +281,38 @@ class Primitives:
                   ) -> tuple[VkArray, VkArray]:
         b, t, width = qkv.shape
         out, lse = self.empty((b, t, width // 3)), self.empty((b, n_head, t))
-        self._attention("attention", {}, qkv, rng, n_head, cap, p, site, o=out, lse=lse)
+        block = self.attention_block(width // 3 // n_head, False, qkv)
+        self._attention("attention", block, {}, qkv, rng, n_head, cap, p, site, o=out, lse=lse)
         return out, lse
 
     def attention_backward(self, qkv: VkArray, out: VkArray, lse: VkArray, g: VkArray, rng: VkArray | None,
                            n_head: int, cap: float, p: float, site: int) -> VkArray:
         dqkv = self.empty(qkv.shape)
+        block = self.attention_block(qkv.shape[-1] // 3 // n_head, True, qkv, out, g)
+        extra = {"delta": self.empty(lse.shape)} if block else {}
         for by_key in (0, 1):
-            self._attention("attention_backward", {"BY_KEY": by_key}, qkv, rng, n_head, cap, p, site, o=out, lse=lse,
-                            g=g, dqkv=dqkv)
+            self._attention("attention_backward", block, {"BY_KEY": by_key}, qkv, rng, n_head, cap, p, site, o=out,
+                            lse=lse, g=g, dqkv=dqkv, **extra)
         return dqkv
 
-    def _attention(self, name: str, defines: dict[str, int], qkv: VkArray, rng: VkArray | None, n_head: int, cap: float,
-                   p: float, site: int, **args: VkArray) -> None:
+    def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
+        """BK of the attention kernels for matrix units, the larger if shared memory allows; 0 where others serve."""
+        fits = head % 16 == 0 and head <= ATTENTION_HEAD and self.profile.subgroup_size <= 64
+        if self.profile.profile == "coopmat" and self.half and fits and all(x.offset % 16 == 0 for x in arrays):
+            for block in (32, 16):  # see lib/attention_coopmat.glsl
+                tiles = 2 * 256 * 20 + 2 * 128 * 40 + 512 if backward else 256 * (block + 4) + 128 * (2 * block + 8)
+                if 4 * block * (head + 8) + tiles <= self.profile.shared_bytes:
+                    return block
+        return 0
+
+    def _attention(self, name: str, block: int, defines: dict[str, int], qkv: VkArray, rng: VkArray | None, n_head: int,
+                   cap: float, p: float, site: int, **args: VkArray) -> None:
         b, t, width = qkv.shape
-        head = width // 3 // n_head
-        kernel = self.kernel(name, DH=head, CAPPED=int(cap > 0), DROPOUT=int(p > 0), HALF=self.half, **defines)
-        self.dispatch(kernel, divide(t, self.profile.subgroup_size) * b * n_head, qkv=qkv, rng=rng, batch=b,
+        head, rows, lanes = width // 3 // n_head, self.profile.subgroup_size, 0
+        defines = {"DH": head, "CAPPED": int(cap > 0), "DROPOUT": int(p > 0), "HALF": self.half, **defines}
+        if block:
+            name, rows, lanes, defines["BK"] = f"{name}_coopmat", ATTENTION_ROWS, 4 * rows, block
+        self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, qkv=qkv, rng=rng, batch=b,
                       heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
                       factor=1.0 / (1.0 - p), **args)
 

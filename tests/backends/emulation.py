@@ -1,0 +1,106 @@
+"""Kernels for matrix units without matrix units: their own text, with fragments emulated.
+
+Fragments become arrays of the subgroup's lanes, and the cooperative operations loops over them. All else is the kernel
+as it is shipped: tiles, slices, layouts, padding, shared memory, barriers, stores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from helios.backends.vulkan import shaders
+from helios.backends.vulkan.backend import VulkanBackend
+
+from .vulkan import make
+
+EMULATION = """
+// A lane holds the columns lane, lane + SG, … of a fragment: element (r, c) is v[r * WIDE + c / SG] of lane c % SG.
+#extension GL_KHR_shader_subgroup_shuffle : require
+#define WIDE (16 / SG)
+struct Fragment { float v[16 * WIDE]; };
+#define gl_CooperativeMatrixLayoutRowMajor 0
+#define gl_CooperativeMatrixLayoutColumnMajor 1
+
+uvec2 halves(vec4 v) {
+    return uvec2(packHalf2x16(vec2(rounded(v.x), rounded(v.y))), packHalf2x16(vec2(rounded(v.z), rounded(v.w))));
+}
+uvec2 halves(int zero) { return uvec2(0); }
+float element(uvec2 four, uint e) { return unpackHalf2x16(four[e / 2])[e % 2]; }
+float element(vec4 four, uint e) { return four[e]; }
+vec4 floats(uvec2 four) { return vec4(unpackHalf2x16(four.x), unpackHalf2x16(four.y)); }
+
+#define ONE gl_NumWorkGroups.z  // not known to the compiler: it would unroll for minutes
+#define SIXTEEN (16 * ONE)
+#define FOR_MINE for (uint e_ = 0; e_ < SIXTEEN * WIDE; e_++)
+#define ROW_ (e_ / WIDE)
+#define COLUMN_ (gl_SubgroupInvocationID + e_ % WIDE * SG)
+#define IN_MEMORY(at, stride, layout_) \\
+    ((at) + ((layout_) == 0 ? ROW_ : COLUMN_) * (stride) + ((layout_) == 0 ? COLUMN_ : ROW_))
+#define coopMatLoad(m, from, at, stride, layout_) FOR_MINE { \\
+    uint at_ = IN_MEMORY((at) * 4, (stride) * 4, layout_); \\
+    m.v[e_] = element(from[at_ / 4], at_ % 4); }
+#define coopMatStore(m, to, at, stride, layout_) FOR_MINE to[IN_MEMORY(at, stride, layout_)] = m.v[e_]
+#define coopMatStore4(m, to, at, stride, layout_) FOR_MINE { \\
+    uint at_ = IN_MEMORY((at) * 4, (stride) * 4, layout_); \\
+    to[at_ / 4][at_ % 4] = m.v[e_]; }
+
+// In place and without a copy of a fragment, of which lavapipe makes many instructions. c is also the result.
+#define FILL(m, x) FOR_MINE m.v[e_] = x;
+#define TIMES(a, b) FOR_MINE a.v[e_] *= b.v[e_];
+#define MULTIPLY(a, b, c) FOR_MINE { \\
+    float sum_ = c.v[e_]; \\
+    [[unroll]] for (uint w_ = 0; w_ < WIDE; w_++) { \\
+        float x_ = a.v[ROW_ * WIDE + w_]; \\
+        [[unroll]] for (uint l_ = 0; l_ < SG; l_++) \\
+            sum_ = fma(subgroupBroadcast(x_, l_), b.v[(w_ * SG + l_) * WIDE + e_ % WIDE], sum_); \\
+    } \\
+    c.v[e_] = sum_; }
+"""
+# (what is replaced, by what, how often at least it must be there)
+COMMON = [
+    (r"\[\[unroll\]\] ", "", 3), (r"< (DF|BK / F);", r"< \1 * ONE;", 0), (r"#pragma use_vulkan_memory_model\n", "", 1),
+    (r"#extension GL_(KHR_cooperative|KHR_memory_scope|EXT_shader_explicit_arithmetic).*\n", "", 3),
+    (r"f16vec4\(", "halves(", 3), (r"f16vec4", "uvec2", 3),
+    (r"(\S+) = coopMatMulAdd\((\S+), (\S+), \1\);", r"MULTIPLY(\2, \3, \1)", 1),
+    (r"Sum (\S+) = Sum\(0\.0\);", r"Sum \1; FILL(\1, 0.0)", 0),
+    (r"(\S+) = (?:Sum|coopmat<[^>]*>)\(0\.0\);", r"FILL(\1, 0.0)", 1), (r"coopmat<[^>]*>", "Fragment", 3)]
+ATTENTION = [
+    (r"subgroupBarrier\(\)", "subgroupMemoryBarrierShared()", 2),  # lavapipe would wait for the whole workgroup
+    (r"vec4\(high\)", "floats(high)", 1), (r"(\S+) = \1 \* by;", r"TIMES(\1, by)", 0),
+    (r"coopMatStore\(", "coopMatStore4(", 2)]
+EMULATED = {"matmul_coopmat": COMMON, "attention_coopmat": COMMON + ATTENTION,
+            "attention_backward_coopmat": COMMON + ATTENTION}
+real_source = shaders.source
+
+
+def emulated(name: str, defines: dict[str, Any]) -> str:
+    """The source of a kernel, with emulated fragments in those that have some."""
+    text = real_source(name, defines)
+    if name not in EMULATED:
+        return text
+    for pattern, replacement, least in EMULATED[name]:
+        text, n = re.subn(pattern, replacement, text)
+        assert n >= least, f"{pattern} is no longer in the kernel"
+    half = (shaders.resources.files("helios.kernels") / "lib/half.glsl").read_text()
+    head = EMULATION if half in text else half + EMULATION
+    start = "layout(buffer_reference, std430, buffer_reference_align = 16)"
+    return text.replace(start, head + start, 1)
+
+
+@contextmanager
+def matrix_units(**options: object) -> Iterator[VulkanBackend]:
+    """A backend with matrix units, or one that is taken for such."""
+    real = make(precision="mixed", **options)
+    if real.profile.profile == "coopmat":
+        yield real
+        return
+    if real.profile.subgroup_size > 16:
+        pytest.skip("the emulation spreads a fragment's 16 columns over the lanes of a subgroup")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shaders, "source", emulated)
+        yield make(profile="coopmat", precision="mixed", **options)
