@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.measure import Measurement
 
+from helios.cli import gates
 from helios.cli.common import HeliosGroup
 from helios.train.search import report
 
@@ -38,6 +39,9 @@ def report_(folder: Path, no_plots: bool) -> None:
     console.width = max(console.width, Measurement.get(console, console.options.update(width=WIDEST), table).maximum)
     console.print(table)
     console.print(f"\n{page}", markup=False)
+
+
+main.add_command(gates.command)
 
 
 if __name__ == "__main__":

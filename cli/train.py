@@ -78,6 +78,7 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     resumed: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
     checkpoint.clean(path)
+    checkpoint.clean(path / "search")
     problems: list[str] = []
     if origin is not None and resume is not None:
         resumed, problems = checkpoint.find(resume)
@@ -100,12 +101,16 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
         raise UserError(f"{config.data.data} or its validation text is no longer what the run began with; "
                         f"restore it, or name the other text with --data")
     if resumed and origin and origin != path:
-        for name in (*telemetry.LOGS, telemetry.TOKENIZER):
-            if (origin / name).exists():
-                shutil.copyfile(origin / name, path / name)
+        try:
+            for name in (*telemetry.LOGS, telemetry.TOKENIZER):
+                if (origin / name).exists():
+                    shutil.copyfile(origin / name, path / name)
+            shutil.rmtree(path / "search", ignore_errors=True)
+            if (origin / "search").exists():
+                shutil.copytree(origin / "search", path / "search")
+        except OSError as error:
+            raise UserError(f"cannot copy {origin} to {path}: {error.strerror or error}") from error
     step = resumed.state["step"] if resumed else 0
-    if resumed and origin and origin != path and (origin / "search").exists():
-        shutil.copytree(origin / "search", path / "search")
     about = describe(config, run_id, backend)
     if resumed and (found := winner(resumed.state.get("search"), config)):
         about["symbio_winner"] = found
@@ -141,8 +146,8 @@ def _check_resumable(config: Config, resumed: Checkpoint, base: dict[str, Any] |
     if bool(config.search) != (search is not None):
         raise UserError(f"{resumed.path} is of a run {'with' if search else 'without'} a search, which cannot change; "
                         f"start a new run")
-    if search and base and base.get("search") != config.to_dict()["search"]:
-        raise UserError("the settings of a search cannot change once it has begun; start a new run")
+    if search and base:
+        _check_same_search(base, config.to_dict(), search["at"] is None)
     # The model of a search is its candidate's.
     own = {key: resumed.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
     checkpoint.check_model(resumed, model_dict(config.model) | own)
@@ -153,6 +158,17 @@ def _check_resumable(config: Config, resumed: Checkpoint, base: dict[str, Any] |
         done -= search["spent"] if search else 0
         if config.train.steps < done:
             raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
+
+
+def _check_same_search(base: dict[str, Any], now: dict[str, Any], over: bool) -> None:
+    """Raises UserError where candidates would be trained, or were, in different ways."""
+    free = {"steps", "sample_interval", "checkpoint_interval", "backend", "device", "max_cost"}
+    for section in ("search",) if over else ("train", "data", "search", "monitor"):
+        for key, value in now[section].items():
+            if key not in free and base.get(section, {}).get(key) != value:
+                when = "in a run with a search" if over else "before the search is over"
+                raise UserError(f"{key} was {base.get(section, {}).get(key)!r} when the search began, and is "
+                                f"{value!r}: it cannot change {when}; start a new run")
 
 
 def _shown(path: Path) -> str:

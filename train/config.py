@@ -94,6 +94,11 @@ class SearchConfig:
         return tuple(name.strip() for name in self.activation_pool.split(","))
 
     @property
+    def reuses(self) -> bool:
+        """Whether a second training of a genome would be the first one again, and is left out."""
+        return self.reuse and self.shared_init and self.shared_batches and self.candidate_schedule == "constant"
+
+    @property
     def coefficients(self) -> dict[str, float]:
         terms = (term.split("=") for term in self.fitness_coefficients.split(",") if term)
         return {name: float(value) for name, value in terms}
@@ -249,6 +254,11 @@ def _build(values: Mapping[str, Any]) -> Config:
     if m.adaptive_batch and not m.batch_min <= settings.batch_size <= m.batch_max:
         raise UserError(f"batch_size {settings.batch_size} is not between batch_min {m.batch_min} and batch_max "
                         f"{m.batch_max}, which adaptive_batch keeps to")
+    if m.adaptive_batch and settings.accum > 1:
+        raise UserError("adaptive_batch changes the batch of a step, and --accum divides it; give one of them")
+    if m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics):
+        raise UserError("dynamic_lr = entropy goes by the population of a search, with track_population_metrics; "
+                        "give cusum, or --search")
     if config.search:
         check_search(config)
     return config
@@ -262,6 +272,20 @@ def check_search(config: Config) -> None:
             raise UserError(f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}{nearest(name, MLPS)}")
     for genome in filter(None, s.genomes.split(";")):
         replace(config.model, activation=genome)  # raises UserError
+        if len(set(genome.split(","))) > 1 and s.genome == "global":
+            raise UserError(f"genomes: {genome} differs by block; set genome = per_block")
+    acts = config.monitor.adaptive_batch or config.monitor.dynamic_lr != "none"
+    if s.early_stop and acts:
+        raise UserError("early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off")
+    if config.monitor.adaptive_batch and s.budget == "steps":
+        raise UserError("adaptive_batch makes steps of different sizes: set budget = tokens")
+    if config.monitor.dynamic_lr == "entropy" and s.reuses:
+        raise UserError("dynamic_lr = entropy gives each generation rates of its own: set reuse = false")
+    if "run" in (s.candidate_schedule, s.after_schedule) and (s.budget != "steps" or s.reuses or s.early_stop):
+        raise UserError("a schedule of the run through the search must know the search's length: it needs "
+                        "budget = steps, reuse = false and no early_stop")
+    if s.candidate_lr is not None and s.candidate_lr < config.train.lr_min:
+        raise UserError(f"candidate_lr {s.candidate_lr:g} is below --lr-min {config.train.lr_min:g}")
     if len(set(s.pool)) < len(s.pool):
         raise UserError(f"activation_pool: {s.activation_pool} names an activation twice")
     fitness.fitness_coefficients(s.fitness, s.coefficients)
@@ -275,5 +299,3 @@ def check_search(config: Config) -> None:
                         "after_schedule out")
     if config.train.eval_interval == 0:
         raise UserError("--eval-interval 0: a search ranks by evaluations; give an interval")
-    if config.train.accum > 1 and config.monitor.adaptive_batch:
-        raise UserError("adaptive_batch changes the batch of a step, and --accum divides it; give one of them")

@@ -45,9 +45,15 @@ class Learner:
 
         The returned function waits for the loss, a scalar, and the optimizer's stats.
         """
-        for micro in inputs[:-1]:
-            self.micro.submit(*micro)
-        return self.last.submit(*inputs[-1])
+        waits = [self.micro.submit(*micro) for micro in inputs[:-1]]
+        last = self.last.submit(*inputs[-1])
+
+        def wait() -> tuple[np.ndarray, ...]:
+            for done in waits:  # or what they work with would be held for ever
+                done()
+            return last()
+
+        return wait
 
     def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
         """Mean loss over the batches, without dropout; touches nothing that training reads."""

@@ -29,7 +29,7 @@ def _names(value: Any) -> str:
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError
-    return ",".join(names)
+    return ",".join(part.strip() for name in names for part in name.split(","))
 
 
 def _integer(value: Any) -> int:
@@ -176,7 +176,7 @@ SETTINGS = (
             "warm-up, then constant, for each candidate; or the run's schedule on through all of them"),
     Setting("", "search", "candidate_lr", RATE, ("greater than 0", lambda x: x is None or x > 0), "auto: the run's lr"),
     Setting("", "search", "candidate_warmup", COUNT_OR_AUTO, ("at least 0", lambda x: x is None or x >= 0),
-            "steps; auto: a fifth of the budget, at most the run's warmup"),
+            "steps; auto: half of the budget, at most the run's warmup"),
     Setting("", "search", "early_stop", SWITCH, ANY, "end candidates that cannot win any more"),
     Setting("", "search", "after", TEXT, one_of("restart", "continue", "none"),
             "train the winner from fresh weights, from its own, or not at all"),

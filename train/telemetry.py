@@ -162,7 +162,10 @@ class Records:
         """Write config.json, with `more` in it from now on."""
         self.about |= more
         text = json.dumps(_clean(self.about), indent=2, ensure_ascii=False) + "\n"
-        write_atomic(self.path / CONFIG, lambda file: file.write(text.encode()))
+        try:
+            write_atomic(self.path / CONFIG, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def event(self, step: int, kind: str, message: str, **more: Any) -> None:
         self._line(EVENTS, {"step": step, "time": _now(), "kind": kind, "message": message, **more})

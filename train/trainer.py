@@ -58,12 +58,14 @@ class Trainer:
         state = resumed.state if resumed else None
         if self.search and state:
             self.search.restore(state["search"])
-        elif self.search:  # what a run left here that never came to a checkpoint
-            shutil.rmtree(self.search.folder, ignore_errors=True)
+        elif state is None:  # what a run left here that never came to a checkpoint
+            shutil.rmtree(records.path / "search", ignore_errors=True)
+            if self.search:
+                self.search.write()
         self.leg = self.search.leg() if self.search else leg.training(config)
         self.offset = self.leg.offset  # of batches
-        self._prepare()
-        if resumed is not None and state is not None:
+        self._prepare(resumes=state is not None)
+        if resumed is not None and state is not None and not self._searched():
             self.model.load_state_dict(resumed.model)
             self.opt.load_state_dict(resumed.optimizer)
             self.done, self.best = state["step"] - self.leg.first, state["best_val"]
@@ -86,7 +88,7 @@ class Trainer:
     def opt(self) -> AdamW:
         return self.learner.opt
 
-    def _prepare(self) -> None:
+    def _prepare(self, resumes: bool = False) -> None:
         """The learner for the leg; the one of the leg before serves again if its model is the same."""
         wanted = self.leg
         if hasattr(self, "learner") and self.model.config == wanted.model:
@@ -96,7 +98,7 @@ class Trainer:
                 del self.learner
                 gc.collect()  # its memory, before more is taken
             self.learner = Learner(wanted.model, self.config.train, self.backend, wanted.init_seed)
-        if wanted.start is not None:
+        if wanted.start is not None and not resumes:
             found = checkpoint.load(wanted.start)
             self.model.load_state_dict(found.model)
             self.opt.load_state_dict(found.optimizer)
@@ -104,17 +106,19 @@ class Trainer:
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
         """Train to the last step; False if a signal ended it before. Either way a checkpoint is there."""
+        if self._searched():
+            return True
         with self._signals():
             try:
                 while True:
                     self.display.start(self.leg.first, self.leg.steps, self.done, self.leg.label)
                     self._train()
                     self.display.stop()
-                    if not self._over() or self.leg.final:
+                    if not self.over() or self.leg.final:
                         break
                     if not self._advance():
                         return True
-                if not self._over():
+                if not self.over():
                     assert self.signal is not None
                     name = signal.Signals(self.signal).name
                     self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
@@ -122,9 +126,13 @@ class Trainer:
                     self._checkpoint()
             finally:
                 self.display.stop()
-        return self._over()
+        return self.over()
 
-    def _over(self) -> bool:
+    def _searched(self) -> bool:
+        """Whether a search is over after which nothing is trained."""
+        return self.search is not None and self.search.at is None and self.config.search.after == "none"
+
+    def over(self) -> bool:
         """Whether the leg is."""
         return self.done >= self.leg.steps or (not self.leg.final and self.search is not None and self.search.over)
 
@@ -132,7 +140,7 @@ class Trainer:
         """Steps, until the leg is over or a signal came."""
         row: dict[str, Any] | None = None
         batches = self._batches()
-        while not self._over() and self.signal is None:
+        while not self.over() and self.signal is None:
             start = time.perf_counter()
             rate = self.leg.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
@@ -172,8 +180,8 @@ class Trainer:
         """What follows a step, with the device at rest; None if the row is written already."""
         t, run = self.config.train, self.leg
         if self.search and not run.final:
-            self.search.step(row)
-        over = self._over()
+            self.search.step(row, timed=not self.monitors.recorded)
+        over = self.over()
         due = lambda interval, n: interval > 0 and n % interval == 0
         if (over and t.eval_interval) or due(run.eval_interval, self.done):
             row["val_loss"] = self.evaluate()
@@ -183,7 +191,7 @@ class Trainer:
         row |= {name: value for name, value in seen.items() if value is not None}
         if self.search and not run.final:
             self.search.observe(row)  # which may end the leg
-            over = self._over()
+            over = self.over()
         end = over and run.final
         samples, saves = end or (run.final and due(t.sample_interval, self.step)), due(t.checkpoint_interval, self.step)
         if not (samples or saves or end):
@@ -216,7 +224,8 @@ class Trainer:
             self.records.config(symbio_winner=found["winner_activation"])
             self.records.event(self.step, "search_complete", " ".join(found["reasons"]), winner=found["winner"])
             self.display.say("\n".join(found["reasons"]))
-            if self.config.search.after == "none":
+            if self._searched():
+                self._checkpoint()
                 return False
         self.leg = self.search.leg()
         self.done, self.best, self.offset = 0, None, self.leg.offset

@@ -98,3 +98,18 @@ def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, backend: Backend,
     assert run(command(backend, "--preset", "tiny", "--steps", "2", "--run-dir", tmp_path / "plain")).returncode == 0
     refused = run(command(backend, "--resume", tmp_path / "plain", "--search-config", settings, "--steps", "4"))
     assert refused.returncode == 2 and "without a search" in refused.stderr
+
+
+def test_the_conditions_of_a_search_cannot_change_under_way(tmp_path: Path, backend: Backend, settings: Path) -> None:
+    path = tmp_path / "run"
+    process = subprocess.Popen(command(backend, "--preset", "tiny", "--search-config", settings, "--run-dir", path,
+                                       "--checkpoint-interval", "1", "--quiet", "--set", "steps_per_candidate=200"))
+    while not checkpoint.steps(path):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    for more, key in ((["--lr", "0.5"], "lr"), (["--eval-iters", "1"], "eval_iters"), (["--batch", "2"], "batch_size"),
+                      (["--set", "replicates=5"], "replicates")):
+        refused = run(command(backend, "--resume", path, *more))
+        assert refused.returncode == 2
+        assert f"{key} was" in refused.stderr and "before the search is over" in refused.stderr

@@ -157,8 +157,8 @@ def test_without_a_least_improvement_the_same_loss_is_none() -> None:
 # -- bound ------------------------------------------------------------------------------------------------------------
 def test_the_bound_by_hand() -> None:
     assert bound([(10, 5.0), (20, 4.0), (30, 3.5)], 50) == 3.5 - 0.1 * 20
-    assert bound([(10, 5.0), (20, 4.9), (30, 4.0)], 40) == pytest.approx(4.0 - 0.9)  # the steeper of the two
-    assert bound([(0, 9.0), (10, 5.0), (20, 4.0), (30, 3.5)], 50) == 3.5 - 0.1 * 20  # of the last two
+    assert bound([(10, 5.0), (20, 4.9), (30, 4.0)], 40) == pytest.approx(4.0 - 0.9)  # the steepest
+    assert bound([(0, 9.0), (10, 5.0), (20, 4.0), (30, 3.5)], 50) == 3.5 - 0.4 * 20
     assert bound([(10, 3.0), (20, 4.0), (30, 5.0)], 50) == 5.0
     assert bound([(10, 5.0), (20, 4.0), (30, 3.5)], 30) == bound([(10, 5.0), (20, 4.0), (30, 3.5)], 20) == 3.5
 

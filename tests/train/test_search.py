@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from helios.train.progress import Display
 from helios.train.search import report
 from helios.train.search.evolution import trainings
 from helios.train.search.search import CANDIDATES, SUMMARY, budget, check_cost
-from helios.train.telemetry import EVENTS, METRICS, Records
+from helios.train.telemetry import EVENTS, METRICS, Records, check_new
 from helios.train.tokenizer import Tokenizer
 from helios.train.trainer import Trainer
 
@@ -127,8 +128,8 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
     read: list[list[tuple]] = []
     real = Trainer._prepare
 
-    def prepare(self: Trainer) -> None:
-        real(self)
+    def prepare(self: Trainer, **more: Any) -> None:
+        real(self, **more)
         starts.append({k: v.copy() for k, v in self.model.state_dict().items()})
         inner = self.learner.submit
         read.append([])
@@ -151,8 +152,8 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
 
 
 def test_what_is_switched_off_is_off_and_said(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, shared_init="false", shared_batches="false", candidate_schedule="run", replicates=1,
-             after_schedule="run")
+    t = make(cpu_ref, shared_init="false", shared_batches="false", reuse="false", replicates=1,
+             candidate_schedule="run", after_schedule="run")
     assert t.run()
     assert [c["status"] for c in candidates(t)] == ["complete"] * 6  # clones are trained again
     text = " ".join(summary(t)["unfair"])
@@ -228,8 +229,8 @@ def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """relu learns next to nothing: its gradients are nearly all clipped away."""
     init = Trainer._prepare
 
-    def prepare(self: Trainer) -> None:
-        init(self)
+    def prepare(self: Trainer, **more: Any) -> None:
+        init(self, **more)
         if "relu" in self.model.config.activations:
             rate = self.leg.rate
             object.__setattr__(self.leg, "rate", lambda step: 1e-3 * rate(step))
@@ -273,7 +274,7 @@ def test_a_budget_in_tokens_and_one_in_seconds(make: Make, cpu_ref: Backend) -> 
 def test_nothing_finite_is_no_winner(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "evaluate", lambda self: math.nan)
     t = make(cpu_ref, generations=1)
-    with pytest.raises(UserError, match="no candidate of the search came to a finite validation loss"):
+    with pytest.raises(UserError, match="the search has no winner: No candidate has a result to rank by"):
         t.run()
     assert {c["status"] for c in candidates(t)} == {"diverged"} and summary(t)["winner"] is None
 
@@ -308,6 +309,13 @@ def test_ranking_by_fitness(make: Make, cpu_ref: Backend) -> None:
     ({"eval_interval": 0}, "ranks by evaluations"),
     ({"ffn_dim": 64, "match": "params"}, "leave --ffn-dim out"),
     ({"early_stop": "true", "rank_by": "fitness"}, "rank_by = val_loss"),
+    ({"early_stop": "true", "dynamic_lr": "cusum"}, "constant rate and batch"),
+    ({"adaptive_batch": "true"}, "set budget = tokens"),
+    ({"dynamic_lr": "entropy"}, "set reuse = false"),
+    ({"after_schedule": "run"}, "must know the search's length"),
+    ({"genomes": "gelu; relu,gelu"}, "set genome = per_block"),
+    ({"candidate_lr": "1e-4"}, "candidate_lr 0.0001 is below --lr-min 0.001"),
+    ({"budget": "seconds", "population_size": 100_000}, "400,000 trainings of 60 seconds"),
     ({"population_size": 100_000, "generations": 50, "steps_per_candidate": 5000},
      r"10,000,000 trainings of 5,000 steps, 3.2e\+12 tokens in all, more than --max-cost 1e\+09"),
 ])
@@ -323,3 +331,36 @@ def test_the_estimate_is_an_upper_bound(make: Make, cpu_ref: Backend) -> None:
     cost, most = summary(t)["cost"], trainings(t.config.search, 2)
     assert cost["steps"] == 36 <= most * steps and cost["tokens"] == 36 * 64 <= most * tokens
     assert [e["kind"] for e in rows(t, EVENTS)].count("search_complete") == 1
+
+
+def test_a_search_alone_is_kept_and_not_run_again(make: Make, cpu_ref: Backend) -> None:
+    t = make(cpu_ref, after="none")
+    assert t.run() and t.step == 36
+    before = rows(t)
+    assert {r["symbio_phase"] for r in before} == {"search"} and all("weight_entropy" in r for r in before[5::6])
+    again = make(cpu_ref, resumed=True, after="none")
+    assert again.run() and rows(again) == before
+    with pytest.raises(UserError, match="holds a run already"):
+        (t.records.path / "config.json").write_text('{"model": {}, "train": {}, "data": {}, "run_id": "r"}')
+        check_new(t.records.path)
+
+
+def test_memory_stays_level_with_accumulation(make: Make, backend: Backend) -> None:
+    if backend.name == "cpu_ref":
+        pytest.skip("cpu_ref keeps no memory of its own")
+    used = []
+    for name, generations in (("few", 1), ("many", 4)):
+        t = make(backend, name, accum=2, generations=generations, population_size=2, activation_pool="gelu,swiglu",
+                 reuse="false", replicates=1, steps_per_candidate=4)
+        assert t.run()
+        del t
+        gc.collect()
+        used.append(backend.memory()["used"])
+        assert not backend.under_way  # type: ignore[attr-defined]
+    assert used[0] == used[1]
+
+
+def test_seconds_end_at_the_highest_cost(make: Make, cpu_ref: Backend) -> None:
+    t = make(cpu_ref, budget="seconds", seconds_per_candidate=60, max_cost=1000)
+    with pytest.raises(UserError, match="has come to --max-cost 1e"):
+        t.run()

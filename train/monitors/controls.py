@@ -152,13 +152,11 @@ class Plateau:
 def bound(values: Sequence[tuple[int, float]], steps: int) -> float:
     """The lowest validation loss a training can still have at `steps`, from its evaluations (step, loss) so far.
 
-    The line through the last one with the steeper slope of the last two intervals: under a constant rate losses fall
-    ever more slowly, so the curve stays above. The steeper of two, as noise can make one look flat. -inf while fewer
-    than three evaluations are there, or where one of the last three is not finite.
+    The line through the last one with the slope of the steepest interval: under a constant rate losses fall ever more
+    slowly, so the curve stays above. -inf while fewer than three evaluations are there, or where one is not finite.
     """
-    last = values[-3:]
-    if len(last) < 3 or not all(math.isfinite(loss) for _, loss in last):
+    if len(values) < 3 or not all(math.isfinite(loss) for _, loss in values):
         return -math.inf
-    slopes = [(b - a) / (t - s) for (s, a), (t, b) in pairwise(last)]
-    step, loss = last[-1]
+    slopes = [(b - a) / (t - s) for (s, a), (t, b) in pairwise(values)]
+    step, loss = values[-1]
     return loss + min(0.0, *slopes) * max(0, steps - step)

@@ -195,6 +195,12 @@ class Monitor:
         for part in self.parts:
             part.reset()
 
+    def forget(self, bit: int) -> None:
+        """Learn the baseline of that channel anew."""
+        for c, part in zip(CHANNELS, self.parts, strict=True):
+            if c.bit == bit:
+                part.reset()
+
     def state(self) -> dict[str, Any]:
         return {c.column: part.state() for c, part in zip(CHANNELS, self.parts, strict=True)}
 

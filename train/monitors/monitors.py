@@ -12,7 +12,7 @@ from helios.train.config import Config
 from helios.train.learner import Learner
 from helios.train.monitors import fitness, weights
 from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
-from helios.train.monitors.cusum import Monitor
+from helios.train.monitors.cusum import TPS, Monitor
 
 
 class Run(Protocol):
@@ -20,6 +20,10 @@ class Run(Protocol):
 
     learner: Learner
     done: int  # steps of the leg
+
+    def over(self) -> bool:
+        """Whether the leg is."""
+        ...
 
     def fits(self, batch_size: int) -> bool:
         """Whether a step of so many sequences fits in memory."""
@@ -83,7 +87,7 @@ class Monitors:
             columns |= self._batch(alerts, run)
         if "lr" in self.parts:
             self.lr_factor, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
-        if m.metrics_interval and run.done % m.metrics_interval == 0:
+        if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over()):
             columns |= self._weights(row, run)
         return columns
 
@@ -93,6 +97,8 @@ class Monitors:
             size, reason = self.batch_size, f"no memory for a batch of {size}"
             self.parts["batch"].batch = size
         self.recorded = size != self.batch_size
+        if self.recorded and "cusum" in self.parts:
+            self.parts["cusum"].forget(TPS)  # another batch has another speed
         columns = {"adaptive_batch_size": self.batch_size, "batch_change_reason": reason}
         self.batch_size = size
         return columns

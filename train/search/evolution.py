@@ -126,11 +126,6 @@ def score(candidate: Candidate, cfg: SearchConfig) -> float:
     return value if cfg.rank_by == "val_loss" else -value
 
 
-def reuses(cfg: SearchConfig) -> bool:
-    """Whether a second training of a genome would be the first one again, and is left out."""
-    return cfg.reuse and cfg.shared_init and cfg.shared_batches and cfg.candidate_schedule == "constant"
-
-
 def trainings(cfg: SearchConfig, n_layer: int) -> int:
     """The most trainings, of one candidate and one replicate each, that a search does; `reuse` saves some of them."""
     if cfg.selection == "exhaustive":

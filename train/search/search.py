@@ -30,12 +30,11 @@ from helios.train.search.evolution import (
     first_generation,
     genome_key,
     next_generation,
-    reuses,
     trainings,
 )
-from helios.train.search.report import table
+from helios.train.search.report import CANDIDATES, SUMMARY, table
 
-CANDIDATES, SUMMARY = "candidates.jsonl", "summary.json"
+MOST_CANDIDATES = 10_000
 APART = 1_000_003  # between the seeds of candidates that share nothing
 
 
@@ -45,13 +44,12 @@ def candidate_model(model: GPTConfig, search: SearchConfig, activation: str) -> 
 
 
 def budget(config: Config) -> tuple[int, int]:
-    """(steps, tokens) of one training at most. One counted in seconds ends with its share of max_cost, too."""
+    """(steps, tokens) of one training at most; where it is counted in seconds, those of max_cost."""
     s, t = config.search, config.train
     step = t.batch_size * t.accum * config.model.block_size
     if s.budget == "steps":
         return s.steps_per_candidate, s.steps_per_candidate * step
-    share = s.max_cost / trainings(s, config.model.n_layer)
-    tokens = s.tokens_per_candidate if s.budget == "tokens" else share
+    tokens = s.tokens_per_candidate if s.budget == "tokens" else s.max_cost
     # An adaptive batch makes steps of any size, down to one sequence.
     least = config.model.block_size if config.monitor.adaptive_batch else step
     return math.ceil(tokens / least), math.ceil(tokens)
@@ -61,6 +59,9 @@ def check_cost(config: Config) -> None:
     """Raises UserError where the search may take more than max_cost tokens."""
     s = config.search
     n, (steps, tokens) = trainings(s, config.model.n_layer), budget(config)
+    if s.budget == "seconds" and n > s.replicates * MOST_CANDIDATES:
+        raise UserError(f"the search may take {n:,} trainings of {s.seconds_per_candidate:g} seconds; lower "
+                        f"population_size, generations or replicates")
     if s.budget != "seconds" and n * tokens > s.max_cost:
         raise UserError(f"the search may take {n:,} trainings of {steps:,} steps, {n * tokens:.3g} tokens in all, more "
                         f"than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates or "
@@ -130,7 +131,7 @@ class Search:
         self.progress = Progress(state["progress"])
         self.candidates = [Candidate.from_json(c) for c in state["candidates"]]
         self.replicates = [Replicate.from_json(r) for r in state["replicates"]]
-        self._write()
+        self.write()
 
     # -- which training is next ---------------------------------------------------------------------------------------
     def leg(self) -> Leg:
@@ -164,10 +165,12 @@ class Search:
         t, s = self.config.train, self.cfg
         if s.candidate_schedule == "run":
             return self._of_run(self.spent)
-        warmup = s.candidate_warmup
-        if warmup is None:
-            warmup = t.warmup if s.budget == "seconds" else min(t.warmup, steps // 5)
-        return partial(_constant, lr=s.candidate_lr or t.lr, lr_min=t.lr_min, warmup=warmup)
+        return partial(_constant, lr=s.candidate_lr or t.lr, lr_min=t.lr_min, warmup=self._warmup(steps))
+
+    def _warmup(self, steps: int) -> int:
+        if self.cfg.candidate_warmup is not None:
+            return self.cfg.candidate_warmup
+        return min(self.config.train.warmup, steps // 2)
 
     def _of_run(self, first: int) -> Any:
         """The schedule of a run as long as search and training together, from its step `first` on."""
@@ -193,13 +196,13 @@ class Search:
         """Whether the training under way is."""
         return self.progress.over is not None
 
-    def step(self, row: Mapping[str, Any]) -> None:
-        """Count a step; it may end the training."""
+    def step(self, row: Mapping[str, Any], timed: bool) -> None:
+        """Count a step; it may end the training. timed: whether its time is that of a step."""
         p, s = self.progress, self.cfg
         p.steps += 1
         tokens = round(row["tokens_per_sec"] * row["ms_per_iter"] / 1000)
         p.tokens += tokens
-        if p.steps > 1:  # the first one records its work
+        if timed:
             p.seconds += row["ms_per_iter"] / 1000
             p.timed += tokens
         p.losses.append(row["loss"] if math.isfinite(row["loss"]) else None)
@@ -212,6 +215,9 @@ class Search:
         if (p.steps >= steps or (s.budget != "steps" and p.tokens >= limit)
                 or (s.budget == "seconds" and p.seconds >= s.seconds_per_candidate)):
             p.over = "budget"
+        if s.budget == "seconds" and p.tokens + self.summary()["cost"]["tokens"] > s.max_cost:
+            raise UserError(f"the search has come to --max-cost {s.max_cost:.3g}; continue it with --resume and a "
+                            f"higher one, or start one with a lower seconds_per_candidate")
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """The monitors' columns and the validation loss, where there is one."""
@@ -227,8 +233,9 @@ class Search:
         """Whether the mean over seeds will be above the best one even if the rest goes as well as it can."""
         best = min((c.val_loss_mean for c in self.candidates if c.status == "complete"
                     and c.val_loss_mean is not None), default=math.inf)
-        values = [(int(s or 0), v) for s, v in self.progress.evaluations if v is not None]
         steps, _ = budget(self.config)
+        warm = self._warmup(steps)
+        values = [(int(s or 0), v) for s, v in self.progress.evaluations if v is not None and (s or 0) >= warm]
         at_best = math.fsum(r.val_loss or 0.0 for r in self.replicates) + bound(values, steps)
         return at_best / self.cfg.replicates > best  # seeds still to come count as a loss of zero
 
@@ -253,7 +260,7 @@ class Search:
                 self._keep_best(c)
             self.display.say(_line(c))
             self._next()
-        self._write()
+        self.write()
         if self.at is None:
             report.write(self.folder.parent)
 
@@ -262,7 +269,7 @@ class Search:
             self.start = self.pending
         for path in checkpoint.steps(self.folder):
             if path.name != self.start:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
 
     def _next(self) -> None:
         """Go to the next candidate that must be trained, of this generation or of a new one."""
@@ -279,14 +286,14 @@ class Search:
                                                self.config.train.seed)
         self.at = None
         if self.summary()["winner"] is None:
-            self._write()
-            raise UserError(f"no candidate of the search came to a finite validation loss; see "
-                            f"{self.folder / SUMMARY}, and try a lower --lr")
+            self.write()
+            reasons = " ".join(self.summary()["reasons"])
+            raise UserError(f"the search has no winner: {reasons} See {self.folder / SUMMARY}")
 
     def _reused(self, i: int) -> bool:
         """Give candidate `i` the results of an earlier one that trained the same, if there is one."""
         c = self.candidates[i]
-        if not reuses(self.cfg):
+        if not self.cfg.reuses:
             return False
         for earlier in self.candidates[:i]:
             if earlier.status is not None and genome_key(earlier) == genome_key(c):
@@ -296,10 +303,17 @@ class Search:
 
     # -- what is written of it ----------------------------------------------------------------------------------------
     def summary(self) -> dict[str, Any]:
-        return ranking.summary(self.cfg, self.candidates, model_dict(self.config.model), self.device,
-                               "running" if self.at is not None else "complete")
+        found = ranking.summary(self.cfg, self.candidates, model_dict(self.config.model), self.device,
+                                "running" if self.at is not None else "complete")
+        m = self.config.monitor
+        for key, acts, what in (("adaptive_batch", m.adaptive_batch, "batch"),
+                                ("dynamic_lr", m.dynamic_lr != "none", "learning rate")):
+            if acts:
+                found["unfair"].append(f"{key} is on: alerts changed each candidate's {what}, not all alike.")
+        return found
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """candidates.jsonl and summary.json. Raises UserError."""
         lines = "".join(json.dumps(c.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for c in self.candidates)
         summary = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
@@ -315,7 +329,8 @@ def models(config: Config) -> list[GPTConfig]:
     """Every kind of model that the run may train."""
     if not config.search:
         return [config.model]
-    return [candidate_model(config.model, config.search, name) for name in config.search.pool]
+    genomes = [*config.search.pool, *filter(None, config.search.genomes.split(";"))]
+    return [candidate_model(config.model, config.search, genome) for genome in genomes]
 
 
 def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:

@@ -1,0 +1,226 @@
+"""Three gates that a study of activations passes or not, judged from the candidates of its searches.
+
+1. Is the choice worth it: some activation is better than gelu at equal tokens, or as good and steadier, and not much
+   slower.
+2. Does it survive equal time: that activation is still better than gelu when it has trained only as long as gelu.
+3. Are per-block activations justified: some genome of several activations is better than the best single one at equal
+   tokens.
+
+Better is a lower validation loss, by more than two standard errors of the difference, which is taken seed by seed: all
+candidates must have started alike and seen the same batches. Gates 2 and 3 do not pass without gate 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from helios.train.config import SearchConfig
+from helios.train.search.evolution import Candidate, Replicate, score
+from helios.train.search.ranking import BY_CHANCE, aggregate, difference
+
+BASELINE = "gelu"
+ERRORS = 2  # standard errors, which a difference must exceed
+ACCEPTABLE_SPEED = 0.5  # of the baseline's tokens/s, at least
+MATERIAL = 0.01  # of the steps, that are without trouble in the one and not in the other
+BY_LOSS = SearchConfig()
+
+
+class Comparison(NamedTuple):
+    """A candidate beside another. Losses in nats; None: not known."""
+
+    activation: str
+    against: str
+    val_loss: float | None  # mean over seeds
+    val_loss_se: float | None
+    against_loss: float | None
+    difference: float | None  # of the losses, below 0 where the candidate's is lower; None: not comparable
+    error: float | None  # standard error of that; None: one seed
+    seeds: int
+    tokens_per_sec: float | None
+    speed: float | None  # over the other's
+    trouble: float  # spikes, skipped updates and steps with an alert, over the steps
+    against_trouble: float
+    tokens: int | None  # that the candidate had read
+
+    @property
+    def better(self) -> bool:
+        return self.difference is not None and self.error is not None and self.difference < -ERRORS * self.error
+
+    @property
+    def steadier(self) -> bool:
+        """By what matters, and with a loss that is not worse."""
+        if self.difference is None or self.error is None or self.difference > ERRORS * self.error:
+            return False
+        return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # 0.03 - 0.02 is 0.01
+
+
+class Verdict(NamedTuple):
+    gate: int
+    passed: bool
+    sentence: str
+    chosen: Comparison | None = None  # that the sentence is about
+    rows: tuple[Comparison, ...] = ()  # all that were compared
+
+
+# -- the gates ---------------------------------------------------------------------------------------------------------
+
+def worth_it(candidates: Sequence[Candidate]) -> Verdict:
+    """Gate 1. candidates: of one activation each, the baseline among them."""
+    base = _baseline(candidates)
+    rows = tuple(compare(c, base) for c in candidates if c is not base)
+    passing = [r for r in rows if (r.better or r.steadier) and _fast(r)]
+    chosen = _best(passing) or _best([r for r in rows if r.better or r.steadier]) or _best(rows)
+    if chosen is None:
+        return Verdict(1, False, f"Nothing to judge by: {BASELINE}, or all others, lack a finite validation loss with "
+                                 f"some seed.", None, rows)
+    if not (chosen.better or chosen.steadier):
+        return Verdict(1, False, f"No activation is better or steadier than {BASELINE}: {told(chosen)}.", chosen, rows)
+    merit = told(chosen) if chosen.better else (
+        f"{chosen.activation} is steadier than {BASELINE}, with trouble in {100 * chosen.trouble:.1f} % of the steps "
+        f"against {100 * chosen.against_trouble:.1f} %, and its loss is not worse")
+    speed = "an unknown speed" if chosen.speed is None else f"{chosen.speed:.2f} times its speed"
+    end = f"at {speed}" if passing else f"but at {speed}, and at least {ACCEPTABLE_SPEED} times is asked"
+    return Verdict(1, bool(passing), f"{merit}, {end}.", chosen, rows)
+
+
+def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verdict:
+    """Gate 2, for the activation that gate 1 was decided by; the rows are of all whose speed is known."""
+    base, seconds = _baseline(candidates), baseline_seconds(candidates)
+    rows = tuple(compare(at(c, c.tokens_per_sec_mean * seconds), base) for c in candidates
+                 if c is not base and c.tokens_per_sec_mean and seconds)
+    chosen = next((r for r in rows if first.chosen and r.activation == first.chosen.activation), None)
+    if chosen is None or chosen.difference is None:
+        return Verdict(2, False, f"Nothing to judge by: there is no loss at {BASELINE}'s time.", chosen, rows)
+    part = (f"{chosen.tokens:,} of {base.tokens:,} tokens" if (chosen.tokens or 0) < (base.tokens or 0) else
+            "all its tokens, so that its last loss counts")
+    sentence = f"In {BASELINE}'s {seconds:,.1f} s {chosen.activation} reads {part}; there {told(chosen)}."
+    return _after(first, Verdict(2, chosen.better, sentence, chosen, rows))
+
+
+def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candidate] | None, first: Verdict) -> Verdict:
+    """Gate 3. blocks: genomes of several activations, of the same tokens and seeds; None: they were not trained."""
+    leaders = best_two(candidates)
+    if blocks is None or leaders is None:
+        return Verdict(3, False, "Not run: gate 1 did not pass.")
+    rows = tuple(compare(c, leaders[0]) for c in blocks)
+    chosen = _best(rows)
+    if chosen is None:
+        return Verdict(3, False, "Nothing to judge by: no genome has a finite validation loss with every seed.",
+                       None, rows)
+    return _after(first, Verdict(3, chosen.better, f"Beside the best single one, {told(chosen)}.", chosen, rows))
+
+
+# -- what they are made of ---------------------------------------------------------------------------------------------
+
+def compare(candidate: Candidate, against: Candidate) -> Comparison:
+    """Their losses are comparable where both have one with the same seeds."""
+    seeds = {r.seed for r in against.replicates}
+    alike = measured(candidate) and measured(against) and {r.seed for r in candidate.replicates} == seeds
+    mean, error = difference(against, candidate, paired=True) if alike else (None, None)
+    ours, theirs = candidate.tokens_per_sec_mean, against.tokens_per_sec_mean
+    return Comparison(
+        candidate.activation, against.activation, candidate.val_loss_mean, candidate.val_loss_se,
+        against.val_loss_mean, mean, error, len(candidate.replicates), ours, ours / theirs if ours and theirs else None,
+        trouble(candidate), trouble(against), candidate.tokens)
+
+
+def measured(candidate: Candidate) -> bool:
+    return math.isfinite(score(candidate, BY_LOSS))
+
+
+def trouble(candidate: Candidate) -> float:
+    """The instability that fitness formulas know, over all replicates."""
+    found = sum(r.spikes + r.skipped + r.cusum_alerts for r in candidate.replicates)
+    return found / max(1, sum(r.steps for r in candidate.replicates))
+
+
+def at(candidate: Candidate, tokens: float) -> Candidate:
+    """The candidate as it was after so many tokens; as it ended where it has not read more."""
+    if not candidate.replicates or not candidate.tokens or not candidate.status:
+        return candidate
+    then = [replace(r, val_loss=loss_at(r, tokens)) for r in candidate.replicates]
+    return replace(aggregate(candidate, then, candidate.status), tokens=round(min(tokens, candidate.tokens)))
+
+
+def loss_at(replicate: Replicate, tokens: float) -> float | None:
+    """The validation loss after so many tokens, on a line between the evaluations before and after; the last one's
+    beyond it.
+
+    None before the first evaluation, and where one of the two is not finite.
+    """
+    each = replicate.tokens / max(1, replicate.steps)
+    read = [step * each for step, _ in replicate.evaluations]
+    losses = [math.nan if loss is None else loss for _, loss in replicate.evaluations]
+    found = float(np.interp(tokens, read, losses, left=math.nan)) if read else math.nan
+    return found if math.isfinite(found) else None
+
+
+def baseline_seconds(candidates: Sequence[Candidate]) -> float | None:
+    """The baseline's time for one training, at its mean speed."""
+    base = _baseline(candidates)
+    return base.tokens / base.tokens_per_sec_mean if base.tokens and base.tokens_per_sec_mean else None
+
+
+def best_two(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
+    """The two of the lowest mean validation loss; None where fewer have one."""
+    found = sorted(filter(measured, candidates), key=lambda c: score(c, BY_LOSS))
+    return (found[0], found[1]) if len(found) > 1 else None
+
+
+def variants(a: str, b: str, n_layer: int) -> list[str]:
+    """Genomes of two activations: a in the first half of the blocks and b in the second, the reverse, and in turn; each
+    once. The middle one of an odd number of blocks is in the first half."""
+    half = (n_layer + 1) // 2
+    genomes = ([a] * half + [b] * (n_layer - half), [b] * half + [a] * (n_layer - half),
+               [(a, b)[i % 2] for i in range(n_layer)])
+    return list(dict.fromkeys(",".join(genome) for genome in genomes))
+
+
+def told(row: Comparison) -> str:
+    """Which of two comparable ones is ahead, in words."""
+    assert row.difference is not None
+    side = "above" if row.difference > 0 else "below"
+    apart = f"{row.activation} is {abs(row.difference):.3g} nats {side} {row.against}"
+    if row.error is None:
+        return f"{apart}, with one seed, so that the noise is unknown"
+    limit = ERRORS * row.error
+    return f"{apart}, {'' if abs(row.difference) > limit else 'not '}more than two standard errors ({limit:.3g})"
+
+
+def by_chance(seeds: int, tries: int) -> str:
+    """What so few seeds mean where `tries` activations are compared; empty where they are many."""
+    if seeds not in BY_CHANCE:
+        return ""
+    each = BY_CHANCE[seeds] / 2  # of those separated, half are worse
+    return (f"From {seeds} seeds a standard error is itself rough: an activation that does not differ from {BASELINE} "
+            f"comes out better by this rule in {each:g} % of studies, and worse as often. With {tries} to try, up to "
+            f"{tries * each:g} % of the studies in which nothing differs pass gate 1 by the loss. A gate that passes "
+            f"closely wants more seeds.")
+
+
+def _baseline(candidates: Sequence[Candidate]) -> Candidate:
+    found = [c for c in candidates if c.activation == BASELINE]
+    if len(found) != 1:
+        raise ValueError(f"the gates compare with {BASELINE}, once; got {', '.join(c.activation for c in candidates)}")
+    return found[0]
+
+
+def _fast(row: Comparison) -> bool:
+    return row.speed is not None and row.speed >= ACCEPTABLE_SPEED
+
+
+def _best(rows: Sequence[Comparison]) -> Comparison | None:
+    """Of those that are comparable: one that is better, the lowest."""
+    known = [(not r.better, r.difference, i) for i, r in enumerate(rows) if r.difference is not None]
+    return rows[min(known)[-1]] if known else None
+
+
+def _after(first: Verdict, verdict: Verdict) -> Verdict:
+    """A gate that does not pass without the first."""
+    return verdict if first.passed else verdict._replace(
+        passed=False, sentence=f"{verdict.sentence} But gate 1 did not pass.")
