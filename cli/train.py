@@ -21,7 +21,7 @@ from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config, model_dict, presets, resolve
 from helios.train.device import check_memory, open_backend
 from helios.train.progress import Display
-from helios.train.search.search import check_cost, models, winner
+from helios.train.search.search import check_cost, models, plan, winner
 from helios.train.settings import SECTIONS, SETTINGS
 from helios.train.telemetry import Records
 from helios.train.tokenizer import Tokenizer
@@ -131,6 +131,8 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
                     f"{config.model.parameters():,} parameters on {backend.device_name} ({backend.name}, "
                     f"{backend.driver})\n{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
                     f"vocabulary {dataset.tokenizer.vocab_size:,}")
+        if config.search and not resumed:
+            display.say(plan(config))
         finished = trainer.run()
         if finished:
             records.event(trainer.step, "run_complete", f"{trainer.step} steps")
@@ -210,8 +212,11 @@ def _summary(trainer: Trainer, finished: bool) -> str:
     label = f"{trainer.leg.label}, " if trainer.leg.label else ""
     parts = [f"{'done' if finished else 'interrupted'}: {label}step {trainer.done} of {trainer.leg.steps}"]
     if trainer.search and (found := trainer.search.summary())["status"] == "complete":
-        parts.append(f"winner {found['winner_name']} ({found['winner_activation']})")
-    if rows:
+        won = f"winner {found['winner_name']} ({found['winner_activation']})"
+        if trainer.config.search.after == "none":
+            return f"done: search of {len(trainer.search.candidates)} candidates, {won}, {_shown(trainer.records.path)}"
+        parts.append(won)
+    if rows and trainer.done:
         seconds = int(rows[-1]["elapsed_ms"] / 1000)
         rates = sorted(row["tokens_per_sec"] for row in rows[-100:])
         parts += [f"loss {number(rows[-1]['loss'])}", *([f"best val {number(trainer.best['loss'])} at step "

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+WIDEST = 250  # characters of a table's row
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -95,8 +96,9 @@ class Display:
             self._print(text)
 
     def show(self, what: RenderableType) -> None:
+        """A table, whole however narrow the terminal."""
         if not self.quiet:
-            self.console.print(what)
+            self.console.print(what, width=max(self.console.width, WIDEST), crop=False, no_wrap=True, overflow="ignore")
 
     def warn(self, text: str) -> None:
         """Also where quiet, on standard error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,8 +25,14 @@ def one_of(*names: str) -> Check:
     return ("one of " + ", ".join(names), lambda x: x in names)
 
 
+def _listed(value: Any) -> Any:
+    """A text that is a list in JSON, as that list: --set takes what a file takes."""
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
 def _names(value: Any) -> str:
     """Names with commas between, or a list of them; GPTConfig knows which there are."""
+    value = _listed(value)
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError
@@ -53,6 +60,7 @@ def _text(value: Any) -> str:
 
 def _genomes(value: Any) -> str:
     """Genomes with semicolons between, or a list of them; "" for none."""
+    value = _listed(value)
     given = value.split(";") if isinstance(value, str) else value
     if not isinstance(given, list):
         raise ValueError

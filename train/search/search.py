@@ -68,6 +68,13 @@ def check_cost(config: Config) -> None:
                         f"{s.budget}_per_candidate, or raise --max-cost")
 
 
+def plan(config: Config) -> str:
+    """What the search may take, in words."""
+    s, n, (steps, tokens) = config.search, trainings(config.search, config.model.n_layer), budget(config)
+    each = f"{s.seconds_per_candidate:g} seconds" if s.budget == "seconds" else f"{steps:,} steps, {tokens:,} tokens"
+    return f"search: at most {n:,} trainings of {each} each{', equal ones once' if s.reuses else ''}"
+
+
 class Progress:
     """What the training under way has come to; kept in checkpoints."""
 
@@ -306,6 +313,8 @@ class Search:
         found = ranking.summary(self.cfg, self.candidates, model_dict(self.config.model), self.device,
                                 "running" if self.at is not None else "complete")
         m = self.config.monitor
+        if self.cfg.early_stop:
+            found["unfair"].append("early_stop is on: candidates that fell behind trained for fewer steps.")
         for key, acts, what in (("adaptive_batch", m.adaptive_batch, "batch"),
                                 ("dynamic_lr", m.dynamic_lr != "none", "learning rate")):
             if acts:
