@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -98,7 +99,10 @@ class Display:
     def show(self, what: RenderableType) -> None:
         """A table, whole however narrow the terminal."""
         if not self.quiet:
-            self.console.print(what, width=max(self.console.width, WIDEST), crop=False, no_wrap=True, overflow="ignore")
+            width, options = self.console.width, self.console.options.update(width=WIDEST)
+            self.console.width = max(width, Measurement.get(self.console, options, what).maximum)
+            self.console.print(what)
+            self.console.width = width
 
     def warn(self, text: str) -> None:
         """Also where quiet, on standard error."""
