@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from helios.bench.report import MIB
 from helios.errors import UserError
+from helios.train.markdown import figure, section, table
 
 Report = dict[str, Any]  # what helios-bench --json writes, and "tests" and "parts" where there are such
 KERNELS = 12  # of a breakdown, on the page
 FAILURES = 30  # of tests, on the page
+
+_table = partial(table, aligned=False)
 
 
 # -- one report ------------------------------------------------------------------------------------------------------
@@ -77,21 +81,21 @@ class Target(NamedTuple):
             return [self.what, wanted, "–", "–", "not measured"]
         worst, middle = (min if self.least else max)(figures), statistics.median(figures)
         met = "yes" if self._meets(worst) else "in the median" if self._meets(middle) else "no"
-        return [self.what, wanted, _number(worst), _number(middle), met]
+        return [self.what, wanted, figure(worst), figure(middle), met]
 
-    def _meets(self, figure: float) -> bool:
-        return figure >= self.limit if self.least else figure <= self.limit
+    def _meets(self, x: float) -> bool:
+        return x >= self.limit if self.least else x <= self.limit
 
 
-def _products(figure: str, dtype: str) -> Callable[[Report], list[float]]:
+def _products(key: str, dtype: str) -> Callable[[Report], list[float]]:
     """Of products in every layout; a ratio to PyTorch."""
-    return lambda report: [row[figure] for row in report.get("rows", ()) if row["op"].startswith("matmul")
-                           and row["dtype"] == dtype and (figure != "ratio" or row["peer"] == "torch")]
+    return lambda report: [row[key] for row in report.get("rows", ()) if row["op"].startswith("matmul")
+                           and row["dtype"] == dtype and (key != "ratio" or row["peer"] == "torch")]
 
 
-def _steps(figure: str, **where: Any) -> Callable[[Report], list[float]]:
-    return lambda report: [s[figure] for s in report.get("steps", ()) if where.items() <= s.items()
-                           and s[figure] is not None]
+def _steps(key: str, **where: Any) -> Callable[[Report], list[float]]:
+    return lambda report: [s[key] for s in report.get("steps", ()) if where.items() <= s.items()
+                           and s[key] is not None]
 
 
 def _against_gelu(*activations: str) -> Callable[[Report], list[float]]:
@@ -144,20 +148,20 @@ def markdown(report: Report) -> str:
 
 def _targets(report: Report) -> Iterator[str]:
     targets = ON_CPU if report.get("profile") == "cpu" else ON_GPU
-    yield from _section("Targets", "A ratio is Helios's throughput divided by the peer's.")
-    yield from _table(("what", "wanted", "worst", "median", "met"), (t.row(report) for t in targets), left=1)
+    yield from section("Targets", "A ratio is Helios's throughput divided by the peer's.")
+    yield from _table(("what", "wanted", "worst", "median", "met"), (t.row(report) for t in targets))
 
 
 def _step_section(report: Report) -> Iterator[str]:
     if steps := report.get("steps"):
-        yield from _section("Whole training steps", "Forward, backward, clipping, AdamW, in turn with PyTorch, which "
-                            "uses bf16 autocast where Helios uses f16 (mixed).")
+        yield from section("Whole training steps", "Forward, backward, clipping, AdamW, in turn with PyTorch, which "
+                           "uses bf16 autocast where Helios uses f16 (mixed).")
         yield from _table(
             ("model", "parameters", "activation", "precision", "batch", "tokens/s", "ms", "dispatches", "host ms",
              "arena MiB", "peer", "its tokens/s", "ratio"),
             ([s["preset"], f"{s['parameters']:,}", s["activation"], s["precision"], str(s["batch"]),
-              _number(s["tokens_per_sec"]), _number(s["ms_per_step"]), str(s["dispatches"]), _number(s["host_ms"]),
-              _number(s["arena_bytes"] / MIB), s["peer"] or "–", _number(s["peer_tokens_per_sec"]), _number(s["ratio"])]
+              figure(s["tokens_per_sec"]), figure(s["ms_per_step"]), str(s["dispatches"]), figure(s["host_ms"]),
+              figure(s["arena_bytes"] / MIB), s["peer"] or "–", figure(s["peer_tokens_per_sec"]), figure(s["ratio"])]
              for s in steps), left=4)
 
 
@@ -165,10 +169,10 @@ def _row_section(report: Report) -> Iterator[str]:
     rows = report.get("rows", [])
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         mine = [row for row in rows if row["dtype"] == dtype]
-        yield from _section(f"Primitives, {dtype}", "" if dtype == "f32" else "PyTorch's matrices are f16.")
+        yield from section(f"Primitives, {dtype}", "" if dtype == "f32" else "PyTorch's matrices are f16.")
         yield from _table(("op", "shape", "kernels", "ms", "GFLOP/s", "GB/s", "of peak", "peer", "its ms", "ratio"), (
-            [r["op"], r["shape"], r["variant"], _number(r["median_ms"]), _number(r["gflops"]), _number(r["gbps"]),
-             _number(r["fraction_of_peak"]), r["peer"] or "–", _number(r["peer_ms"]), _number(r["ratio"])]
+            [r["op"], r["shape"], r["variant"], figure(r["median_ms"]), figure(r["gflops"]), figure(r["gbps"]),
+             figure(r["fraction_of_peak"]), r["peer"] or "–", figure(r["peer_ms"]), figure(r["ratio"])]
             for r in mine), left=3)
 
 
@@ -177,22 +181,21 @@ def _kernel_section(report: Report) -> Iterator[str]:
     steps = {(s["preset"], s["activation"], s["precision"], s["batch"]): s["kernels"]
              for s in report.get("steps", ()) if s.get("kernels")}
     for about, kernels in steps.items():
-        yield from _section("Kernels of {}, {}, {}, batch {}".format(*about), "By the device's clock, each run alone.")
+        yield from section("Kernels of {}, {}, {}, batch {}".format(*about), "By the device's clock, each run alone.")
         total, rest = sum(k["ms"] for k in kernels), kernels[KERNELS:]
         shown = kernels[:KERNELS]
         if rest:
             shown = [*shown, {"name": f"{len(rest)} others", "calls": sum(k["calls"] for k in rest),
                               "ms": sum(k["ms"] for k in rest)}]
         yield from _table(("kernel", "calls", "ms", "share"), (
-            [k["name"], str(k["calls"]), _number(k["ms"]), f"{k['ms'] / total:.1%}"] for k in shown), left=1)
+            [k["name"], str(k["calls"]), figure(k["ms"]), f"{k['ms'] / total:.1%}"] for k in shown))
 
 
 def _test_section(report: Report) -> Iterator[str]:
     if runs := report.get("tests"):
-        yield from _section("Tests on this device")
+        yield from section("Tests on this device")
         yield from _table(("tests", "passed", "failed", "skipped", "seconds"), (
-            [t["name"], *(str(t[k]) for k in ("passed", "failed", "skipped")), f"{t['seconds']:.0f}"] for t in runs),
-            left=1)
+            [t["name"], *(str(t[k]) for k in ("passed", "failed", "skipped")), f"{t['seconds']:.0f}"] for t in runs))
         failures = [f for t in runs for f in t["failures"]]
         if failures:
             yield ""
@@ -203,30 +206,6 @@ def _test_section(report: Report) -> Iterator[str]:
 
 def _part_section(report: Report) -> Iterator[str]:
     if parts := report.get("parts"):
-        yield from _section("What ran")
+        yield from section("What ran")
         yield from _table(("part", "result", "seconds"), ([p["part"], p["result"], str(p["seconds"])] for p in parts),
                           left=2)
-
-
-def _section(title: str, text: str = "") -> Iterator[str]:
-    yield from ("", f"## {title}", "")
-    if text:
-        yield from (text, "")
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> Iterator[str]:
-    """`left`: how many columns hold words."""
-    yield _line(titles)
-    yield _line(["---"] * left + ["--:"] * (len(titles) - left))
-    yield from (_line(row) for row in rows)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def _number(x: float | None) -> str:
-    """Three digits or more."""
-    if x is None:
-        return "–"
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.3f}" if abs(x) < 1 else f"{x:.2f}"

@@ -19,7 +19,6 @@ from helios.bench.reproduce import (
     between,
     clipped,
     comparable,
-    figure,
     findings,
     given,
     loss,
@@ -33,12 +32,11 @@ from helios.bench.reproduce import (
     run_rows,
     samples,
     seconds,
-    section,
     share,
     starts,
-    table,
     values,
 )
+from helios.train.markdown import figure, section, table
 
 SAME_NORM = 1.5  # times as much or as little, of a single step's norm
 PHASES = {"fwd": "forward", "bwd": "backward", "grad_norm": "gradient norm", "optim": "optimizer"}

@@ -18,7 +18,6 @@ from helios.bench.reproduce import (
     clipped,
     comparable,
     counted,
-    figure,
     findings,
     given,
     listed,
@@ -31,15 +30,14 @@ from helios.bench.reproduce import (
     run_rows,
     samples,
     seconds,
-    section,
     share,
     speed,
     starts,
-    table,
     told,
     values,
 )
 from helios.model import GPTConfig
+from helios.train.markdown import figure, section, table
 from helios.train.monitors.cusum import TPS
 from helios.train.search.evolution import Candidate, Replicate
 

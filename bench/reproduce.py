@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from helios.bench.original import Run
 from helios.train import telemetry
 from helios.train.config import Config, resolve
+from helios.train.markdown import figure, section
 from helios.train.samples import TEMPERATURE, TOP_K
 from helios.train.search import report
 from helios.train.search.evolution import Candidate
@@ -53,11 +54,6 @@ def plans(run: str, ways: Sequence[str], flags: Mapping[str, Any], steps: int = 
     """
     settings = {**WAYS, AGAIN: (f"steps={steps}", "eval_interval=100", "checkpoint_interval=100")}
     return [Plan(name, resolve(f"run-{run}", assignments=(*settings[name], *more), flags=flags)) for name in ways]
-
-
-def finished(path: Path) -> bool:
-    """Whether the run directory holds a run that came to its end."""
-    return any(event.get("kind") == "run_complete" for event in telemetry.rows(path / telemetry.EVENTS))
 
 
 # -- what a run says --------------------------------------------------------------------------------------------------
@@ -143,13 +139,6 @@ def given(x: float) -> str:
     return f"{x:,.7g}"
 
 
-def figure(x: float | None) -> str:
-    """Three digits or more."""
-    if x is None:
-        return "–"
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
-
-
 def norm(x: float | None) -> str:
     return "–" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.2f}"
 
@@ -181,22 +170,6 @@ def apart(figures: Mapping[str, float], reference: float) -> str:
 
 def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
-
-
-def section(title: str, *paragraphs: str) -> Iterator[str]:
-    yield from ("", f"## {title}", "")
-    for paragraph in paragraphs:
-        yield from (paragraph, "")
-
-
-def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[str]:
-    """Aligned also where nothing renders it; the first `left` columns hold words, the others numbers."""
-    cells = [titles, *rows]
-    widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [[c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-             for row in cells]
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    yield from (f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
 
 
 # -- what both pages have ---------------------------------------------------------------------------------------------

@@ -13,30 +13,26 @@ from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from helios.bench.report import dump, write
-from helios.bench.reproduce import finished, section, table
 from helios.cli.common import HeliosCommand
-from helios.cli.train import train
-from helios.errors import UserError
-from helios.train import checkpoint, telemetry
+from helios.cli.train import finish
+from helios.train import telemetry
 from helios.train.config import Config, resolve
+from helios.train.markdown import section, table
 from helios.train.monitors.cusum import TPS
-from helios.train.progress import Display
+from helios.train.progress import Display, show
 from helios.train.search import gates, ranking, report
 from helios.train.search.evolution import Candidate
 from helios.train.search.gates import Comparison, Verdict
-from helios.train.settings import SECTIONS
 
 PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the names of the models
 POOL = (gates.BASELINE, "silu", "relu", "swiglu")
 STEPS = 200  # of a training, where --tokens is not given
 EVALUATIONS = 8  # of a training, about; gate 2 reads between them
 QUESTIONS = {1: "is the choice worth it", 2: "does it survive equal time", 3: "are per-block ones justified"}
-WIDEST = 1000  # characters of a row
 HOW_TO_READ = (
     f"All trainings of a model read as many tokens, and those of one seed have the same initial values and batches. "
     f"The rate is constant after a warm-up, so that a loss on the way is as good as one of a shorter training. A loss "
@@ -150,32 +146,11 @@ def _study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, token
 
 def _search(config: Config, path: Path, display: Display) -> list[Candidate] | None:
     """What the search in the run directory measured, which is begun or continued where it is not over."""
-    if not _finish(config, path, display):
+    if not finish(config, path, display, "search"):
         return None
     gc.collect()  # its memory, before the next one takes its own
     shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of candidates in the middle of their trainings
     return _without_speed(path, report.read(report.find(path))[0])
-
-
-def _finish(config: Config, path: Path, display: Display) -> bool:
-    """Begin the run or go on with it, to its end (True) or a signal; nothing where it has ended."""
-    if not finished(path) and not checkpoint.steps(path):
-        with telemetry.locked(path, new=True):
-            return train(config, path, telemetry.run_id(config.data.data), display)
-    with telemetry.locked(path, new=False):
-        saved = telemetry.read_config(path)
-        settings = {section: saved[section] for section in SECTIONS if section in saved}
-        _check_same(config.to_dict(), settings, path)
-        return finished(path) or train(config, path, saved["run_id"], display, path, str(path), settings)
-
-
-def _check_same(wanted: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> None:
-    """Raises UserError unless the run in the directory is the wanted one."""
-    for name in reversed(SECTIONS):  # the search first: some of the others follow from its budget
-        for key, here in wanted[name].items():
-            if (there := settings.get(name, {}).get(key)) != here:
-                raise UserError(f"{path} holds another search: {key} is {there} there and {here} here; give the same "
-                                f"command again, or another --run-dir")
 
 
 def _without_speed(path: Path, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -213,9 +188,7 @@ def _show(studies: Iterable[Study], seeds: int) -> None:
             shown.add_row(*map(Text, (s.model, f"{v.gate} {QUESTIONS[v.gate]}", _verdict(v), c.activation if c else "–",
                                       _apart(c), _times(c), v.sentence)), style="bold" if v.passed else None)
     console = Console(highlight=False, soft_wrap=True)
-    # Rows that the terminal breaks are better than cells that are cut.
-    console.width = max(console.width, Measurement.get(console, console.options.update(width=WIDEST), shown).maximum)
-    console.print(shown)
+    show(console, shown)
     if chance := gates.by_chance(seeds, len(POOL) - 1):
         console.print(f"\n{chance}", markup=False)
 
@@ -227,8 +200,8 @@ def _page(studies: Sequence[Study], seeds: int) -> str:
                  for s in studies for v in s.verdicts), left=4)]
     for s in studies:
         lines += _model(s, seeds)
-    told = filter(None, (*HOW_TO_READ, gates.by_chance(seeds, len(POOL) - 1)))
-    return "\n".join([*lines, *section("How to read this", *told)]).rstrip() + "\n"
+    told = section("How to read this", *HOW_TO_READ, gates.by_chance(seeds, len(POOL) - 1))
+    return "\n".join([*lines, *told]).rstrip() + "\n"
 
 
 def _passed(verdicts: Iterable[Verdict]) -> str:
@@ -249,7 +222,7 @@ def _model(s: Study, seeds: int) -> Iterator[str]:
                       "trouble"),
                      ([r.activation, _loss(r), _apart(r), _better(r), _count(r.tokens_per_sec), _times(r),
                        f"{100 * r.trouble:.2f} %"] for r in (itself, *first.rows)))
-    if seconds := gates.baseline_seconds(s.candidates):
+    if second.rows and (seconds := gates.baseline_seconds(s.candidates)):
         yield from ("", f"### In {gates.BASELINE}'s {seconds:,.1f} seconds", "")
         yield from table(("activation", "tokens", "val loss ± SE", f"less {gates.BASELINE}'s last ± SE", "better"),
                          ([r.activation, _count(r.tokens), _loss(r), _apart(r), _better(r)] for r in second.rows))

@@ -11,13 +11,11 @@ from typing import Any
 import click
 
 from helios.bench import page_4kwo, page_5ke3, report
-from helios.bench.reproduce import LONGEST, NAMES, Here, Plan, finished, plans, read
+from helios.bench.reproduce import LONGEST, NAMES, Here, plans, read
 from helios.cli.common import HeliosCommand, HeliosGroup
-from helios.cli.train import train
-from helios.errors import UserError
-from helios.train import checkpoint, telemetry
+from helios.cli.train import finish
 from helios.train.progress import Display
-from helios.train.settings import SECTIONS
+from helios.train.telemetry import finished
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
 PAGES: Mapping[str, Callable[[Mapping[str, Here]], str]] = {"5ke3": page_5ke3.markdown, "4kwo": page_4kwo.markdown}
@@ -80,7 +78,7 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
                                 "device": device}, **more)
     display = Display(quiet)
     for plan in planned:
-        if not _finish(plan, folder / plan.name, display):
+        if not finish(plan.config, folder / plan.name, display):
             display.final(f"go on with the same command and --run-dir {folder}")
             click.get_current_context().exit(130)
         gc.collect()  # the run's memory, before the next one takes its own
@@ -89,29 +87,6 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
     page_file = page_file or folder / f"{run}.md"
     report.write(page_file, PAGES[run](found))
     display.final(str(page_file))
-
-
-def _finish(plan: Plan, path: Path, display: Display) -> bool:
-    """Begin the run or go on with it, to its end (True) or a signal; nothing where it has ended."""
-    if not checkpoint.steps(path):
-        with telemetry.locked(path, new=True):
-            return train(plan.config, path, telemetry.run_id(plan.config.data.data), display)
-    with telemetry.locked(path, new=False):
-        saved = telemetry.read_config(path)
-        settings = {section: saved[section] for section in SECTIONS if section in saved}
-        _check_same(plan, path, settings)
-        if finished(path):
-            return True
-        return train(plan.config, path, saved["run_id"], display, path, str(path), settings)
-
-
-def _check_same(plan: Plan, path: Path, settings: Mapping[str, Any]) -> None:
-    """Raises UserError unless the run in the directory is the planned one."""
-    for section, wanted in plan.config.to_dict().items():
-        for key, value in wanted.items():
-            if (there := settings.get(section, {}).get(key)) != value:
-                raise UserError(f"{path} holds another run: {key} is {there} there and {value} here; give the same "
-                                f"command again, or another --run-dir")
 
 
 if __name__ == "__main__":

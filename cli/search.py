@@ -6,13 +6,11 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.measure import Measurement
 
 from helios.cli import gates
 from helios.cli.common import HeliosGroup
+from helios.train.progress import show
 from helios.train.search import report
-
-WIDEST = 1000  # characters of a row
 
 
 @click.group(cls=HeliosGroup, no_args_is_help=False)
@@ -34,10 +32,7 @@ def report_(folder: Path, no_plots: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for line in (report.result(candidates, summary), *summary["reasons"], ""):
         console.print(line, markup=False)
-    table = report.table(candidates, summary)
-    # Rows that the terminal breaks are better than cells that are cut.
-    console.width = max(console.width, Measurement.get(console, console.options.update(width=WIDEST), table).maximum)
-    console.print(table)
+    show(console, report.table(candidates, summary))
     console.print(f"\n{page}", markup=False)
 
 

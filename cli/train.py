@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,29 @@ def train(config: Config, path: Path, run_id: str, display: Display, origin: Pat
     finally:
         records.close()
     return finished
+
+
+def finish(config: Config, path: Path, display: Display, what: str = "run") -> bool:
+    """Begin the run of `path` or go on with it, to its end (True) or a signal; nothing where it has ended.
+
+    Raises UserError where another one is there; `what` is its name in that.
+    """
+    if not telemetry.finished(path) and not checkpoint.steps(path):
+        with telemetry.locked(path, new=True):
+            return train(config, path, telemetry.run_id(config.data.data), display)
+    with telemetry.locked(path, new=False):
+        saved = telemetry.read_config(path)
+        base = {section: saved[section] for section in SECTIONS if section in saved}
+        _check_same(config.to_dict(), base, path, what)
+        return telemetry.finished(path) or train(config, path, saved["run_id"], display, path, str(path), base)
+
+
+def _check_same(wanted: Mapping[str, Any], base: Mapping[str, Any], path: Path, what: str) -> None:
+    for name in reversed(SECTIONS):  # a search before the others: some of their settings follow from its budget
+        for key, here in wanted.get(name, {}).items():
+            if (there := base.get(name, {}).get(key)) != here:
+                raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give the same "
+                                f"command again, or another --run-dir")
 
 
 def _check_resumable(config: Config, resumed: Checkpoint, base: dict[str, Any] | None) -> None:

@@ -13,7 +13,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-WIDEST = 250  # characters of a table's row
+WIDEST = 1000  # characters of a table's row
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -44,6 +44,14 @@ class Output:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
+
+
+def show(console: Console, table: RenderableType) -> None:
+    """Print a table whole however narrow the terminal: rows that it breaks are better than cells that are cut."""
+    width, options = console.width, console.options.update(width=WIDEST)
+    console.width = max(width, Measurement.get(console, options, table).maximum)
+    console.print(table)
+    console.width = width
 
 
 class Display:
@@ -97,12 +105,9 @@ class Display:
             self._print(text)
 
     def show(self, what: RenderableType) -> None:
-        """A table, whole however narrow the terminal."""
+        """A table."""
         if not self.quiet:
-            width, options = self.console.width, self.console.options.update(width=WIDEST)
-            self.console.width = max(width, Measurement.get(self.console, options, what).maximum)
-            self.console.print(what)
-            self.console.width = width
+            show(self.console, what)
 
     def warn(self, text: str) -> None:
         """Also where quiet, on standard error."""

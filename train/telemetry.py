@@ -203,6 +203,11 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [row for _, row in _lines(path)]
 
 
+def finished(path: Path) -> bool:
+    """Whether the run directory `path` holds a run that came to its end."""
+    return any(event.get("kind") == "run_complete" for event in rows(path / EVENTS))
+
+
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     if path.exists():
         for line in path.read_bytes().splitlines(keepends=True):

@@ -6,11 +6,11 @@ import importlib
 import json
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
 from helios.backends.backend import Backend
 from helios.backends.vulkan import shaders
@@ -19,27 +19,20 @@ from helios.bench.registry import Sizes, rows
 from helios.cli import bench
 from helios.train.config import resolve
 
+from ..commands import invoke, refused
+
 TOP = {"device", "driver", "profile", "software", "date", "rows", "steps"}
 ROW = {"op", "shape", "dtype", "variant", "median_ms", "gflops", "gbps", "fraction_of_peak", "peer", "peer_ms", "ratio"}
 STEP = {"preset", "parameters", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches",
         "submits", "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio", "kernels"}
 TINY = ("--preset", "tiny", "--quick")
-
-
-def run(*args: str | Path) -> Result:
-    return CliRunner().invoke(bench.main, [str(a) for a in args])
+run = partial(invoke, bench.main)
 
 
 def done(*args: str | Path) -> str:
     result = run(*args)
     assert result.exit_code == 0, result.output
     return result.output
-
-
-def refused(result: Result, message: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert message in result.stderr
 
 
 def test_rows(backend: Backend, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from helios.bench import page
 from helios.cli import bench
 from helios.errors import UserError
+from helios.train.markdown import table
 
 ABOUT = {"device": "NVIDIA L4", "driver": "NVIDIA 1.2", "profile": "coopmat", "software": {"torch": "2.0"},
          "date": "2026-01-02T03:04:05+00:00"}
@@ -95,3 +96,16 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
         page.merge([tmp_path / "list.json"])
     with pytest.raises(UserError, match="no JUnit"):
         page.merge([tmp_path / "x.xml"])
+
+
+def test_cells_stay_in_their_columns() -> None:
+    row = ["a | b", "1,000", "two\nlines"]
+    assert list(table(("op", "ms", "why"), [row], words={"why"})) == [
+        "| op     |    ms | why       |",
+        "| ------ | ----: | --------- |",
+        "| a \\| b | 1,000 | two lines |"]
+    assert list(table(("op", "ms", "why"), [row], left=0, aligned=False)) == [
+        "| op | ms | why |", "| --: | --: | --: |", "| a \\| b | 1,000 | two lines |"]
+    assert not list(table(("op", "ms"), []))
+    with pytest.raises(ValueError):
+        list(table(("op", "ms"), [row]))

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from helios.bench import original, page_4kwo, page_5ke3
-from helios.bench.reproduce import AGAIN, WAYS, finished, plans, read
+from helios.bench.reproduce import AGAIN, WAYS, plans, read
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train.config import Config
 from helios.train.leg import training
 from helios.train.search import ranking
 from helios.train.search.evolution import Candidate, Replicate, next_generation, trainings
+from helios.train.telemetry import finished
 
 POOL = ("gelu", "silu", "relu", "swiglu")
 VAL = {"gelu": 7.80, "silu": 7.90, "relu": 7.60, "swiglu": 7.70}  # after 20 steps

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from helios.cli.common import HeliosCommand
 from helios.cli.data import main
@@ -14,15 +14,9 @@ from helios.errors import UserError
 from helios.train import synth
 from helios.train.tokenizer import Tokenizer
 
+from ..commands import invoke, refused
 
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def failed(result: Result, *words: str) -> None:
-    assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert all(word in result.stderr for word in words)
+run = partial(invoke, main)
 
 
 def test_synth_to_stdout_and_to_a_file(tmp_path: Path) -> None:
@@ -54,25 +48,25 @@ def test_stats(tmp_path: Path) -> None:
 
 
 def test_user_errors_are_one_line(tmp_path: Path) -> None:
-    failed(run("synth", "--size", "2 lots"), "'2 lots'", "2MB")
-    failed(run("synth", "--size", "1KB", "--out", tmp_path / "no" / "a.txt"), "cannot write")
-    failed(run("stats", tmp_path / "no.txt"), "no.txt", "No such file")
-    failed(run("stats", tmp_path), "directory")
-    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 9000, "--out", tmp_path / "t.json"), "supports only")
-    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 10, "--out", tmp_path / "t.json"), "259")
+    refused(run("synth", "--size", "2 lots"), "'2 lots'", "2MB")
+    refused(run("synth", "--size", "1KB", "--out", tmp_path / "no" / "a.txt"), "cannot write")
+    refused(run("stats", tmp_path / "no.txt"), "no.txt", "No such file")
+    refused(run("stats", tmp_path), "directory")
+    refused(run("tokenize", "--data", "synth:9KB", "--vocab-size", 9000, "--out", tmp_path / "t.json"), "supports only")
+    refused(run("tokenize", "--data", "synth:9KB", "--vocab-size", 10, "--out", tmp_path / "t.json"), "259")
     missing = tmp_path / "no" / "t.json"
-    failed(run("tokenize", "--data", "synth:9KB", "--vocab-size", 300, "--out", missing), "cannot write")
+    refused(run("tokenize", "--data", "synth:9KB", "--vocab-size", 300, "--out", missing), "cannot write")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_usage_is_one_line() -> None:
-    failed(run(), "Missing command")
-    failed(run("stat"), "'stat'", "stats")
-    failed(run("tokenize"), "Missing option '--data'; see main tokenize --help")
-    failed(run("synth", "--seed", "-1"), "'--seed': -1")
-    failed(run("synth", "--sizes", "1KB"), "No such option '--sizes'", "--size")
-    failed(run("synth", "--size"), "requires an argument")
-    failed(run("stats", "a", "b"), "unexpected extra argument")
+    refused(run(), "Missing command")
+    refused(run("stat"), "'stat'", "stats")
+    refused(run("tokenize"), "Missing option '--data'; see main tokenize --help")
+    refused(run("synth", "--seed", "-1"), "'--seed': -1")
+    refused(run("synth", "--sizes", "1KB"), "No such option '--sizes'", "--size")
+    refused(run("synth", "--size"), "requires an argument")
+    refused(run("stats", "a", "b"), "unexpected extra argument")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["synth", "--help"]])
@@ -93,7 +87,7 @@ def test_exit_codes(error: BaseException | None, code: int) -> None:
         if error:
             raise error
 
-    result = CliRunner().invoke(command, [])
+    result = invoke(command)
     assert result.exit_code == code
     assert result.stderr == ("error: a b\n" if code == 2 else "")
 
@@ -103,5 +97,5 @@ def test_a_bug_keeps_its_traceback() -> None:
     def command() -> None:
         raise ZeroDivisionError
 
-    result = CliRunner().invoke(command, [])
+    result = invoke(command)
     assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)

@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from helios.backends.backend import Backend
-from helios.cli import gates
+from helios.cli import gates, train
 from helios.cli.search import main
 from helios.train import telemetry
 from helios.train.config import Config
 from helios.train.search import evolution, report
 from helios.train.trainer import Trainer
+
+from ..commands import invoke, refused
 
 # Above the settings of the presets; the names of the models stay.
 TINY = ("vocab_size=300", "block_size=16", "n_layer=2", "n_embd=32", "n_head=4", "batch_size=4", "eval_iters=1",
@@ -45,15 +47,8 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(text: Path, folder: Path, *more: object, steps: int = 4, backend: str = "cpu_ref") -> Result:
-    return CliRunner().invoke(main, ["gates", "--data", str(text), "--run-dir", str(folder), "--backend", backend,
-                                     "--tokens", str(steps * STEP), *map(str, more)])
-
-
-def refused(result: Result, *words: str) -> None:
-    """Exit 2, and one line that says it."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
+    return invoke(main, "gates", "--data", text, "--run-dir", folder, "--backend", backend, "--tokens", steps * STEP,
+                  *more)
 
 
 def found(folder: Path) -> dict[str, Any]:
@@ -180,7 +175,7 @@ def test_interrupted_and_gone_on_with(text: Path, tmp_path: Path, monkeypatch: p
     # What is over is read, not run again.
     page = (parts / "gates.md").read_text()
     (parts / "gates.md").unlink()
-    monkeypatch.setattr(gates, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *args: pytest.fail("trained again"))
     assert run(text, parts, *words).exit_code == 0
     assert (parts / "gates.md").read_text() == page
 
@@ -235,7 +230,7 @@ def test_the_budget_of_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_user_errors_are_one_line(text: Path, tmp_path: Path) -> None:
-    refused(CliRunner().invoke(main, ["gates"]), "--data")
+    refused(invoke(main, "gates"), "--data")
     refused(run(tmp_path / "no.txt", tmp_path / "a"), "no.txt")
     refused(run(text, tmp_path / "a", "--seeds", 2), "2", "x>=3")
     refused(run(text, tmp_path / "a", "--model", "large"), "large", "small")

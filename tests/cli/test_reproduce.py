@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from helios.cli import reproduce
+from helios.bench.reproduce import Plan
+from helios.cli import reproduce, train
 from helios.train import checkpoint, telemetry
 from helios.train.search import report
 from helios.train.trainer import Trainer
+
+from ..commands import invoke, refused
+
+run = partial(invoke, reproduce.main)
 
 # Models and budgets of seconds, above the settings of the historic runs.
 MODEL = ("vocab_size=300", "block_size=16", "n_layer=2", "n_embd=32", "n_head=4", "batch_size=4", "eval_iters=1",
@@ -23,7 +29,7 @@ SEARCH = ("steps=6", "steps_per_candidate=2", "eval_interval=3", "checkpoint_int
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    def plans(run: str, *args: Any, **kwargs: Any) -> list[reproduce.Plan]:
+    def plans(run: str, *args: Any, **kwargs: Any) -> list[Plan]:
         return made(run, *args, more=MODEL + (SEARCH if run == "5ke3" else ()), **kwargs)
 
     made = reproduce.plans
@@ -41,19 +47,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--data", str(folder / "talk.txt"), "--val-data", str(folder / "val.txt")]
 
 
-def run(*args: object) -> Result:
-    return CliRunner().invoke(reproduce.main, [str(a) for a in args])
-
-
 def again(texts: list[str], name: str, folder: Path, *more: object) -> Result:
     return run(name, *texts, "--backend", "cpu_ref", "--run-dir", folder, *more)
-
-
-def refused(result: Result, *words: str) -> None:
-    """Exit 2, and one line that says it."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert all(word in result.stderr for word in words), result.stderr
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
@@ -117,7 +112,9 @@ def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypa
     assert (parts / model).read_bytes() == (whole / model).read_bytes()
     # Killed before its first checkpoint, it begins anew.
     shutil.rmtree(parts / "again" / "checkpoints")
-    assert again(texts, "4kwo", parts, "--steps", 12).exit_code == 0
+    (parts / "again" / telemetry.EVENTS).unlink()
+    result = again(texts, "4kwo", parts, "--steps", 12)
+    assert result.exit_code == 0 and "step 1/12 " in result.stdout
     assert [r["loss"] for r in rows(parts / "again")] == [r["loss"] for r in rows(whole / "again")]
 
 
@@ -125,7 +122,7 @@ def test_a_finished_run_is_not_run_again(texts: list[str], tmp_path: Path, monke
     assert again(texts, "4kwo", tmp_path, "--steps", 2).exit_code == 0
     page = (tmp_path / "4kwo.md").read_text()
     (tmp_path / "4kwo.md").unlink()
-    monkeypatch.setattr(reproduce, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(train, "train", lambda *args: pytest.fail("trained again"))
     assert again(texts, "4kwo", tmp_path, "--steps", 2).exit_code == 0
     assert (tmp_path / "4kwo.md").read_text() == page
     refused(again(texts, "4kwo", tmp_path, "--steps", 3), "again holds another run: steps is 2 there and 3 here")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from helios.cli.search import main
 from helios.train.config import SearchConfig
 from helios.train.search import ranking
 from helios.train.search.evolution import Candidate, Replicate
 
+from ..commands import invoke, refused
+
+run = partial(invoke, main)
 LOSSES = {"gelu": (3.40, 3.41), "relu": (3.30, 3.31)}
 
 
@@ -32,16 +35,6 @@ def run_dir(tmp_path: Path) -> Path:
         "step": i + 1, "loss": 4.0 - i / 100, "val_loss": None, "tokens_per_sec": 1000.0,
         "symbio_candidate_id": "gen0_gelu_1", "symbio_replicate": 0}) + "\n" for i in range(10)))
     return tmp_path
-
-
-def run(*args: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in args])
-
-
-def failed(result: Result, *words: str) -> None:
-    assert result.exit_code == 2 and result.stdout == ""
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert all(word in result.stderr for word in words)
 
 
 def test_report(run_dir: Path) -> None:
@@ -82,11 +75,11 @@ def test_in_progress(run_dir: Path, status: str | None) -> None:
 
 
 def test_user_errors_are_one_line(run_dir: Path) -> None:
-    failed(run("report", run_dir / "nowhere"), "nowhere", "holds no search")
-    failed(run("report", run_dir / "metrics.jsonl"), "holds no search")
-    failed(run("report"), "DIR")
-    failed(run("rapport"), "rapport")
-    failed(run(), "command")
+    refused(run("report", run_dir / "nowhere"), "nowhere", "holds no search")
+    refused(run("report", run_dir / "metrics.jsonl"), "holds no search")
+    refused(run("report"), "DIR")
+    refused(run("rapport"), "rapport")
+    refused(run(), "command")
     with open(run_dir / "search" / "candidates.jsonl", "a") as file:
         file.write('{"id": \n')
-    failed(run("report", run_dir), "candidates.jsonl", "line 3", "damaged")
+    refused(run("report", run_dir), "candidates.jsonl", "line 3", "damaged")

@@ -14,28 +14,19 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from helios.backends.backend import Backend
 from helios.cli import info, sample, train
 from helios.train import checkpoint, telemetry
 from helios.train.progress import Display
 
-
-def run(command: click.Command, *args: str | Path) -> Result:
-    return CliRunner().invoke(command, [str(a) for a in args])
+from ..commands import invoke as run
+from ..commands import refused
 
 
 def helios_train(*args: str | Path) -> Result:
     return run(train.main, "--preset", "tiny", "--backend", "cpu_ref", *args)
-
-
-def refused(result: Result, message: str) -> None:
-    """Exit 2, and one line that says it."""
-    assert result.exit_code == 2, result.output
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    assert message in result.stderr
-    assert result.exception is None or isinstance(result.exception, SystemExit)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +161,7 @@ def test_a_full_disk_in_a_checkpoint(tmp_path: Path, done: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", write)
-        refused(helios_train("--run-dir", tmp_path / "run"), "No space left on device")
+        refused(helios_train("--run-dir", tmp_path / "run"), "No space left on device", stdout=None)
     assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-000006"]
     assert run(train.main, "--resume", tmp_path / "run").exit_code == 0
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):

@@ -22,8 +22,8 @@ from helios.train.monitors.fitness import (
     population_entropy,
 )
 
-ALL = Measurements(best_val_loss=4.0, val_loss=4.5, tokens_per_sec=7000.0, clip_rate=0.25, max_grad_norm=3.0,
-                   instability=0.1, parameters=10**6, free_energy=5.0, weight_entropy=4.0)
+ALL = Measurements(best_val_loss=4.0, tokens_per_sec=7000.0, clip_rate=0.25, max_grad_norm=3.0, instability=0.1,
+                   parameters=10**6, free_energy=5.0)
 SPEED = math.log(7000)
 EXPECTED = {
     "inverse": 1 / 5,
@@ -71,9 +71,9 @@ def test_what_has_no_value_loses(name: str, values: dict[str, float]) -> None:
     assert fitness(name, ALL._replace(**values), {}) == -math.inf
 
 
-@given(st.sampled_from(sorted(FITNESS)), st.lists(st.floats(), min_size=9, max_size=9))
-def test_no_number_raises(name: str, values: list[float]) -> None:
-    assert not math.isnan(fitness(name, Measurements(*values), {}))  # type: ignore[arg-type]
+@given(st.sampled_from(sorted(FITNESS)), st.fixed_dictionaries(dict.fromkeys(Measurements._fields, st.floats())))
+def test_no_number_raises(name: str, values: dict[str, Any]) -> None:
+    assert not math.isnan(fitness(name, Measurements(**values), {}))
 
 
 def test_what_was_not_measured() -> None:

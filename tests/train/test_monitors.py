@@ -2,87 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helios.backends.backend import Backend
 from helios.train import checkpoint
-from helios.train.config import resolve
-from helios.train.data import Dataset
 from helios.train.monitors import weights
-from helios.train.monitors.cusum import CLIP, GRAD, Monitor
-from helios.train.progress import Display
+from helios.train.monitors.cusum import CLIP, GRAD
 from helios.train.schedule import learning_rate
-from helios.train.telemetry import EVENTS, METRICS, Records
-from helios.train.tokenizer import Tokenizer
+from helios.train.telemetry import EVENTS
 from helios.train.trainer import Trainer
 
-TEXT = "<|user|> Who are you? <|assistant|> I am nobody. <|end_of_text|>\n"
-Make = Callable[..., Trainer]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    text = "".join(TEXT.replace("nobody", f"number {i}") for i in range(400))
-    tokenizer = Tokenizer.train(text, 300)
-    ids = tokenizer.encode(text)
-    return Dataset(tokenizer, ids[1000:], ids[:1000], "hash")
-
-
-@pytest.fixture
-def make(tmp_path: Path, dataset: Dataset) -> Make:
-    def make(backend: Backend, name: str = "run", **settings: Any) -> Trainer:
-        config = resolve("tiny", assignments=[f"{k}={v}" for k, v in settings.items()])
-        (tmp_path / name).mkdir(exist_ok=True)
-        found = checkpoint.latest(tmp_path / name)[0]
-        records = Records(tmp_path / name, {"run_id": name}, dataset.tokenizer, found.state["step"] if found else 0)
-        return Trainer(config, backend, dataset, records, Display(quiet=True), found)
-
-    return make
-
-
-@pytest.fixture
-def planted(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
-    """{how many times a monitor was asked: the alerts it gives then}"""
-    alarms: dict[int, int] = {}
-    init, update, state, restore = Monitor.__init__, Monitor.update, Monitor.state, Monitor.restore
-
-    def start(self: Any, *args: Any) -> None:
-        init(self, *args)
-        self.asked = 0
-
-    def alarm(self: Any, *args: Any) -> dict[str, Any]:
-        self.asked += 1
-        found = alarms.get(self.asked, 0)
-        return update(self, *args) | {"cusum_alerts": found, "cusum_alert_reason": "planted" if found else None}
-
-    def restored(self: Any, kept: dict[str, Any]) -> None:
-        self.asked = kept.pop("asked")
-        restore(self, kept)
-
-    monkeypatch.setattr(Monitor, "__init__", start)
-    monkeypatch.setattr(Monitor, "update", alarm)
-    monkeypatch.setattr(Monitor, "state", lambda self: state(self) | {"asked": self.asked})
-    monkeypatch.setattr(Monitor, "restore", restored)
-    return alarms
-
-
-def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
+from .runs import Make, final, rows
 
 
 def batch(row: dict[str, Any]) -> int:
     return round(row["tokens_per_sec"] * row["ms_per_iter"] / 1000 / 16)
-
-
-def final(t: Trainer) -> bytes:
-    (path,) = checkpoint.steps(t.records.path)[-1:]
-    return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
 
 
 def test_the_weights_are_those_of_the_step(make: Make, each_backend: Backend) -> None:
@@ -99,12 +37,15 @@ def test_the_weights_are_those_of_the_step(make: Make, each_backend: Backend) ->
         assert row["complexity_score"] == pytest.approx(math.log10(t.model.num_parameters()))
 
 
-@pytest.mark.parametrize("precision", ["f32", "mixed"])
-def test_layers_make_up_the_gradient(make: Make, each_backend: Backend, each_mixed: Backend, precision: str) -> None:
-    be = each_backend if precision == "f32" else each_mixed
-    if each_backend.name != each_mixed.name:
-        pytest.skip("one pair a backend")
-    t = make(be, metrics_interval=3, precision=precision)
+def test_layers_make_up_the_gradient(make: Make, each_backend: Backend) -> None:
+    layers_make_up_the_gradient(make(each_backend, metrics_interval=3))
+
+
+def test_layers_make_up_the_gradient_of_mixed_precision(make: Make, each_mixed: Backend) -> None:
+    layers_make_up_the_gradient(make(each_mixed, metrics_interval=3, precision="mixed"))
+
+
+def layers_make_up_the_gradient(t: Trainer) -> None:
     assert t.run()
     seen = [r for r in rows(t) if "per_layer_grad_norms" in r]
     assert len(seen) == 4
@@ -157,6 +98,15 @@ def test_a_batch_without_room_stays(make: Make, cpu_ref: Backend, planted: dict[
     assert [r["batch_change_reason"] for r in log if r.get("batch_change_reason")] == ["no memory for a batch of 8"]
 
 
+def test_another_batch_has_another_speed(make: Make, cpu_ref: Backend, planted: dict[int, int], slow: set[int]) -> None:
+    """Its baseline is learned anew, from 3 values, and not from the steps that record their work."""
+    planted |= {9: CLIP}
+    slow |= {10}
+    t = make(cpu_ref, adaptive_batch="true", batch_max=8, cusum_window=3, cusum_grace=0, steps=16)
+    assert t.run()
+    assert [r["step"] for r in rows(t) if r.get("cusum_tps") is not None] == [5, 6, 7, 8, 9, 14, 15, 16]
+
+
 def test_alarms_halve_the_rate(make: Make, each_backend: Backend, planted: dict[int, int]) -> None:
     planted |= {3: GRAD, 4: GRAD}
     t = make(each_backend, dynamic_lr="cusum", calm_steps_before_restore=3)
@@ -173,7 +123,8 @@ def test_a_plateau_is_an_event(make: Make, cpu_ref: Backend, monkeypatch: pytest
     assert [e["step"] for e in rows(t, EVENTS) if e["kind"] == "plateau"] == [7]
 
 
-def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_backend: Backend) -> None:
+def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_backend: Backend,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
     t = make(each_backend, steps=30, cusum_window=5, cusum_grace=2)
     real = t.learner.submit
 
@@ -189,7 +140,7 @@ def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_
 
         return spoilt
 
-    t.learner.submit = submit  # type: ignore[method-assign]
+    monkeypatch.setattr(t.learner, "submit", submit)
     assert t.run()
     log = rows(t)
     assert log[14]["grad_norm"] is None and log[14]["cusum_alerts"] & GRAD

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,41 +17,24 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.config import MLPS
 from helios.train import checkpoint
-from helios.train.config import Config, resolve
-from helios.train.data import Dataset
-from helios.train.progress import Display
+from helios.train.monitors import fitness
+from helios.train.monitors.cusum import CLIP
 from helios.train.search import report
 from helios.train.search.evolution import trainings
 from helios.train.search.search import CANDIDATES, SUMMARY, budget, check_cost
-from helios.train.telemetry import EVENTS, METRICS, Records, check_new
-from helios.train.tokenizer import Tokenizer
+from helios.train.telemetry import COLUMNS, EVENTS, MORE_COLUMNS, check_new
 from helios.train.trainer import Trainer
 
-TEXT = "<|user|> Who are you? <|assistant|> I am nobody. <|end_of_text|>\n"
+from .runs import Make, configured, final, rows
+
 SMALL = {"activation_pool": "gelu,relu,swiglu", "population_size": "3", "generations": "2", "replicates": "2",
          "steps_per_candidate": "6", "candidate_eval_interval": "3", "steps": "8", "checkpoint_interval": "0",
          "eval_interval": "4", "cusum_window": "5"}
-Make = Callable[..., Trainer]
-
-
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    text = "".join(TEXT.replace("nobody", f"number {i}") for i in range(400))
-    tokenizer = Tokenizer.train(text, 300)
-    ids = tokenizer.encode(text)
-    return Dataset(tokenizer, ids[1000:], ids[:1000], "hash")
 
 
 @pytest.fixture
-def make(tmp_path: Path, dataset: Dataset) -> Make:
-    def make(backend: Backend, name: str = "run", resumed: bool = False, **settings: Any) -> Trainer:
-        config = configured(**settings)
-        (tmp_path / name).mkdir(exist_ok=True)
-        found = checkpoint.latest(tmp_path / name)[0] if resumed else None
-        records = Records(tmp_path / name, {"run_id": name}, dataset.tokenizer, found.state["step"] if found else 0)
-        return Trainer(config, backend, dataset, records, Display(quiet=True), found)
-
-    return make
+def make(make: Make) -> Make:
+    return lambda *args, **settings: make(*args, **SMALL | settings)
 
 
 @pytest.fixture(autouse=True)
@@ -61,25 +43,12 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "write", lambda run: None)
 
 
-def configured(**settings: Any) -> Config:
-    return resolve("tiny", assignments=[f"{k}={v}" for k, v in (SMALL | settings).items()])
-
-
-def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
-
-
 def candidates(t: Trainer) -> list[dict[str, Any]]:
     return rows(t, f"search/{CANDIDATES}")
 
 
 def summary(t: Trainer) -> dict[str, Any]:
     return json.loads((t.records.path / "search" / SUMMARY).read_text())
-
-
-def final(t: Trainer) -> bytes:
-    (path,) = checkpoint.steps(t.records.path)[-1:]
-    return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
 
 
 def test_the_winner_reported_is_the_winner_trained_on(make: Make, each_backend: Backend) -> None:
@@ -133,7 +102,7 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
         starts.append({k: v.copy() for k, v in self.model.state_dict().items()})
         inner = self.learner.submit
         read.append([])
-        self.learner.submit = lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1]  # type: ignore[method-assign]
+        monkeypatch.setattr(self.learner, "submit", lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1])
 
     monkeypatch.setattr(Trainer, "_prepare", prepare)
     t = make(cpu_ref, replicates=1, generations=1)
@@ -199,7 +168,7 @@ def test_killed_and_resumed_it_chooses_the_same(make: Make, each_backend: Backen
             break
         except Stopped:
             kills += 1
-            t = make(each_backend, "killed", resumed=True, **settings)
+            t = make(each_backend, "killed", **settings)
     assert kills >= 7
     assert final(t) == final(whole)
     timeless = lambda c: {k: v for k, v in c.items() if k not in ("tokens_per_sec_mean", "replicates", "cusum_alerts",
@@ -260,15 +229,41 @@ def test_the_hopeless_are_stopped_and_the_winner_is_the_same(make: Make, cpu_ref
     assert bounded.step < free.step
 
 
-def test_a_budget_in_tokens_and_one_in_seconds(make: Make, cpu_ref: Backend) -> None:
+def test_stopped_is_what_cannot_win(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which three evaluations after the warm-up tell; seeds to come count as a loss of zero, those before as theirs."""
+    losses = {"gelu": 1.0, "relu": 2.5, "swiglu": 5.0, "silu": 1.1}  # silu falls too steeply to be sure of
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: (
+        6.0 if self.model.config.activation == "silu" and self.done <= 4 else losses[self.model.config.activation]))
+    t = make(cpu_ref, activation_pool=",".join(losses), population_size=4, generations=1, replicates=3, after="none",
+             steps_per_candidate=12, candidate_eval_interval=2, candidate_warmup=4, early_stop="true")
+    assert t.run()
+    assert [(c["activation"], c["status"], [r["steps"] for r in c["replicates"]]) for c in candidates(t)] == [
+        ("gelu", "complete", [12, 12, 12]), ("relu", "stopped", [12, 8]), ("swiglu", "stopped", [8]),
+        ("silu", "complete", [12, 12, 12])]
+
+
+def test_a_budget_in_tokens_and_one_in_seconds(make: Make, cpu_ref: Backend, slow: set[int]) -> None:
     t = make(cpu_ref, "tokens", budget="tokens", tokens_per_candidate=4 * 16 * 5 - 1, generations=1)
     assert t.run()
     assert [c["steps"] for c in candidates(t)] == [5, 5, 5]
-    t = make(cpu_ref, "seconds", budget="seconds", seconds_per_candidate=0.2, generations=1, replicates=1)
+    t = make(cpu_ref, "seconds", budget="seconds", seconds_per_candidate=3, generations=1, replicates=1,
+             max_cost=10_000)
     assert t.run()
     for c in candidates(t):
         (r,) = c["replicates"]
-        assert r["seconds"] >= 0.2 and r["evaluations"][-1][0] == r["steps"] == c["steps"]
+        assert r["seconds"] == 3 and r["evaluations"][-1][0] == r["steps"] == c["steps"] == 4
+
+
+def test_the_speed_is_that_of_steps_that_do_not_record(make: Make, cpu_ref: Backend, planted: dict[int, int],
+                                                       slow: set[int]) -> None:
+    planted |= {3: CLIP}
+    slow |= {4}
+    t = make(cpu_ref, adaptive_batch="true", batch_max=6, batch_step=2, budget="tokens",
+             tokens_per_candidate=16 * (3 * 4 + 3 * 6), generations=1)
+    assert t.run()
+    for c in candidates(t):
+        for r in c["replicates"]:
+            assert (r["steps"], r["seconds"], r["tokens_per_sec_mean"]) == (6, 4, 16 * (2 * 4 + 2 * 6) / 4)
 
 
 def test_nothing_finite_is_no_winner(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,11 +284,15 @@ def test_parameters_are_matched(make: Make, cpu_ref: Backend) -> None:
     assert max(counts) / min(counts) < 1.01 and not any("match is" in s for s in summary(t)["unfair"])
 
 
-def test_ranking_by_fitness(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, rank_by="fitness", fitness="quality", generations=1)
+@pytest.mark.parametrize("name", ["quality", "inverse"])
+def test_ranking_by_fitness(make: Make, cpu_ref: Backend, name: str) -> None:
+    t = make(cpu_ref, rank_by="fitness", fitness=name, generations=1)
     assert t.run()
     best = max(candidates(t), key=lambda c: c["fitness"])
     assert summary(t)["winner"] == best["id"]
+    if name == "inverse":
+        scores = [r["fitness_score"] for r in rows(t)[5:36:6]]  # of the last step's loss, here the last tenth
+        assert [r["fitness"] for c in candidates(t) for r in c["replicates"]] == pytest.approx(scores, rel=1e-12)
 
 
 @pytest.mark.parametrize(("settings", "message"), [
@@ -321,7 +320,7 @@ def test_ranking_by_fitness(make: Make, cpu_ref: Backend) -> None:
 ])
 def test_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check_cost(configured(**settings))
+        check_cost(configured(**SMALL | settings))
 
 
 def test_the_estimate_is_an_upper_bound(make: Make, cpu_ref: Backend) -> None:
@@ -338,7 +337,7 @@ def test_a_search_alone_is_kept_and_not_run_again(make: Make, cpu_ref: Backend) 
     assert t.run() and t.step == 36
     before = rows(t)
     assert {r["symbio_phase"] for r in before} == {"search"} and all("weight_entropy" in r for r in before[5::6])
-    again = make(cpu_ref, resumed=True, after="none")
+    again = make(cpu_ref, after="none")
     assert again.run() and rows(again) == before
     with pytest.raises(UserError, match="holds a run already"):
         (t.records.path / "config.json").write_text('{"model": {}, "train": {}, "data": {}, "run_id": "r"}')
@@ -346,8 +345,8 @@ def test_a_search_alone_is_kept_and_not_run_again(make: Make, cpu_ref: Backend) 
 
 
 def test_memory_stays_level_with_accumulation(make: Make, backend: Backend) -> None:
-    if backend.name == "cpu_ref":
-        pytest.skip("cpu_ref keeps no memory of its own")
+    if not hasattr(backend, "under_way"):
+        pytest.skip(f"{backend.name} keeps no memory of its own")
     used = []
     for name, generations in (("few", 1), ("many", 4)):
         t = make(backend, name, accum=2, generations=generations, population_size=2, activation_pool="gelu,swiglu",
@@ -356,11 +355,48 @@ def test_memory_stays_level_with_accumulation(make: Make, backend: Backend) -> N
         del t
         gc.collect()
         used.append(backend.memory()["used"])
-        assert not backend.under_way  # type: ignore[attr-defined]
+        assert not backend.under_way
     assert used[0] == used[1]
 
 
-def test_seconds_end_at_the_highest_cost(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, budget="seconds", seconds_per_candidate=60, max_cost=1000)
-    with pytest.raises(UserError, match="has come to --max-cost 1e"):
-        t.run()
+def test_seconds_end_at_the_highest_cost(make: Make, cpu_ref: Backend, slow: set[int]) -> None:
+    """In every training alike, of 4 steps each; what is reused costs nothing."""
+    settings = {"budget": "seconds", "seconds_per_candidate": 3, "genomes": "gelu;gelu;relu", "generations": 1,
+                "after": "none"}
+    for steps in (3, 5, 9, 15):
+        t = make(cpu_ref, str(steps), max_cost=64 * steps, **settings)
+        with pytest.raises(UserError, match="has come to --max-cost"):
+            t.run()
+        assert t.step == steps + 1
+    t = make(cpu_ref, "whole", max_cost=64 * 16, **settings)
+    assert t.run() and t.step == 16
+
+
+def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend, planted: dict[int, int]) -> None:
+    planted |= {14: CLIP}
+    t = make(cpu_ref, adaptive_batch="true", dynamic_lr="entropy", reuse="false", track_mi_profiles="true",
+             metrics_interval=5, candidate_eval_interval=1, cusum_grace=5, budget="tokens", tokens_per_candidate=1000,
+             generations=1, replicates=1)
+    assert t.run()
+    written = set().union(*rows(t))
+    assert written <= {*COLUMNS, *MORE_COLUMNS}
+    assert {*COLUMNS, *MORE_COLUMNS} - written == {  # what faults, longer runs or mixed precision bring
+        "skipped", "skip_reason", "loss_scale", "plateau", "heat_capacity"}
+
+
+def test_rows_say_which_candidate_they_are_of(make: Make, cpu_ref: Backend) -> None:
+    t = make(cpu_ref, reuse="false", replicates=1, steps_per_candidate=2)
+    assert t.run()
+    measured = candidates(t)
+    assert any(c["mutation"] and c["parent_id"] for c in measured)
+    for i, c in enumerate(measured):
+        population = [x["activation"] for x in measured if x["generation"] == c["generation"]]
+        expected = {"phase": "search", "candidate_id": c["id"], "replicate": 0, "generation": c["generation"],
+                    "mutation_applied": c["mutation"], "candidate_parent_id": c["parent_id"],
+                    "candidate_name": c["name"], "candidate_parent_name": c["parent_name"],
+                    "candidate_activation": c["activation"]}
+        for r in rows(t)[2 * i:2 * i + 2]:
+            assert {k.removeprefix("symbio_"): v for k, v in r.items() if k.startswith("symbio_")} == expected
+            assert r["population_entropy"] == fitness.population_entropy(population)
+            assert r["architecture_diversity"] == fitness.architecture_diversity(population)
+            assert r["activation_distribution"] == fitness.activation_distribution(population)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,46 +14,16 @@ from helios.backends.backend import SCALE_MAX, SCALE_START, STATS, Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint, data, device, samples, telemetry
-from helios.train.config import resolve
 from helios.train.data import Dataset
-from helios.train.progress import Display
 from helios.train.schedule import learning_rate
-from helios.train.telemetry import EVENTS, METRICS, SAMPLES, Records
-from helios.train.tokenizer import END, USER, Tokenizer
+from helios.train.telemetry import EVENTS, SAMPLES
+from helios.train.tokenizer import END, USER
 from helios.train.trainer import Trainer
 
-TEXT = "<|user|> Who are you? <|assistant|> I am nobody. <|end_of_text|>\n"
+from .runs import Make, final, rows
 
 
-@pytest.fixture(scope="module")
-def dataset() -> Dataset:
-    text = "".join(TEXT.replace("nobody", f"number {i}") for i in range(400))
-    tokenizer = Tokenizer.train(text, 300)
-    ids = tokenizer.encode(text)
-    return Dataset(tokenizer, ids[1000:], ids[:1000], "hash")
-
-
-@pytest.fixture
-def make(tmp_path: Path, dataset: Dataset) -> Callable[..., Trainer]:
-    def make(backend: Backend, name: str = "run", **settings: Any) -> Trainer:
-        config = resolve("tiny", flags={k: str(v) for k, v in settings.items()})
-        (tmp_path / name).mkdir()
-        records = Records(tmp_path / name, {"run_id": name}, dataset.tokenizer)
-        return Trainer(config, backend, dataset, records, Display(quiet=True))
-
-    return make
-
-
-def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
-
-
-def weights(t: Trainer) -> bytes:
-    (path,) = checkpoint.steps(t.records.path)[-1:]
-    return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
-
-
-def test_one_row_a_step_and_it_learns(make: Callable[..., Trainer], each_backend: Backend) -> None:
+def test_one_row_a_step_and_it_learns(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=40, sample_interval=20)
     assert t.run()
     log = rows(t)
@@ -78,23 +46,22 @@ def test_one_row_a_step_and_it_learns(make: Callable[..., Trainer], each_backend
         f"step-{n:06d}" for n in (6, 12, 18, 24, 30, 36, 40)]
 
 
-def test_evaluating_and_sampling_disturb_nothing(make: Callable[..., Trainer], each_backend: Backend) -> None:
+def test_evaluating_and_sampling_disturb_nothing(make: Make, each_backend: Backend) -> None:
     always = make(each_backend, "a", eval_interval=1, eval_iters=3, sample_interval=4, checkpoint_interval=5)
     never = make(each_backend, "b", eval_interval=0, checkpoint_interval=0)
     assert always.run() and never.run()
-    assert weights(always) == weights(never)
+    assert final(always) == final(never)
     assert [r["loss"] for r in rows(always)] == [r["loss"] for r in rows(never)]
     assert all(r["val_loss"] is not None for r in rows(always))
     assert all(r["val_loss"] is None for r in rows(never))
 
 
-def test_two_evaluations_at_rest_are_equal(make: Callable[..., Trainer], each_backend: Backend) -> None:
+def test_two_evaluations_at_rest_are_equal(make: Make, each_backend: Backend) -> None:
     t = make(each_backend)
     assert t.evaluate() == t.evaluate()
 
 
-def test_accumulation_is_a_larger_batch(make: Callable[..., Trainer], each_backend: Backend,
-                                        monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accumulation_is_a_larger_batch(make: Make, each_backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     halves = make(each_backend, "a", batch_size=4, accum=2, dropout=0, eval_interval=0, steps=6)
     assert halves.run()
 
@@ -111,7 +78,7 @@ def test_accumulation_is_a_larger_batch(make: Callable[..., Trainer], each_backe
     assert rows(halves)[0]["loss"] == pytest.approx(rows(whole)[0]["loss"], rel=2e-6)
 
 
-def test_accumulation_of_three_draws_three_batches(make: Callable[..., Trainer], cpu_ref: Backend,
+def test_accumulation_of_three_draws_three_batches(make: Make, cpu_ref: Backend,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, real = [], data.batch
 
@@ -133,7 +100,7 @@ def poison(t: Trainer) -> None:
     t.model.load_state_dict(state)
 
 
-def test_a_loss_that_is_not_finite(make: Callable[..., Trainer], each_backend: Backend) -> None:
+def test_a_loss_that_is_not_finite(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=5, eval_interval=2)
     poison(t)
     before = t.opt.state_dict()
@@ -150,7 +117,7 @@ def test_a_loss_that_is_not_finite(make: Callable[..., Trainer], each_backend: B
             np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_spikes_are_skipped_and_counted(make: Callable[..., Trainer], each_backend: Backend) -> None:
+def test_spikes_are_skipped_and_counted(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=4, spike_threshold=1e-3, eval_interval=0)
     before = t.model.state_dict()
     assert t.run()
@@ -159,22 +126,20 @@ def test_spikes_are_skipped_and_counted(make: Callable[..., Trainer], each_backe
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_mixed_precision_learns_as_f32_does(make: Callable[..., Trainer], each_backend: Backend, each_mixed: Backend
-                                            ) -> None:
-    if each_backend.name != each_mixed.name:
-        pytest.skip("one pair a backend")
-    final = []
-    for be in (each_backend, each_mixed):
+def test_mixed_precision_learns_as_f32_does(make: Make, each_mixed: Backend, request: pytest.FixtureRequest) -> None:
+    f32 = request.getfixturevalue("cpu_ref" if each_mixed.name == "cpu_ref" else "backend")
+    losses = []
+    for be in (f32, each_mixed):
         t = make(be, be.precision, precision=be.precision, steps=60, dropout=0.1, eval_interval=60, sample_interval=0)
         assert t.run()
         assert not any("skipped" in r for r in rows(t))
         assert {r.get("loss_scale") for r in rows(t)} == ({None} if be.precision == "f32" else {SCALE_START})
-        final.append([rows(t)[-1]["val_loss"], np.mean([r["loss"] for r in rows(t)[-10:]])])
-    assert final[0] != final[1]
-    np.testing.assert_allclose(final[1], final[0], rtol=0.01)
+        losses.append([rows(t)[-1]["val_loss"], np.mean([r["loss"] for r in rows(t)[-10:]])])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.01)
 
 
-def test_overflows_are_skipped_and_counted(make: Callable[..., Trainer], each_mixed: Backend) -> None:
+def test_overflows_are_skipped_and_counted(make: Make, each_mixed: Backend) -> None:
     """A scale at which the gradient of the logits is beyond float16 comes down until it is not."""
     t = make(each_mixed, precision="mixed", steps=30, eval_interval=0)
     state = t.opt.state_dict()
@@ -191,12 +156,12 @@ def test_overflows_are_skipped_and_counted(make: Callable[..., Trainer], each_mi
     assert events[0]["reason"] == "overflow" and f"loss scale now {SCALE_MAX / 2:g}" in events[0]["message"]
 
 
-def test_the_backend_has_the_precision_of_the_run(make: Callable[..., Trainer], cpu_ref: Backend) -> None:
+def test_the_backend_has_the_precision_of_the_run(make: Make, cpu_ref: Backend) -> None:
     with pytest.raises(ValueError, match="computes in mixed and its backend in f32"):
         make(cpu_ref, precision="mixed")
 
 
-def test_one_submit_a_step(make: Callable[..., Trainer], backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_submit_a_step(make: Make, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(backend, "submits"):
         pytest.skip(f"{backend.name} counts no submits")
     monkeypatch.setattr(Trainer, "sample", lambda self: None)
@@ -233,7 +198,7 @@ def test_the_largest_array_must_fit_too() -> None:
 
 
 @pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])
-def test_sampling_that_fails_loses_no_step(make: Callable[..., Trainer], cpu_ref: Backend,
+def test_sampling_that_fails_loses_no_step(make: Make, cpu_ref: Backend,
                                            monkeypatch: pytest.MonkeyPatch, interval: int, saved: int) -> None:
     def fail(self: Trainer) -> None:
         raise MemoryError("of the device")
@@ -266,7 +231,7 @@ def test_prompts_are_wrapped() -> None:
     assert len(samples.PROMPTS) == 5
 
 
-def test_columns_are_those_of_the_interface(make: Callable[..., Trainer], cpu_ref: Backend) -> None:
+def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend) -> None:
     t = make(cpu_ref, steps=1, checkpoint_interval=0)
     t.run()
     (row,) = rows(t)

@@ -66,14 +66,12 @@ class Measurements(NamedTuple):
     """
 
     best_val_loss: float | None = None
-    val_loss: float | None = None
     tokens_per_sec: float | None = None
     clip_rate: float | None = None
     max_grad_norm: float | None = None
     instability: float | None = None
     parameters: int | None = None
     free_energy: float | None = None
-    weight_entropy: float | None = None
 
 
 class Formula(NamedTuple):

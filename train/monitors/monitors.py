@@ -44,7 +44,6 @@ class Monitors:
     def reset(self) -> None:
         """For another model, or the same from its start."""
         m, batch = self.config.monitor, self.config.train.batch_size
-        self.batch_size, self.lr_factor = batch, 1.0
         self.recorded = True  # whether the step recorded its work first, so that its time says nothing
         self.parts: dict[str, Any] = {"heat": HeatCapacity()}
         if m.cusum:
@@ -57,18 +56,21 @@ class Monitors:
         if m.dynamic_lr != "none":
             self.parts["lr"] = DynamicLR(m.dynamic_lr, m.calm_steps_before_restore)
 
+    @property
+    def batch_size(self) -> int:
+        return self.parts["batch"].batch if "batch" in self.parts else self.config.train.batch_size
+
+    @property
+    def lr_factor(self) -> float:
+        return self.parts["lr"].factor if "lr" in self.parts else 1.0
+
     def state(self) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "lr_factor": self.lr_factor,
-                **{name: part.state() for name, part in self.parts.items()}}
+        return {name: part.state() for name, part in self.parts.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What `state` gave; a part that was not there, or is no more, begins anew."""
         for name in self.parts.keys() & state.keys():
             self.parts[name].restore(state[name])
-        if "batch" in self.parts:
-            self.batch_size = state["batch_size"]
-        if "lr" in self.parts:
-            self.lr_factor = state["lr_factor"]
 
     def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """Columns for the row of a step."""
@@ -86,22 +88,20 @@ class Monitors:
         if "batch" in self.parts:
             columns |= self._batch(alerts, run)
         if "lr" in self.parts:
-            self.lr_factor, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
+            _, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
         if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over()):
             columns |= self._weights(row, run)
         return columns
 
     def _batch(self, alerts: int, run: Run) -> dict[str, Any]:
+        before = self.batch_size
         size, reason = self.parts["batch"].update(alerts)
-        if size > self.batch_size and not run.fits(size):
-            size, reason = self.batch_size, f"no memory for a batch of {size}"
-            self.parts["batch"].batch = size
-        self.recorded = size != self.batch_size
+        if size > before and not run.fits(size):
+            self.parts["batch"].batch, reason = before, f"no memory for a batch of {size}"
+        self.recorded = self.batch_size != before
         if self.recorded and "cusum" in self.parts:
             self.parts["cusum"].forget(TPS)  # another batch has another speed
-        columns = {"adaptive_batch_size": self.batch_size, "batch_change_reason": reason}
-        self.batch_size = size
-        return columns
+        return {"adaptive_batch_size": before, "batch_change_reason": reason}
 
     def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         m, learner, columns = self.config.monitor, run.learner, dict[str, Any]()

@@ -30,6 +30,7 @@ CHILD, TOURNAMENT = 0, 1  # what a draw is for
 Genes = tuple[str, ...]
 
 
+@dataclass(frozen=True)
 class _Record:
     """Holds plain values only, null where a number is not finite: what is read back equals what was written."""
 
@@ -38,7 +39,7 @@ class _Record:
             object.__setattr__(self, name, _plain(value))
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        return dataclasses.asdict(self)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import math
 import types
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -24,6 +25,7 @@ from helios.files import write_atomic
 from helios.model.config import MLPS
 from helios.train import telemetry
 from helios.train.config import SearchConfig
+from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.plots import PREPARING, Track, draw, labels, short, speeds
 
@@ -43,6 +45,8 @@ TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fit
           "spikes", "alerts", "status")
 PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
 WORDS = {"name", "activation", "parent", "separated", "status", "blocks", "alerts for", "skipped for"}
+
+_table = partial(markdown_table, left=0, words=WORDS, aligned=False)
 
 # What makes a comparison fair: a setting, its value, and what all candidates then have.
 FAIR = (
@@ -387,13 +391,3 @@ def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterato
         for c in candidates if c.status != "reused"))
     if any(c.status == "reused" for c in candidates):
         yield from ("", "Those that reuse the results of an earlier candidate are left out.")
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Nothing where there are no rows."""
-    if lines := [_line(row) for row in rows]:
-        yield from (_line(titles), _line(["---" if t in WORDS else "--:" for t in titles]), *lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"

@@ -89,21 +89,22 @@ class Progress:
 
     def replicate(self, seed: int, learner: Learner, config: Config) -> Replicate:
         values = [v for _, v in self.evaluations if v is not None]
-        last = self.evaluations[-1][1] if self.evaluations else None
         tail = self.losses[-max(1, len(self.losses) // 10):]
         train_loss = math.nan if None in tail else math.fsum(x for x in tail if x is not None) / len(tail)
-        entropy = weight_metrics(learner.weights())["weight_entropy"]
         speed = self.timed / self.seconds if self.seconds else math.nan
         share = lambda n: n / max(1, self.steps)
+        name, energy = config.search.fitness, None
+        if "free_energy" in fitness.FITNESS[name].needs:
+            entropy = weight_metrics(learner.weights())["weight_entropy"]
+            energy = fitness.free_energy(train_loss, entropy, config.monitor.free_energy_beta)
         measured = fitness.Measurements(
-            best_val_loss=min(values, default=math.nan), val_loss=math.nan if last is None else last,
-            tokens_per_sec=speed, clip_rate=share(self.clipped), max_grad_norm=self.max_grad_norm,
-            instability=share(self.spikes) + share(self.skipped) + share(self.alerts),
-            parameters=learner.model.num_parameters(), weight_entropy=entropy,
-            free_energy=fitness.free_energy(train_loss, entropy, config.monitor.free_energy_beta))
+            best_val_loss=min(values, default=math.nan), tokens_per_sec=speed, clip_rate=share(self.clipped),
+            max_grad_norm=self.max_grad_norm, parameters=learner.model.num_parameters(), free_energy=energy,
+            instability=share(self.spikes) + share(self.skipped) + share(self.alerts))
         return Replicate(
-            seed=seed, val_loss=measured.val_loss, best_val_loss=measured.best_val_loss, train_loss=train_loss,
-            fitness=fitness.fitness(config.search.fitness, measured, config.search.coefficients), steps=self.steps,
+            seed=seed, val_loss=self.evaluations[-1][1] if self.evaluations else None,
+            best_val_loss=measured.best_val_loss, train_loss=train_loss,
+            fitness=fitness.fitness(name, measured, config.search.coefficients), steps=self.steps,
             tokens=self.tokens, evaluations=[list(e) for e in self.evaluations], spikes=self.spikes,
             skipped=self.skipped, clip_rate=share(self.clipped), max_grad_norm=self.max_grad_norm,
             tokens_per_sec_mean=speed, cusum_alerts=self.alerts, seconds=self.seconds)
@@ -222,9 +223,14 @@ class Search:
         if (p.steps >= steps or (s.budget != "steps" and p.tokens >= limit)
                 or (s.budget == "seconds" and p.seconds >= s.seconds_per_candidate)):
             p.over = "budget"
-        if s.budget == "seconds" and p.tokens + self.summary()["cost"]["tokens"] > s.max_cost:
+        if s.budget == "seconds" and p.tokens + self._tokens() > s.max_cost:
             raise UserError(f"the search has come to --max-cost {s.max_cost:.3g}; continue it with --resume and a "
                             f"higher one, or start one with a lower seconds_per_candidate")
+
+    def _tokens(self) -> int:
+        """Of the trainings that are over."""
+        measured = (r for c in self.candidates if c.status != "reused" for r in c.replicates)
+        return sum(r.tokens for r in (*measured, *self.replicates))
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """The monitors' columns and the validation loss, where there is one."""

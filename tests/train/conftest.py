@@ -1,0 +1,75 @@
+"""Runs of the preset tiny on a text of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.backends.backend import Backend
+from helios.train import checkpoint
+from helios.train.data import Dataset
+from helios.train.monitors.cusum import Monitor
+from helios.train.progress import Display
+from helios.train.telemetry import Records
+from helios.train.tokenizer import Tokenizer
+from helios.train.trainer import Trainer
+
+from .runs import Make, configured
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    text = "".join(f"<|user|> Who are you? <|assistant|> I am number {i}. <|end_of_text|>\n" for i in range(400))
+    tokenizer = Tokenizer.train(text, 300)
+    ids = tokenizer.encode(text)
+    return Dataset(tokenizer, ids[1000:], ids[:1000], "hash")
+
+
+@pytest.fixture
+def make(tmp_path: Path, dataset: Dataset) -> Make:
+    """A run of that name, with these settings; it goes on where one of the name has left a checkpoint."""
+    def make(backend: Backend, name: str = "run", **settings: Any) -> Trainer:
+        path = tmp_path / name
+        path.mkdir(exist_ok=True)
+        found = checkpoint.latest(path)[0]
+        records = Records(path, {"run_id": name}, dataset.tokenizer, found.state["step"] if found else 0)
+        return Trainer(configured(**settings), backend, dataset, records, Display(quiet=True), found)
+
+    return make
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """{how many times a monitor was asked: the alerts it gives then}"""
+    alarms: dict[int, int] = {}
+    init, update, state, restore = Monitor.__init__, Monitor.update, Monitor.state, Monitor.restore
+
+    def start(self: Any, *args: Any) -> None:
+        init(self, *args)
+        self.asked = 0
+
+    def alarm(self: Any, *args: Any) -> dict[str, Any]:
+        self.asked += 1
+        found = alarms.get(self.asked, 0)
+        return update(self, *args) | {"cusum_alerts": found, "cusum_alert_reason": "planted" if found else None}
+
+    def restored(self: Any, kept: dict[str, Any]) -> None:
+        self.asked = kept.pop("asked")
+        restore(self, kept)
+
+    monkeypatch.setattr(Monitor, "__init__", start)
+    monkeypatch.setattr(Monitor, "update", alarm)
+    monkeypatch.setattr(Monitor, "state", lambda self: state(self) | {"asked": self.asked})
+    monkeypatch.setattr(Monitor, "restore", restored)
+    return alarms
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The steps of a training that take a minute; all others take a second."""
+    steps, real = {1}, Trainer._row
+    monkeypatch.setattr(Trainer, "_row", lambda self, loss, stats, rate, ms: real(
+        self, loss, stats, rate, 60_000 if self.done in steps else 1000))
+    return steps

@@ -1,0 +1,28 @@
+"""What the tests of whole runs share; `make` and `dataset` are fixtures of conftest.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from helios.train import checkpoint
+from helios.train.config import Config, resolve
+from helios.train.telemetry import METRICS
+from helios.train.trainer import Trainer
+
+Make = Callable[..., Trainer]
+
+
+def configured(**settings: Any) -> Config:
+    return resolve("tiny", assignments=[f"{k}={v}" for k, v in settings.items()])
+
+
+def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
+
+
+def final(t: Trainer) -> bytes:
+    """Weights and moments of the last checkpoint."""
+    (path,) = checkpoint.steps(t.records.path)[-1:]
+    return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
