@@ -7,7 +7,7 @@
 // and no T × T array exists. Grid: one subgroup for each SG queries, each head, each sequence.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
-#include "lib/attention.glsl"
+#include "lib/attention_lanes.glsl"
 
 layout(push_constant) uniform Push {
     In qkv;
@@ -22,18 +22,19 @@ void main() {
     if (!at.inside) return;
     uint i = at.block * SG + gl_SubgroupInvocationID, row = at.head_row + i;
     uint mine = at.qkv + min(i, p.len - 1) * at.stride;
-    float q[DH], sum[DH], top = -1e30, total = 0.0;
-    [[unroll]] for (uint d = 0; d < DH; d++) {
-        q[d] = rounded(p.qkv.v[mine + d]) * p.scale;
-        sum[d] = 0.0;
+    vec2 q[TWOS], sum[TWOS];
+    float top = -1e30, total = 0.0;
+    [[unroll]] for (uint d = 0; d < TWOS; d++) {
+        q[d] = rounded(head(p.qkv, mine, d)) * p.scale;
+        sum[d] = vec2(0.0);
     }
     for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
         uint theirs = at.qkv + min(j0 + gl_SubgroupInvocationID, p.len - 1) * at.stride;
         float s[SG];
         [[unroll]] for (uint j = 0; j < SG; j++) s[j] = 0.0;
-        [[unroll]] for (uint d = 0; d < DH; d++) {
-            float k = rounded(p.qkv.v[theirs + at.width + d]);
-            [[unroll]] for (uint j = 0; j < SG; j++) s[j] = fma(q[d], subgroupBroadcast(k, j), s[j]);
+        [[unroll]] for (uint d = 0; d < TWOS; d++) {
+            vec2 k = rounded(head(p.qkv, theirs + at.width, d));
+            [[unroll]] for (uint j = 0; j < SG; j++) s[j] = plus_dot(q[d], subgroupBroadcast(k, j), s[j]);
         }
         float high = top;
         [[unroll]] for (uint j = 0; j < SG; j++) {
@@ -43,7 +44,7 @@ void main() {
         float shrink = exp(top - high);
         top = high;
         total *= shrink;
-        [[unroll]] for (uint d = 0; d < DH; d++) sum[d] *= shrink;
+        [[unroll]] for (uint d = 0; d < TWOS; d++) sum[d] *= shrink;
         [[unroll]] for (uint j = 0; j < SG; j++) {
             s[j] = exp(s[j] - top);
             total += s[j];
@@ -54,12 +55,12 @@ void main() {
             [[unroll]] for (uint e = 0; e < 4; e++) s[j + e] = r[e] >= p.threshold ? s[j + e] * p.factor : 0.0;
         }
 #endif
-        [[unroll]] for (uint d = 0; d < DH; d++) {
-            float v = rounded(p.qkv.v[theirs + 2 * at.width + d]);
-            [[unroll]] for (uint j = 0; j < SG; j++) sum[d] = fma(s[j], subgroupBroadcast(v, j), sum[d]);
+        [[unroll]] for (uint d = 0; d < TWOS; d++) {
+            vec2 v = rounded(head(p.qkv, theirs + 2 * at.width, d));
+            [[unroll]] for (uint j = 0; j < SG; j++) sum[d] = fma(vec2(s[j]), subgroupBroadcast(v, j), sum[d]);
         }
     }
     if (i >= p.len) return;
-    [[unroll]] for (uint d = 0; d < DH; d++) p.o.v[at.out0 + i * at.width + d] = sum[d] / total;
+    [[unroll]] for (uint d = 0; d < TWOS; d++) store_head(p.o, at.out0 + i * at.width, d, sum[d] / total);
     p.lse.v[row] = top + log(total);
 }

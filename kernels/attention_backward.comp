@@ -8,7 +8,7 @@
 // BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T array exists.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
-#include "lib/attention.glsl"
+#include "lib/attention_lanes.glsl"
 
 layout(push_constant) uniform Push {
     In qkv, o, lse, g;
@@ -21,24 +21,25 @@ layout(push_constant) uniform Push {
 #if BY_KEY
 void by_key(Place at) {
     uint lane = gl_SubgroupInvocationID, j = at.block * SG + lane, here = min(j, p.len - 1);
-    float k[DH], v[DH], dk[DH], dv[DH];
-    [[unroll]] for (uint d = 0; d < DH; d++) {
-        k[d] = rounded(p.qkv.v[at.qkv + here * at.stride + at.width + d]) * p.scale;
-        v[d] = rounded(p.qkv.v[at.qkv + here * at.stride + 2 * at.width + d]);
-        dk[d] = dv[d] = 0.0;
+    uint mine = at.qkv + here * at.stride;
+    vec2 k[TWOS], v[TWOS], dk[TWOS], dv[TWOS];
+    [[unroll]] for (uint d = 0; d < TWOS; d++) {
+        k[d] = rounded(head(p.qkv, mine + at.width, d)) * p.scale;
+        v[d] = rounded(head(p.qkv, mine + 2 * at.width, d));
+        dk[d] = dv[d] = vec2(0.0);
     }
     for (uint i0 = at.block * SG; i0 < p.len; i0 += SG) {
         uint there = min(i0 + lane, p.len - 1);
-        float lse = p.lse.v[at.head_row + there], delta = 0.0;
-        float q[DH], g[DH], s[SG], ds[SG];
+        float lse = p.lse.v[at.head_row + there], delta = 0.0, s[SG], ds[SG];
+        vec2 q[TWOS], g[TWOS];
         [[unroll]] for (uint i = 0; i < SG; i++) s[i] = ds[i] = 0.0;
-        [[unroll]] for (uint d = 0; d < DH; d++) {
-            q[d] = rounded(p.qkv.v[at.qkv + there * at.stride + d]);
-            g[d] = rounded(p.g.v[at.out0 + there * at.width + d]);
-            delta = fma(g[d], p.o.v[at.out0 + there * at.width + d], delta);
+        [[unroll]] for (uint d = 0; d < TWOS; d++) {
+            q[d] = rounded(head(p.qkv, at.qkv + there * at.stride, d));
+            g[d] = rounded(head(p.g, at.out0 + there * at.width, d));
+            delta = plus_dot(g[d], head(p.o, at.out0 + there * at.width, d), delta);
             [[unroll]] for (uint i = 0; i < SG; i++) {
-                s[i] = fma(k[d], subgroupBroadcast(q[d], i), s[i]);
-                ds[i] = fma(v[d], subgroupBroadcast(g[d], i), ds[i]);
+                s[i] = plus_dot(k[d], subgroupBroadcast(q[d], i), s[i]);
+                ds[i] = plus_dot(v[d], subgroupBroadcast(g[d], i), ds[i]);
             }
         }
 #if DROPOUT
@@ -65,38 +66,40 @@ void by_key(Place at) {
             ds[i] = w * (ds[i] * keep - subgroupBroadcast(delta, i)) * capped_grad(c, p.cap);
             s[i] = w * keep;
         }
-        [[unroll]] for (uint d = 0; d < DH; d++)
+        [[unroll]] for (uint d = 0; d < TWOS; d++)
             [[unroll]] for (uint i = 0; i < SG; i++) {
-                dk[d] = fma(ds[i], subgroupBroadcast(q[d], i), dk[d]);
-                dv[d] = fma(s[i], subgroupBroadcast(g[d], i), dv[d]);
+                dk[d] = fma(vec2(ds[i]), subgroupBroadcast(q[d], i), dk[d]);
+                dv[d] = fma(vec2(s[i]), subgroupBroadcast(g[d], i), dv[d]);
             }
     }
     if (j >= p.len) return;
-    [[unroll]] for (uint d = 0; d < DH; d++) {
-        p.dqkv.v[at.qkv + j * at.stride + at.width + d] = dk[d] * p.scale;
-        p.dqkv.v[at.qkv + j * at.stride + 2 * at.width + d] = dv[d];
+    [[unroll]] for (uint d = 0; d < TWOS; d++) {
+        store_head(p.dqkv, mine + at.width, d, dk[d] * p.scale);
+        store_head(p.dqkv, mine + 2 * at.width, d, dv[d]);
     }
 }
 #else
 void by_query(Place at) {
     uint i = at.block * SG + gl_SubgroupInvocationID, here = min(i, p.len - 1), row = at.head_row + here;
-    float q[DH], g[DH], dq[DH], delta = 0.0, lse = p.lse.v[row];
-    [[unroll]] for (uint d = 0; d < DH; d++) {
-        q[d] = rounded(p.qkv.v[at.qkv + here * at.stride + d]) * p.scale;
-        g[d] = rounded(p.g.v[at.out0 + here * at.width + d]);
-        delta = fma(g[d], p.o.v[at.out0 + here * at.width + d], delta);
-        dq[d] = 0.0;
+    float delta = 0.0, lse = p.lse.v[row];
+    vec2 q[TWOS], g[TWOS], dq[TWOS];
+    [[unroll]] for (uint d = 0; d < TWOS; d++) {
+        q[d] = rounded(head(p.qkv, at.qkv + here * at.stride, d)) * p.scale;
+        g[d] = rounded(head(p.g, at.out0 + here * at.width, d));
+        delta = plus_dot(g[d], head(p.o, at.out0 + here * at.width, d), delta);
+        dq[d] = vec2(0.0);
     }
     for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
         uint theirs = at.qkv + min(j0 + gl_SubgroupInvocationID, p.len - 1) * at.stride;
-        float s[SG], ds[SG], k[DH];
+        float s[SG], ds[SG];
+        vec2 k[TWOS];
         [[unroll]] for (uint j = 0; j < SG; j++) s[j] = ds[j] = 0.0;
-        [[unroll]] for (uint d = 0; d < DH; d++) {
-            k[d] = rounded(p.qkv.v[theirs + at.width + d]);
-            float v = rounded(p.qkv.v[theirs + 2 * at.width + d]);
+        [[unroll]] for (uint d = 0; d < TWOS; d++) {
+            k[d] = rounded(head(p.qkv, theirs + at.width, d));
+            vec2 v = rounded(head(p.qkv, theirs + 2 * at.width, d));
             [[unroll]] for (uint j = 0; j < SG; j++) {
-                s[j] = fma(q[d], subgroupBroadcast(k[d], j), s[j]);
-                ds[j] = fma(g[d], subgroupBroadcast(v, j), ds[j]);
+                s[j] = plus_dot(q[d], subgroupBroadcast(k[d], j), s[j]);
+                ds[j] = plus_dot(g[d], subgroupBroadcast(v, j), ds[j]);
             }
         }
 #if DROPOUT
@@ -109,11 +112,11 @@ void by_query(Place at) {
             float c = capped(s[j], p.cap);
             ds[j] = j0 + j <= i ? exp(c - lse) * (ds[j] - delta) * capped_grad(c, p.cap) : 0.0;
         }
-        [[unroll]] for (uint d = 0; d < DH; d++)
-            [[unroll]] for (uint j = 0; j < SG; j++) dq[d] = fma(ds[j], subgroupBroadcast(k[d], j), dq[d]);
+        [[unroll]] for (uint d = 0; d < TWOS; d++)
+            [[unroll]] for (uint j = 0; j < SG; j++) dq[d] = fma(vec2(ds[j]), subgroupBroadcast(k[d], j), dq[d]);
     }
     if (i >= p.len) return;
-    [[unroll]] for (uint d = 0; d < DH; d++) p.dqkv.v[at.qkv + i * at.stride + d] = dq[d] * p.scale;
+    [[unroll]] for (uint d = 0; d < TWOS; d++) store_head(p.dqkv, at.qkv + i * at.stride, d, dq[d] * p.scale);
 }
 #endif
 

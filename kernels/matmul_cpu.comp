@@ -6,11 +6,13 @@
 // For devices whose subgroup is a SIMD register (lavapipe). A subgroup computes RA·SG rows by CB·SG columns: lanes hold
 // SG rows of A and SG columns of B, and each row's value is broadcast to all lanes in turn: one shuffle for CB
 // multiply-adds. KU steps of K are loaded first, all of a lane's row together (one cache line), then each accumulator
-// takes its KU products in one trip between memory and registers.
+// takes its KU products in one trip between memory and registers. A lane's rows (columns) are neighbours by twos, so
+// that with PAIRS two floats are one load: that wants even lengths along memory, of C too, and RA, CB, KU even always.
 // Grid: one subgroup a tile, along N, then M, then the batch. Rows and columns beyond the edge repeat the last one and
 // are not stored.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
+#include "lib/pairs.glsl"
 #include "lib/activations.glsl"
 
 layout(push_constant) uniform Push {
@@ -31,17 +33,31 @@ layout(push_constant) uniform Push {
 
 float acc[RA * SG][CB];
 
+// Which row (column) is r in a lane, counted from the tile's first; and which r, in which lane, is row i.
+uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * lane + (r & 1u); }
+uint owned(uint i) { return i / (2 * SG) * 2 + i % 2; }
+uint owner(uint i) { return i % (2 * SG) / 2; }
+
+// Into to[s][i] element s of K, of the lane's row (column) i, which begins at place[i]. ALONG: K runs along memory.
+#define LOAD(to, n, q, start, place, across, ALONG)                                                     \
+    [[unroll]] for (uint i = 0; i < n; i += two && !ALONG ? 2 : 1)                                      \
+        [[unroll]] for (uint s = 0; s < count; s += two && ALONG ? 2 : 1) {                             \
+            uint at = start + place[i] + (k + s) * (ALONG ? 1 : across);                                \
+            if (two) {                                                                                  \
+                vec2 both = pair(q, at);                                                                \
+                to[s][i] = rounded(both[0]);                                                            \
+                to[ALONG ? s + 1 : s][ALONG ? i : i + 1] = rounded(both[1]);                            \
+            } else to[s][i] = rounded(q.v[at]);                                                         \
+        }
+
 void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const uint count) {
+    const bool two = PAIRS == 1 && count == KU;
     float a[KU][RA], b[KU][CB];
-    [[unroll]] for (uint r = 0; r < RA; r++)
-        [[unroll]] for (uint s = 0; s < count; s++)
-            a[s][r] = rounded(p.a.v[a_at + (TA == 1 ? (k + s) * p.m + rows[r] : rows[r] + k + s)]);
-    [[unroll]] for (uint c = 0; c < CB; c++)
-        [[unroll]] for (uint s = 0; s < count; s++)
-            b[s][c] = rounded(p.b.v[b_at + (TB == 1 ? columns[c] + k + s : (k + s) * p.n + columns[c])]);
+    LOAD(a, RA, p.a, a_at, rows, p.m, (TA == 0))
+    LOAD(b, CB, p.b, b_at, columns, p.n, (TB == 1))
     [[unroll]] for (uint r = 0; r < RA * SG; r++)
         [[unroll]] for (uint s = 0; s < count; s++) {
-            float x = subgroupBroadcast(a[s][r / SG], r % SG);
+            float x = subgroupBroadcast(a[s][owned(r)], owner(r));
             [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = fma(x, b[s][c], acc[r][c]);
         }
 }
@@ -52,10 +68,11 @@ void main() {
     if (matrix >= p.batch) return;
     uint row0 = tile / across * (RA * SG), column0 = tile % across * (CB * SG), lane = gl_SubgroupInvocationID;
     uint rows[RA], columns[CB];
+    // An even r is held to an even place, where a load of two is aligned and stays inside.
     [[unroll]] for (uint r = 0; r < RA; r++)
-        rows[r] = min(row0 + r * SG + lane, p.m - 1) * (TA == 1 ? 1 : p.k);
+        rows[r] = min(row0 + member(r, lane), p.m - 1 & ~(~r & 1u)) * (TA == 1 ? 1 : p.k);
     [[unroll]] for (uint c = 0; c < CB; c++)
-        columns[c] = min(column0 + c * SG + lane, p.n - 1) * (TB == 1 ? p.k : 1);
+        columns[c] = min(column0 + member(c, lane), p.n - 1 & ~(~c & 1u)) * (TB == 1 ? p.k : 1);
     [[unroll]] for (uint r = 0; r < RA * SG; r++)
         [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = 0.0;
 
@@ -66,14 +83,15 @@ void main() {
     uint c_at = matrix * p.m * p.n;
     [[unroll]] for (uint r = 0; r < RA * SG; r++) {
         if (row0 + r >= p.m) break;
-        [[unroll]] for (uint c = 0; c < CB; c++) {
-            uint column = column0 + c * SG + lane;
+        [[unroll]] for (uint c = 0; c < CB; c += 2) {
+            uint column = column0 + member(c, lane), at = c_at + (row0 + r) * p.n + column;
+            bool both = column + 1 < p.n;
             if (column < p.n) {
-                uint at = c_at + (row0 + r) * p.n + column;
+                vec2 x = vec2(acc[r][c], acc[r][c + 1]);
 #if STORE_PRE
-                p.pre.v[at] = acc[r][c];
+                store_pair(p.pre, at, x, both);
 #endif
-                p.c.v[at] = ended(acc[r][c], at);
+                store_pair(p.c, at, vec2(ended(x.x, at), ended(x.y, both ? at + 1 : at)), both);
             }
         }
     }

@@ -12,3 +12,5 @@ float rounded(float x) {
     return x;
 #endif
 }
+
+vec2 rounded(vec2 x) { return vec2(rounded(x.x), rounded(x.y)); }

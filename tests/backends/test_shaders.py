@@ -25,7 +25,8 @@ class Dry(Primitives):
     """The primitives without a device: they only compile."""
 
     def __init__(self, profile: str, lanes: int, precision: str = "f32") -> None:
-        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, shared_bytes=49152)
+        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, shared_bytes=49152,
+                                       features=("shaderInt64",))
         self.precision = precision
         self.variants: dict[str, tuple[str, dict[str, Any]]] = {}
         self.pipelines = SimpleNamespace(get=self._get)
@@ -169,3 +170,22 @@ def test_simt_kernels_compute_the_same() -> None:
         np.testing.assert_allclose(a[1], b[1], rtol=1e-3)
     names = {c.name for c in simt.program.commands}
     assert "matmul" in names and "matmul_cpu" not in names
+
+
+@pytest.mark.parametrize("profile", ["cpu", "simt"])
+def test_a_place_changes_no_bit(profile: str) -> None:
+    """Two floats are loaded at once only where they lie at an even place; elsewhere one by one."""
+    import numpy as np
+
+    be, rng = make(profile=profile), np.random.default_rng(0)
+    memory = rng.standard_normal(40_000).astype(np.float32)
+    results = []
+    for start in (0, 1, 2):
+        moved = be.array(np.concatenate([np.zeros(start, np.float32), memory]))
+        view = lambda at, *shape, moved=moved, start=start: be.view(moved, start + at, shape)
+        out, lse = be.attention(view(0, 2, 19, 3 * 24), None, 2, 30.0, 0.0, 0)
+        dqkv = be.attention_backward(view(0, 2, 19, 3 * 24), out, lse, view(9000, 2, 19, 24), None, 2, 30.0, 0.0, 0)
+        products = [be.matmul(view(0, *((34, 140) if ta else (140, 34))), view(9000, *((70, 34) if tb else (34, 70))),
+                              ta, tb) for ta in (False, True) for tb in (False, True)]
+        results.append([be.numpy(x).tobytes() for x in (out, lse, dqkv, *products)])
+    assert results[0] == results[1] == results[2]

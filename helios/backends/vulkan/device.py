@@ -15,8 +15,8 @@ from helios.errors import UserError
 ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
-FEATURES = ("shaderFloat16", "shaderInt8", "timelineSemaphore", "VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16",
-            "VK_EXT_memory_budget")  # worth knowing, not required
+FEATURES = ("shaderInt64", "shaderFloat16", "shaderInt8", "timelineSemaphore", "VK_KHR_cooperative_matrix",
+            "VK_KHR_shader_bfloat16", "VK_EXT_memory_budget")  # worth knowing, not required
 REQUIRED = {
     "features12": ("bufferDeviceAddress",),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
@@ -133,10 +133,11 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
     found = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(physical, None)}
     missing: list[str] = []
     if version >= VULKAN_1_3:
-        _, f12, f13 = _features(vk, physical)
+        f2, f12, f13 = _features(vk, physical)
         missing += [n for n in REQUIRED["features12"] if not getattr(f12, n)]
         missing += [n for n in REQUIRED["features13"] if not getattr(f13, n)]
-        found |= {n for n in (*REQUIRED["features12"], *FEATURES[:3]) if getattr(f12, n)}
+        found |= {n for n in FEATURES[:1] if getattr(f2.features, n)}
+        found |= {n for n in (*REQUIRED["features12"], *FEATURES[1:4]) if getattr(f12, n)}
         found |= {n for n in REQUIRED["features13"] if getattr(f13, n)}
     else:
         missing.append("Vulkan 1.3")
@@ -212,17 +213,19 @@ class Device:
         f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
         f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
                       f13)
+        f2 = _struct(vk, "VkPhysicalDeviceFeatures2", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2", f12)
+        wanted2 = ("shaderInt64",) if "shaderInt64" in self.profile.features else ()
         wanted12 = REQUIRED["features12"] + (COOPMAT if coopmat else ())
-        for names, features in ((wanted12, f12), (REQUIRED["features13"], f13)):
+        for names, features in ((wanted2, f2.features), (wanted12, f12), (REQUIRED["features13"], f13)):
             for name in names:
                 setattr(features, name, 1)
         extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(self.physical, None)}
         self.has_budget = "VK_EXT_memory_budget" in extensions
-        enabled, first = ["VK_EXT_memory_budget"] if self.has_budget else [], f12
+        enabled, first = ["VK_EXT_memory_budget"] if self.has_budget else [], f2
         if coopmat:
             enabled.append("VK_KHR_cooperative_matrix")
             first = _struct(vk, "VkPhysicalDeviceCooperativeMatrixFeaturesKHR",
-                            "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR", f12)
+                            "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR", f2)
             first.cooperativeMatrix = 1
         queue = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=self.family, queueCount=1, pQueuePriorities=[1.0])
         self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(

@@ -79,6 +79,11 @@ class Primitives:
         """Elements a lane in elementwise kernels."""
         return 64 if self.profile.profile == "cpu" else 4
 
+    def pairs(self, *lengths: int, at: Sequence[VkArray] = ()) -> int:
+        """PAIRS of the kernels that include lib/pairs.glsl: rows of these lengths, arrays at these places."""
+        even = all(n % 2 == 0 for n in lengths) and all(x.offset % 8 == 0 for x in at)
+        return int(even and self.profile.profile == "cpu" and "shaderInt64" in self.profile.features)
+
     def parts(self, rows: int, columns: int) -> int:
         """Runs of rows in sums over rows: one where the columns alone keep the device busy."""
         if self.profile.profile == "cpu":
@@ -211,7 +216,8 @@ class Primitives:
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         if self.profile.profile == "cpu":
             tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(m, n)
-            kernel = self.kernel("matmul_cpu", **tile, **defines)
+            pairs = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
+            kernel = self.kernel("matmul_cpu", **tile, **defines, PAIRS=pairs)
             sg = self.profile.subgroup_size
             tiles = divide(m, tile["RA"] * sg) * divide(n, tile["CB"] * sg)
         elif self.profile.profile == "coopmat" and self.half:
@@ -312,6 +318,8 @@ class Primitives:
         defines = {"DH": head, "CAPPED": int(cap > 0), "DROPOUT": int(p > 0), "HALF": self.half, **defines}
         if block:
             name, rows, lanes, defines["BK"] = f"{name}_coopmat", ATTENTION_ROWS, 4 * rows, block
+        else:
+            defines["PAIRS"] = self.pairs(head, at=(qkv, *args.values()))
         self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, qkv=qkv, rng=rng, batch=b,
                       heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
                       factor=1.0 / (1.0 - p), **args)

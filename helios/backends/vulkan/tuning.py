@@ -16,7 +16,7 @@ from helios.backends.vulkan import environment, shaders
 KERNEL = "matmul_cpu"
 Tile = dict[str, int]
 TILES: tuple[Tile, ...] = tuple(dict(zip(("RA", "CB", "KU"), sizes, strict=True)) for sizes in (
-    (4, 4, 4), (4, 4, 2), (3, 4, 4), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)))
+    (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)))
 
 
 def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
