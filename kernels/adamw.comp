@@ -2,6 +2,7 @@
 // g = grad·stats[7]; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
 // w ← w - lr·decay·w - lr·(m/stats[4])/(√(v/stats[5]) + eps). Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"
+#include "lib/pairs.glsl"
 
 layout(push_constant) uniform Push {
     InOut w, m, v;
@@ -13,17 +14,17 @@ layout(push_constant) uniform Push {
 void main() {
     if (p.stats.v[2] != 0.0) return;
     float coef = p.stats.v[7], c1 = 1.0 / p.stats.v[4], c2 = 1.0 / p.stats.v[5], lr = p.lr.v[0];
-    uint first = group() * (WG * SPAN) + gl_LocalInvocationID.x;
-    for (uint k = 0; k < SPAN; k++) {
+    uint first = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    for (uint k = 0; k < SPAN; k += EACH) {
         uint i = first + k * WG;
         if (i >= p.n) return;
-        float g = p.grad.v[i] * coef;
-        float m = p.beta1 * p.m.v[i] + (1.0 - p.beta1) * g;
-        float v = p.beta2 * p.v.v[i] + (1.0 - p.beta2) * g * g;
-        float w = p.w.v[i];
-        p.m.v[i] = m;
-        p.v.v[i] = v;
+        Floats g = LOAD(p.grad, i) * coef;
+        Floats m = p.beta1 * LOAD(p.m, i) + (1.0 - p.beta1) * g;
+        Floats v = p.beta2 * LOAD(p.v, i) + (1.0 - p.beta2) * g * g;
+        Floats w = LOAD(p.w, i);
+        STORE(p.m, i, m);
+        STORE(p.v, i, v);
         if (i < p.n_decay) w -= lr * p.decay * w;
-        p.w.v[i] = w - lr * (m * c1) / (sqrt(v * c2) + p.eps);
+        STORE(p.w, i, w - lr * (m * c1) / (sqrt(v * c2) + p.eps));
     }
 }

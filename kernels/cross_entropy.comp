@@ -1,6 +1,7 @@
 // lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows].
-// A target out of range gives NaN. Grid: one subgroup a row.
+// A target out of range gives NaN. One pass: a lane's sum is of exp(logits - its top so far). Grid: one subgroup a row.
 #include "lib/common.glsl"
+#include "lib/pairs.glsl"
 
 layout(push_constant) uniform Push {
     In logits;
@@ -12,12 +13,14 @@ layout(push_constant) uniform Push {
 void main() {
     uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns;
     if (row >= p.rows) return;
-    float top = p.logits.v[at];
-    for (uint j = lane; j < p.columns; j += SG) top = max(top, p.logits.v[at + j]);
-    top = subgroupMax(top);
-    float sum = 0.0;
-    for (uint j = lane; j < p.columns; j += SG) sum += exp(p.logits.v[at + j] - top);
-    float lse = top + log(subgroupAdd(sum));
+    float top = p.logits.v[at], sum = 0.0;
+    for (uint j = EACH * turn(lane); j < p.columns; j += EACH * SG) {
+        Floats x = LOAD(p.logits, at + j);
+        float before = top;
+        top = max(top, highest(x));
+        sum = sum * exp(before - top) + total(exp(x - top));
+    }
+    float all = subgroupMax(top), lse = all + log(subgroupAdd(sum * exp(top - all)));
     if (lane == 0) {
         p.lse.v[row] = lse;
         uint target = uint(p.targets.v[row]);

@@ -1,6 +1,7 @@
 // d = (exp(logits - lse) - onehot(target))·g/rows; logits, d [rows, V], lse [rows], g one number.
 // Grid: one subgroup a row. d may lie over logits.
 #include "lib/common.glsl"
+#include "lib/pairs.glsl"
 
 layout(push_constant) uniform Push {
     In logits, lse, g;
@@ -14,6 +15,6 @@ void main() {
     if (row >= p.rows) return;
     float lse = p.lse.v[row], scale = p.g.v[0] / float(p.rows);
     uint target = uint(p.targets.v[row]);
-    for (uint j = gl_SubgroupInvocationID; j < p.columns; j += SG)
-        p.d.v[at + j] = (exp(p.logits.v[at + j] - lse) - (j == target ? 1.0 : 0.0)) * scale;
+    for (uint j = EACH * turn(gl_SubgroupInvocationID); j < p.columns; j += EACH * SG)
+        STORE(p.d, at + j, (exp(LOAD(p.logits, at + j) - lse) - among(target - j)) * scale);
 }

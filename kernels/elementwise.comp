@@ -3,6 +3,7 @@
 // Y, Z, OUT2: 1 where that argument exists. Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"
 #include "lib/activations.glsl"
+#include "lib/pairs.glsl"
 
 layout(push_constant) uniform Push {
     In x;
@@ -20,21 +21,26 @@ layout(push_constant) uniform Push {
     float alpha, beta;
 } p;
 
+float first(float x, float y, float z) { return EXPR; }
+#if OUT2
+float second(float x, float y, float z) { return EXPR2; }
+#endif
+
 void main() {
-    uint first = group() * (WG * SPAN) + gl_LocalInvocationID.x;
-    for (uint k = 0; k < SPAN; k++) {
-        uint i = first + k * WG;
+    uint start = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    for (uint k = 0; k < SPAN; k += EACH) {
+        uint i = start + k * WG;
         if (i >= p.n) return;
-        float x = p.x.v[i];
+        Floats x = LOAD(p.x, i), y = x, z = x;
 #if Y
-        float y = p.y.v[i];
+        y = LOAD(p.y, i);
 #endif
 #if Z
-        float z = p.z.v[i];
+        z = LOAD(p.z, i);
 #endif
-        p.o.v[i] = EXPR;
+        STORE(p.o, i, APPLY(first, x, y, z));
 #if OUT2
-        p.o2.v[i] = EXPR2;
+        STORE(p.o2, i, APPLY(second, x, y, z));
 #endif
     }
 }

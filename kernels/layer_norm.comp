@@ -1,9 +1,9 @@
 // y = (x - mean)·rstd·weight + bias, rstd = 1/√(var + eps), var the population's; x [rows, D].
 // Where DROPPED, x is first made and stored, as in dropout.comp: x = residual + (kept ? h·factor : 0).
-// Grid: one subgroup a row. A lane takes EACH neighbouring columns at a time: four where DROPPED, for they share one
+// Grid: one subgroup a row. A lane takes RUN neighbouring columns at a time: four where DROPPED, for they share one
 // random counter. It reads again only what it wrote itself.
 #include "lib/common.glsl"
-#include "lib/philox.glsl"
+#include "lib/dropout.glsl"
 
 layout(push_constant) uniform Push {
 #if DROPPED
@@ -26,40 +26,42 @@ layout(push_constant) uniform Push {
     float eps;
 } p;
 
-const uint EACH = DROPPED == 1 ? 4 : 1;
+const uint RUN = DROPPED == 1 ? 4 : EACH;
 
 void main() {
-    uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns, n = (p.columns + EACH - 1) / EACH;
+    uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns, n = (p.columns + RUN - 1) / RUN;
     if (row >= p.rows) return;
     float sum = 0.0, squares = 0.0;
-    for (uint t = lane; t < n; t += SG) {
+    for (uint t = turn(lane); t < n; t += SG) {
 #if DROPPED
         uvec4 r = philox(p.rng, t, row, p.site);
 #endif
-        [[unroll]] for (uint e = 0; e < EACH; e++) {
-            uint j = t * EACH + e;
+        [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
+            uint j = t * RUN + e;
             if (j < p.columns) {
 #if DROPPED
-                p.x.v[at + j] = (r[e] >= p.threshold ? p.h.v[at + j] * p.factor : 0.0) + p.residual.v[at + j];
+                Floats kept = dropped(LOAD(p.h, at + j), r, e, p.threshold, p.factor);
+                STORE(p.x, at + j, kept + LOAD(p.residual, at + j));
 #endif
-                sum += p.x.v[at + j];
+                sum += total(LOAD(p.x, at + j));
             }
         }
     }
     float mean = subgroupAdd(sum) / float(p.columns);
-    for (uint t = lane; t < n; t += SG)
-        [[unroll]] for (uint e = 0; e < EACH; e++) {
-            uint j = t * EACH + e;
+    for (uint t = turn(lane); t < n; t += SG)
+        [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
+            uint j = t * RUN + e;
             if (j < p.columns) {
-                float d = p.x.v[at + j] - mean;
-                squares += d * d;
+                Floats d = LOAD(p.x, at + j) - mean;
+                squares += total(d * d);
             }
         }
     float rstd = 1.0 / sqrt(subgroupAdd(squares) / float(p.columns) + p.eps);
-    for (uint t = lane; t < n; t += SG)
-        [[unroll]] for (uint e = 0; e < EACH; e++) {
-            uint j = t * EACH + e;
-            if (j < p.columns) p.y.v[at + j] = (p.x.v[at + j] - mean) * rstd * p.weight.v[j] + p.bias.v[j];
+    for (uint t = turn(lane); t < n; t += SG)
+        [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
+            uint j = t * RUN + e;
+            if (j < p.columns)
+                STORE(p.y, at + j, (LOAD(p.x, at + j) - mean) * rstd * LOAD(p.weight, j) + LOAD(p.bias, j));
         }
     if (lane == 0) {
         p.mean.v[row] = mean;

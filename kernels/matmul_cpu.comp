@@ -34,12 +34,12 @@ layout(push_constant) uniform Push {
 float acc[RA * SG][CB];
 
 // Which row (column) is r in a lane, counted from the tile's first; and which r, in which lane, is row i.
-uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * lane + (r & 1u); }
+uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * turn(lane) + (r & 1u); }
 uint owned(uint i) { return i / (2 * SG) * 2 + i % 2; }
-uint owner(uint i) { return i % (2 * SG) / 2; }
+uint owner(uint i) { return turn(i % (2 * SG) / 2); }
 
 // Into to[s][i] element s of K, of the lane's row (column) i, which begins at place[i]. ALONG: K runs along memory.
-#define LOAD(to, n, q, start, place, across, ALONG)                                                     \
+#define FETCH(to, n, q, start, place, across, ALONG)                                                     \
     [[unroll]] for (uint i = 0; i < n; i += two && !ALONG ? 2 : 1)                                      \
         [[unroll]] for (uint s = 0; s < count; s += two && ALONG ? 2 : 1) {                             \
             uint at = start + place[i] + (k + s) * (ALONG ? 1 : across);                                \
@@ -53,8 +53,8 @@ uint owner(uint i) { return i % (2 * SG) / 2; }
 void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const uint count) {
     const bool two = PAIRS == 1 && count == KU;
     float a[KU][RA], b[KU][CB];
-    LOAD(a, RA, p.a, a_at, rows, p.m, (TA == 0))
-    LOAD(b, CB, p.b, b_at, columns, p.n, (TB == 1))
+    FETCH(a, RA, p.a, a_at, rows, p.m, (TA == 0))
+    FETCH(b, CB, p.b, b_at, columns, p.n, (TB == 1))
     [[unroll]] for (uint r = 0; r < RA * SG; r++)
         [[unroll]] for (uint s = 0; s < count; s++) {
             float x = subgroupBroadcast(a[s][owned(r)], owner(r));

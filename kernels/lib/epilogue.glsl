@@ -16,3 +16,5 @@ float ended(float value, uint at) {
     return value;
 #endif
 }
+
+vec2 ended(vec2 value, uint at) { return vec2(ended(value.x, at), ended(value.y, at + 1)); }

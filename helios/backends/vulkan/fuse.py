@@ -93,7 +93,8 @@ def _into_layer_norm(commands: Sequence[Command | None], uses: dict[Block, list[
     args |= given | {"x": Range(x.block, x.offset, x.size, "rw")}
     # y may lie over h or the residual. With as many rows as columns, mean and rstd might lie over weight or bias.
     in_place = args["rows"] != args["columns"]
-    return at, i, _variant(pipelines, norm.kernel, {"DROPPED": 1, "GIVEN": 0}, args, norm.grid, in_place)
+    defines = {"DROPPED": 1, "GIVEN": 0, "PAIRS": norm.kernel.defines["PAIRS"] & dropout.kernel.defines["PAIRS"]}
+    return at, i, _variant(pipelines, norm.kernel, defines, args, norm.grid, in_place)
 
 
 def _arguments(command: Command) -> dict[str, Any]:

@@ -103,6 +103,7 @@ class Primitives:
         if len(expressions) > 1:
             defines["EXPR2"] = expressions[1]
         outs = [self.empty(inputs[0].shape) for _ in expressions]
+        defines["PAIRS"] = self.pairs(outs[0].size, at=inputs)
         args = dict(zip("xyz", inputs, strict=False)) | dict(zip(("o", "o2"), outs, strict=False))
         self._each("elementwise", inputs[0].size, True, defines, alpha=alpha, beta=beta, **args)
         return outs[0] if len(outs) == 1 else tuple(outs)
@@ -178,16 +179,18 @@ class Primitives:
         rows = like.size // columns
         parts = self.parts(rows, columns)
         partials = [self.empty((parts, columns) if parts > 1 else (columns,)) for _ in names]
-        self.dispatch(kernel, before + divide(columns, kernel.defines["WG"]) * parts, rows=rows, columns=columns,
-                      parts=parts, **dict(zip(names, partials, strict=True)), **args)
+        owned = kernel.defines["WG"] * (1 + kernel.defines.get("PAIRS", 0))
+        self.dispatch(kernel, before + divide(columns, owned) * parts, rows=rows, columns=columns, parts=parts,
+                      **dict(zip(names, partials, strict=True)), **args)
         return partials if parts == 1 else [self._sum_rows(x, parts, (columns,)) for x in partials]
 
     def dropout(self, h: VkArray, rng: VkArray, p: float, site: int, residual: VkArray | None = None) -> VkArray:
         out = self.empty(h.shape)
         columns = h.shape[-1] if h.shape else 1
         rows = h.size // columns
-        kernel = self.kernel("dropout", self.lanes, RESIDUAL=int(residual is not None))
         extra = {} if residual is None else {"residual": residual}
+        kernel = self.kernel("dropout", self.lanes, RESIDUAL=len(extra),
+                             PAIRS=self.pairs(columns, at=(h, *extra.values())))
         self.dispatch(kernel, divide(rows * divide(columns, 4), self.lanes), True, h=h, o=out, rng=rng, rows=rows,
                       columns=columns, threshold=threshold(p), site=site, factor=1.0 / (1.0 - p), **extra)
         return out
@@ -247,15 +250,17 @@ class Primitives:
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
         y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
-        self.dispatch(self.kernel("layer_norm", DROPPED=0, GIVEN=1), mean.size, x=x, weight=weight, bias=bias, y=y,
+        kernel = self.kernel("layer_norm", DROPPED=0, GIVEN=1, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
+        self.dispatch(kernel, mean.size, x=x, weight=weight, bias=bias, y=y,
                       mean=mean, rstd=rstd, rows=mean.size, columns=x.shape[-1], eps=eps)
         return y, mean, rstd
 
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        dw, db = self._columns(self.kernel("layer_norm_backward", **NO_EPILOGUE), x, ("dweight", "dbias"), mean.size,
-                               x=x, weight=weight, mean=mean, rstd=rstd, g=g, dx=dx)
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
+        dw, db = self._columns(kernel, x, ("dweight", "dbias"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd,
+                               g=g, dx=dx)
         return dx, dw, db
 
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
@@ -331,7 +336,8 @@ class Primitives:
     def _partials(self, x: VkArray, expression: str) -> VkArray:
         n = max(1, min(MAX_PARTIALS, divide(x.size, 4096)))
         partial = self.empty((n,))
-        self.dispatch(self.kernel("reduce", EXPR=expression), n, x=x, o=partial, n=x.size, groups=n, alpha=1.0)
+        kernel = self.kernel("reduce", EXPR=expression, PAIRS=self.pairs(x.size, at=(x,)))
+        self.dispatch(kernel, n, x=x, o=partial, n=x.size, groups=n, alpha=1.0)
         return partial
 
     def _reduce(self, x: VkArray, expression: str, alpha: float) -> VkArray:
@@ -339,7 +345,8 @@ class Primitives:
         if x.size > 4096:
             x, expression = self._partials(x, expression), "x"
         out = self.empty(())
-        self.dispatch(self.kernel("reduce", EXPR=expression), 1, x=x, o=out, n=x.size, groups=1, alpha=alpha)
+        kernel = self.kernel("reduce", EXPR=expression, PAIRS=self.pairs(x.size, at=(x,)))
+        self.dispatch(kernel, 1, x=x, o=out, n=x.size, groups=1, alpha=alpha)
         return out
 
     def expand(self, g: VkArray, shape: tuple[int, ...]) -> VkArray:
@@ -350,13 +357,15 @@ class Primitives:
     def cross_entropy(self, logits: VkArray, targets: VkArray) -> tuple[VkArray, VkArray]:
         rows = targets.size
         loss, lse = self.empty((rows,)), self.empty((rows,))
-        self.dispatch(self.kernel("cross_entropy"), rows, logits=logits, targets=targets, loss=loss, lse=lse,
+        kernel = self.kernel("cross_entropy", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
+        self.dispatch(kernel, rows, logits=logits, targets=targets, loss=loss, lse=lse,
                       rows=rows, columns=logits.shape[-1])
         return self._reduce(loss, "x", 1.0 / rows), lse
 
     def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray) -> VkArray:
         out = self.empty(logits.shape)
-        self.dispatch(self.kernel("cross_entropy_backward"), targets.size, True, logits=logits, targets=targets,
+        kernel = self.kernel("cross_entropy_backward", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
+        self.dispatch(kernel, targets.size, True, logits=logits, targets=targets,
                       lse=lse, g=g, d=out, rows=targets.size, columns=logits.shape[-1])
         return out
 
@@ -371,5 +380,6 @@ class Primitives:
 
     def adamw(self, w: VkArray, grad: VkArray, m: VkArray, v: VkArray, stats: VkArray, lr: VkArray, *, beta1: float,
               beta2: float, eps: float, weight_decay: float, n_decay: int) -> None:
-        self._each("adamw", w.size, w=w, grad=grad, m=m, v=v, stats=stats, lr=lr, n_decay=n_decay, beta1=beta1,
-                   beta2=beta2, eps=eps, decay=weight_decay)
+        pairs = self.pairs(w.size, n_decay, at=(w, grad, m, v))
+        self._each("adamw", w.size, defines={"PAIRS": pairs}, w=w, grad=grad, m=m, v=v, stats=stats, lr=lr,
+                   n_decay=n_decay, beta1=beta1, beta2=beta2, eps=eps, decay=weight_decay)
