@@ -62,6 +62,17 @@ void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const 
         }
 }
 
+// What the epilogue takes at `at` and, if there are `both`, the next place.
+vec2 others(uint at, bool both) {
+#if !Y
+    return vec2(0.0);
+#elif PAIRS
+    return pair(p.y, at);
+#else
+    return vec2(p.y.v[at], p.y.v[both ? at + 1 : at]);
+#endif
+}
+
 void main() {
     uint across = (p.n + CB * SG - 1) / (CB * SG), down = (p.m + RA * SG - 1) / (RA * SG);
     uint tile = group() % (across * down), matrix = group() / (across * down);
@@ -81,18 +92,25 @@ void main() {
     for (; k < p.k; k++) steps(a_at, b_at, rows, columns, k, 1);
 
     uint c_at = matrix * p.m * p.n;
-    [[unroll]] for (uint r = 0; r < RA * SG; r++) {
+    [[unroll]] for (uint r = 0; r < RA * SG; r += 2) {
         if (row0 + r >= p.m) break;
-        [[unroll]] for (uint c = 0; c < CB; c += 2) {
-            uint column = column0 + member(c, lane), at = c_at + (row0 + r) * p.n + column;
-            bool both = column + 1 < p.n;
-            if (column < p.n) {
-                vec2 x = vec2(acc[r][c], acc[r][c + 1]);
-#if STORE_PRE
-                store_pair(p.pre, at, x, both);
-#endif
-                store_pair(p.c, at, vec2(ended(x.x, at), ended(x.y, both ? at + 1 : at)), both);
+        // All that the epilogue takes from memory first, or it would wait for each load in turn.
+        vec2 other[2][CB / 2];
+        [[unroll]] for (uint e = 0; e < 2; e++)
+            [[unroll]] for (uint c = 0; c < CB; c += 2) {
+                uint column = min(column0 + member(c, lane), p.n - 1 & ~1u), row = min(row0 + r + e, p.m - 1);
+                other[e][c / 2] = others(c_at + row * p.n + column, column + 1 < p.n);
             }
-        }
+        [[unroll]] for (uint e = 0; e < 2; e++)
+            [[unroll]] for (uint c = 0; c < CB; c += 2) {
+                uint column = column0 + member(c, lane), row = row0 + r + e, at = c_at + row * p.n + column;
+                if (column < p.n && row < p.m) {
+                    vec2 x = vec2(acc[r + e][c], acc[r + e][c + 1]), y = other[e][c / 2];
+#if STORE_PRE
+                    store_pair(p.pre, at, x, column + 1 < p.n);
+#endif
+                    store_pair(p.c, at, vec2(ended(x.x, y.x), ended(x.y, y.y)), column + 1 < p.n);
+                }
+            }
     }
 }

@@ -1,19 +1,24 @@
 // The last thing done to a value before it is stored at `at`: EPILOGUE, an expression as in elementwise.comp, of x (the
 // value) and y (of p.y at the same place); where SWAP, of y (the value) and x (of p.y). Included after the push block,
 // which has `In y` if Y, and `alpha`, `beta` if ENDED.
-float ended(float value, uint at) {
-#if ENDED
+float ended(float value, float other) {
 #if SWAP
-    float x = p.y.v[at], y = value;
+    float x = other, y = value;
 #else
-    float x = value;
-#if Y
-    float y = p.y.v[at];
+    float x = value, y = other;
 #endif
-#endif
+#if ENDED
     return EPILOGUE;
 #else
     return value;
+#endif
+}
+
+float ended(float value, uint at) {
+#if Y
+    return ended(value, p.y.v[at]);
+#else
+    return ended(value, 0.0);
 #endif
 }
 

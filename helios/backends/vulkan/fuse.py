@@ -64,6 +64,8 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
             continue
         swap = given["x"] is not value  # the expression's x is then the other array
         other = given["x"] if swap else given.get("y")
+        if other is not None and other.offset % 8 and producer.kernel.defines.get("PAIRS"):
+            continue
         args |= {result: given["o"], "y": other, "alpha": given["alpha"], "beta": given["beta"]}
         defines = {"ENDED": 1, "EPILOGUE": command.kernel.defines["EXPR"], "SWAP": int(swap),
                    "Y": int(other is not None)}
