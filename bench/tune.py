@@ -28,9 +28,7 @@ def classes(table: Iterable[Row]) -> dict[str, Row]:
     """Shape class → the largest of the table's products in it."""
     found: dict[str, Row] = {}
     for row in (row for row in table if row.primitive == "matmul"):
-        ta, tb = (letter == "t" for letter in row.op.removeprefix("matmul_"))
-        m, n, k = map(int, row.shape.split("x"))
-        name = tuning.shape_class(ta, tb, m, n, k)
+        name = tuning.shape_class(*_product(row))
         if name not in found or found[name].flops < row.flops:
             found[name] = row
     return found
@@ -43,8 +41,7 @@ def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
         raise UserError(f"{be.device_name} has no tiles to choose; only {tuning.KERNEL}, for CPU devices, has")
     for name, row in classes(table).items():
         arrays = [be.array(x) for x in row.arguments()]
-        m, n, _ = map(int, row.shape.split("x"))
-        plain = vulkan.matmul_tile(m, n)
+        plain = vulkan.matmul_tile(*_product(row)[:4])
         tiles, sides = [plain, *(tile for tile in TILES if tile != plain)], []
         for vulkan.tiles[name] in tiles:
             sides.append(_timed(be, row, arrays, effort))
@@ -58,6 +55,13 @@ def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
         if all(gains):
             vulkan.tiles[name] = tiles[sides.index(fastest)]
             yield Choice(name, row.shape, vulkan.tiles[name], fastest.best().device_ms, untuned.best().device_ms)
+
+
+def _product(row: Row) -> tuple[bool, bool, int, int, int]:
+    """ta, tb, M, N, K."""
+    ta, tb = (letter == "t" for letter in row.op.removeprefix("matmul_"))
+    m, n, k = map(int, row.shape.split("x"))
+    return ta, tb, m, n, k
 
 
 def _timed(be: Backend, row: Row, arrays: list[Any], effort: Effort) -> Timed:

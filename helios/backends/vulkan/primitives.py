@@ -218,7 +218,7 @@ class Primitives:
             defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue][0]}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         if self.profile.profile == "cpu":
-            tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(m, n)
+            tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n)
             pairs = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
             kernel = self.kernel("matmul_cpu", **tile, **defines, PAIRS=pairs)
             sg = self.profile.subgroup_size
@@ -237,9 +237,12 @@ class Primitives:
                       a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
         return out, pre
 
-    def matmul_tile(self, m: int, n: int) -> dict[str, int]:
-        """RA, CB and KU of matmul_cpu.comp."""
-        return {"RA": 4, "CB": 4, "KU": 4} if m >= 128 and n >= 64 else {"RA": 2, "CB": 2, "KU": 4}
+    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int) -> Tile:
+        """RA, CB and KU of matmul_cpu.comp; wide where a row of B lies along memory and there is enough of it."""
+        if m < 128 or n < 64:
+            return {"RA": 2, "CB": 2, "KU": 4}
+        wide = not tb and n >= (512 if ta else 128)
+        return {"RA": 4, "CB": 8, "KU": 2} if wide else {"RA": 4, "CB": 4, "KU": 4}
 
     def coopmat_tile(self, m: int, n: int, batch: int) -> dict[str, int]:
         """BM, BN, BK, WM and WN of matmul_coopmat.comp: the larger where that many tiles keep the device busy."""
