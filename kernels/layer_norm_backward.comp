@@ -1,11 +1,11 @@
 // With x̂ = (x - mean)·rstd and d = g·weight: dx = rstd·(d - avg(d) - x̂·avg(d·x̂)), averages over the row; dweight = Σ g·x̂
 // and dbias = Σ g, sums over rows. x, g, dx [rows, D]; dweight and dbias get `parts` partial sums [parts, D], each over a
-// run of rows. dx goes through lib/epilogue.glsl.
+// run of rows. dx goes through lib/epilogue.glsl. Where DROPS, `dropped` gets what dropout.comp makes of dx.
 // Grid: one subgroup a row, for dx, its lanes striding over the columns; then one for each EACH·SG columns and each part,
 // for the sums, a lane owning EACH columns.
 #include "lib/common.glsl"
 #include "lib/activations.glsl"
-#include "lib/pairs.glsl"
+#include "lib/dropout.glsl"
 
 layout(push_constant) uniform Push {
     In x, weight, mean, rstd, g;
@@ -13,12 +13,22 @@ layout(push_constant) uniform Push {
 #if Y
     In y;
 #endif
+#if DROPS
+    Out dropped;
+    InI rng;
+#endif
     uint rows, columns, parts;
+#if DROPS
+    uint threshold, site;
+    float factor;
+#endif
 #if ENDED
     float alpha, beta;
 #endif
 } p;
 #include "lib/epilogue.glsl"
+
+const uint RUN = DROPS == 1 ? 4 : EACH;  // neighbouring columns of a lane: four share a random counter
 
 void row_gradient(uint row) {
     uint lane = gl_SubgroupInvocationID, at = row * p.columns;
@@ -30,9 +40,21 @@ void row_gradient(uint row) {
     }
     sum = subgroupAdd(sum) / float(p.columns);
     dot = subgroupAdd(dot) / float(p.columns);
-    for (uint j = EACH * turn(lane); j < p.columns; j += EACH * SG) {
-        Floats hat = (LOAD(p.x, at + j) - mean) * rstd;
-        STORE(p.dx, at + j, ended(rstd * (LOAD(p.g, at + j) * LOAD(p.weight, j) - sum - hat * dot), at + j));
+    for (uint t = turn(lane); t < (p.columns + RUN - 1) / RUN; t += SG) {
+#if DROPS
+        uvec4 r = philox(p.rng, t, row, p.site);
+#endif
+        [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
+            uint j = t * RUN + e;
+            if (j < p.columns) {
+                Floats hat = (LOAD(p.x, at + j) - mean) * rstd;
+                Floats dx = ended(rstd * (LOAD(p.g, at + j) * LOAD(p.weight, j) - sum - hat * dot), at + j);
+                STORE(p.dx, at + j, dx);
+#if DROPS
+                STORE(p.dropped, at + j, dropped(dx, r, e, p.threshold, p.factor));
+#endif
+            }
+        }
     }
 }
 

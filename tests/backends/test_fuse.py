@@ -112,6 +112,35 @@ def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("columns", [37, 40])
+def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: int) -> None:
+    be = make()
+    key = random.state(3, 4)
+    w = Tensor(be.array(np.full(columns, 1.5, np.float32)), be)
+
+    def step(write: bool) -> Callable[..., tuple[Tensor, ...]]:
+        def fn(x: Tensor, g: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
+            _, mean, rstd = be.layer_norm(x.data, w.data, w.data, 1e-5)
+            dx, dw, _ = be.layer_norm_backward(x.data, w.data, mean, rstd, g.data)
+            if write:
+                be.assign(rng.data, other)
+            return tuple(Tensor(a, be) for a in (be.scale(dx, 1.0), be.dropout(dx, rng.data, 0.3, 9), dw))
+        return fn
+
+    other = be.array(random.state(5, 6))
+    x, g = np.random.default_rng(1).standard_normal((2, 70, columns)).astype(np.float32)
+    for write in (False, True):
+        capture = Capture(step(write), be)
+        dx, dropped, dw = capture(x, g, key)
+        (program,) = capture.programs.values()
+        assert ("dropout" in [c.name for c in program.commands]) == write  # type: ignore[attr-defined]
+        kept = random.keep((70, columns), random.state(5, 6) if write else key, 9, 0.3)
+        np.testing.assert_array_equal(dropped != 0, kept & (dx != 0))
+        np.testing.assert_allclose(dropped, np.where(kept, dx, 0) / np.float32(0.7), rtol=1e-6)
+        hat = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+        np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
+
+
 def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) -> None:
     fused, losses = Training(make()), []
     for _ in range(3):

@@ -77,6 +77,8 @@ class Dry(Primitives):
                 for swap in (0, 1):
                     ended = {"ENDED": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
                     self.pipelines.get(name, **(defines | ended))
+            if name == "layer_norm_backward":
+                self.pipelines.get(name, **(defines | {"DROPS": 1}))
             if name == "layer_norm":
                 self.pipelines.get(name, **(defines | {"DROPPED": 1, "GIVEN": 0}))
 

@@ -3,7 +3,8 @@
 * An elementwise command that only transforms what one matmul, or one layer norm's backward pass, has just computed goes
   into that kernel's store (lib/epilogue.glsl): an activation's derivative or a residual gradient costs no pass over
   memory of its own.
-* A residual sum with dropout goes into the layer norm that reads it first.
+* A residual sum with dropout goes into the layer norm that reads it first, and the dropout of a residual gradient into
+  the layer norm's backward pass that computes it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def fuse(commands: Sequence[Command], pipelines: Pipelines) -> list[Command]:
             uses.setdefault(use.block, []).append(i)
     result: list[Command | None] = list(commands)
     for i in range(len(commands)):
-        for kind in (_into_producer, _into_layer_norm):
+        for kind in (_into_producer, _into_layer_norm, _into_layer_norm_backward):
             found = kind(result, uses, i, pipelines)
             if found is not None:
                 gone, at, fused = found
@@ -97,6 +98,29 @@ def _into_layer_norm(commands: Sequence[Command | None], uses: dict[Block, list[
     in_place = args["rows"] != args["columns"]
     defines = {"DROPPED": 1, "GIVEN": 0, "PAIRS": norm.kernel.defines["PAIRS"] & dropout.kernel.defines["PAIRS"]}
     return at, i, _variant(pipelines, norm.kernel, defines, args, norm.grid, in_place)
+
+
+def _into_layer_norm_backward(commands: Sequence[Command | None], uses: dict[Block, list[int]], i: int,
+                              pipelines: Pipelines) -> Found:
+    dropout = commands[i]
+    if dropout is None or not isinstance(dropout.kernel, Kernel) or dropout.name != "dropout":
+        return None
+    given = _arguments(dropout)
+    at, h = uses[given["h"].block][0], given.pop("h")
+    norm = commands[at]
+    if norm is None or not isinstance(norm.kernel, Kernel) or norm.name != "layer_norm_backward":
+        return None
+    args = _arguments(norm)
+    if (dropout.kernel.defines["RESIDUAL"] or norm.kernel.defines["DROPS"] or args["dx"].block is not h.block
+            or norm.kernel.defines["PAIRS"] != dropout.kernel.defines["PAIRS"]
+            or (given["rows"], given["columns"]) != (args["rows"], args["columns"])):
+        return None
+    # The work moves forward in time: as in _into_producer, but others may read what is dropped as it was.
+    between = _touched(commands[at + 1 : i])
+    if _conflict(between, dropout.uses) or _conflict(norm.uses, (u for u in dropout.uses if u.block is not h.block)):
+        return None
+    args |= {"dropped" if name == "o" else name: value for name, value in given.items()}
+    return i, at, _variant(pipelines, norm.kernel, {"DROPS": 1}, args, norm.grid)
 
 
 def _arguments(command: Command) -> dict[str, Any]:

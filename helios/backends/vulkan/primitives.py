@@ -261,7 +261,8 @@ class Primitives:
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, DROPS=0,
+                             PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
         dw, db = self._columns(kernel, x, ("dweight", "dbias"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd,
                                g=g, dx=dx)
         return dx, dw, db
