@@ -141,7 +141,8 @@ ON_GPU = (
 def markdown(report: Report) -> str:
     software = ", ".join(f"{name} {version}" for name, version in report.get("software", {}).items())
     head = [f"# {report.get('device', 'Unknown device')}", "",
-            f"{report.get('driver', 'Unknown driver')}; {software}; {report.get('date', '')[:10]}."]
+            f"{report.get('driver', 'Unknown driver')}; {report.get('processor', 'unknown processor')}; {software}; "
+            f"{report.get('date', '')[:10]}."]
     return "\n".join([*head, *_targets(report), *_step_section(report), *_row_section(report), *_kernel_section(report),
                       *_test_section(report), *_part_section(report)]) + "\n"
 

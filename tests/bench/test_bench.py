@@ -21,7 +21,7 @@ from helios.train.config import resolve
 
 from ..commands import invoke, refused
 
-TOP = {"device", "driver", "profile", "software", "date", "rows", "steps"}
+TOP = {"device", "driver", "processor", "profile", "software", "date", "rows", "steps"}
 ROW = {"op", "shape", "dtype", "variant", "median_ms", "gflops", "gbps", "fraction_of_peak", "peer", "peer_ms", "ratio"}
 STEP = {"preset", "parameters", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches",
         "submits", "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio", "kernels"}

@@ -15,7 +15,7 @@ from helios.errors import UserError
 from helios.train.markdown import table
 
 ABOUT = {"device": "NVIDIA L4", "driver": "NVIDIA 1.2", "profile": "coopmat", "software": {"torch": "2.0"},
-         "date": "2026-01-02T03:04:05+00:00"}
+         "processor": "A CPU, 4 cores", "date": "2026-01-02T03:04:05+00:00"}
 JUNIT = """<testsuites><testsuite>
 <testcase classname="tests.ops.test_ops" name="test_a" time="1.5"/>
 <testcase classname="tests.ops.test_ops" name="test_b" time="1"><failure message="assert 1 == 2&#10;more">…
