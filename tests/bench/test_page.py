@@ -58,7 +58,7 @@ def test_files_become_one_page(tmp_path: Path) -> None:
     assert {key: found[key] for key in ABOUT} == ABOUT
     assert (found["rows"], found["steps"]) == ([row()], [step()])
     assert page.markdown(found) == text and page.merge([out]) == found
-    assert text.startswith("# NVIDIA L4\n\nNVIDIA 1.2; torch 2.0; 2026-01-02.\n")
+    assert text.startswith("# NVIDIA L4\n\nNVIDIA 1.2; A CPU, 4 cores; torch 2.0; 2026-01-02.\n")
     assert "| matmul | out of time (60 s) | 60 |" in text
     assert "| kernel 0 | 2 | 14.0 | 13.3% |" in text and "| 2 others | 4 | 3.00 |" in text and "kernel 12" not in text
     assert "| ops | 1 | 2 | 1 | 2 |" in text and "* `tests.ops.test_ops::test_b`: assert 1 == 2\n" in text
