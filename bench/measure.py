@@ -18,7 +18,7 @@ from helios.bench.registry import REF, Row
 from helios.errors import UserError, nearest
 
 PEERS = ("numpy", "torch", "none")
-PAUSE_S = 0.003  # when the turn passes: a peer's threads may go on spinning for a while, waiting for more work
+PAUSE_S = 0.01  # when the turn passes: a peer's threads go on spinning for some milliseconds, waiting for more work
 
 
 class Effort(NamedTuple):

@@ -62,6 +62,13 @@ void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const 
         }
 }
 
+// Brings what lies ahead into the cache, a line a lane: row k of K and those after it, `lines` of each from `first` on.
+// Where each step of K is in another row of both A and B, no cache foresees what comes.
+uint touch(In q, uint at, uint k, uint first, uint across, uint lines) {
+    uint lane = gl_SubgroupInvocationID, row = min(k + lane / lines, p.k - 1);
+    return floatBitsToUint(q.v[at + row * across + min(first + lane % lines * SG, across - 1)]);
+}
+
 // What the epilogue takes at `at` and, if there are `both`, the next place.
 vec2 others(uint at, bool both) {
 #if !Y
@@ -88,7 +95,14 @@ void main() {
         [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = 0.0;
 
     uint a_at = matrix * p.a_step, b_at = matrix * p.b_step, k = 0;
-    for (; k + KU <= p.k; k += KU) steps(a_at, b_at, rows, columns, k, KU);
+    uint touched = 0;
+    for (; k + KU <= p.k; k += KU) {
+#if TA && !TB
+        touched |= touch(p.a, a_at, k + 2 * KU, row0, p.m, RA) | touch(p.b, b_at, k + 2 * KU, column0, p.n, CB);
+#endif
+        steps(a_at, b_at, rows, columns, k, KU);
+    }
+    if (p.batch == 0) acc[0][0] = uintBitsToFloat(touched);  // never; but a load that nothing needs would be left out
     for (; k < p.k; k++) steps(a_at, b_at, rows, columns, k, 1);
 
     uint c_at = matrix * p.m * p.n;

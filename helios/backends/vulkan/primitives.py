@@ -241,8 +241,7 @@ class Primitives:
         """RA, CB and KU of matmul_cpu.comp; wide where a row of B lies along memory and there is enough of it."""
         if m < 128 or n < 64:
             return {"RA": 2, "CB": 2, "KU": 4}
-        wide = not tb and n >= (512 if ta else 128)
-        return {"RA": 4, "CB": 8, "KU": 2} if wide else {"RA": 4, "CB": 4, "KU": 4}
+        return {"RA": 4, "CB": 8, "KU": 2} if not tb and n >= 128 else {"RA": 4, "CB": 4, "KU": 4}
 
     def coopmat_tile(self, m: int, n: int, batch: int) -> dict[str, int]:
         """BM, BN, BK, WM and WN of matmul_coopmat.comp: the larger where that many tiles keep the device busy."""
