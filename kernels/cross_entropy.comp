@@ -1,5 +1,7 @@
 // lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows].
-// A target out of range gives NaN. One pass: a lane's sum is of exp(logits - its top so far). Grid: one subgroup a row.
+// A target out of range gives NaN. One pass: a lane sums exp(logits - top), top at least its highest so far. It is whole,
+// so that the sum is seldom rounded anew for a higher one, and finite, so that logits of -∞ leave no NaN.
+// Grid: one subgroup a row.
 #include "lib/common.glsl"
 #include "lib/pairs.glsl"
 
@@ -13,11 +15,11 @@ layout(push_constant) uniform Push {
 void main() {
     uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns;
     if (row >= p.rows) return;
-    float top = p.logits.v[at], sum = 0.0;
+    float top = -3e38, sum = 0.0;
     for (uint j = EACH * turn(lane); j < p.columns; j += EACH * SG) {
         Floats x = LOAD(p.logits, at + j);
         float before = top;
-        top = max(top, highest(x));
+        top = max(top, ceil(highest(x)));
         sum = sum * exp(before - top) + total(exp(x - top));
     }
     float all = subgroupMax(top), lse = all + log(subgroupAdd(sum * exp(top - all)));

@@ -40,10 +40,12 @@ void main() {
             uint j = t * RUN + e;
             if (j < p.columns) {
 #if DROPPED
-                Floats kept = dropped(LOAD(p.h, at + j), r, e, p.threshold, p.factor);
-                STORE(p.x, at + j, kept + LOAD(p.residual, at + j));
+                Floats x = dropped(LOAD(p.h, at + j), r, e, p.threshold, p.factor) + LOAD(p.residual, at + j);
+                STORE(p.x, at + j, x);
+#else
+                Floats x = LOAD(p.x, at + j);
 #endif
-                sum += total(LOAD(p.x, at + j));
+                sum += total(x);
             }
         }
     }

@@ -38,8 +38,9 @@ uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * turn(lane) + (r & 1
 uint owned(uint i) { return i / (2 * SG) * 2 + i % 2; }
 uint owner(uint i) { return turn(i % (2 * SG) / 2); }
 
-// Into to[s][i] element s of K, of the lane's row (column) i, which begins at place[i]. ALONG: K runs along memory.
-#define FETCH(to, n, q, start, place, across, ALONG)                                                     \
+// Into to[s][i] element s of K, of the lane's row (column) i, which begins at place[i]; k, count and two are those of
+// steps(). ALONG: K runs along memory.
+#define FETCH(to, n, q, start, place, across, ALONG)                                                    \
     [[unroll]] for (uint i = 0; i < n; i += two && !ALONG ? 2 : 1)                                      \
         [[unroll]] for (uint s = 0; s < count; s += two && ALONG ? 2 : 1) {                             \
             uint at = start + place[i] + (k + s) * (ALONG ? 1 : across);                                \
@@ -62,8 +63,8 @@ void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const 
         }
 }
 
-// Brings what lies ahead into the cache, a line a lane: row k of K and those after it, `lines` of each from `first` on.
-// Where each step of K is in another row of both A and B, no cache foresees what comes.
+// Brings what lies ahead into the cache, a line of SG floats a lane: row k of K and those after it, `lines` of each from
+// `first` on. Where each step of K is in another row of both A and B, no cache foresees what comes.
 uint touch(In q, uint at, uint k, uint first, uint across, uint lines) {
     uint lane = gl_SubgroupInvocationID, row = min(k + lane / lines, p.k - 1);
     return floatBitsToUint(q.v[at + row * across + min(first + lane % lines * SG, across - 1)]);
@@ -95,15 +96,19 @@ void main() {
         [[unroll]] for (uint c = 0; c < CB; c++) acc[r][c] = 0.0;
 
     uint a_at = matrix * p.a_step, b_at = matrix * p.b_step, k = 0;
+#if TA && !TB
     uint touched = 0;
+#endif
     for (; k + KU <= p.k; k += KU) {
 #if TA && !TB
         touched |= touch(p.a, a_at, k + 2 * KU, row0, p.m, RA) | touch(p.b, b_at, k + 2 * KU, column0, p.n, CB);
 #endif
         steps(a_at, b_at, rows, columns, k, KU);
     }
-    if (p.batch == 0) acc[0][0] = uintBitsToFloat(touched);  // never; but a load that nothing needs would be left out
     for (; k < p.k; k++) steps(a_at, b_at, rows, columns, k, 1);
+#if TA && !TB
+    if (p.k == ~0u) acc[0][0] = uintBitsToFloat(touched);  // never; but a load that nothing needs would be left out
+#endif
 
     uint c_at = matrix * p.m * p.n;
     [[unroll]] for (uint r = 0; r < RA * SG; r += 2) {

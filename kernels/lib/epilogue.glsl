@@ -22,4 +22,13 @@ float ended(float value, uint at) {
 #endif
 }
 
-vec2 ended(vec2 value, uint at) { return vec2(ended(value.x, at), ended(value.y, at + 1)); }
+#if defined(PAIRS) && PAIRS
+vec2 ended(vec2 value, uint at) {
+#if Y
+    vec2 other = LOAD(p.y, at);
+#else
+    vec2 other = vec2(0.0);
+#endif
+    return vec2(ended(value.x, other.x), ended(value.y, other.y));
+}
+#endif

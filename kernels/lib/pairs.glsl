@@ -21,30 +21,30 @@ vec2 load_two(Twos q, uint at) {
 void store_two(Twos q, uint at, vec2 x) {
     q.v[at / 2] = uint64_t(floatBitsToUint(x.x)) | uint64_t(floatBitsToUint(x.y)) << 32;
 }
-vec2 pair(In q, uint at) { return load_two(Twos(uvec2(q)), at); }
-void store_pair(Out q, uint at, vec2 x, bool both) { store_two(Twos(uvec2(q)), at, x); }
 
 #define EACH 2
 #define Floats vec2
 #define LOAD(q, at) load_two(Twos(uvec2(q)), at)
 #define STORE(q, at, x) store_two(Twos(uvec2(q)), at, x)
 #define APPLY(f, x, y, z) vec2(f(x[0], y[0], z[0]), f(x[1], y[1], z[1]))
+vec2 pair(In q, uint at) { return LOAD(q, at); }
+void store_pair(Out q, uint at, vec2 x, bool both) { STORE(q, at, x); }
 float total(vec2 x) { return x.x + x.y; }
 float highest(vec2 x) { return max(x.x, x.y); }
 vec2 among(uint i) { return vec2(i == 0, i == 1); }
 #else
 uint turn(uint lane) { return lane; }
-vec2 pair(In q, uint at) { return vec2(q.v[at], q.v[at + 1]); }
-void store_pair(Out q, uint at, vec2 x, bool both) {
-    q.v[at] = x.x;
-    if (both) q.v[at + 1] = x.y;
-}
 
 #define EACH 1
 #define Floats float
 #define LOAD(q, at) q.v[at]
 #define STORE(q, at, x) q.v[at] = x
 #define APPLY(f, x, y, z) f(x, y, z)
+vec2 pair(In q, uint at) { return vec2(q.v[at], q.v[at + 1]); }
+void store_pair(Out q, uint at, vec2 x, bool both) {
+    q.v[at] = x.x;
+    if (both) q.v[at + 1] = x.y;
+}
 float total(float x) { return x; }
 float highest(float x) { return x; }
 float among(uint i) { return float(i == 0); }

@@ -9,6 +9,7 @@ import pytest
 
 from helios import ops, random
 from helios.backends.vulkan import backend as module
+from helios.backends.vulkan.backend import VkArray
 from helios.capture import Capture
 from helios.tensor import Tensor
 
@@ -141,6 +142,25 @@ def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: in
         np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
 
 
+def test_dropout_of_a_gradient_waits_for_what_it_writes_over() -> None:
+    """The sums over columns read x wherever the rows' gradients are, so nothing may be written over it."""
+    be, rng = make(), np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 300, 64)).astype(np.float32)
+    key, home, w = random.state(3, 4), be.array(x), be.array(np.ones(64, np.float32))
+
+    def fn(g: VkArray, rng: VkArray) -> list[VkArray]:
+        _, mean, rstd = be.layer_norm(home, w, w, 1e-5)
+        dx, dw, _ = be.layer_norm_backward(home, w, mean, rstd, g)
+        be.assign(home, be.dropout(dx, rng, 0.3, 9), take=True)
+        return [dw]
+
+    program = be.record(fn, [(g.shape, g.dtype), (key.shape, key.dtype)])
+    assert "dropout" in [c.name for c in program.commands]
+    (dw,) = program.submit([g, key])()
+    hat = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
+
+
 def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) -> None:
     fused, losses = Training(make()), []
     for _ in range(3):
@@ -149,4 +169,6 @@ def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) ->
         patched.setattr(module, "fuse", lambda commands, pipelines: list(commands))
         plain = Training(make())
         np.testing.assert_allclose([plain.step()[0] for _ in range(3)], losses, rtol=1e-5)
+    count = lambda training: [c.name for c in training.program.commands].count("dropout")
+    assert count(fused) == 0 < count(plain)
     assert fused.program.dispatches < plain.program.dispatches - 10

@@ -68,7 +68,13 @@ class Graph:
                 y, mean, rstd = be.layer_norm(x, weight, vector, 1e-2)
                 if kind == "norm_backward":
                     dx, dw, _ = be.layer_norm_backward(x, weight, mean, rstd, pick())
-                    keep(be.axpby(dx, pick(), 0.5, 0.5))
+                    if maybe(0.7):
+                        dx = be.axpby(dx, pick(), 0.5, 0.5)
+                    if maybe(0.2):
+                        keep(be.scale(pick(), 0.9))
+                    if maybe(0.5):
+                        keep(be.dropout(dx, rng, 0.3, int(draw.integers(5))))
+                    keep(dx)
                     kept.append(dw)
                     del dx, dw
                 if maybe(0.5):

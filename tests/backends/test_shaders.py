@@ -65,7 +65,8 @@ class Dry(Primitives):
         self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one)
         for scaling in (False, True):
             self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9, scaling=scaling)
-        self.adamw(v, v, v, v, v, one, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, n_decay=3)
+        for n_decay in (3, 4):
+            self.adamw(v, v, v, v, v, one, beta1=0.9, beta2=0.9, eps=1e-8, weight_decay=0.1, n_decay=n_decay)
         for head in (5, 32, 64, 128):
             for cap in (0.0, 30.0):
                 for p in (0.0, 0.1):
@@ -77,8 +78,9 @@ class Dry(Primitives):
                 for swap in (0, 1):
                     ended = {"ENDED": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
                     self.pipelines.get(name, **(defines | ended))
-            if name == "layer_norm_backward":
-                self.pipelines.get(name, **(defines | {"DROPS": 1}))
+                    if name == "layer_norm_backward":
+                        self.pipelines.get(name, **(defines | {"DROPS": 1}))
+                        self.pipelines.get(name, **(defines | ended | {"DROPS": 1}))
             if name == "layer_norm":
                 self.pipelines.get(name, **(defines | {"DROPPED": 1, "GIVEN": 0}))
 
@@ -172,22 +174,3 @@ def test_simt_kernels_compute_the_same() -> None:
         np.testing.assert_allclose(a[1], b[1], rtol=1e-3)
     names = {c.name for c in simt.program.commands}
     assert "matmul" in names and "matmul_cpu" not in names
-
-
-@pytest.mark.parametrize("profile", ["cpu", "simt"])
-def test_a_place_changes_no_bit(profile: str) -> None:
-    """Two floats are loaded at once only where they lie at an even place; elsewhere one by one."""
-    import numpy as np
-
-    be, rng = make(profile=profile), np.random.default_rng(0)
-    memory = rng.standard_normal(40_000).astype(np.float32)
-    results = []
-    for start in (0, 1, 2):
-        moved = be.array(np.concatenate([np.zeros(start, np.float32), memory]))
-        view = lambda at, *shape, moved=moved, start=start: be.view(moved, start + at, shape)
-        out, lse = be.attention(view(0, 2, 19, 3 * 24), None, 2, 30.0, 0.0, 0)
-        dqkv = be.attention_backward(view(0, 2, 19, 3 * 24), out, lse, view(9000, 2, 19, 24), None, 2, 30.0, 0.0, 0)
-        products = [be.matmul(view(0, *((34, 140) if ta else (140, 34))), view(9000, *((70, 34) if tb else (34, 70))),
-                              ta, tb) for ta in (False, True) for tb in (False, True)]
-        results.append([be.numpy(x).tobytes() for x in (out, lse, dqkv, *products)])
-    assert results[0] == results[1] == results[2]

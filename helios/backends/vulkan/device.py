@@ -15,8 +15,10 @@ from helios.errors import UserError
 ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
-FEATURES = ("shaderInt64", "shaderFloat16", "shaderInt8", "timelineSemaphore", "VK_KHR_cooperative_matrix",
-            "VK_KHR_shader_bfloat16", "VK_EXT_memory_budget")  # worth knowing, not required
+# Worth knowing, not required: features by their structure, and extensions.
+FEATURES = ("shaderInt64",)
+FEATURES_12 = ("shaderFloat16", "shaderInt8", "timelineSemaphore")
+EXTENSIONS = ("VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16", "VK_EXT_memory_budget")
 REQUIRED = {
     "features12": ("bufferDeviceAddress",),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
@@ -41,7 +43,7 @@ class DeviceProfile:
     timestamp_ns: float  # nanoseconds a tick; 0 where the queue has no timestamps
     memory_bytes: int  # of the largest device-local heap
     max_allocation: int
-    features: tuple[str, ...]  # those of FEATURES that it has
+    features: tuple[str, ...]  # what it has of those above
     missing: tuple[str, ...]  # required features that it lacks
 
 
@@ -136,8 +138,8 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         f2, f12, f13 = _features(vk, physical)
         missing += [n for n in REQUIRED["features12"] if not getattr(f12, n)]
         missing += [n for n in REQUIRED["features13"] if not getattr(f13, n)]
-        found |= {n for n in FEATURES[:1] if getattr(f2.features, n)}
-        found |= {n for n in (*REQUIRED["features12"], *FEATURES[1:4]) if getattr(f12, n)}
+        found |= {n for n in FEATURES if getattr(f2.features, n)}
+        found |= {n for n in (*REQUIRED["features12"], *FEATURES_12) if getattr(f12, n)}
         found |= {n for n in REQUIRED["features13"] if getattr(f13, n)}
     else:
         missing.append("Vulkan 1.3")
@@ -154,7 +156,8 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
         memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
         max_allocation=p11.maxMemoryAllocationSize,
-        features=tuple(n for names in (*REQUIRED.values(), FEATURES) for n in names if n in found),
+        features=tuple(n for names in (*REQUIRED.values(), FEATURES, FEATURES_12, EXTENSIONS) for n in names
+                       if n in found),
         missing=tuple(missing))
 
 
@@ -214,7 +217,7 @@ class Device:
         f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
                       f13)
         f2 = _struct(vk, "VkPhysicalDeviceFeatures2", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2", f12)
-        wanted2 = ("shaderInt64",) if "shaderInt64" in self.profile.features else ()
+        wanted2 = tuple(n for n in FEATURES if n in self.profile.features)
         wanted12 = REQUIRED["features12"] + (COOPMAT if coopmat else ())
         for names, features in ((wanted2, f2.features), (wanted12, f12), (REQUIRED["features13"], f13)):
             for name in names:

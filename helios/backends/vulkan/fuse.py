@@ -66,7 +66,7 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
         swap = given["x"] is not value  # the expression's x is then the other array
         other = given["x"] if swap else given.get("y")
         if other is not None and other.offset % 8 and producer.kernel.defines.get("PAIRS"):
-            continue
+            continue  # y is loaded by twos as well
         args |= {result: given["o"], "y": other, "alpha": given["alpha"], "beta": given["beta"]}
         defines = {"ENDED": 1, "EPILOGUE": command.kernel.defines["EXPR"], "SWAP": int(swap),
                    "Y": int(other is not None)}
@@ -112,7 +112,6 @@ def _into_layer_norm_backward(commands: Sequence[Command | None], uses: dict[Blo
         return None
     args = _arguments(norm)
     if (dropout.kernel.defines["RESIDUAL"] or norm.kernel.defines["DROPS"] or args["dx"].block is not h.block
-            or norm.kernel.defines["PAIRS"] != dropout.kernel.defines["PAIRS"]
             or (given["rows"], given["columns"]) != (args["rows"], args["columns"])):
         return None
     # The work moves forward in time: as in _into_producer, but others may read what is dropped as it was.

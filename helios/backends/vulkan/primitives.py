@@ -80,7 +80,8 @@ class Primitives:
         return 64 if self.profile.profile == "cpu" else 4
 
     def pairs(self, *lengths: int, at: Sequence[VkArray] = ()) -> int:
-        """PAIRS of the kernels that include lib/pairs.glsl: rows of these lengths, arrays at these places."""
+        """PAIRS of the kernels that include lib/pairs.glsl: rows of these lengths, arrays at these places in blocks,
+        which begin at multiples of 8 bytes."""
         even = all(n % 2 == 0 for n in lengths) and all(x.offset % 8 == 0 for x in at)
         return int(even and self.profile.profile == "cpu" and "shaderInt64" in self.profile.features)
 
@@ -189,7 +190,7 @@ class Primitives:
         columns = h.shape[-1] if h.shape else 1
         rows = h.size // columns
         extra = {} if residual is None else {"residual": residual}
-        kernel = self.kernel("dropout", self.lanes, RESIDUAL=len(extra),
+        kernel = self.kernel("dropout", self.lanes, RESIDUAL=int(residual is not None),
                              PAIRS=self.pairs(columns, at=(h, *extra.values())))
         self.dispatch(kernel, divide(rows * divide(columns, 4), self.lanes), True, h=h, o=out, rng=rng, rows=rows,
                       columns=columns, threshold=threshold(p), site=site, factor=1.0 / (1.0 - p), **extra)

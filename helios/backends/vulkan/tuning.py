@@ -13,7 +13,7 @@ from typing import Any
 
 from helios.backends.vulkan import environment, shaders
 
-KERNEL = "matmul_cpu"
+KERNEL = "matmul_cpu"  # all three numbers of a tile are even
 Tile = dict[str, int]
 TILES: tuple[Tile, ...] = tuple(dict(zip(("RA", "CB", "KU"), sizes, strict=True)) for sizes in (
     (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)))
