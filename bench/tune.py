@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from helios.backends.backend import Backend
 from helios.backends.vulkan import tuning
-from helios.backends.vulkan.tuning import TILES, Tile
+from helios.backends.vulkan.tuning import Tile
 from helios.bench.measure import Effort, Timed, recorded
 from helios.bench.registry import Row
 from helios.errors import UserError
@@ -37,12 +37,13 @@ def classes(table: Iterable[Row]) -> dict[str, Row]:
 def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
     """Measure the candidates in turn; the backend uses those that gain from then on. UserError where it has none."""
     vulkan: Any = be
-    if be.name != "vulkan" or vulkan.profile.profile != "cpu":
-        raise UserError(f"{be.device_name} has no tiles to choose; only {tuning.KERNEL}, for CPU devices, has")
+    if be.name != "vulkan":
+        raise UserError(f"{be.device_name} has no tiles to choose; a Vulkan device has")
+    candidates = tuning.candidates(vulkan.profile, vulkan.matmul_kernel)
     for name, row in classes(table).items():
         arrays = [be.array(x) for x in row.arguments()]
         plain = vulkan.matmul_tile(*_product(row)[:4])
-        tiles, sides = [plain, *(tile for tile in TILES if tile != plain)], []
+        tiles, sides = [plain, *(tile for tile in candidates if tile != plain)], []
         for vulkan.tiles[name] in tiles:
             sides.append(_timed(be, row, arrays, effort))
         for _ in range(effort.rounds):

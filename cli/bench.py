@@ -37,6 +37,7 @@ class Product(click.ParamType):
 BACKEND = click.option("--backend", type=click.Choice(NAMES), default="vulkan", show_default=True)
 DEVICE = click.option("--device", help="Vulkan device: its index or part of its name.")
 JSON = click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the figures there.")
+PRECISION = click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}; else as the preset says.")
 QUICK = click.option("--quick", is_flag=True, help="Few runs: whether it works rather than how fast it is.")
 PRESET = click.option("--preset", default="historic-6l", show_default=True, metavar="NAME", help="Whose shapes.")
 BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a step; else as the preset says.")
@@ -100,7 +101,7 @@ def _warn() -> None:
 @PRESET
 @BATCH
 @click.option("--activation", metavar="NAME[,NAME…]", help="One, or one for each block; else as the preset says.")
-@click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}; else as the preset says.")
+@PRECISION
 @click.option("--peer", "peers", type=click.Choice(step.PEERS), multiple=True, default=["none"], show_default=True,
               help="What runs in turn with ours; one after the other where there are several.")
 @JSON
@@ -132,13 +133,14 @@ def step_command(preset: str, batch: int | None, activation: str | None, precisi
 @main.command("tune", cls=HeliosCommand)
 @PRESET
 @BATCH
+@PRECISION
 @DEVICE
 @QUICK
-def tune_command(preset: str, batch: int | None, device: str | None, quick: bool) -> None:
+def tune_command(preset: str, batch: int | None, precision: str | None, device: str | None, quick: bool) -> None:
     """Find the fastest tile for each class of product in a training step; from then on this device uses it."""
-    config = resolve(preset, flags={"batch_size": batch})
+    config = resolve(preset, flags={"batch_size": batch, "precision": precision})
     table = registry.rows(registry.Sizes.of(config.model, config.train.batch_size))
-    be, out = get_backend("vulkan", device), report.console()
+    be, out = get_backend("vulkan", device, config.train.precision), report.console()
     _warn()
     choices = list(tune.tune(be, table, measure.QUICK if quick else measure.FULL))
     out.print(report.headline(be, f"{len(choices)} of {len(tune.classes(table))} classes gain by another tile"),
@@ -146,7 +148,7 @@ def tune_command(preset: str, batch: int | None, device: str | None, quick: bool
     if choices:
         out.print(report.tile_table(choices))
     vulkan: Any = be
-    out.print(f"kept in {tuning.save(vulkan.profile, vulkan.tiles)}", markup=False)
+    out.print(f"kept in {tuning.save(vulkan.profile, vulkan.matmul_kernel, vulkan.tiles)}", markup=False)
 
 
 @main.command("page", cls=HeliosCommand)

@@ -3,8 +3,12 @@
 // What is stored goes through lib/epilogue.glsl; with STORE_PRE, `pre` gets the product as it was. HALF: A and B are
 // rounded to f16.
 //
-// For GPUs: a workgroup of 256 computes TILE × TILE of C from slices of A and B in shared memory, DEPTH of K at a time;
-// each lane owns EACH × EACH of them, TILE/EACH apart. Grid: one workgroup a tile, along N, then M, then the batch.
+// For GPUs: a workgroup computes BM × BN of C, each of its lanes TM × TN of them, in fours of neighbours BM·4/TM rows
+// (BN·4/TN columns) apart. Slices of A and B, BK of K long, lie in shared memory with K across. There are two of each:
+// while one is multiplied, the next is on its way through registers. What lies beyond the edge is read as 0, and is not
+// stored. Grid: one workgroup a tile, along N, then M, then the batch.
+//
+// Host: WG = BM/TM·BN/TN; VEC_A, VEC_B where four neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
 #include "lib/activations.glsl"
@@ -25,55 +29,95 @@ layout(push_constant) uniform Push {
 } p;
 #include "lib/epilogue.glsl"
 
-const uint TILE = 64, DEPTH = 16, EACH = 4, SIDE = TILE / EACH;  // SIDE·SIDE = WG = 256
-shared float as[DEPTH][TILE + 1], bs[DEPTH][TILE + 1];  // + 1: no two rows start in the same bank
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer In4 { vec4 v[]; };
+
+const uint A_PITCH = BM + 4, B_PITCH = BN + 4;  // + 4: no two rows start in the same bank
+const uint A_LONG = TA == 1 ? BM : BK, B_LONG = TB == 1 ? BK : BN;  // of a slice, along memory
+const uint A_FOURS = BM * BK / 4 / WG, B_FOURS = BN * BK / 4 / WG;  // that a lane brings
+const uint SIDE = BN / TN;  // lanes across a tile
+
+shared float as[2 * BK * A_PITCH], bs[2 * BK * B_PITCH];
+vec4 a_next[A_FOURS], b_next[B_FOURS];
+
+// Four of a row from `column` on, of a matrix [rows, columns] that starts at `start`; 0 beyond its edge.
+vec4 four(In x, uint start, uint row, uint column, uint rows, uint columns, bool whole) {
+    uint at = start + row * columns + column;
+    vec4 v = vec4(0);
+    if (row >= rows || column >= columns) return v;
+    if (whole) return In4(uvec2(x)).v[at / 4];
+    [[unroll]] for (uint e = 0; e < 4; e++)
+        if (column + e < columns) v[e] = x.v[at + e];
+    return v;
+}
+
+// Fours are numbered along memory, so that neighbouring lanes read neighbouring addresses.
+void fetch(uint a_at, uint b_at, uint row0, uint column0, uint k0) {
+    uvec2 a0 = TA == 1 ? uvec2(k0, row0) : uvec2(row0, k0), a_size = TA == 1 ? uvec2(p.k, p.m) : uvec2(p.m, p.k);
+    uvec2 b0 = TB == 1 ? uvec2(column0, k0) : uvec2(k0, column0), b_size = TB == 1 ? uvec2(p.n, p.k) : uvec2(p.k, p.n);
+    [[unroll]] for (uint i = 0; i < A_FOURS; i++) {
+        uint e = (gl_LocalInvocationID.x + i * WG) * 4;
+        a_next[i] = four(p.a, a_at, a0.x + e / A_LONG, a0.y + e % A_LONG, a_size.x, a_size.y, VEC_A == 1);
+    }
+    [[unroll]] for (uint i = 0; i < B_FOURS; i++) {
+        uint e = (gl_LocalInvocationID.x + i * WG) * 4;
+        b_next[i] = four(p.b, b_at, b0.x + e / B_LONG, b0.y + e % B_LONG, b_size.x, b_size.y, VEC_B == 1);
+    }
+}
+
+void put(uint half_) {
+    [[unroll]] for (uint i = 0; i < A_FOURS; i++)
+        [[unroll]] for (uint f = 0; f < 4; f++) {
+            uint e = (gl_LocalInvocationID.x + i * WG) * 4 + f, k = TA == 1 ? e / BM : e % BK;
+            as[(half_ * BK + k) * A_PITCH + (TA == 1 ? e % BM : e / BK)] = rounded(a_next[i][f]);
+        }
+    [[unroll]] for (uint i = 0; i < B_FOURS; i++)
+        [[unroll]] for (uint f = 0; f < 4; f++) {
+            uint e = (gl_LocalInvocationID.x + i * WG) * 4 + f, k = TB == 1 ? e % BK : e / BN;
+            bs[(half_ * BK + k) * B_PITCH + (TB == 1 ? e / BK : e % BN)] = rounded(b_next[i][f]);
+        }
+}
+
+// A lane's i-th row (j-th column) within the tile.
+uint row_of(uint i) { return i / 4 * (BM * 4 / TM) + gl_LocalInvocationID.x / SIDE * 4 + i % 4; }
+uint column_of(uint j) { return j / 4 * (BN * 4 / TN) + gl_LocalInvocationID.x % SIDE * 4 + j % 4; }
 
 void main() {
-    uint across = (p.n + TILE - 1) / TILE, down = (p.m + TILE - 1) / TILE;
+    uint across = (p.n + BN - 1) / BN, down = (p.m + BM - 1) / BM;
     uint tile = group() % (across * down), matrix = group() / (across * down);
     if (matrix >= p.batch) return;
-    uint row0 = tile / across * TILE, column0 = tile % across * TILE, t = gl_LocalInvocationID.x;
+    uint row0 = tile / across * BM, column0 = tile % across * BN;
     uint a_at = matrix * p.a_step, b_at = matrix * p.b_step;
-    float acc[EACH][EACH];
-    for (uint i = 0; i < EACH; i++)
-        for (uint j = 0; j < EACH; j++) acc[i][j] = 0.0;
+    float acc[TM][TN];
+    [[unroll]] for (uint i = 0; i < TM; i++)
+        [[unroll]] for (uint j = 0; j < TN; j++) acc[i][j] = 0.0;
 
-    for (uint k0 = 0; k0 < p.k; k0 += DEPTH) {
-        for (uint e = t; e < TILE * DEPTH; e += WG) {  // neighbouring lanes read neighbouring addresses
-            uint i = TA == 1 ? e % TILE : e / DEPTH, k = TA == 1 ? e / TILE : e % DEPTH;
-            bool inside = row0 + i < p.m && k0 + k < p.k;
-            uint at = a_at + (TA == 1 ? (k0 + k) * p.m + row0 + i : (row0 + i) * p.k + k0 + k);
-            as[k][i] = inside ? rounded(p.a.v[at]) : 0.0;
+    uint half_ = 0;
+    fetch(a_at, b_at, row0, column0, 0);
+    put(0);
+    barrier();
+    for (uint k0 = 0; k0 < p.k; k0 += BK, half_ ^= 1) {
+        if (k0 + BK < p.k) fetch(a_at, b_at, row0, column0, k0 + BK);
+        for (uint k = 0; k < BK; k++) {
+            uint a_row = (half_ * BK + k) * A_PITCH, b_row = (half_ * BK + k) * B_PITCH;
+            float a[TM], b[TN];
+            [[unroll]] for (uint i = 0; i < TM; i++) a[i] = as[a_row + row_of(i)];
+            [[unroll]] for (uint j = 0; j < TN; j++) b[j] = bs[b_row + column_of(j)];
+            [[unroll]] for (uint i = 0; i < TM; i++)
+                [[unroll]] for (uint j = 0; j < TN; j++) acc[i][j] = fma(a[i], b[j], acc[i][j]);
         }
-        for (uint e = t; e < TILE * DEPTH; e += WG) {
-            uint j = TB == 1 ? e / DEPTH : e % TILE, k = TB == 1 ? e % DEPTH : e / TILE;
-            bool inside = column0 + j < p.n && k0 + k < p.k;
-            uint at = b_at + (TB == 1 ? (column0 + j) * p.k + k0 + k : (k0 + k) * p.n + column0 + j);
-            bs[k][j] = inside ? rounded(p.b.v[at]) : 0.0;
-        }
-        barrier();
-        for (uint k = 0; k < DEPTH; k++) {
-            float a[EACH], b[EACH];
-            for (uint i = 0; i < EACH; i++) a[i] = as[k][t / SIDE + i * SIDE];
-            for (uint j = 0; j < EACH; j++) b[j] = bs[k][t % SIDE + j * SIDE];
-            for (uint i = 0; i < EACH; i++)
-                for (uint j = 0; j < EACH; j++) acc[i][j] = fma(a[i], b[j], acc[i][j]);
-        }
+        if (k0 + BK < p.k) put(half_ ^ 1);
         barrier();
     }
 
     uint c_at = matrix * p.m * p.n;
-    for (uint i = 0; i < EACH; i++) {
-        uint row = row0 + t / SIDE + i * SIDE;
-        for (uint j = 0; j < EACH; j++) {
-            uint column = column0 + t % SIDE + j * SIDE;
+    [[unroll]] for (uint i = 0; i < TM; i++)
+        [[unroll]] for (uint j = 0; j < TN; j++) {
+            uint row = row0 + row_of(i), column = column0 + column_of(j), at = c_at + row * p.n + column;
             if (row < p.m && column < p.n) {
-                uint at = c_at + row * p.n + column;
 #if STORE_PRE
                 p.pre.v[at] = acc[i][j];
 #endif
                 p.c.v[at] = ended(acc[i][j], at);
             }
         }
-    }
 }

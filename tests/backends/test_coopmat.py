@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from helios.backends.cpu_ref import CpuRef
-from helios.backends.vulkan import primitives
+from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
 
 from .emulation import matrix_units
@@ -23,7 +23,7 @@ def units() -> Iterator[VulkanBackend]:
 
 
 # The larger one that ships, shallower for lavapipe's 32 KiB of shared memory; the smaller; uneven ones.
-TILES = [primitives.COOPMAT_TILES[0] | {"BK": 16}, primitives.COOPMAT_TILES[1],
+TILES = [tuning.TILES["matmul_coopmat"][0] | {"BK": 16}, tuning.TILES["matmul_coopmat"][1],
          {"BM": 32, "BN": 64, "BK": 16, "WM": 32, "WN": 16}]
 LAYOUTS = list(itertools.product((False, True), repeat=2))
 
@@ -48,7 +48,7 @@ def check(units: VulkanBackend, a: np.ndarray, b: np.ndarray, ta: bool, tb: bool
 @pytest.mark.parametrize(("ta", "tb"), LAYOUTS)
 def test_any_shape(units: VulkanBackend, ta: bool, tb: bool, tile: dict[str, int], monkeypatch: pytest.MonkeyPatch
                    ) -> None:
-    monkeypatch.setattr(primitives, "COOPMAT_TILES", (tile, tile))
+    monkeypatch.setitem(tuning.TILES, "matmul_coopmat", (tile, tile))
     for m, n, k in [(1, 1, 1), (65, 67, 33), (70, 131, 99), (64, 64, 64), (148, 132, 100), (16, 200, 36)]:
         check(units, *operands(m, n, k, ta, tb), ta, tb)
     names = {key[0] for key in units.pipelines.kernels}
@@ -78,7 +78,7 @@ def test_edges_are_not_stored(units: VulkanBackend) -> None:
 def test_a_training_step(units: VulkanBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of a step's products, with their epilogues, against the kernels for other GPUs in mixed precision."""
     least = {"BM": 16, "BN": 16, "BK": 16, "WM": 16, "WN": 16}
-    monkeypatch.setattr(primitives, "COOPMAT_TILES", (least, least))
+    monkeypatch.setitem(tuning.TILES, "matmul_coopmat", (least, least))
     ours, simt = Training(units, "gelu"), Training(make(profile="simt", precision="mixed"), "gelu")
     for _ in range(3):
         a, b = ours.step(), simt.step()

@@ -15,6 +15,7 @@ from helios.backends.vulkan.backend import VkArray
 from helios.backends.vulkan.fuse import PRODUCERS
 from helios.backends.vulkan.memory import Block, Handle
 from helios.backends.vulkan.primitives import Primitives
+from helios.backends.vulkan.tuning import TILES, shape_class
 
 from .vulkan import make
 
@@ -57,6 +58,10 @@ class Dry(Primitives):
             for tb in (False, True):
                 for m, n, k in ((5, 5, 5), (8, 8, 8), (2048, 1024, 8), (2048, 1023, 7)):
                     a, b = self.empty((k, m) if ta else (m, k)), self.empty((n, k) if tb else (k, n))
+                    for tile in TILES[self.matmul_kernel]:
+                        self.tiles = {shape_class(ta, tb, m, n, k): tile}
+                        self.matmul(a, b, ta, tb)
+                    self.tiles = {}
                     self.matmul(a, b, ta, tb)
         self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
         self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from helios.backends.cpu_ref import CpuRef
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.tuning import TILES
@@ -19,7 +20,8 @@ from helios.cli import bench
 from helios.errors import UserError
 from helios.train.config import resolve
 
-PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, profile="cpu")
+KERNEL = "matmul_cpu"
+PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768)
 TABLE = rows(Sizes.of(resolve("tiny").model, 4))
 
 
@@ -29,23 +31,23 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def vulkan() -> VulkanBackend:
+@pytest.fixture(params=[None, "simt"])
+def vulkan(request: pytest.FixtureRequest) -> VulkanBackend:
     try:
-        return VulkanBackend()
+        return VulkanBackend(profile=request.param)
     except UserError as error:
         pytest.skip(f"no Vulkan device: {error}")
 
 
 def test_kept_by_device_driver_and_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tuning.load(PROFILE) == {}
-    tuning.save(PROFILE, {"nt 64 64 64": TILES[1]})
-    assert tuning.load(PROFILE) == {"nt 64 64 64": TILES[1]}
-    for other in ({"name": "another"}, {"driver": "1.1"}, {"subgroup_size": 8}, {"profile": "simt"}):
-        assert tuning.load(SimpleNamespace(**{**vars(PROFILE), **other})) == {}
+    assert tuning.load(PROFILE, KERNEL) == {}
+    tuning.save(PROFILE, KERNEL, {"nt 64 64 64": TILES[KERNEL][1]})
+    assert tuning.load(PROFILE, KERNEL) == {"nt 64 64 64": TILES[KERNEL][1]}
+    for other in ({"name": "another"}, {"driver": "1.1"}, {"subgroup_size": 8}):
+        assert tuning.load(SimpleNamespace(**{**vars(PROFILE), **other}), KERNEL) == {}
     source = tuning.shaders.source
     monkeypatch.setattr(tuning.shaders, "source", lambda *args: source(*args) + "\n")
-    assert tuning.load(PROFILE) == {}
+    assert tuning.load(PROFILE, KERNEL) == {}
 
 
 @pytest.mark.parametrize("content", [
@@ -53,9 +55,9 @@ def test_kept_by_device_driver_and_kernel(monkeypatch: pytest.MonkeyPatch) -> No
     b'{"nt 64 64 64": {"RA": 99, "CB": 4, "KU": 4}}',
 ])
 def test_a_damaged_file_is_ignored(content: bytes) -> None:
-    tuning.save(PROFILE, {})
-    tuning.path(PROFILE).write_bytes(content)
-    assert tuning.load(PROFILE) == {}
+    tuning.save(PROFILE, KERNEL, {})
+    tuning.path(PROFILE, KERNEL).write_bytes(content)
+    assert tuning.load(PROFILE, KERNEL) == {}
 
 
 def test_shape_classes() -> None:
@@ -66,36 +68,43 @@ def test_shape_classes() -> None:
 
 
 def test_tune(vulkan: VulkanBackend) -> None:
-    if vulkan.profile.profile != "cpu":
-        with pytest.raises(UserError, match="has no tiles to choose"):
-            next(tune.tune(vulkan, TABLE, measure.QUICK))
-        return
     choices = list(tune.tune(vulkan, TABLE, measure.QUICK))
     assert vulkan.tiles == {c.name: c.tile for c in choices}
-    tuning.save(vulkan.profile, vulkan.tiles)
-    assert VulkanBackend().tiles == vulkan.tiles
+    tuning.save(vulkan.profile, vulkan.matmul_kernel, vulkan.tiles)
+    assert VulkanBackend(profile=vulkan.profile.profile).tiles == vulkan.tiles
 
 
-def test_a_tile_is_used_and_changes_no_bit(vulkan: VulkanBackend) -> None:
-    if vulkan.profile.profile != "cpu":
-        pytest.skip("only CPU devices have tiles to choose")
-    x, y = np.random.default_rng(0).standard_normal((2, 130, 130)).astype(np.float32)
-    products = []
-    for tile in TILES:
-        vulkan.tiles = {tuning.shape_class(False, True, 130, 130, 130): tile}
-        products.append(vulkan.numpy(vulkan.matmul(vulkan.array(x), vulkan.array(y), tb=True)).tobytes())
-        assert any(tile.items() <= kernel.defines.items() for kernel in vulkan.pipelines.kernels.values())
-    assert len(set(products)) == 1
+def test_only_a_vulkan_device_has_tiles() -> None:
+    with pytest.raises(UserError, match="has no tiles to choose"):
+        next(tune.tune(CpuRef(), TABLE, measure.QUICK))
+
+
+def test_candidates_fit_shared_memory() -> None:
+    for size, numbers in ((32768, {"matmul_cpu": 7, "matmul": 4, "matmul_coopmat": 1}), (49152, {"matmul_coopmat": 4})):
+        for kernel, number in numbers.items():
+            assert len(tuning.candidates(SimpleNamespace(shared_bytes=size), kernel)) == number
+
+
+@pytest.mark.parametrize(("ta", "tb"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_tile_is_used_and_changes_no_bit(vulkan: VulkanBackend, ta: bool, tb: bool) -> None:
+    for m, n, k in ((130, 130, 130), (67, 131, 35)):
+        draw, products = np.random.default_rng(0), []
+        shapes = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
+        x, y = (draw.standard_normal(shape).astype(np.float32) for shape in shapes)
+        for tile in tuning.candidates(vulkan.profile, vulkan.matmul_kernel):
+            vulkan.tiles = {tuning.shape_class(ta, tb, m, n, k): tile}
+            products.append(vulkan.numpy(vulkan.matmul(vulkan.array(x), vulkan.array(y), ta, tb)))
+            assert any(tile.items() <= kernel.defines.items() for kernel in vulkan.pipelines.kernels.values())
+        np.testing.assert_allclose(products[0], (x.T if ta else x) @ (y.T if tb else y), rtol=1e-4, atol=1e-4)
+        assert len({p.tobytes() for p in products}) == 1
 
 
 def test_command(vulkan: VulkanBackend) -> None:
     result = CliRunner().invoke(bench.main, ["tune", "--preset", "tiny", "--quick"])
-    if vulkan.profile.profile != "cpu":
-        assert result.exit_code == 2 and "has no tiles to choose" in result.stderr
-        return
     assert result.exit_code == 0, result.output
-    assert tuning.path(vulkan.profile).exists() and str(tuning.path(vulkan.profile)) in result.output
+    path = tuning.path(vulkan.profile, VulkanBackend().matmul_kernel)
+    assert path.exists() and str(path) in result.output
 
 
 def test_profiles_have_what_the_key_needs(vulkan: VulkanBackend) -> None:
-    assert {"name", "driver", "subgroup_size", "profile"} <= {f.name for f in dataclasses.fields(vulkan.profile)}
+    assert {"name", "driver", "subgroup_size", "shared_bytes"} <= {f.name for f in dataclasses.fields(vulkan.profile)}

@@ -57,7 +57,7 @@ class VulkanBackend(Primitives):
         self.device, self.precision = Device(wanted, profile), precision
         self.vk, self.profile = self.device.vk, self.device.profile
         self.device_name, self.driver = self.profile.name, self.profile.driver
-        self.tiles = tuning.load(self.profile)
+        self.tiles = tuning.load(self.profile, self.matmul_kernel)
         self.heap = Heap(self.device, chunk_size)
         self.pipelines = Pipelines(self.device)
         self.recorder = Recorder(self.device, self.pipelines)

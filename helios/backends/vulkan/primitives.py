@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE
 from helios.backends.vulkan.pipelines import Kernel
-from helios.backends.vulkan.tuning import Tile, shape_class
+from helios.backends.vulkan.tuning import TILES, Tile, shape_class, shared_bytes
 from helios.random import threshold
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ ELEMENTWISE = {
 }
 NO_EPILOGUE = {"ENDED": 0, "Y": 0, "SWAP": 0}  # of the kernels that include lib/epilogue.glsl; fuse.py gives them one
 MAX_PARTIALS = 1024  # of a sum over everything
-# Of matmul_coopmat.comp; the larger takes COOPMAT_SHARED bytes of shared memory.
-COOPMAT_TILES = ({"BM": 128, "BN": 128, "BK": 32, "WM": 64, "WN": 32},
-                 {"BM": 64, "BN": 64, "BK": 32, "WM": 32, "WN": 32})
-COOPMAT_SHARED = 49152
 # Of the attention kernels for matrix units: positions of a workgroup; the largest head that registers hold.
 ATTENTION_ROWS, ATTENTION_HEAD = 64, 128
 
@@ -218,37 +214,35 @@ class Primitives:
         if epilogue:
             defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue][0]}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
-        if self.profile.profile == "cpu":
-            tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n)
-            pairs = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
-            kernel = self.kernel("matmul_cpu", **tile, **defines, PAIRS=pairs)
-            sg = self.profile.subgroup_size
-            tiles = divide(m, tile["RA"] * sg) * divide(n, tile["CB"] * sg)
-        elif self.profile.profile == "coopmat" and self.half:
-            tile = self.coopmat_tile(m, n, batch)
-            subgroups = tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"])
-            kernel = self.kernel("matmul_coopmat", subgroups * self.profile.subgroup_size, **tile, **defines,
-                                 VEC_A=int(a.offset % 16 == 0 and (m if ta else k) % 4 == 0),
-                                 VEC_B=int(b.offset % 16 == 0 and (k if tb else n) % 4 == 0))
-            tiles = divide(m, tile["BM"]) * divide(n, tile["BN"])
+        name, sg = self.matmul_kernel, self.profile.subgroup_size
+        tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
+        if name == "matmul_cpu":
+            rows, columns, lanes = tile["RA"] * sg, tile["CB"] * sg, sg
+            defines["PAIRS"] = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
         else:
-            kernel = self.kernel("matmul", 256, **defines)
-            tiles = divide(m, 64) * divide(n, 64)
+            rows, columns = tile["BM"], tile["BN"]
+            part = (tile["TM"], tile["TN"], 1) if name == "matmul" else (tile["WM"], tile["WN"], sg)
+            lanes = rows // part[0] * (columns // part[1]) * part[2]
+            defines["VEC_A"] = int(a.offset % 16 == 0 and (m if ta else k) % 4 == 0)
+            defines["VEC_B"] = int(b.offset % 16 == 0 and (k if tb else n) % 4 == 0)
+        kernel, tiles = self.kernel(name, lanes, **tile, **defines), divide(m, rows) * divide(n, columns)
         self.dispatch(kernel, tiles * batch, a=a, b=b, c=out, m=m, n=n, k=k, batch=batch,
                       a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
         return out, pre
 
-    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int) -> Tile:
-        """RA, CB and KU of matmul_cpu.comp; wide where a row of B lies along memory and there is enough of it."""
-        if m < 128 or n < 64:
-            return {"RA": 2, "CB": 2, "KU": 4}
-        return {"RA": 4, "CB": 8, "KU": 2} if not tb and n >= 128 else {"RA": 4, "CB": 4, "KU": 4}
+    @property
+    def matmul_kernel(self) -> str:
+        units = self.profile.profile == "coopmat" and self.half
+        return "matmul_cpu" if self.profile.profile == "cpu" else "matmul_coopmat" if units else "matmul"
 
-    def coopmat_tile(self, m: int, n: int, batch: int) -> dict[str, int]:
-        """BM, BN, BK, WM and WN of matmul_coopmat.comp: the larger where that many tiles keep the device busy."""
-        large, small = COOPMAT_TILES
+    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
+        """Where none was found by tuning."""
+        if self.matmul_kernel == "matmul_cpu":  # wide where a row of B lies along memory and there is enough of it
+            sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if not tb and n >= 128 else (4, 4, 4)
+            return dict(zip(("RA", "CB", "KU"), sizes, strict=True))
+        large, small = TILES[self.matmul_kernel][:2]
         many = divide(m, large["BM"]) * divide(n, large["BN"]) * batch >= 128
-        return large if many and self.profile.shared_bytes >= COOPMAT_SHARED else small
+        return large if many and shared_bytes(self.matmul_kernel, large) <= self.profile.shared_bytes else small
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:

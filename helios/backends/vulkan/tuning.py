@@ -1,4 +1,5 @@
-"""Which tile of matmul_cpu.comp is the fastest here: what `helios-bench tune` measured, kept in the cache folder.
+"""The tiles of the matmul kernels, and which of them are the fastest here: what `helios-bench tune` measured, kept in
+the cache folder.
 
 A tile changes no bit of a product: whatever its size, every element is summed over K in order.
 """
@@ -13,10 +14,33 @@ from typing import Any
 
 from helios.backends.vulkan import environment, shaders
 
-KERNEL = "matmul_cpu"  # all three numbers of a tile are even
 Tile = dict[str, int]
-TILES: tuple[Tile, ...] = tuple(dict(zip(("RA", "CB", "KU"), sizes, strict=True)) for sizes in (
-    (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)))
+
+
+def _tiles(names: str, *sizes: tuple[int, ...]) -> tuple[Tile, ...]:
+    return tuple(dict(zip(names.split(), size, strict=True)) for size in sizes)
+
+
+# By kernel. Those of matmul_cpu are even; of matmul, workgroups have 256 lanes. The first of a GPU's kernel is for
+# products that keep the device busy with it, the second for others.
+TILES = {
+    "matmul_cpu": _tiles("RA CB KU", (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)),
+    "matmul": _tiles("BM BN BK TM TN", (128, 128, 8, 8, 8), (64, 64, 16, 4, 4), (128, 64, 16, 8, 4),
+                     (64, 128, 16, 4, 8)),
+    "matmul_coopmat": _tiles("BM BN BK WM WN", (128, 128, 32, 64, 32), (64, 64, 32, 32, 32), (128, 64, 32, 64, 32),
+                             (64, 128, 32, 32, 64)),
+}
+
+
+def shared_bytes(kernel: str, tile: Tile) -> int:
+    """That a workgroup takes."""
+    if kernel == "matmul":
+        return 2 * 4 * tile["BK"] * (tile["BM"] + tile["BN"] + 8)
+    if kernel == "matmul_coopmat":  # at most, over the layouts
+        pad, subgroups = 8, tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"])
+        slice_ = lambda length: max(length * (tile["BK"] + pad), tile["BK"] * (length + pad))
+        return 2 * 2 * (slice_(tile["BM"]) + slice_(tile["BN"])) + 4 * 256 * subgroups
+    return 0
 
 
 def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
@@ -25,25 +49,29 @@ def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
     return " ".join(("nt"[ta] + "nt"[tb], *map(str, lengths)))
 
 
-def path(profile: Any) -> Path:
+def path(profile: Any, kernel: str) -> Path:
     """Of this device, its driver and the kernel as it is now."""
-    about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(KERNEL, {})}"
+    about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
     return environment.cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 
-def load(profile: Any) -> dict[str, Tile]:
-    """By shape class; nothing where nothing was measured, and no entry that is not one of TILES."""
-    if profile.profile != "cpu":
-        return {}
+def candidates(profile: Any, kernel: str) -> list[Tile]:
+    """Those that the device has shared memory for."""
+    return [tile for tile in TILES[kernel] if shared_bytes(kernel, tile) <= profile.shared_bytes]
+
+
+def load(profile: Any, kernel: str) -> dict[str, Tile]:
+    """By shape class; nothing where nothing was measured, and no entry that is not a candidate."""
     try:
-        found = json.loads(path(profile).read_text("utf-8"))
+        found = json.loads(path(profile, kernel).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return {name: tile for name, tile in found.items() if tile in TILES} if isinstance(found, dict) else {}
+    tiles = candidates(profile, kernel)
+    return {name: tile for name, tile in found.items() if tile in tiles} if isinstance(found, dict) else {}
 
 
-def save(profile: Any, tiles: Mapping[str, Tile]) -> Path:
+def save(profile: Any, kernel: str, tiles: Mapping[str, Tile]) -> Path:
     """In the place of what is there."""
-    where = path(profile)
+    where = path(profile, kernel)
     shaders.write_cache(where, json.dumps(dict(tiles), indent=1, sort_keys=True).encode())
     return where
