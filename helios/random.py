@@ -1,4 +1,4 @@
-"""Random bits without state: Philox 4x32-10 keyed by the seed, counted by (element, site, step).
+"""Random bits without state: Philox 4x32-10 keyed by the seed, counted by (column // 4, row, site, step).
 
 A mask is recomputed where it is needed, on any backend, bit for bit; nothing is stored between passes or in a
 checkpoint but the seed and the step. Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC11.
