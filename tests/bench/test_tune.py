@@ -87,7 +87,7 @@ def test_candidates_fit_shared_memory() -> None:
 
 @pytest.mark.parametrize(("ta", "tb"), [(False, False), (False, True), (True, False), (True, True)])
 def test_a_tile_is_used_and_changes_no_bit(vulkan: VulkanBackend, ta: bool, tb: bool) -> None:
-    for m, n, k in ((130, 130, 130), (67, 131, 35)):
+    for m, n, k in ((130, 130, 130), (67, 131, 35), (132, 136, 40)):
         draw, products = np.random.default_rng(0), []
         shapes = (k, m) if ta else (m, k), (n, k) if tb else (k, n)
         x, y = (draw.standard_normal(shape).astype(np.float32) for shape in shapes)

@@ -237,8 +237,9 @@ class Primitives:
 
     def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
         """Where none was found by tuning."""
-        if self.matmul_kernel == "matmul_cpu":  # wide where a row of B lies along memory and there is enough of it
-            sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if not tb and n >= 128 else (4, 4, 4)
+        if self.matmul_kernel == "matmul_cpu":
+            wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
+            sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)
             return dict(zip(("RA", "CB", "KU"), sizes, strict=True))
         large, small = TILES[self.matmul_kernel][:2]
         many = divide(m, large["BM"]) * divide(n, large["BN"]) * batch >= 128
