@@ -32,52 +32,24 @@ layout(push_constant) uniform Push {
 } p;
 #include "lib/epilogue.glsl"
 
-layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer In4 { vec4 v[]; };
+#include "lib/slices.glsl"
 
 const uint F = 16, PAD = 8;  // a fragment's side; PAD·2 bytes keep rows aligned to 16 bytes, as fragments must be
-const uint A_ROWS = TA == 1 ? BK : BM, A_LONG = TA == 1 ? BM : BK, A_PITCH = A_LONG + PAD;
-const uint B_ROWS = TB == 1 ? BN : BK, B_LONG = TB == 1 ? BK : BN, B_PITCH = B_LONG + PAD;
-const uint A_EACH = A_ROWS * A_LONG / 4 / WG, B_EACH = B_ROWS * B_LONG / 4 / WG;  // fours that a lane brings
+const uint A_PITCH = A_LONG + PAD, B_PITCH = B_LONG + PAD;
 const int A_LAYOUT = TA == 1 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = TB == 1 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 
 shared f16vec4 as[2 * A_ROWS * A_PITCH / 4], bs[2 * B_ROWS * B_PITCH / 4];
 shared float out_[WG / SG * F * F];
 
-f16vec4 a_next[A_EACH], b_next[B_EACH];
-
-// Four of a row from `column` on, of a matrix [rows, columns] that starts at `start`; 0 beyond its edge.
-f16vec4 four(In x, uint start, uint row, uint column, uint rows, uint columns, bool whole) {
-    uint at = start + row * columns + column;
-    if (row >= rows || column >= columns) return f16vec4(0);
-    if (whole) return f16vec4(In4(uvec2(x)).v[at / 4]);
-    vec4 v = vec4(0);
-    [[unroll]] for (uint e = 0; e < 4; e++)
-        if (column + e < columns) v[e] = x.v[at + e];
-    return f16vec4(v);
-}
-
-void fetch(uint a_at, uint b_at, uint row0, uint column0, uint k0) {
-    uvec2 a0 = TA == 1 ? uvec2(k0, row0) : uvec2(row0, k0), a_size = TA == 1 ? uvec2(p.k, p.m) : uvec2(p.m, p.k);
-    uvec2 b0 = TB == 1 ? uvec2(column0, k0) : uvec2(k0, column0), b_size = TB == 1 ? uvec2(p.n, p.k) : uvec2(p.k, p.n);
-    [[unroll]] for (uint i = 0; i < A_EACH; i++) {
-        uint e = (gl_LocalInvocationID.x + i * WG) * 4;
-        a_next[i] = four(p.a, a_at, a0.x + e / A_LONG, a0.y + e % A_LONG, a_size.x, a_size.y, VEC_A == 1);
-    }
-    [[unroll]] for (uint i = 0; i < B_EACH; i++) {
-        uint e = (gl_LocalInvocationID.x + i * WG) * 4;
-        b_next[i] = four(p.b, b_at, b0.x + e / B_LONG, b0.y + e % B_LONG, b_size.x, b_size.y, VEC_B == 1);
-    }
-}
-
 void put(uint half_) {
-    [[unroll]] for (uint i = 0; i < A_EACH; i++) {
+    [[unroll]] for (uint i = 0; i < A_FOURS; i++) {
         uint e = (gl_LocalInvocationID.x + i * WG) * 4;
-        as[((half_ * A_ROWS + e / A_LONG) * A_PITCH + e % A_LONG) / 4] = a_next[i];
+        as[((half_ * A_ROWS + e / A_LONG) * A_PITCH + e % A_LONG) / 4] = f16vec4(a_next[i]);
     }
-    [[unroll]] for (uint i = 0; i < B_EACH; i++) {
+    [[unroll]] for (uint i = 0; i < B_FOURS; i++) {
         uint e = (gl_LocalInvocationID.x + i * WG) * 4;
-        bs[((half_ * B_ROWS + e / B_LONG) * B_PITCH + e % B_LONG) / 4] = b_next[i];
+        bs[((half_ * B_ROWS + e / B_LONG) * B_PITCH + e % B_LONG) / 4] = f16vec4(b_next[i]);
     }
 }
 

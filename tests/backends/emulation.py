@@ -65,15 +65,16 @@ vec4 floats(uvec2 four) { return vec4(unpackHalf2x16(four.x), unpackHalf2x16(fou
 COMMON = [
     (r"\[\[unroll\]\] ", "", 3), (r"< (DF|BK / F);", r"< \1 * ONE;", 0), (r"#pragma use_vulkan_memory_model\n", "", 1),
     (r"#extension GL_(KHR_cooperative|KHR_memory_scope|EXT_shader_explicit_arithmetic).*\n", "", 3),
-    (r"f16vec4\(", "halves(", 3), (r"f16vec4", "uvec2", 3),
     (r"(\S+) = coopMatMulAdd\((\S+), (\S+), \1\);", r"MULTIPLY(\2, \3, \1)", 1),
     (r"Sum (\S+) = Sum\(0\.0\);", r"Sum \1; FILL(\1, 0.0)", 0),
     (r"(\S+) = (?:Sum|coopmat<[^>]*>)\(0\.0\);", r"FILL(\1, 0.0)", 1), (r"coopmat<[^>]*>", "Fragment", 3)]
+MATMUL = [(r"f16vec4\(", "halves(", 2), (r"f16vec4", "uvec2", 1)]
 ATTENTION = [
+    (r"f16vec4\(", "halves(", 3), (r"f16vec4", "uvec2", 3),
     (r"subgroupBarrier\(\)", "subgroupMemoryBarrierShared()", 2),  # lavapipe would wait for the whole workgroup
     (r"vec4\(high\)", "floats(high)", 1), (r"(\S+) = \1 \* by;", r"TIMES(\1, by)", 0),
     (r"coopMatStore\(", "coopMatStore4(", 2)]
-EMULATED = {"matmul_coopmat": COMMON, "attention_coopmat": COMMON + ATTENTION,
+EMULATED = {"matmul_coopmat": COMMON + MATMUL, "attention_coopmat": COMMON + ATTENTION,
             "attention_backward_coopmat": COMMON + ATTENTION}
 real_source = shaders.source
 
