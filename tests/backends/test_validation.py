@@ -9,33 +9,40 @@ from pathlib import Path
 
 import pytest
 
+from .emulation import has_units
 from .vulkan import make
 
 CODE = """
 import sys
 sys.path.insert(0, {tests!r})
+from backends.emulation import matrix_units
 from backends.vulkan import Training, make
+from contextlib import nullcontext
 from helios.backends.vulkan import device
 from ops.registry import OPS, gradients
-be = make()
-for op in OPS.values():
-    for sample in op.samples()[:3]:
-        if all(x is None or x.size < 100_000 for x in sample.inputs):
-            gradients(op, sample, be)
-training = Training(be)
-for _ in range(3):
-    training.step()
-training.program.profile()
+with matrix_units() if {units} else nullcontext(make()) as be:
+    for op in OPS.values():
+        for sample in op.samples()[:3]:
+            if all(x is None or x.size < 100_000 for x in sample.inputs):
+                gradients(op, sample, be)
+    training = Training(be)
+    for _ in range(3):
+        training.step()
+    training.program.profile()
 print(len(be.pipelines.kernels), "kernels")
 for message in device.validation_messages:
     print(message)
 """
 
 
-def test_validation_layer_is_silent() -> None:
-    make()
+@pytest.mark.parametrize("units", [False, True], ids=["as it is", "matrix units"])
+def test_validation_layer_is_silent(units: bool) -> None:
+    profile = make().profile
+    if units and not has_units(profile):
+        pytest.skip("this device has no matrix units")
     tests = Path(__file__).parent.parent
-    done = subprocess.run([sys.executable, "-P", "-c", CODE.format(tests=str(tests))], capture_output=True, text=True,
+    code = CODE.format(tests=str(tests), units=units)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
                           env={**os.environ, "HELIOS_VALIDATION": "1"})
     if "validation layer is not installed" in done.stderr and not os.environ.get("CI"):
         pytest.skip("the Khronos validation layer is not installed")

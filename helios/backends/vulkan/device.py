@@ -37,6 +37,7 @@ class DeviceProfile:
     driver: str
     api: str
     subgroup_size: int
+    fragment: int  # side of the float16 matrices that a subgroup multiplies; 0: it multiplies none
     max_groups: int  # along x
     max_push_bytes: int
     shared_bytes: int
@@ -143,15 +144,15 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         found |= {n for n in REQUIRED["features13"] if getattr(f13, n)}
     else:
         missing.append("Vulkan 1.3")
-    type_ = TYPES.get(base.deviceType, "other")
+    type_, fragment = TYPES.get(base.deviceType, "other"), _fragment(vk, physical, found)
     memory = vk.vkGetPhysicalDeviceMemoryProperties(physical)
     heaps = [memory.memoryHeaps[i] for i in range(memory.memoryHeapCount)]
     return DeviceProfile(
         index=index, name=text(base.deviceName), type=type_,
-        profile="cpu" if type_ == "cpu" else "coopmat" if _has_coopmat(vk, physical, found) else "simt",
+        profile="cpu" if type_ == "cpu" else "coopmat" if fragment else "simt",
         driver=f"{text(p12.driverName)} {text(p12.driverInfo)}".strip(),
         api=f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
-        subgroup_size=p11.subgroupSize, max_groups=limits.maxComputeWorkGroupCount[0],
+        subgroup_size=p11.subgroupSize, fragment=fragment, max_groups=limits.maxComputeWorkGroupCount[0],
         max_push_bytes=limits.maxPushConstantsSize, shared_bytes=limits.maxComputeSharedMemorySize,
         timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
         memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
@@ -161,15 +162,28 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         missing=tuple(missing))
 
 
-def _has_coopmat(vk: Any, physical: Any, found: set[str]) -> bool:
-    """Whether a subgroup multiplies 16 × 16 by 16 × 16 float16s into float32."""
+def _fragment(vk: Any, physical: Any, found: set[str]) -> int:
+    """The side of the square matrices of float16 that a subgroup multiplies into float32, 16 before 8; 0: none."""
     if not found >= {"VK_KHR_cooperative_matrix", "shaderFloat16"}:  # Vulkan 1.3 has the memory model
-        return False
+        return 0
+    units = _struct(vk, "VkPhysicalDeviceCooperativeMatrixFeaturesKHR",
+                    "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR")
+    vk.lib.vkGetPhysicalDeviceFeatures2(physical, _struct(
+        vk, "VkPhysicalDeviceFeatures2", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2", units))
+    if not units.cooperativeMatrix:
+        return 0
     f16, f32 = vk.VK_COMPONENT_TYPE_FLOAT16_KHR, vk.VK_COMPONENT_TYPE_FLOAT32_KHR
-    wanted = (16, 16, 16, f16, f16, f32, f32, vk.VK_SCOPE_SUBGROUP_KHR)
-    get = vk.vkGetInstanceProcAddr(instance(), "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR")
-    return any((p.MSize, p.NSize, p.KSize, p.AType, p.BType, p.CType, p.ResultType, p.scope) == wanted
-               for p in get(physical))
+    name = "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR"  # raw: the module's own leaves sType unset
+    get = vk.ffi.cast(f"PFN_{name}", vk.lib.vkGetInstanceProcAddr(instance(), name.encode()))
+    count = vk.ffi.new("uint32_t*")
+    get(physical, count, vk.ffi.NULL)
+    properties = vk.ffi.new("VkCooperativeMatrixPropertiesKHR[]", count[0])
+    for p in properties:
+        p.sType = vk.VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR
+    get(physical, count, properties)
+    shapes = {(p.MSize, p.NSize, p.KSize) for p in properties if p.scope == vk.VK_SCOPE_SUBGROUP_KHR
+              and (p.AType, p.BType, p.CType, p.ResultType) == (f16, f16, f32, f32)}
+    return next((side for side in (16, 8) if (side, side, side) in shapes), 0)
 
 
 def profiles() -> list[tuple[DeviceProfile, Any]]:
@@ -207,7 +221,7 @@ class Device:
     def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
         self.profile, self.physical = choose(wanted)
-        coopmat = self.profile.profile == "coopmat"
+        coopmat = self.profile.fragment > 0
         if profile:
             self.profile = replace(self.profile, profile=profile)
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)

@@ -36,8 +36,7 @@ ELEMENTWISE = {
 }
 NO_EPILOGUE = {"ENDED": 0, "Y": 0, "SWAP": 0}  # of the kernels that include lib/epilogue.glsl; fuse.py gives them one
 MAX_PARTIALS = 1024  # of a sum over everything
-# Of the attention kernels for matrix units: positions of a workgroup; the largest head that registers hold.
-ATTENTION_ROWS, ATTENTION_HEAD = 64, 128
+ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
 
 
 def divide(n: int, d: int) -> int:
@@ -58,6 +57,8 @@ class Primitives:
     def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
         """A variant with `lanes` a workgroup, or one subgroup."""
         sg = self.profile.subgroup_size
+        if name.endswith("_coopmat"):
+            defines["F"] = self.profile.fragment
         return self.pipelines.get(name, SG=sg, WG=lanes or sg, **defines)
 
     @property
@@ -307,11 +308,13 @@ class Primitives:
 
     def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
         """BK of the attention kernels for matrix units, the larger if shared memory allows; 0 where others serve."""
-        fits = head % 16 == 0 and head <= ATTENTION_HEAD and self.profile.subgroup_size <= 64
+        side = self.profile.fragment
+        fits = head % 16 == 0 and head <= ATTENTION_HEAD and self.profile.subgroup_size <= 4 * side
         if self.profile.profile == "coopmat" and self.half and fits and all(x.offset % 16 == 0 for x in arrays):
             for block in (32, 16):  # see lib/attention_coopmat.glsl
-                tiles = 2 * 256 * 20 + 2 * 128 * 40 + 512 if backward else 256 * (block + 4) + 128 * (2 * block + 8)
-                if 4 * block * (head + 8) + tiles <= self.profile.shared_bytes:
+                tiles, pairs, wide, more = (2, 2, side, 32 * side) if backward else (1, 1, block, 0)
+                mine = 16 * side * tiles * (wide + 4) + 8 * side * pairs * (2 * wide + 8) + more
+                if 4 * block * (head + 8) + mine <= self.profile.shared_bytes:
                     return block
         return 0
 
@@ -321,7 +324,7 @@ class Primitives:
         head, rows, lanes = width // 3 // n_head, self.profile.subgroup_size, 0
         defines = {"DH": head, "CAPPED": int(cap > 0), "DROPOUT": int(p > 0), "HALF": self.half, **defines}
         if block:
-            name, rows, lanes, defines["BK"] = f"{name}_coopmat", ATTENTION_ROWS, 4 * rows, block
+            name, rows, lanes, defines["BK"] = f"{name}_coopmat", 4 * self.profile.fragment, 4 * rows, block
         else:
             defines["PAIRS"] = self.pairs(head, at=(qkv, *args.values()))
         self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, qkv=qkv, rng=rng, batch=b,
