@@ -38,8 +38,8 @@ class Sizes:
     n_embd: int
     n_head: int
     vocab: int
-    ffn: int  # of an MLP with two matrices
-    gated: int  # of one with three
+    ffn: int  # of an MLP
+    gated: int  # of one with gates
     parameters: int
     dropout: float
     softcap: float
@@ -115,6 +115,11 @@ def of_all(fn: Callable[..., Any]) -> Prepare:
     return gradient(lambda t, *args: (fn(t, *(x.requires_grad_() for x in args)), args))
 
 
+def _swiglu(t: Any, h: Any) -> Any:
+    gate, up = h.chunk(2, -1)
+    return t.nn.functional.silu(gate) * up
+
+
 def _kan_spline(t: Any, h: Any, c0: Any, c1: Any, c2: Any, c3: Any, c4: Any) -> Any:
     f = t.nn.functional
     return c0 * f.silu(h) + c1 * f.relu(h) + c2 * f.gelu(h, approximate="tanh") + c3 * h + c4 * h * h
@@ -124,7 +129,7 @@ ELEMENTWISE: dict[str, tuple[int, int, Callable[..., Any]]] = {  # name → arit
     "gelu": (9, 17, lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
     "silu": (4, 8, lambda t, x: t.nn.functional.silu(x)),
     "relu": (1, 2, lambda t, x: t.relu(x)),
-    "swiglu": (5, 12, lambda t, gate, up: t.nn.functional.silu(gate) * up),
+    "swiglu": (5, 12, _swiglu),
     "universal": (7, 16, lambda t, h, a, b: t.nn.functional.silu(h) * a + h * b),
     "kan_spline": (22, 50, _kan_spline),
 }
@@ -175,11 +180,12 @@ def _primitive(name: str) -> Callable[..., Any]:
 def _elementwise(s: Sizes) -> Iterator[Row]:
     for name, (there, back, fn) in ELEMENTWISE.items():
         mlp = MLPS[name]
-        shape = (s.rows, s.gated if len(mlp.matrices) == 3 else s.ffn)
-        args = [normal(*shape)] * (2 if name == "swiglu" else 1) + [normal(shape[1])] * len(mlp.coefficients)
+        shape = (s.rows, s.gated if mlp.gated else s.ffn)
+        given = (s.rows, 2 * s.gated) if mlp.gated else shape
+        args = [normal(*given)] + [normal(shape[1])] * len(mlp.coefficients)
         n = math.prod(shape)
-        yield Row(name, name, _text(*shape), args, _primitive(name), there * n, forward(fn))
-        yield Row(f"{name}_backward", f"{name}_backward", _text(*shape), [*args, normal(*shape)],
+        yield Row(name, name, _text(*given), args, _primitive(name), there * n, forward(fn))
+        yield Row(f"{name}_backward", f"{name}_backward", _text(*given), [*args, normal(*shape)],
                   _primitive(f"{name}_backward"), back * n, of_all(fn))
     wide, x = (s.rows, s.ffn), [normal(s.rows, s.ffn)]
     n, cap = math.prod(wide), s.softcap or 30.0
@@ -218,7 +224,7 @@ def product(layout: str, m: int, n: int, k: int) -> Row:
 def _matrices(s: Sizes) -> Iterator[Row]:
     """The products of a linear layer [N, K] on M rows: forward (nt), its input's gradient (nn), its weight's (tn)."""
     d, m = s.n_embd, s.rows
-    layers = [(3 * d, d), (d, d), (s.ffn, d), (d, s.ffn), (s.gated, d), (d, s.gated), (s.vocab, d)]
+    layers = [(3 * d, d), (d, d), (s.ffn, d), (d, s.ffn), (2 * s.gated, d), (d, s.gated), (s.vocab, d)]
     for n, k in dict.fromkeys(layers):
         yield from (product("nt", m, n, k), product("nn", m, k, n), product("tn", n, k, m))
     n, k = s.ffn, d

@@ -85,9 +85,10 @@ class Training:
 def label(command: Any) -> str:
     """A command's kernel, with what tells its variants apart: a product's layout, the op it computes or ends in."""
     defines = getattr(command.kernel, "defines", {})
-    ops = {expressions[0]: op for op, expressions in ELEMENTWISE.items()}
+    ops = {expression: op for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
-    parts = [command.name, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
+    backward = "backward" if defines.get("BACKWARD") else ""
+    parts = [command.name, backward, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
     return " ".join(part for part in parts if part)
 
 

@@ -69,6 +69,11 @@ def _kan_spline(m: Any, x: Tensor) -> Tensor:
     return (c.c0 * F.silu(h) + c.c1 * F.relu(h) + c.c2 * F.gelu(h, approximate="tanh") + c.c3 * h + c.c4 * h * h)
 
 
+def _swiglu(m: Any, x: Tensor) -> Tensor:
+    gate, up = m.fc1(x).chunk(2, -1)
+    return F.silu(gate) * up
+
+
 def _universal(m: Any, x: Tensor) -> Tensor:
     h = m.fc1(x)
     return F.silu(h) * m.act.a + h * m.act.b
@@ -78,7 +83,7 @@ HIDDEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "gelu": lambda m, x: F.gelu(m.fc1(x), approximate="tanh"),
     "silu": lambda m, x: F.silu(m.fc1(x)),
     "relu": lambda m, x: F.relu(m.fc1(x)),
-    "swiglu": lambda m, x: F.silu(m.gate(x)) * m.up(x),
+    "swiglu": _swiglu,
     "universal": _universal,
     "kan_spline": _kan_spline,
 }
@@ -88,15 +93,14 @@ class MLP(nn.Module):
     def __init__(self, activation: str, width: int, hidden: int) -> None:
         super().__init__()
         kind = MLPS[activation]
-        self.hidden, self.last = HIDDEN[activation], kind.matrices[-1]
-        for name in kind.matrices[:-1]:
-            self.add_module(name, nn.Linear(width, hidden, bias=False))
+        self.hidden = HIDDEN[activation]
+        self.fc1 = nn.Linear(width, 2 * hidden if kind.gated else hidden, bias=False)
         if kind.coefficients:
             self.act = Coefficients(dict(kind.coefficients), hidden)
-        self.add_module(self.last, nn.Linear(hidden, width, bias=False))
+        self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.get_submodule(self.last)(self.hidden(self, x))
+        return self.fc2(self.hidden(self, x))
 
 
 class Block(nn.Module):

@@ -57,7 +57,7 @@ GRADIENTS: dict[str, Rule] = {
     "silu": lambda be, n, g: (be.silu_backward(*n.inputs, g),),
     "relu": lambda be, n, g: (be.relu_backward(*n.inputs, g),),
     "softcap": lambda be, n, g: (be.softcap_backward(*n.inputs, g, n.attrs["cap"]),),
-    "swiglu": lambda be, n, g: be.swiglu_backward(*n.inputs, g),
+    "swiglu": lambda be, n, g: (be.swiglu_backward(*n.inputs, g),),
     "universal": lambda be, n, g: be.universal_backward(*n.inputs, g),
     "kan_spline": lambda be, n, g: be.kan_spline_backward(*n.inputs, g),
     "dropout": _dropout,

@@ -104,9 +104,11 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return _elementwise("softcap", x, cap=cap)
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate)·up"""
-    return _elementwise("swiglu", gate, up)
+def swiglu(h: Tensor) -> Tensor:
+    """silu(gate)·up [..., F]; h [..., 2F] has the gates, then the ups."""
+    if not h.shape or h.shape[-1] % 2:
+        raise ValueError(f"swiglu: the last axis must have an even length, got shape {h.shape}")
+    return _elementwise("swiglu", h)
 
 
 def universal(h: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -14,19 +14,25 @@ from helios.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class MLP:
-    """A kind of feed-forward network: its matrices, the last of which leads out of it, and its learnable vectors."""
+    """A kind of feed-forward network, fc2·act(fc1·x) with F = ffn_dim hidden values. Where gated, fc1 gives 2·F: the
+    gates, then what they let through."""
 
-    matrices: tuple[str, ...] = ("fc1", "fc2")
+    gated: bool = False
     coefficients: Mapping[str, float] = field(default_factory=dict)  # name → initial value; [ffn_dim] each
+
+    @property
+    def matrices(self) -> int:
+        """Of D·F weights each."""
+        return 3 if self.gated else 2
 
     def width(self, n_embd: int) -> int:
         """The default ffn_dim: 4·D, and about as many weights in all (8/3·D, up to a multiple of 64) where gated."""
-        return 4 * n_embd if len(self.matrices) == 2 else 64 * math.ceil(8 * n_embd / (3 * 64))
+        return 4 * n_embd if not self.gated else 64 * math.ceil(8 * n_embd / (3 * 64))
 
     def matched(self, n_embd: int) -> int:
         """The ffn_dim with which it has as many parameters as two matrices of 4·D have, 8·D²: the multiple of 16 if
         one is within 1 %."""
-        each = len(self.matrices) * n_embd + len(self.coefficients)
+        each = self.matrices * n_embd + len(self.coefficients)
         width = 8 * n_embd**2 / each
         even = 16 * round(width / 16)
         return even if abs(even - width) <= 0.01 * width else max(1, round(width))
@@ -36,7 +42,7 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
     "gelu": MLP(),
     "silu": MLP(),
     "relu": MLP(),
-    "swiglu": MLP(("gate", "up", "down")),
+    "swiglu": MLP(gated=True),
     "universal": MLP(coefficients={"a": 1.0, "b": 0.0}),
     "kan_spline": MLP(coefficients={"c0": 0.5, "c1": 0.0, "c2": 0.5, "c3": 0.0, "c4": 0.0}),
 })
@@ -104,7 +110,7 @@ class GPTConfig:
         """How many: 2VD + TD + 2D + Σ over blocks (4D² + 4D + {2 or 3}DF + {coefficients}F)."""
         v, t, d = self.vocab_size, self.block_size, self.n_embd
         mlps = zip((MLPS[name] for name in self.activations), self.ffn_dims, strict=True)
-        ffn = sum(len(mlp.matrices) * d * f + len(mlp.coefficients) * f for mlp, f in mlps)
+        ffn = sum(mlp.matrices * d * f + len(mlp.coefficients) * f for mlp, f in mlps)
         return 2 * v * d + t * d + 2 * d + self.n_layer * (4 * d * d + 4 * d) + ffn
 
     def to_dict(self) -> dict[str, Any]:

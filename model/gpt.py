@@ -27,7 +27,7 @@ def _fused(activation: str, w: Weights, x: Tensor) -> Tensor:
 
 
 def _swiglu(w: Weights, x: Tensor) -> Tensor:
-    return ops.swiglu(ops.linear(x, w("mlp.gate.weight")), ops.linear(x, w("mlp.up.weight")))
+    return ops.swiglu(ops.linear(x, w("mlp.fc1.weight")))
 
 
 def _universal(w: Weights, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class GPT:
             x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
             h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
             h = HIDDEN[activation](block, h)
-            x = _add(x, ops.linear(h, block(f"mlp.{MLPS[activation].matrices[-1]}.weight")), p, rng, site=3 * i + 2)
+            x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
         return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
 
     def _of_block(self, i: int, name: str) -> Tensor:
@@ -190,14 +190,14 @@ def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
         mlp = MLPS[activation]
         block: dict[str, Shape] = {
             **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
-            **norm("ln2"), **{f"mlp.{name}.weight": (f, d) for name in mlp.matrices[:-1]},
-            **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, f"mlp.{mlp.matrices[-1]}.weight": (d, f),
+            **norm("ln2"), "mlp.fc1.weight": (2 * f if mlp.gated else f, d),
+            **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, "mlp.fc2.weight": (d, f),
         }
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     return shapes | norm("ln_f") | {"lm_head.weight": (cfg.vocab_size, d)}
 
 
-OUTPUTS = ("attn.out.weight", *{f"mlp.{mlp.matrices[-1]}.weight" for mlp in MLPS.values()})  # what adds to the residual
+OUTPUTS = ("attn.out.weight", "mlp.fc2.weight")  # what adds to the residual
 
 
 def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:

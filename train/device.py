@@ -32,7 +32,7 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
     """Bytes, roughly: weights, gradients and two moments exactly, and the values that wait for the backward pass."""
     b, t, d = batch_size, model.block_size, model.n_embd
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and F for each product.
-    kept = sum(9 * d + (1 + len(MLPS[name].matrices) - (name in ("universal", "kan_spline"))) * f
+    kept = sum(9 * d + (1 + MLPS[name].matrices - (name in ("universal", "kan_spline"))) * f
                for name, f in zip(model.activations, model.ffn_dims, strict=True))
     return 4 * (4 * model.parameters() + b * t * (kept + model.n_layer * model.n_head + 2 * model.vocab_size))
 

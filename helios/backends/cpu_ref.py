@@ -160,11 +160,13 @@ class CpuRef:
     def softcap_backward(self, x: Array, g: Array, cap: float) -> Array:
         return self._float((1 - np.tanh(x / cap) ** 2) * g)
 
-    def swiglu(self, gate: Array, up: Array) -> Array:
+    def swiglu(self, h: Array) -> Array:
+        gate, up = np.split(h, 2, -1)
         return self._float(self.silu(gate) * up)
 
-    def swiglu_backward(self, gate: Array, up: Array, g: Array) -> tuple[Array, Array]:
-        return self._float(_silu_slope(gate) * up * g), self._float(self.silu(gate) * g)
+    def swiglu_backward(self, h: Array, g: Array) -> Array:
+        gate, up = np.split(h, 2, -1)
+        return self._float(np.concatenate((_silu_slope(gate) * up * g, self.silu(gate) * g), -1))
 
     def universal(self, h: Array, a: Array, b: Array) -> Array:
         return self._float(self.silu(h) * a + h * b)

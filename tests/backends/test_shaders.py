@@ -49,7 +49,10 @@ class Dry(Primitives):
         """Each primitive, in each of its variants."""
         x, v, one = self.empty((6, 40)), self.empty((40,)), self.empty(())
         rng, index = self.empty((3,)), self.empty((2, 3))
-        self.axpby(x, x, 1.0, 1.0), self.mul(x, x), self.scale(x, 2.0), self.swiglu(x, x), self.swiglu_backward(x, x, x)
+        self.axpby(x, x, 1.0, 1.0), self.mul(x, x), self.scale(x, 2.0)
+        for h in (x, self.empty((6, 42))):
+            g = self.swiglu(h)
+            self.swiglu_backward(h, g)
         for f in ("gelu", "silu", "relu"):
             getattr(self, f)(x), getattr(self, f + "_backward")(x, x), self.linear(x, x, f)
         self.softcap(x, 2.0), self.softcap_backward(x, x, 2.0), self.dropout(x, rng, 0.1, 0), self.expand(one, (6, 40))

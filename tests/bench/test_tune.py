@@ -64,7 +64,7 @@ def test_shape_classes() -> None:
     assert tuning.shape_class(False, True, 2048, 704, 256) == "nt 2048 1024 256"
     assert tuning.shape_class(True, False, 1, 3, 4000) == "tn 1 4 4096"
     found = tune.classes(rows(Sizes.of(resolve("historic-6l").model, 8)))
-    assert found["nt 2048 1024 256"].shape == "2048x1024x256" and len(found) == 12
+    assert found["nt 2048 1024 256"].shape == "2048x1024x256" and len(found) == 15
 
 
 def test_tune(vulkan: VulkanBackend) -> None:

@@ -35,7 +35,7 @@ def batch(cfg: GPTConfig, b: int = 3, t: int = 19) -> tuple[np.ndarray, np.ndarr
 # -- parameters -------------------------------------------------------------------------------------------------------
 MLP_NAMES: dict[str, dict[str, tuple[int, ...]]] = {
     **{name: {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80)} for name in ("gelu", "silu", "relu")},
-    "swiglu": {"mlp.gate.weight": (80, 48), "mlp.up.weight": (80, 48), "mlp.down.weight": (48, 80)},
+    "swiglu": {"mlp.fc1.weight": (160, 48), "mlp.fc2.weight": (48, 80)},
     "universal": {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80), "mlp.act.a": (80,), "mlp.act.b": (80,)},
     "kan_spline": {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80),
                    **{f"mlp.act.c{k}": (80,) for k in range(5)}},
@@ -67,7 +67,7 @@ def test_initial_values():
                          "c4": 0.0}
             assert (w == constants[name.split(".")[-1]]).all(), name
         else:
-            residual = name.endswith(("attn.out.weight", "mlp.fc2.weight", "mlp.down.weight"))
+            residual = name.endswith(("attn.out.weight", "mlp.fc2.weight"))
             std = 0.02 / math.sqrt(2 * 4) if residual else 0.02
             assert w.dtype == np.float32
             assert abs(w.std() / std - 1) < 5 / math.sqrt(2 * w.size), name
@@ -145,17 +145,15 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
             heads.append(weights / weights.sum(-1, keepdims=True) @ v)
         x = x + np.concatenate(heads, -1) @ p["attn.out.weight"].T
         y = norm(x, f"blocks.{i}.ln2")
-        if activation == "swiglu":
-            h, out = silu(y @ p["mlp.gate.weight"].T) * (y @ p["mlp.up.weight"].T), p["mlp.down.weight"]
-        else:
-            h, out, c = y @ p["mlp.fc1.weight"].T, p["mlp.fc2.weight"], lambda name, p=p: p[f"mlp.act.{name}"]
-            h = {
-                "gelu": lambda h, c: gelu(h), "silu": lambda h, c: silu(h), "relu": lambda h, c: relu(h),
-                "universal": lambda h, c: silu(h) * c("a") + h * c("b"),
-                "kan_spline": lambda h, c: (c("c0") * silu(h) + c("c1") * relu(h) + c("c2") * gelu(h) + c("c3") * h
-                                            + c("c4") * h * h),
-            }[activation](h, c)
-        x = x + h @ out.T
+        h, c = y @ p["mlp.fc1.weight"].T, lambda name, p=p: p[f"mlp.act.{name}"]
+        h = {
+            "gelu": lambda h, c: gelu(h), "silu": lambda h, c: silu(h), "relu": lambda h, c: relu(h),
+            "swiglu": lambda h, c: silu(h[..., : h.shape[-1] // 2]) * h[..., h.shape[-1] // 2 :],
+            "universal": lambda h, c: silu(h) * c("a") + h * c("b"),
+            "kan_spline": lambda h, c: (c("c0") * silu(h) + c("c1") * relu(h) + c("c2") * gelu(h) + c("c3") * h
+                                        + c("c4") * h * h),
+        }[activation](h, c)
+        x = x + h @ p["mlp.fc2.weight"].T
     return norm(x, "ln_f") @ w["lm_head.weight"].T
 
 

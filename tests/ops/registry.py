@@ -10,7 +10,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,16 @@ def elementwise(arity: int, scale: float = 0.0, **choices: tuple[float, ...]) ->
             extreme = np.array([-1e4, -300, -89, -20, -1e-6, 0, 1e-30, 20, 89, 300, 1e4], np.float32)
             yield Sample((extreme,) + (np.ones_like(extreme),) * (arity - 1), kwargs, differences=False)
     return draw
+
+
+def draw_swiglu(rng: Rng) -> Iterator[Sample]:
+    for sample in elementwise(2, scale=1.0)(rng):
+        yield replace(sample, inputs=(np.concatenate([np.atleast_1d(x) for x in sample.inputs], -1),))
+
+
+def bad_swiglu() -> list[Bad]:
+    odd = [Bad((x,), {}, ValueError, "swiglu: the last axis must have an even length") for x in (zeros(4, 3), zeros())]
+    return [Bad((ints(4),), {}, TypeError, "swiglu: expected floating point, got int32"), *odd]
 
 
 def draw_mul(rng: Rng) -> Iterator[Sample]:
@@ -434,7 +444,7 @@ OPS: dict[str, OpInfo] = {op.name: op for op in [
            lambda: [Bad((ints(3),), {"alpha": 2.0}, TypeError, "scale: expected floating point")]),
     unary("gelu"), unary("silu"), unary("relu"),
     OpInfo("softcap", elementwise(1, scale=1.0, cap=(30.0, 0.5)), 16, TRANSCENDENTAL, bad_softcap),
-    OpInfo("swiglu", elementwise(2, scale=1.0), 16, TRANSCENDENTAL, bad_binary("swiglu")),
+    OpInfo("swiglu", draw_swiglu, 16, TRANSCENDENTAL, bad_swiglu),
     OpInfo("universal", per_feature(2), 32, TRANSCENDENTAL, bad_per_feature("universal", 2)),
     OpInfo("kan_spline", per_feature(5), 32, TRANSCENDENTAL + ", twice",
            bad_per_feature("kan_spline", 5)),

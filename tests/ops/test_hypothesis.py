@@ -33,7 +33,9 @@ def check(name: str, sample: Sample, be: Backend) -> None:
 def test_elementwise(each_backend: Backend, name: str, shape: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     coefficients = {"universal": 2, "kan_spline": 5}.get(name, 0)
-    operands = 2 if name in ("add", "sub", "mul", "swiglu") else 1
+    operands = 2 if name in ("add", "sub", "mul") else 1
+    if name == "swiglu":
+        shape = [*shape[:-1], 2 * shape[-1]]
     inputs = [normal(rng, *shape) for _ in range(operands)] + [normal(rng, shape[-1]) for _ in range(coefficients)]
     check(name, Sample(tuple(inputs), terms=math.prod(shape[:-1]) if coefficients else 1, scale=1.0), each_backend)
 

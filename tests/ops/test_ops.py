@@ -44,7 +44,7 @@ def test_oracle_by_definition() -> None:
         c = [np.array([v]) for v in (0.3, 0.5, -0.7, 1.1, 1.3)]
         for got, expected in [
                 (be.silu(at), silu), (be.gelu(at), gelu), (be.relu(at), max(x, 0)),
-                (be.softcap(at, 3.0), 3 * math.tanh(x / 3)), (be.swiglu(at, c[0]), silu * 0.3),
+                (be.softcap(at, 3.0), 3 * math.tanh(x / 3)), (be.swiglu(np.append(at, c[0])), silu * 0.3),
                 (be.universal(at, c[0], c[1]), silu * 0.3 + x * 0.5),
                 (be.kan_spline(at, *c), 0.3 * silu + 0.5 * max(x, 0) - 0.7 * gelu + 1.1 * x + 1.3 * x * x)]:
             assert got[0] == pytest.approx(expected, rel=1e-14, abs=1e-15)

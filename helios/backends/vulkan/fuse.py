@@ -47,8 +47,6 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
     command = commands[i]
     if command is None or not isinstance(command.kernel, Kernel) or command.kernel.name != "elementwise":
         return None
-    if command.kernel.defines["Z"] or command.kernel.defines["OUT2"]:
-        return None
     given = _arguments(command)
     for value in (u for u in command.uses if u.access == "r"):
         block, at = value.block, uses[value.block][0]

@@ -18,21 +18,19 @@ from helios.random import threshold
 if TYPE_CHECKING:
     from helios.backends.vulkan.backend import VkArray
 
-# op → (EXPR[, EXPR2]) of elementwise.comp, in x, y, z, p.alpha, p.beta
+# op → EXPR of elementwise.comp, in x, y, p.alpha, p.beta
 ELEMENTWISE = {
-    "axpby": ("p.alpha * x + p.beta * y",),
-    "mul": ("x * y",),
-    "scale": ("p.alpha * x",),
-    "gelu": ("gelu(x)",),
-    "gelu_backward": ("gelu_grad(x) * y",),
-    "silu": ("silu(x)",),
-    "silu_backward": ("silu_grad(x) * y",),
-    "relu": ("relu(x)",),
-    "relu_backward": ("relu_grad(x) * y",),
-    "softcap": ("softcap(x, p.alpha)",),
-    "softcap_backward": ("softcap_grad(x, p.alpha) * y",),
-    "swiglu": ("silu(x) * y",),
-    "swiglu_backward": ("silu_grad(x) * y * z", "silu(x) * z"),
+    "axpby": "p.alpha * x + p.beta * y",
+    "mul": "x * y",
+    "scale": "p.alpha * x",
+    "gelu": "gelu(x)",
+    "gelu_backward": "gelu_grad(x) * y",
+    "silu": "silu(x)",
+    "silu_backward": "silu_grad(x) * y",
+    "relu": "relu(x)",
+    "relu_backward": "relu_grad(x) * y",
+    "softcap": "softcap(x, p.alpha)",
+    "softcap_backward": "softcap_grad(x, p.alpha) * y",
 }
 NO_EPILOGUE = {"ENDED": 0, "Y": 0, "SWAP": 0}  # of the kernels that include lib/epilogue.glsl; fuse.py gives them one
 MAX_PARTIALS = 1024  # of a sum over everything
@@ -94,17 +92,12 @@ class Primitives:
         self.dispatch(kernel, divide(n, self.lanes * self.span), elementwise, n=n, **args)
 
     # -- element by element -------------------------------------------------------------------------------------------
-    def _elementwise(self, op: str, *inputs: VkArray, alpha: float = 0.0, beta: float = 0.0) -> Any:
-        expressions = ELEMENTWISE[op]
-        defines: dict[str, Any] = {"EXPR": expressions[0], "Y": int(len(inputs) > 1), "Z": int(len(inputs) > 2),
-                                   "OUT2": int(len(expressions) > 1)}
-        if len(expressions) > 1:
-            defines["EXPR2"] = expressions[1]
-        outs = [self.empty(inputs[0].shape) for _ in expressions]
-        defines["PAIRS"] = self.pairs(outs[0].size, at=inputs)
-        args = dict(zip("xyz", inputs, strict=False)) | dict(zip(("o", "o2"), outs, strict=False))
-        self._each("elementwise", inputs[0].size, True, defines, alpha=alpha, beta=beta, **args)
-        return outs[0] if len(outs) == 1 else tuple(outs)
+    def _elementwise(self, op: str, *inputs: VkArray, alpha: float = 0.0, beta: float = 0.0) -> VkArray:
+        out = self.empty(inputs[0].shape)
+        defines = {"EXPR": ELEMENTWISE[op], "Y": int(len(inputs) > 1), "PAIRS": self.pairs(out.size, at=inputs)}
+        self._each("elementwise", out.size, True, defines, o=out, alpha=alpha, beta=beta,
+                   **dict(zip("xy", inputs, strict=False)))
+        return out
 
     def axpby(self, x: VkArray, y: VkArray, alpha: float, beta: float) -> VkArray:
         return self._elementwise("axpby", x, y, alpha=alpha, beta=beta)
@@ -139,11 +132,17 @@ class Primitives:
     def softcap_backward(self, x: VkArray, g: VkArray, cap: float) -> VkArray:
         return self._elementwise("softcap_backward", x, g, alpha=cap)
 
-    def swiglu(self, gate: VkArray, up: VkArray) -> VkArray:
-        return self._elementwise("swiglu", gate, up)
+    def swiglu(self, h: VkArray) -> VkArray:
+        return self._swiglu(self.empty((*h.shape[:-1], h.shape[-1] // 2)), h=h)
 
-    def swiglu_backward(self, gate: VkArray, up: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
-        return self._elementwise("swiglu_backward", gate, up, g)
+    def swiglu_backward(self, h: VkArray, g: VkArray) -> VkArray:
+        return self._swiglu(self.empty(h.shape), h=h, g=g)
+
+    def _swiglu(self, out: VkArray, **args: VkArray) -> VkArray:
+        features = args["h"].shape[-1] // 2
+        defines = {"BACKWARD": int("g" in args), "PAIRS": self.pairs(features, at=tuple(args.values()))}
+        self._each("swiglu", args["h"].size // 2, True, defines, o=out, features=features, **args)
+        return out
 
     def universal(self, h: VkArray, a: VkArray, b: VkArray) -> VkArray:
         out = self.empty(h.shape)
@@ -213,7 +212,7 @@ class Primitives:
                                    "HALF": self.half}
         extra: dict[str, Any] = {}
         if epilogue:
-            defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue][0]}
+            defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue]}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         name, sg = self.matmul_kernel, self.profile.subgroup_size
         tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
