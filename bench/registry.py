@@ -38,8 +38,8 @@ class Sizes:
     n_embd: int
     n_head: int
     vocab: int
-    ffn: int  # of an MLP
-    gated: int  # of one with gates
+    ffn: int  # F of an MLP without gates
+    gated: int  # and of one with gates
     parameters: int
     dropout: float
     softcap: float
@@ -180,8 +180,8 @@ def _primitive(name: str) -> Callable[..., Any]:
 def _elementwise(s: Sizes) -> Iterator[Row]:
     for name, (there, back, fn) in ELEMENTWISE.items():
         mlp = MLPS[name]
-        shape = (s.rows, s.gated if mlp.gated else s.ffn)
-        given = (s.rows, 2 * s.gated) if mlp.gated else shape
+        shape = (s.rows, s.ffn if mlp.parts == 1 else s.gated)
+        given = (s.rows, mlp.parts * shape[1])
         args = [normal(*given)] + [normal(shape[1])] * len(mlp.coefficients)
         n = math.prod(shape)
         yield Row(name, name, _text(*given), args, _primitive(name), there * n, forward(fn))

@@ -64,27 +64,21 @@ class Coefficients(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.full((width,), value)))
 
 
-def _kan_spline(m: Any, x: Tensor) -> Tensor:
-    h, c = m.fc1(x), m.act
+def _kan_spline(h: Tensor, c: Any) -> Tensor:
     return (c.c0 * F.silu(h) + c.c1 * F.relu(h) + c.c2 * F.gelu(h, approximate="tanh") + c.c3 * h + c.c4 * h * h)
 
 
-def _swiglu(m: Any, x: Tensor) -> Tensor:
-    gate, up = m.fc1(x).chunk(2, -1)
+def _swiglu(h: Tensor, c: Any) -> Tensor:
+    gate, up = h.chunk(2, -1)
     return F.silu(gate) * up
 
 
-def _universal(m: Any, x: Tensor) -> Tensor:
-    h = m.fc1(x)
-    return F.silu(h) * m.act.a + h * m.act.b
-
-
-HIDDEN: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "gelu": lambda m, x: F.gelu(m.fc1(x), approximate="tanh"),
-    "silu": lambda m, x: F.silu(m.fc1(x)),
-    "relu": lambda m, x: F.relu(m.fc1(x)),
+HIDDEN: dict[str, Callable[[Tensor, Any], Tensor]] = {  # of fc1's result and the coefficients
+    "gelu": lambda h, c: F.gelu(h, approximate="tanh"),
+    "silu": lambda h, c: F.silu(h),
+    "relu": lambda h, c: F.relu(h),
     "swiglu": _swiglu,
-    "universal": _universal,
+    "universal": lambda h, c: F.silu(h) * c.a + h * c.b,
     "kan_spline": _kan_spline,
 }
 
@@ -94,13 +88,12 @@ class MLP(nn.Module):
         super().__init__()
         kind = MLPS[activation]
         self.hidden = HIDDEN[activation]
-        self.fc1 = nn.Linear(width, 2 * hidden if kind.gated else hidden, bias=False)
-        if kind.coefficients:
-            self.act = Coefficients(dict(kind.coefficients), hidden)
+        self.fc1 = nn.Linear(width, kind.parts * hidden, bias=False)
+        self.act = Coefficients(dict(kind.coefficients), hidden)
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.hidden(self, x))
+        return self.fc2(self.hidden(self.fc1(x), self.act))
 
 
 class Block(nn.Module):

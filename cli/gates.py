@@ -234,7 +234,7 @@ def _model(s: Study, seeds: int) -> Iterator[str]:
 
 
 def _verdict(v: Verdict) -> str:
-    return "pass" if v.passed else "fail"
+    return "pass" if v.passed else "fail" if v.rows else "not run"
 
 
 def _better(r: Comparison) -> str:

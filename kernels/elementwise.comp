@@ -14,7 +14,7 @@ layout(push_constant) uniform Push {
     float alpha, beta;
 } p;
 
-float of(float x, float y, float z) { return EXPR; }
+float of(float x, float y) { return EXPR; }
 
 void main() {
     uint start = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
@@ -25,6 +25,6 @@ void main() {
 #if Y
         y = LOAD(p.y, i);
 #endif
-        STORE(p.o, i, APPLY(of, x, y, y));
+        STORE(p.o, i, APPLY(of, x, y));
     }
 }

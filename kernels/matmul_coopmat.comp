@@ -8,7 +8,8 @@
 // is not stored. Fragments of C go through a subgroup's piece of shared memory, since only there an element has a place.
 // Grid: one workgroup a tile, along N, then M, then the batch.
 //
-// Host: F is what the device has; WG = BM/WM·BN/WN·SG; VEC_A, VEC_B where four neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
+// Host: F is what the device has, BM, BN, BK, WM and WN multiples of it; WG = BM/WM·BN/WN·SG; VEC_A, VEC_B where four
+// neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require

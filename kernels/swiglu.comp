@@ -1,5 +1,5 @@
-// A row of h has F gates, then F ups: out = silu(gate)·up, [rows, F]. With BACKWARD out is the gradient of h [rows, 2F],
-// of g [rows, F]. Grid: one workgroup for each WG·SPAN elements of [rows, F].
+// A row of h has F gates, then F ups: out = silu(gate)·up, [rows, F]. BACKWARD: of g = dL/dout [rows, F], out = dL/dh
+// [rows, 2F]: silu'(gate)·up·g, then silu(gate)·g. n: rows·F. Grid: one workgroup for each WG·SPAN elements of n.
 #include "lib/common.glsl"
 #include "lib/activations.glsl"
 #include "lib/pairs.glsl"
@@ -13,30 +13,22 @@ layout(push_constant) uniform Push {
     uint n, features;
 } p;
 
-float gated(float gate, float up, float g) { return silu(gate) * up; }
-float to_gate(float gate, float up, float g) { return silu_grad(gate) * up * g; }
-float to_up(float gate, float up, float g) { return silu(gate) * g; }
+float gated(float gate, float x) { return silu(gate) * x; }
+float to_gate(float gate, float x) { return silu_grad(gate) * x; }
 
 void main() {
     uint i = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
-    uint row = i / p.features, j = i % p.features;  // a division for each element would cost most
-    uint rows = EACH * WG / p.features, step = EACH * WG % p.features;
-    for (uint k = 0; k < SPAN && i < p.n; k += EACH) {
-        uint at = i + row * p.features;
+    uint j = i % p.features, step = EACH * WG % p.features;  // a division for each element would cost most
+    for (uint k = 0; k < SPAN && i < p.n; k += EACH, i += EACH * WG, j += step) {
+        if (j >= p.features) j -= p.features;
+        uint at = 2 * i - j;  // row·2F + j, of i = row·F + j
         Floats gate = LOAD(p.h, at), up = LOAD(p.h, at + p.features);
 #if BACKWARD
         Floats g = LOAD(p.g, i);
-        STORE(p.o, at, APPLY(to_gate, gate, up, g));
-        STORE(p.o, at + p.features, APPLY(to_up, gate, up, g));
+        STORE(p.o, at, APPLY(to_gate, gate, up * g));
+        STORE(p.o, at + p.features, APPLY(gated, gate, g));
 #else
-        STORE(p.o, i, APPLY(gated, gate, up, gate));
+        STORE(p.o, i, APPLY(gated, gate, up));
 #endif
-        i += EACH * WG;
-        j += step;
-        row += rows;
-        if (j >= p.features) {
-            j -= p.features;
-            row++;
-        }
     }
 }

@@ -14,20 +14,20 @@ from helios.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class MLP:
-    """A kind of feed-forward network, fc2·act(fc1·x) with F = ffn_dim hidden values. Where gated, fc1 gives 2·F: the
-    gates, then what they let through."""
+    """A kind of feed-forward network, fc2·act(fc1·x): fc1 [parts·F, D], fc2 [D, F], F = ffn_dim. With two parts, the
+    first F values of fc1·x are gates of the others."""
 
-    gated: bool = False
+    parts: int = 1
     coefficients: Mapping[str, float] = field(default_factory=dict)  # name → initial value; [ffn_dim] each
 
     @property
     def matrices(self) -> int:
         """Of D·F weights each."""
-        return 3 if self.gated else 2
+        return self.parts + 1
 
     def width(self, n_embd: int) -> int:
         """The default ffn_dim: 4·D, and about as many weights in all (8/3·D, up to a multiple of 64) where gated."""
-        return 4 * n_embd if not self.gated else 64 * math.ceil(8 * n_embd / (3 * 64))
+        return 4 * n_embd if self.parts == 1 else 64 * math.ceil(8 * n_embd / (3 * 64))
 
     def matched(self, n_embd: int) -> int:
         """The ffn_dim with which it has as many parameters as two matrices of 4·D have, 8·D²: the multiple of 16 if
@@ -42,7 +42,7 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
     "gelu": MLP(),
     "silu": MLP(),
     "relu": MLP(),
-    "swiglu": MLP(gated=True),
+    "swiglu": MLP(parts=2),
     "universal": MLP(coefficients={"a": 1.0, "b": 0.0}),
     "kan_spline": MLP(coefficients={"c0": 0.5, "c1": 0.0, "c2": 0.5, "c3": 0.0, "c4": 0.0}),
 })

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,41 +12,13 @@ import numpy as np
 
 from helios import ops, random
 from helios.backends import get_backend
-from helios.backends.backend import Backend, Shape
+from helios.backends.backend import ACTIVATIONS, Backend, Shape
 from helios.errors import UserError
 from helios.model.config import MLPS, GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
 
 STD = 0.02  # of every matrix at the start
-Weights = Callable[[str], Tensor]  # a block's parameters by the end of their name
-
-
-def _fused(activation: str, w: Weights, x: Tensor) -> Tensor:
-    return ops.linear(x, w("mlp.fc1.weight"), activation)
-
-
-def _swiglu(w: Weights, x: Tensor) -> Tensor:
-    return ops.swiglu(ops.linear(x, w("mlp.fc1.weight")))
-
-
-def _universal(w: Weights, x: Tensor) -> Tensor:
-    return ops.universal(ops.linear(x, w("mlp.fc1.weight")), w("mlp.act.a"), w("mlp.act.b"))
-
-
-def _kan_spline(w: Weights, x: Tensor) -> Tensor:
-    return ops.kan_spline(ops.linear(x, w("mlp.fc1.weight")), *(w(f"mlp.act.c{k}") for k in range(5)))
-
-
-# x [..., D] → the MLP's hidden values [..., F]; the names are those of MLPS
-HIDDEN: dict[str, Callable[[Weights, Tensor], Tensor]] = {
-    "gelu": partial(_fused, "gelu"),
-    "silu": partial(_fused, "silu"),
-    "relu": partial(_fused, "relu"),
-    "swiglu": _swiglu,
-    "universal": _universal,
-    "kan_spline": _kan_spline,
-}
 
 
 class GPT:
@@ -76,7 +48,10 @@ class GPT:
             h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
             x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
             h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
-            h = HIDDEN[activation](block, h)
+            fused = activation in ACTIVATIONS
+            h = ops.linear(h, block("mlp.fc1.weight"), activation if fused else None)
+            if not fused:
+                h = getattr(ops, activation)(h, *(block(f"mlp.act.{c}") for c in MLPS[activation].coefficients))
             x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
         return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
 
@@ -190,7 +165,7 @@ def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
         mlp = MLPS[activation]
         block: dict[str, Shape] = {
             **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
-            **norm("ln2"), "mlp.fc1.weight": (2 * f if mlp.gated else f, d),
+            **norm("ln2"), "mlp.fc1.weight": (mlp.parts * f, d),
             **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, "mlp.fc2.weight": (d, f),
         }
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}

@@ -31,10 +31,11 @@ def open_backend(name: str, device: str | None, say: Callable[[str], None], prec
 def memory_needed(model: GPTConfig, batch_size: int) -> int:
     """Bytes, roughly: weights, gradients and two moments exactly, and the values that wait for the backward pass."""
     b, t, d = batch_size, model.block_size, model.n_embd
-    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and F for each product.
-    kept = sum(9 * d + (1 + MLPS[name].matrices - (name in ("universal", "kan_spline"))) * f
-               for name, f in zip(model.activations, model.ffn_dims, strict=True))
-    return 4 * (4 * model.parameters() + b * t * (kept + model.n_layer * model.n_head + 2 * model.vocab_size))
+    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and what fc1 and the
+    # activation give. Beside all that there are, in turn, the logits and the gradients of one block's hidden values.
+    hidden = [(MLPS[name].parts + 1) * f for name, f in zip(model.activations, model.ffn_dims, strict=True)]
+    kept = model.n_layer * (9 * d + model.n_head) + sum(hidden)
+    return 4 * (4 * model.parameters() + b * t * (kept + max(2 * model.vocab_size, *hidden)))
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
@@ -46,7 +47,8 @@ def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
                         f"choose a smaller model, batch or block")
     profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
     rows = batch_size * model.block_size
-    largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *model.ffn_dims))
+    hidden = (MLPS[name].parts * f for name, f in zip(model.activations, model.ffn_dims, strict=True))
+    largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
     if profile is not None and largest > profile.max_allocation:
         raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
                         f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "

@@ -26,7 +26,7 @@ void store_two(Twos q, uint at, vec2 x) {
 #define Floats vec2
 #define LOAD(q, at) load_two(Twos(uvec2(q)), at)
 #define STORE(q, at, x) store_two(Twos(uvec2(q)), at, x)
-#define APPLY(f, x, y, z) vec2(f(x[0], y[0], z[0]), f(x[1], y[1], z[1]))
+#define APPLY(f, x, y) vec2(f((x)[0], (y)[0]), f((x)[1], (y)[1]))
 vec2 pair(In q, uint at) { return LOAD(q, at); }
 void store_pair(Out q, uint at, vec2 x, bool both) { STORE(q, at, x); }
 float total(vec2 x) { return x.x + x.y; }
@@ -39,7 +39,7 @@ uint turn(uint lane) { return lane; }
 #define Floats float
 #define LOAD(q, at) q.v[at]
 #define STORE(q, at, x) q.v[at] = x
-#define APPLY(f, x, y, z) f(x, y, z)
+#define APPLY(f, x, y) f(x, y)
 vec2 pair(In q, uint at) { return vec2(q.v[at], q.v[at + 1]); }
 void store_pair(Out q, uint at, vec2 x, bool both) {
     q.v[at] = x.x;

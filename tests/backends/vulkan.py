@@ -31,9 +31,10 @@ def make(**options: object) -> VulkanBackend:
 class Training:
     """A tiny GPT's training step, captured."""
 
-    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2) -> None:
+    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2, n_embd: int = 24
+                 ) -> None:
         blocks = activation.count(",") + 1
-        config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=24, activation=activation,
+        config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=n_embd, activation=activation,
                            dropout=dropout, softcap=5.0)
         self.model = GPT(config, device=be, seed=1)
         self.optimizer = AdamW(self.model.named_parameters(), lr=1e-2, grad_clip=1.0)

@@ -170,6 +170,8 @@ def elementwise(arity: int, scale: float = 0.0, **choices: tuple[float, ...]) ->
 def draw_swiglu(rng: Rng) -> Iterator[Sample]:
     for sample in elementwise(2, scale=1.0)(rng):
         yield replace(sample, inputs=(np.concatenate([np.atleast_1d(x) for x in sample.inputs], -1),))
+    for rows, features in ((5, 6), (33, 66), (3, 260)):  # even: by twos
+        yield Sample((normal(rng, rows, 2 * features),), scale=1.0, differences=rows == 5)
 
 
 def bad_swiglu() -> list[Bad]:

@@ -195,6 +195,12 @@ def test_the_largest_array_must_fit_too() -> None:
     profile.max_allocation -= 1
     with pytest.raises(UserError, match=r"the largest array takes 391 MiB, but card gives 391 MiB at once"):
         device.check_memory(config, 8, card)
+    gated = GPTConfig(vocab_size=64, block_size=256, n_layer=2, n_head=1, n_embd=64, activation="gelu,swiglu")
+    profile.max_allocation = 4 * 8 * 256 * 2 * 192
+    device.check_memory(gated, 8, card)
+    profile.max_allocation -= 1
+    with pytest.raises(UserError, match="the largest array takes 3 MiB"):
+        device.check_memory(gated, 8, card)
 
 
 @pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])

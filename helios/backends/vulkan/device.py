@@ -221,9 +221,9 @@ class Device:
     def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
         self.profile, self.physical = choose(wanted)
-        coopmat = self.profile.fragment > 0
         if profile:
             self.profile = replace(self.profile, profile=profile)
+        coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # else a test emulates them
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
         self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
         self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)

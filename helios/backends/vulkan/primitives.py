@@ -53,7 +53,7 @@ class Primitives:
 
     # -- variants -----------------------------------------------------------------------------------------------------
     def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
-        """A variant with `lanes` a workgroup, or one subgroup."""
+        """A variant with `lanes` a workgroup, or one subgroup; for matrix units, with the side of their fragments."""
         sg = self.profile.subgroup_size
         if name.endswith("_coopmat"):
             defines["F"] = self.profile.fragment

@@ -36,7 +36,7 @@ def shared_bytes(kernel: str, tile: Tile) -> int:
     """That a workgroup takes."""
     if kernel == "matmul":
         return 2 * 4 * tile["BK"] * (tile["BM"] + tile["BN"] + 8)
-    if kernel == "matmul_coopmat":  # at most, over the layouts
+    if kernel == "matmul_coopmat":  # at most, over the layouts and fragments
         pad, subgroups = 8, tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"])
         slice_ = lambda length: max(length * (tile["BK"] + pad), tile["BK"] * (length + pad))
         return 2 * 2 * (slice_(tile["BM"]) + slice_(tile["BN"])) + 4 * 256 * subgroups
