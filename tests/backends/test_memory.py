@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +35,21 @@ def test_plan(lives: list[Life], page: int) -> None:
     assert all(a // page == (b - 1) // page for a, b in spans)
     live = [sum(aligned(x.size) for x in lives if x.first <= t <= x.last) for t in range(61)]
     assert max(live) <= total and (page < 1 << 62 or total <= sum(aligned(x.size) for x in lives))
+
+
+def test_large_chunks_of_a_cpu_device_are_the_hosts_pages() -> None:
+    be = make(chunk_size=1 << 16)
+    x = np.random.default_rng(0).standard_normal((700, 1000)).astype(np.float32)
+    large, small = be.array(x), be.array(x[:1])
+    chunks = [array.handle.block.chunk for array in (large, small)]
+    assert [chunk.pages is not None for chunk in chunks] == [be.device.imports, False]
+    if be.device.imports:
+        pages = weakref.ref(chunks[0].pages)
+        assert be.device.profile.type == "cpu" and chunks[0].size < len(pages()) < chunks[0].size + (5 << 20)
+        assert x.tobytes() in pages()[:]
+        del large, chunks
+        assert be.heap.pool < x.nbytes and pages() is None
+    assert (be.numpy(small) == x[:1]).all()
 
 
 def test_a_chain_needs_two_places() -> None:

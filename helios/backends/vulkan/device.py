@@ -23,6 +23,7 @@ REQUIRED = {
     "features12": ("bufferDeviceAddress",),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
 }
+HOST_MEMORY = "VK_EXT_external_memory_host"
 COOPMAT = ("shaderFloat16", "vulkanMemoryModel")  # what kernels for matrix units need besides the extension
 
 
@@ -238,7 +239,9 @@ class Device:
                 setattr(features, name, 1)
         extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(self.physical, None)}
         self.has_budget = "VK_EXT_memory_budget" in extensions
-        enabled, first = ["VK_EXT_memory_budget"] if self.has_budget else [], f2
+        self.imports = self.profile.type == "cpu" and HOST_MEMORY in extensions  # for huge pages, see memory.py
+        enabled = ["VK_EXT_memory_budget"] * self.has_budget + [HOST_MEMORY] * self.imports
+        first = f2
         if coopmat:
             enabled.append("VK_KHR_cooperative_matrix")
             first = _struct(vk, "VkPhysicalDeviceCooperativeMatrixFeaturesKHR",

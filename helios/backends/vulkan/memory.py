@@ -7,9 +7,11 @@ of its uses are known. A Handle is what arrays hold: a block whose handle is gon
 from __future__ import annotations
 
 import gc
+import mmap
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from helios.backends.vulkan.device import Device
@@ -17,11 +19,18 @@ from helios.errors import UserError
 
 ALIGN = 256
 CHUNK = 64 << 20
+HUGE = 2 << 20  # bytes of a huge page
+HOST_ALLOCATION = 0x80  # VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
 SHADER_DEVICE_ADDRESS, ALLOCATE_DEVICE_ADDRESS = 0x20000, 0x2  # flag bits that PyPI's vulkan does not name
 
 
 class Chunk:
-    """One allocation with one buffer over all of it; `address` on the device, `mapped` bytes on the host or None."""
+    """One allocation with one buffer over all of it; `address` on the device, `mapped` bytes on the host or None.
+
+    pages: where the device took in memory of the host.
+    """
+
+    pages: mmap.mmap | None = None
 
     def __init__(self, device: Device, size: int, host: bool = False) -> None:
         vk = device.vk
@@ -29,16 +38,24 @@ class Chunk:
         usage = (vk.VK_BUFFER_USAGE_STORAGE_BUFFER_BIT | vk.VK_BUFFER_USAGE_TRANSFER_SRC_BIT
                  | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | SHADER_DEVICE_ADDRESS)
         check_size(device, size)
+        imported = device.imports and not host and size >= HUGE
+        outside = vk.VkExternalMemoryBufferCreateInfo(handleTypes=HOST_ALLOCATION) if imported else None
         self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
-            size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
+            pNext=outside, size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
         need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
-        flags = vk.VkMemoryAllocateFlagsInfo(flags=ALLOCATE_DEVICE_ADDRESS, deviceMask=0)
+        bits, length, source = need.memoryTypeBits, need.size, None
         try:
             if not host and need.size > device.available():
                 raise vk.VkErrorOutOfDeviceMemory
+            if imported:
+                length = -(-need.size // HUGE) * HUGE
+                self.pages, start = _pages(vk, length)
+                bits &= _importable(device, start)
+                source = vk.VkImportMemoryHostPointerInfoEXT(handleType=HOST_ALLOCATION, pHostPointer=start)
+            flags = vk.VkMemoryAllocateFlagsInfo(pNext=source, flags=ALLOCATE_DEVICE_ADDRESS, deviceMask=0)
             self.memory = vk.vkAllocateMemory(device.handle, vk.VkMemoryAllocateInfo(
-                pNext=flags, allocationSize=need.size, memoryTypeIndex=_type(device, need.memoryTypeBits, host)), None)
-        except (vk.VkErrorOutOfDeviceMemory, vk.VkErrorOutOfHostMemory):
+                pNext=flags, allocationSize=length, memoryTypeIndex=_type(device, bits, host)), None)
+        except (vk.VkErrorOutOfDeviceMemory, vk.VkErrorOutOfHostMemory, OSError):
             vk.vkDestroyBuffer(device.handle, self.buffer, None)
             raise UserError(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
                             f"{mib(device.available())} available; use a smaller batch, block or model") from None
@@ -52,6 +69,23 @@ class Chunk:
         vk, device = self.device.vk, self.device.handle
         vk.vkDestroyBuffer(device, self.buffer, None)
         vk.vkFreeMemory(device, self.memory, None)
+        self.pages = None
+
+
+def _pages(vk: Any, size: int) -> tuple[mmap.mmap, Any]:
+    """Memory of the host, and where in it `size` bytes begin, in huge pages where the system has some: a CPU device's
+    own pages are small, and in Aᵀ·B, for one, every step of K is on another."""
+    pages = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system without
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    start = vk.ffi.cast("char*", vk.ffi.from_buffer(pages))
+    return pages, start + -int(vk.ffi.cast("uintptr_t", start)) % HUGE
+
+
+def _importable(device: Device, start: Any) -> int:
+    """The types of memory, as bits, that can be made of what lies there."""
+    get = device.vk.vkGetDeviceProcAddr(device.handle, "vkGetMemoryHostPointerPropertiesEXT")
+    return int(get(device.handle, HOST_ALLOCATION, start, device.vk.VkMemoryHostPointerPropertiesEXT()).memoryTypeBits)
 
 
 def check_size(device: Device, size: int) -> None:
