@@ -101,7 +101,7 @@ void main() {
 #endif
     for (; k + KU <= p.k; k += KU) {
 #if TA && !TB
-        touched |= touch(p.a, a_at, k + 2 * KU, row0, p.m, RA) | touch(p.b, b_at, k + 2 * KU, column0, p.n, CB);
+        touched |= touch(p.a, a_at, k + 8, row0, p.m, RA) | touch(p.b, b_at, k + 8, column0, p.n, CB);
 #endif
         steps(a_at, b_at, rows, columns, k, KU);
     }
