@@ -1,6 +1,7 @@
 """Which device the tests run on.
 
-HELIOS_TEST_BACKEND names it: "vulkan" (also when unset), "vulkan:<index or part of a device's name>", or "cpu_ref".
+HELIOS_TEST_BACKEND names it: "vulkan" (also when unset), "vulkan:<index or part of a device's name>", "simt" (the same
+with the kernels for GPUs, whatever the device is), or "cpu_ref".
 Where the device is missing, tests that need it are skipped with the reason; under CI (variable CI set) they fail.
 """
 
@@ -18,6 +19,10 @@ from helios.errors import UserError
 def device_under_test(precision: str = "f32") -> Backend:
     name, _, device = os.environ.get("HELIOS_TEST_BACKEND", "vulkan").partition(":")
     try:
+        if name == "simt":
+            from helios.backends.vulkan.backend import VulkanBackend
+
+            return VulkanBackend(device or None, profile=name, precision=precision)
         return get_backend(name, device or None, precision)
     except (ImportError, OSError, UserError) as error:  # no module or no Vulkan loader, no usable device
         reason = f"no backend {name}: {type(error).__name__}: {error}"
