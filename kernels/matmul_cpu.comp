@@ -101,6 +101,7 @@ void main() {
 #endif
     for (; k + KU <= p.k; k += KU) {
 #if TA && !TB
+        // Eight rows ahead, whatever KU is: four come too late.
         touched |= touch(p.a, a_at, k + 8, row0, p.m, RA) | touch(p.b, b_at, k + 8, column0, p.n, CB);
 #endif
         steps(a_at, b_at, rows, columns, k, KU);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -224,7 +225,7 @@ class Device:
         self.profile, self.physical = choose(wanted)
         if profile:
             self.profile = replace(self.profile, profile=profile)
-        coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # else a test emulates them
+        coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # without, a test emulates them
         families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
         self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
         self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)
@@ -239,7 +240,8 @@ class Device:
                 setattr(features, name, 1)
         extensions = {e.extensionName for e in vk.vkEnumerateDeviceExtensionProperties(self.physical, None)}
         self.has_budget = "VK_EXT_memory_budget" in extensions
-        self.imports = self.profile.type == "cpu" and HOST_MEMORY in extensions  # for huge pages, see memory.py
+        huge = hasattr(mmap, "MADV_HUGEPAGE")  # see memory.py
+        self.imports = self.profile.type == "cpu" and HOST_MEMORY in extensions and huge
         enabled = ["VK_EXT_memory_budget"] * self.has_budget + [HOST_MEMORY] * self.imports
         first = f2
         if coopmat:

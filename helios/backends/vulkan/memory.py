@@ -19,9 +19,12 @@ from helios.errors import UserError
 
 ALIGN = 256
 CHUNK = 64 << 20
-HUGE = 2 << 20  # bytes of a huge page
+HUGE = 2 << 20  # bytes of a huge page, and more than any device asks of the alignment of what it imports
 HOST_ALLOCATION = 0x80  # VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
 SHADER_DEVICE_ADDRESS, ALLOCATE_DEVICE_ADDRESS = 0x20000, 0x2  # flag bits that PyPI's vulkan does not name
+
+
+lent: set[mmap.mmap] = set()  # to devices, which may still be writing where a chunk was dropped without destroy()
 
 
 class Chunk:
@@ -43,13 +46,13 @@ class Chunk:
         self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
             pNext=outside, size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
         need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
-        bits, length, source = need.memoryTypeBits, need.size, None
+        bits, length, source, pages = need.memoryTypeBits, need.size, None, None
         try:
             if not host and need.size > device.available():
                 raise vk.VkErrorOutOfDeviceMemory
             if imported:
                 length = -(-need.size // HUGE) * HUGE
-                self.pages, start = _pages(vk, length)
+                pages, start = _pages(vk, length)
                 bits &= _importable(device, start)
                 source = vk.VkImportMemoryHostPointerInfoEXT(handleType=HOST_ALLOCATION, pHostPointer=start)
             flags = vk.VkMemoryAllocateFlagsInfo(pNext=source, flags=ALLOCATE_DEVICE_ADDRESS, deviceMask=0)
@@ -59,6 +62,9 @@ class Chunk:
             vk.vkDestroyBuffer(device.handle, self.buffer, None)
             raise UserError(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
                             f"{mib(device.available())} available; use a smaller batch, block or model") from None
+        if pages:
+            self.pages = pages
+            lent.add(pages)
         vk.vkBindBufferMemory(device.handle, self.buffer, self.memory, 0)
         info = vk.ffi.new("VkBufferDeviceAddressInfo*")
         info.sType, info.buffer = vk.VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, self.buffer
@@ -69,7 +75,9 @@ class Chunk:
         vk, device = self.device.vk, self.device.handle
         vk.vkDestroyBuffer(device, self.buffer, None)
         vk.vkFreeMemory(device, self.memory, None)
-        self.pages = None
+        if self.pages:
+            lent.remove(self.pages)
+            self.pages = None
 
 
 def _pages(vk: Any, size: int) -> tuple[mmap.mmap, Any]:
