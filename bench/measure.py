@@ -130,7 +130,7 @@ def busy() -> str:
     """A warning where other work is running: it slows threads that wait for one another more than those that do not,
     so it changes ratios as well; one thread a side (LP_NUM_THREADS=1 OMP_NUM_THREADS=1) suffers least."""
     load = os.getloadavg()[0]
-    return f"load average {load:.1f} on {cores()} cores before the start: ratios are not to be trusted" \
+    return f"load average {load:.1f} on {cores()} cores before the start: figures are not to be trusted" \
         if load > cores() / 4 else ""
 
 
