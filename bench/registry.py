@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -115,23 +116,16 @@ def of_all(fn: Callable[..., Any]) -> Prepare:
     return gradient(lambda t, *args: (fn(t, *(x.requires_grad_() for x in args)), args))
 
 
-def _swiglu(t: Any, h: Any) -> Any:
-    gate, up = h.chunk(2, -1)
-    return t.nn.functional.silu(gate) * up
+def _activation(name: str) -> Callable[..., Any]:
+    def run(t: Any, h: Any, *coefficients: Any) -> Any:
+        from helios.bench.torch_gpt import HIDDEN
+
+        return HIDDEN[name](h, SimpleNamespace(**dict(zip(MLPS[name].coefficients, coefficients, strict=True))))
+    return run
 
 
-def _kan_spline(t: Any, h: Any, c0: Any, c1: Any, c2: Any, c3: Any, c4: Any) -> Any:
-    f = t.nn.functional
-    return c0 * f.silu(h) + c1 * f.relu(h) + c2 * f.gelu(h, approximate="tanh") + c3 * h + c4 * h * h
-
-
-ELEMENTWISE: dict[str, tuple[int, int, Callable[..., Any]]] = {  # name → arithmetic forward, backward, in PyTorch
-    "gelu": (9, 17, lambda t, x: t.nn.functional.gelu(x, approximate="tanh")),
-    "silu": (4, 8, lambda t, x: t.nn.functional.silu(x)),
-    "relu": (1, 2, lambda t, x: t.relu(x)),
-    "swiglu": (5, 12, _swiglu),
-    "universal": (7, 16, lambda t, h, a, b: t.nn.functional.silu(h) * a + h * b),
-    "kan_spline": (22, 50, _kan_spline),
+ARITHMETIC = {  # of an activation: forward, backward
+    "gelu": (9, 17), "silu": (4, 8), "relu": (1, 2), "swiglu": (5, 12), "universal": (7, 16), "kan_spline": (22, 50),
 }
 
 
@@ -178,8 +172,8 @@ def _primitive(name: str) -> Callable[..., Any]:
 
 
 def _elementwise(s: Sizes) -> Iterator[Row]:
-    for name, (there, back, fn) in ELEMENTWISE.items():
-        mlp = MLPS[name]
+    for name, (there, back) in ARITHMETIC.items():
+        mlp, fn = MLPS[name], _activation(name)
         shape = (s.rows, s.ffn if mlp.parts == 1 else s.gated)
         given = (s.rows, mlp.parts * shape[1])
         args = [normal(*given)] + [normal(shape[1])] * len(mlp.coefficients)
@@ -229,7 +223,7 @@ def _matrices(s: Sizes) -> Iterator[Row]:
         yield from (product("nt", m, n, k), product("nn", m, k, n), product("tn", n, k, m))
     n, k = s.ffn, d
     for activation in (None, *ACTIVATIONS):
-        cost = 0 if activation is None else ELEMENTWISE[activation][0] * m * n
+        cost = 0 if activation is None else ARITHMETIC[activation][0] * m * n
         yield Row("linear" if activation is None else f"linear+{activation}", "linear", _text(m, n, k),
                   [normal(m, k), normal(n, k)], lambda be, x, w, a=activation: be.linear(x, w, a),
                   2 * m * n * k + cost, forward(lambda t, x, w, a=activation: _linear(t, x, w, a)))
@@ -237,7 +231,7 @@ def _matrices(s: Sizes) -> Iterator[Row]:
 
 def _linear(t: Any, x: Any, w: Any, activation: str | None) -> Any:
     z = t.nn.functional.linear(x, w)
-    return z if activation is None else (ELEMENTWISE[activation][2](t, z), z)
+    return z if activation is None else (_activation(activation)(t, z), z)
 
 
 def _normalised(s: Sizes) -> Iterator[Row]:

@@ -42,6 +42,7 @@ def test_large_chunks_of_a_cpu_device_are_the_hosts_pages() -> None:
     x = np.random.default_rng(0).standard_normal((700, 1000)).astype(np.float32)
     large, small = be.array(x), be.array(x[:1])
     chunks = [array.handle.block.chunk for array in (large, small)]
+    assert be.device.imports or "llvmpipe" not in be.device_name
     assert [chunk.pages is not None for chunk in chunks] == [be.device.imports, False]
     if be.device.imports:
         pages = weakref.ref(chunks[0].pages)

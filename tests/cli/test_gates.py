@@ -135,6 +135,8 @@ def test_gate_3_waits_for_gate_1(text: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(gates.gates, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
     assert run(text, tmp_path / "equal", "--model", "6l").exit_code == 0
     check(tmp_path / "equal", ["6l"], blocks=False, steps=4)
+    assert [" not run " in line for line in (tmp_path / "equal" / "gates.md").read_text().splitlines()
+            if line.startswith("| 6l ")] == [False, False, True]
     # A later command may still ask for it, and keeps what was measured.
     before = (tmp_path / "equal" / "6l" / "metrics.jsonl").read_bytes()
     assert run(text, tmp_path / "equal", "--model", "6l", "--all-gates").exit_code == 0

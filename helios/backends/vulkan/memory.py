@@ -20,10 +20,7 @@ from helios.errors import UserError
 ALIGN = 256
 CHUNK = 64 << 20
 HUGE = 2 << 20  # bytes of a huge page, and more than any device asks of the alignment of what it imports
-HOST_ALLOCATION = 0x80  # VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
 SHADER_DEVICE_ADDRESS, ALLOCATE_DEVICE_ADDRESS = 0x20000, 0x2  # flag bits that PyPI's vulkan does not name
-
-
 lent: set[mmap.mmap] = set()  # to devices, which may still be writing where a chunk was dropped without destroy()
 
 
@@ -42,7 +39,8 @@ class Chunk:
                  | vk.VK_BUFFER_USAGE_TRANSFER_DST_BIT | SHADER_DEVICE_ADDRESS)
         check_size(device, size)
         imported = device.imports and not host and size >= HUGE
-        outside = vk.VkExternalMemoryBufferCreateInfo(handleTypes=HOST_ALLOCATION) if imported else None
+        kind = vk.VK_EXTERNAL_MEMORY_HANDLE_TYPE_HOST_ALLOCATION_BIT_EXT
+        outside = vk.VkExternalMemoryBufferCreateInfo(handleTypes=kind) if imported else None
         self.buffer = vk.vkCreateBuffer(device.handle, vk.VkBufferCreateInfo(
             pNext=outside, size=size, usage=usage, sharingMode=vk.VK_SHARING_MODE_EXCLUSIVE), None)
         need = vk.vkGetBufferMemoryRequirements(device.handle, self.buffer)
@@ -53,8 +51,9 @@ class Chunk:
             if imported:
                 length = -(-need.size // HUGE) * HUGE
                 pages, start = _pages(vk, length)
-                bits &= _importable(device, start)
-                source = vk.VkImportMemoryHostPointerInfoEXT(handleType=HOST_ALLOCATION, pHostPointer=start)
+                get = vk.vkGetDeviceProcAddr(device.handle, "vkGetMemoryHostPointerPropertiesEXT")
+                bits &= get(device.handle, kind, start, vk.VkMemoryHostPointerPropertiesEXT()).memoryTypeBits
+                source = vk.VkImportMemoryHostPointerInfoEXT(handleType=kind, pHostPointer=start)
             flags = vk.VkMemoryAllocateFlagsInfo(pNext=source, flags=ALLOCATE_DEVICE_ADDRESS, deviceMask=0)
             self.memory = vk.vkAllocateMemory(device.handle, vk.VkMemoryAllocateInfo(
                 pNext=flags, allocationSize=length, memoryTypeIndex=_type(device, bits, host)), None)
@@ -88,12 +87,6 @@ def _pages(vk: Any, size: int) -> tuple[mmap.mmap, Any]:
         pages.madvise(mmap.MADV_HUGEPAGE)
     start = vk.ffi.cast("char*", vk.ffi.from_buffer(pages))
     return pages, start + -int(vk.ffi.cast("uintptr_t", start)) % HUGE
-
-
-def _importable(device: Device, start: Any) -> int:
-    """The types of memory, as bits, that can be made of what lies there."""
-    get = device.vk.vkGetDeviceProcAddr(device.handle, "vkGetMemoryHostPointerPropertiesEXT")
-    return int(get(device.handle, HOST_ALLOCATION, start, device.vk.VkMemoryHostPointerPropertiesEXT()).memoryTypeBits)
 
 
 def check_size(device: Device, size: int) -> None:
