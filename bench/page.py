@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -17,8 +16,6 @@ from helios.train.markdown import figure, section, table
 Report = dict[str, Any]  # what helios-bench --json writes, and "tests" and "parts" where there are such
 KERNELS = 12  # of a breakdown, on the page
 FAILURES = 30  # of tests, on the page
-
-_table = partial(table, aligned=False)
 
 
 # -- one report ------------------------------------------------------------------------------------------------------
@@ -150,14 +147,14 @@ def markdown(report: Report) -> str:
 def _targets(report: Report) -> Iterator[str]:
     targets = ON_CPU if report.get("profile") == "cpu" else ON_GPU
     yield from section("Targets", "A ratio is Helios's throughput divided by the peer's.")
-    yield from _table(("what", "wanted", "worst", "median", "met"), (t.row(report) for t in targets))
+    yield from table(("what", "wanted", "worst", "median", "met"), (t.row(report) for t in targets))
 
 
 def _step_section(report: Report) -> Iterator[str]:
     if steps := report.get("steps"):
         yield from section("Whole training steps", "Forward, backward, clipping, AdamW, in turn with PyTorch, which "
                            "uses bf16 autocast where Helios uses f16 (mixed).")
-        yield from _table(
+        yield from table(
             ("model", "parameters", "activation", "precision", "batch", "tokens/s", "ms", "dispatches", "host ms",
              "arena MiB", "peer", "its tokens/s", "ratio"),
             ([s["preset"], f"{s['parameters']:,}", s["activation"], s["precision"], str(s["batch"]),
@@ -171,7 +168,7 @@ def _row_section(report: Report) -> Iterator[str]:
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         mine = [row for row in rows if row["dtype"] == dtype]
         yield from section(f"Primitives, {dtype}", "" if dtype == "f32" else "PyTorch's matrices are f16.")
-        yield from _table(("op", "shape", "kernels", "ms", "GFLOP/s", "GB/s", "of peak", "peer", "its ms", "ratio"), (
+        yield from table(("op", "shape", "kernels", "ms", "GFLOP/s", "GB/s", "of peak", "peer", "its ms", "ratio"), (
             [r["op"], r["shape"], r["variant"], figure(r["median_ms"]), figure(r["gflops"]), figure(r["gbps"]),
              figure(r["fraction_of_peak"]), r["peer"] or "–", figure(r["peer_ms"]), figure(r["ratio"])]
             for r in mine), left=3)
@@ -188,14 +185,14 @@ def _kernel_section(report: Report) -> Iterator[str]:
         if rest:
             shown = [*shown, {"name": f"{len(rest)} others", "calls": sum(k["calls"] for k in rest),
                               "ms": sum(k["ms"] for k in rest)}]
-        yield from _table(("kernel", "calls", "ms", "share"), (
+        yield from table(("kernel", "calls", "ms", "share"), (
             [k["name"], str(k["calls"]), figure(k["ms"]), f"{k['ms'] / total:.1%}"] for k in shown))
 
 
 def _test_section(report: Report) -> Iterator[str]:
     if runs := report.get("tests"):
         yield from section("Tests on this device")
-        yield from _table(("tests", "passed", "failed", "skipped", "seconds"), (
+        yield from table(("tests", "passed", "failed", "skipped", "seconds"), (
             [t["name"], *(str(t[k]) for k in ("passed", "failed", "skipped")), f"{t['seconds']:.0f}"] for t in runs))
         failures = [f for t in runs for f in t["failures"]]
         if failures:
@@ -208,5 +205,5 @@ def _test_section(report: Report) -> Iterator[str]:
 def _part_section(report: Report) -> Iterator[str]:
     if parts := report.get("parts"):
         yield from section("What ran")
-        yield from _table(("part", "result", "seconds"), ([p["part"], p["result"], str(p["seconds"])] for p in parts),
+        yield from table(("part", "result", "seconds"), ([p["part"], p["result"], str(p["seconds"])] for p in parts),
                           left=2)

@@ -40,6 +40,7 @@ from helios.model import GPTConfig
 from helios.train.markdown import figure, section, table
 from helios.train.monitors.cusum import TPS
 from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.separation import PERCENT
 
 Runs = Mapping[str, Here]
 WHAT = {
@@ -185,7 +186,8 @@ def _replicates(here: Here) -> list[Replicate]:
 def _rankings(runs: Runs) -> Iterator[str]:
     yield from section("The candidates, the best first", "The original ranked by the lowest training loss of a step, "
                        "here it is the validation loss after a candidate's last step. ± is a standard error over "
-                       "seeds; separated: behind the winner by more than two standard errors of the difference.")
+                       f"seeds; separated: behind the winner by more than equals come to lie apart in {PERCENT} of "
+                       "searches.")
     counts, titles = ("clipped", "alerts", "tokens/s"), ("behind", "spikes")
     yield from table(("original", "lowest loss", *titles, *counts), (
         [c.id, loss(c.loss), "–" if c is RANKING[0] else loss(c.loss - RANKING[0].loss), str(c.spikes),
@@ -306,7 +308,7 @@ def _separation(runs: Runs) -> Iterator[Finding]:
         verdict = "; ".join([f"separated from {yes}"] * bool(yes) + [f"not separated from {no}"] * bool(no))
         seeds = len(winner.replicates)
         yield Finding(not yes, f"Separation, {name}", f"{text}. By {seeds} seeds of {winner.steps} steps it is "
-                      f"{verdict}. From {seeds} seeds a standard error is itself rough.")
+                      f"{verdict}.")
 
 
 def _rivals(here: Here) -> list[tuple[str, Mapping[str, Any]]]:

@@ -5,6 +5,7 @@ bench/page_5ke3.py and bench/page_4kwo.py make the pages; bench/original.py has 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import statistics
@@ -13,13 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helios.bench.original import Run
-from helios.train import telemetry
+from helios.bench import original
 from helios.train.config import Config, resolve
 from helios.train.markdown import figure, section
+from helios.train.progress import Display
+from helios.train.records.directory import EVENTS, METRICS, SAMPLES, finished, read_config
+from helios.train.records.rows import rows as rows_of
+from helios.train.run import Run
 from helios.train.samples import TEMPERATURE, TOP_K
-from helios.train.search import report
+from helios.train.search import files
 from helios.train.search.evolution import Candidate
+from helios.train.search.ranking import Summary
 from helios.train.tokenizer import ASSISTANT, USER
 
 Row = Mapping[str, Any]
@@ -56,6 +61,19 @@ def plans(run: str, ways: Sequence[str], flags: Mapping[str, Any], steps: int = 
     return [Plan(name, resolve(f"run-{run}", assignments=(*settings[name], *more), flags=flags)) for name in ways]
 
 
+def run(planned: Sequence[Plan], folder: Path, display: Display) -> bool:
+    """Run each plan to its end in a folder of its own, or go on with it; return False where a signal came.
+
+    Raises UserError where another run is there.
+    """
+    for plan in planned:
+        begun = Run.open(plan.config, folder / plan.name)
+        if not begun.finished and not begun.train(display).finished:
+            return False
+        gc.collect()  # the run's memory, before the next one takes its own
+    return True
+
+
 # -- what a run says --------------------------------------------------------------------------------------------------
 
 class Here(NamedTuple):
@@ -66,7 +84,7 @@ class Here(NamedTuple):
     events: Sequence[Row]
     samples: Sequence[Row]
     candidates: Sequence[Candidate]
-    summary: Mapping[str, Any]
+    summary: Summary
 
     @property
     def last(self) -> int:
@@ -85,11 +103,15 @@ class Here(NamedTuple):
 
 
 def read(path: Path) -> Here:
-    """What the run directory holds. Raises UserError where it is none, or damaged."""
-    logs = {name: telemetry.rows(path / name) for name in telemetry.LOGS}
-    rows = {row["step"]: row for row in logs[telemetry.METRICS] if "step" in row}
-    return Here(telemetry.read_config(path), dict(sorted(rows.items())), logs[telemetry.EVENTS],
-                logs[telemetry.SAMPLES], *report.read(path))
+    """Return what the run directory holds. Raises UserError where it is none, or damaged."""
+    rows = {row["step"]: row for row in rows_of(path / METRICS) if "step" in row}
+    return Here(read_config(path), dict(sorted(rows.items())), rows_of(path / EVENTS), rows_of(path / SAMPLES),
+                *files.read(path))
+
+
+def found(name: str, folder: Path) -> dict[str, Here]:
+    """Return the finished runs that make the historic run `name` again, by their way, also of earlier commands."""
+    return {way: read(folder / way) for way in NAMES[name] if finished(folder / way)}
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
@@ -174,18 +196,18 @@ def listed(words: Sequence[str]) -> str:
 
 # -- what both pages have ---------------------------------------------------------------------------------------------
 
-def run_rows(original: Run, runs: Mapping[str, Here]) -> Iterator[list[str]]:
+def run_rows(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[list[str]]:
     """Of the table of what was run."""
     facts: Mapping[str, tuple[str, Callable[[Here], str]]] = {
-        "device": (original.device, lambda h: h.about["device"]["name"]),
-        "driver": (original.driver, lambda h: h.about["device"]["driver"]),
-        "begun": (original.date, lambda h: h.events[0]["time"][:10] if h.events else "–"),
-        "training text": (original.text, lambda h: Path(h.about["data"]["data"]).name),
-        "steps": (given(original.steps), lambda h: given(h.last)),
-        "steps in the records": (given(original.recorded), lambda h: given(len(h.rows))),
-        "wall clock, s": (given(original.seconds), lambda h: figure(seconds(h))),
-        "ms a step": (given(original.ms), lambda h: figure(milliseconds(h))),
-        "tokens/s": (given(original.tokens_per_sec), lambda h: figure(speed(h.rows.values()))),
+        "device": (historic.device, lambda h: h.about["device"]["name"]),
+        "driver": (historic.driver, lambda h: h.about["device"]["driver"]),
+        "begun": (historic.date, lambda h: h.events[0]["time"][:10] if h.events else "–"),
+        "training text": (historic.text, lambda h: Path(h.about["data"]["data"]).name),
+        "steps": (given(historic.steps), lambda h: given(h.last)),
+        "steps in the records": (given(historic.recorded), lambda h: given(len(h.rows))),
+        "wall clock, s": (given(historic.seconds), lambda h: figure(seconds(h))),
+        "ms a step": (given(historic.ms), lambda h: figure(milliseconds(h))),
+        "tokens/s": (given(historic.tokens_per_sec), lambda h: figure(speed(h.rows.values()))),
     }
     for name, (there, here) in facts.items():
         yield [name, there, *map(here, runs.values())]
@@ -207,13 +229,13 @@ def speed(rows: Iterable[Row]) -> float | None:
     return median(values(steady(rows), "tokens_per_sec"))
 
 
-def comparable(original: Run, runs: Mapping[str, Here]) -> str:
+def comparable(historic: original.Run, runs: Mapping[str, Here]) -> str:
     """What speeds can be compared for."""
     name = next(iter(runs.values())).about["device"]["name"]
     means = "The original's speeds are means, those here medians of single steps, without the first of each training."
-    if original.device.removeprefix("NVIDIA ") in name.split():
-        return f"Both ran on an {original.device}. {means}"
-    return (f"The devices differ, {original.device} there and {name} here: wall clock and speed compare whole systems, "
+    if historic.device.removeprefix("NVIDIA ") in name.split():
+        return f"Both ran on an {historic.device}. {means}"
+    return (f"The devices differ, {historic.device} there and {name} here: wall clock and speed compare whole systems, "
             f"not the code alone. {means}")
 
 
@@ -246,26 +268,26 @@ def findings(found: Iterable[Finding]) -> Iterator[str]:
         yield from [f"* **{f.topic}.** {f.text}" for f in kept if f.agrees == agrees] or ["Nothing."]
 
 
-def starts(original: Run, runs: Mapping[str, Here]) -> Iterator[Finding]:
+def starts(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[Finding]:
     """Whether the first step's loss is the original's."""
     first = {name: h.at(1, "loss") for name, h in runs.items()}
     size = next(iter(runs.values())).about["model"]["vocab_size"]
-    same = all(x is not None and abs(x - original.first_loss) <= SAME_LOSS for x in first.values())
-    yield Finding(same, "Start", f"The first step's loss was {loss(original.first_loss)} and is "
+    same = all(x is not None and abs(x - historic.first_loss) <= SAME_LOSS for x in first.values())
+    yield Finding(same, "Start", f"The first step's loss was {loss(historic.first_loss)} and is "
                   f"{told({name: loss(x) for name, x in first.items()})}; an even guess among {size:,} tokens has "
                   f"ln {size:,} = {math.log(size):.3f}.")
 
 
-def rates(original: Run, here: Here, whose: str) -> Iterator[Finding]:
+def rates(historic: original.Run, here: Here, whose: str) -> Iterator[Finding]:
     """Whether the learning rate is the original's."""
-    pairs = [(p.lr, x) for p in original.points if (x := here.at(p.step, "lr")) is not None]
+    pairs = [(p.lr, x) for p in historic.points if (x := here.at(p.step, "lr")) is not None]
     if pairs:
         most = max(abs(b / a - 1) for a, b in pairs)
         yield Finding(most <= SAME_RATE, "Learning rate", f"At the {len(pairs)} steps at which the original's is "
                       f"known, to two or three digits, {whose} differs by {percent(most)} at most.")
 
 
-def recorded(original: Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
+def recorded(historic: original.Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
     kept = told({name: f"{len(h.rows):,} of {h.last:,} steps" for name, h in runs.items()})
-    yield Finding(False, "Records", f"They hold {kept} here and {original.recorded:,} of {original.steps:,} "
+    yield Finding(False, "Records", f"They hold {kept} here and {historic.recorded:,} of {historic.steps:,} "
                   f"there{why}. The original's means and shares are over what is left.")

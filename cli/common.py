@@ -10,11 +10,12 @@ from typing import Any
 
 import click
 
-from helios.errors import UserError
+from helios.errors import DeviceLost, UserError
 
 
 class HeliosCommand(click.Command):
-    """A UserError, and usage that click refuses, leave as one line on stderr and exit code 2, Ctrl-C as 130.
+    """A command whose errors leave as one line on stderr: a UserError and usage that click refuses with exit code 2, a
+    lost device with 1. Ctrl-C leaves with 130.
 
     Any other exception is a bug, and leaves as Python's traceback and 1. A character that standard output's encoding
     lacks is replaced.
@@ -35,19 +36,19 @@ class HeliosCommand(click.Command):
 
 
 class HeliosGroup(HeliosCommand, click.Group):
-    """The same for a group; its commands may be plain click commands."""
+    """A group of such commands, which may be plain click commands themselves."""
 
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     try:
         yield
-    except (UserError, click.UsageError) as error:
+    except (UserError, DeviceLost, click.UsageError) as error:
         message = str(error)
         if isinstance(error, click.UsageError):
             hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
             message = error.format_message().removesuffix(".") + hint
         click.echo(f"error: {' '.join(message.splitlines())}", err=True)
-        raise click.exceptions.Exit(2) from None
+        raise click.exceptions.Exit(1 if isinstance(error, DeviceLost) else 2) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(130) from None

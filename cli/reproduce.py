@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,10 @@ from typing import Any
 
 import click
 
-from helios.bench import page_4kwo, page_5ke3, report
-from helios.bench.reproduce import LONGEST, NAMES, Here, plans, read
+from helios.bench import page_4kwo, page_5ke3, report, reproduce
+from helios.bench.reproduce import LONGEST, NAMES, Here, plans
 from helios.cli.common import HeliosCommand, HeliosGroup
-from helios.cli.train import finish
 from helios.train.progress import Display
-from helios.train.telemetry import finished
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
 PAGES: Mapping[str, Callable[[Mapping[str, Here]], str]] = {"5ke3": page_5ke3.markdown, "4kwo": page_4kwo.markdown}
@@ -77,15 +74,11 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
     planned = plans(run, ways, {"data": str(data.resolve()), "val_data": str(val_data.resolve()), "backend": backend,
                                 "device": device}, **more)
     display = Display(quiet)
-    for plan in planned:
-        if not finish(plan.config, folder / plan.name, display):
-            display.final(f"go on with the same command and --run-dir {folder}")
-            click.get_current_context().exit(130)
-        gc.collect()  # the run's memory, before the next one takes its own
-    # Beside those asked for, what an earlier command has finished there.
-    found = {name: read(folder / name) for name in NAMES[run] if finished(folder / name)}
+    if not reproduce.run(planned, folder, display):
+        display.final(f"go on with the same command and --run-dir {folder}")
+        click.get_current_context().exit(130)
     page_file = page_file or folder / f"{run}.md"
-    report.write(page_file, PAGES[run](found))
+    report.write(page_file, PAGES[run](reproduce.found(run, folder)))
     display.final(str(page_file))
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import click
 
 from helios.cli.common import HeliosCommand
-from helios.errors import UserError
 from helios.model import GPT, GPTConfig, Sampler
-from helios.train import checkpoint, telemetry
+from helios.train import checkpoint
 from helios.train.device import open_backend
+from helios.train.resume import tokenizer_of
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
-from helios.train.tokenizer import Tokenizer
 
 
 @click.command(cls=HeliosCommand)
@@ -29,10 +28,7 @@ def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, see
     found, problems = checkpoint.find(run)
     for problem in problems:
         click.echo(f"warning: {problem}; an earlier one is taken", err=True)
-    tokenizer = Tokenizer.load(found.path.parent.parent / telemetry.TOKENIZER)
-    if tokenizer.fingerprint != found.state["tokenizer"]:
-        raise UserError(f"{found.path.parent.parent / telemetry.TOKENIZER} is not the vocabulary that {found.path} was "
-                        f"trained with")
+    tokenizer = tokenizer_of(found)
     where = open_backend(backend, device, lambda text: click.echo(text, err=True))
     model = GPT(GPTConfig.from_dict(found.state["model"]), device=where)
     model.load_state_dict(found.model)

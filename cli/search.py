@@ -10,7 +10,7 @@ from rich.console import Console
 from helios.cli import gates
 from helios.cli.common import HeliosGroup
 from helios.train.progress import show
-from helios.train.search import report
+from helios.train.search import files, report
 
 
 @click.group(cls=HeliosGroup, no_args_is_help=False)
@@ -26,9 +26,9 @@ def report_(folder: Path, no_plots: bool) -> None:
 
     DIR is the directory of a run that searched, or the folder search/ in it.
     """
-    run = report.find(folder)
+    run = files.find(folder)
     page = report.write(run, not no_plots)
-    candidates, summary = report.read(run)
+    candidates, summary = files.read(run)
     console = Console(highlight=False, soft_wrap=True)
     for line in (report.result(candidates, summary), *summary["reasons"], ""):
         console.print(line, markup=False)

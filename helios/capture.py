@@ -27,6 +27,10 @@ class Capture:
 
     def submit(self, *inputs: np.ndarray) -> Callable[[], tuple[np.ndarray, ...]]:
         """Start a call; the returned function waits for it and gives the values."""
+        return self.prepare(*inputs).submit(inputs)
+
+    def prepare(self, *inputs: np.ndarray) -> Program:
+        """Return the recording for inputs of these shapes, which is made if it is not there; nothing is computed."""
         key = tuple((x.shape, x.dtype) for x in inputs)
         program = self.programs.pop(key, None)
         if program is None:
@@ -34,7 +38,7 @@ class Capture:
                 del self.programs[next(iter(self.programs))]  # first, for it may be its memory that the new one needs
             program = self.backend.record(self._arrays, key)
         self.programs[key] = program
-        return program.submit(inputs)
+        return program
 
     def _arrays(self, *inputs: Array) -> list[Array]:
         return [out.data for out in self.fn(*(Tensor(x, self.backend) for x in inputs))]

@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+class DeviceLost(RuntimeError):
+    """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
+
+
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.4, others: Mapping[str, str] | None = None) -> str:
     """"; did you mean …?", or nothing where none of `names` is as like as `cutoff`, from 0 to 1.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from helios.errors import UserError, nearest
+from helios.model.settings import ANY, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -49,53 +48,45 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
 
 
 @dataclass(frozen=True)
-class GPTConfig:
+class GPTConfig(Settings):
     """A GPT's shape. Raises UserError where a value cannot be used.
 
     activation: a name of MLPS for all blocks, or one per block, as a sequence or separated by commas; kept as a string.
     ffn_dim: the MLPs' width; None: by each block's kind; "matched": so that every kind has as many parameters.
-    softcap: c of c·tanh(s/c) on the scores; 0: none.
     """
 
-    vocab_size: int = 4000
-    block_size: int = 256
-    n_layer: int = 6
-    n_head: int = 8
-    n_embd: int = 256
-    ffn_dim: int | str | None = None
-    activation: str | Sequence[str] = "gelu"
-    dropout: float = 0.0
-    softcap: float = 30.0
+    vocab_size: int = setting(4000, COUNT, "tokens in the vocabulary, V", flag="vocab-size")
+    block_size: int = setting(256, COUNT, "tokens in a sequence, T", flag="block")
+    n_layer: int = setting(6, COUNT, "blocks, L", flag="layers")
+    n_head: int = setting(8, COUNT, "attention heads, H", flag="heads")
+    n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim")
+    ffn_dim: int | str | None = setting(
+        None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLP, F; auto: 4D, for swiglu 8D/3 "
+        "rounded up to 64; matched: 8D² parameters in all", flag="ffn-dim", kind=WIDTH)
+    activation: str = setting("gelu", ANY, f"{', '.join(MLPS)}; one, or one for each block", flag="activation",
+                              kind=NAMES)
+    dropout: float = setting(0.0, SHARE, "on attention weights and residual branches", flag="dropout")
+    softcap: float = setting(30.0, NATURAL, "c of c·tanh(s/c) on attention scores; 0: none", flag="softcap")
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "ffn_dim"):
-            n = getattr(self, name)
-            if name == "ffn_dim" and n in (None, "matched"):
-                continue
-            if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-                raise UserError(f"{name}: given {n!r}, expected a whole number from 1 on")
+        super().__post_init__()
         if self.n_embd % self.n_head:
             near = max(1, round(self.n_embd / self.n_head)) * self.n_head
             raise UserError(f"n_embd: given {self.n_embd}, expected a multiple of n_head {self.n_head}, as {near}")
-        for name, below in (("dropout", 1.0), ("softcap", math.inf)):
-            x = getattr(self, name)
-            if not isinstance(x, int | float) or isinstance(x, bool) or not 0.0 <= x < below:
-                raise UserError(f"{name}: given {x!r}, expected a number in [0, {below:g})")
-            object.__setattr__(self, name, float(x))
-        given = self.activation.split(",") if isinstance(self.activation, str) else list(self.activation)
-        names = [str(name).strip() for name in given]
+        names = self.activation.split(",")
         for name in names:
             if name not in MLPS:
                 raise UserError(f"activation: given {name!r}, expected one of {', '.join(MLPS)}{nearest(name, MLPS)}")
         if len(names) not in (1, self.n_layer):
             raise UserError(f"activation: given {len(names)} names, expected one, or one for each of the {self.n_layer}"
                             " blocks")
-        object.__setattr__(self, "activation", ",".join(names))
+        if len(set(names)) == 1:  # one spelling for one model
+            object.__setattr__(self, "activation", names[0])
 
     @property
     def activations(self) -> tuple[str, ...]:
         """One name a block."""
-        names = tuple(str(self.activation).split(","))
+        names = tuple(self.activation.split(","))
         return names * self.n_layer if len(names) == 1 else names
 
     @property
@@ -112,15 +103,3 @@ class GPTConfig:
         mlps = zip((MLPS[name] for name in self.activations), self.ffn_dims, strict=True)
         ffn = sum(mlp.matrices * d * f + len(mlp.coefficients) * f for mlp, f in mlps)
         return 2 * v * d + t * d + 2 * d + self.n_layer * (4 * d * d + 4 * d) + ffn
-
-    def to_dict(self) -> dict[str, Any]:
-        """Numbers, strings and None only."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in values:
-            if name not in names:
-                raise UserError(f"model: given {name!r}, expected some of {', '.join(names)}{nearest(name, names)}")
-        return cls(**values)

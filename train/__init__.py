@@ -1,1 +1,1 @@
-"""The trainer: data, tokenizer, schedule, checkpoints, telemetry."""
+"""Training: runs, their settings, steps and records, and the searches made of them."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ from helios.files import sync_folder
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
-_PARTIAL = ".partial-"  # begins the name of a directory that is being written or thrown away
+_PARTIAL, _OLD = ".partial-", ".old-"  # begin the names of a directory being written, and of one being replaced
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -73,8 +75,9 @@ class Damaged(UserError):
 def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> Path:
     """Write the checkpoint of `step` and return its directory, replacing one of the same step.
 
-    A kill at any moment leaves it whole or absent; so does a full disk, which is a UserError.
+    A kill at any moment leaves the old one or the new one whole; so does a full disk, which is a UserError.
     """
+    clean(run_dir)
     parent = run_dir / "checkpoints"
     path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
     try:
@@ -86,8 +89,8 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
             files[name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
         _write(partial / STATE, _sealed({"format": FORMAT, "step": step, **state, "files": files}))
         sync_folder(partial)
-        if path.exists():  # only after resuming from an earlier step, where this one was damaged
-            path.rename(parent / f"{_PARTIAL}old-{step:06d}")
+        if path.exists():  # a directory cannot be renamed onto another; `clean` puts this one back after a kill
+            path.rename(parent / f"{_OLD}{step:06d}")
         partial.rename(path)
         sync_folder(parent)
     except OSError as error:
@@ -99,15 +102,66 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
 
 
 def clean(run_dir: Path) -> None:
-    """Remove what an interrupted save left."""
-    for partial in (run_dir / "checkpoints").glob(f"{_PARTIAL}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    """Put right what an interrupted save left: a checkpoint that has no successor yet returns, the rest is removed."""
+    parent = run_dir / "checkpoints"
+    for old in parent.glob(f"{_OLD}*"):
+        path = parent / f"step-{old.name.removeprefix(_OLD)}"
+        if not path.exists():
+            old.rename(path)
+    for rest in (*parent.glob(f"{_OLD}*"), *parent.glob(f"{_PARTIAL}*")):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def prune(run_dir: Path, keep: int, every: int = 0) -> None:
+    """Remove the run's checkpoints but for the latest `keep` (0: all), that of the lowest validation loss, and those
+    at multiples of `every` steps (0: none of these).
+
+    The validation loss is known where the run evaluated at the checkpoint's own step, and counts in the training that
+    the run is for, not in a search before it.
+    """
+    older = steps(run_dir)[:-keep] if keep else []
+    losses = {path: _own_loss(path) for path in steps(run_dir)} if older else {}
+    best = min(losses, key=losses.__getitem__, default=None)
+    for path in older:
+        if (path != best or losses[path] == math.inf) and not (every and step_of(path) % every == 0):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint directory; a kill at any moment leaves it whole or absent."""
+    gone = path.with_name(f"{_PARTIAL}{path.name}")
+    path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def states(run_dir: Path) -> list[dict[str, Any]]:
+    """Return what state.json says in each of the run's checkpoints that has one; damaged ones are left out."""
+    found = []
+    for path in steps(run_dir):
+        with suppress(Damaged):
+            found.append(_state(path))
+    return found
+
+
+def _own_loss(path: Path) -> float:
+    try:
+        state = _state(path)
+    except Damaged:
+        return math.inf
+    best, search = state["best_val"], state["search"]
+    searching = search is not None and search.get("at") is not None
+    return math.inf if searching or best is None or best["step"] != state["step"] else best["loss"]
 
 
 def steps(run_dir: Path) -> list[Path]:
     """The run's checkpoint directories, whole or not, by step."""
     found = [p for p in (run_dir / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step that the name of a checkpoint directory tells."""
+    return int(path.name.removeprefix("step-"))
 
 
 def is_checkpoint(path: Path) -> bool:

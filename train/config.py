@@ -1,11 +1,7 @@
-"""Settings of a run: one table says what can be set; the command line, TOML files and --set all go through it.
-
-Precedence: defaults < preset < --config FILE.toml < --set key=value < flags.
-"""
+"""The settings of a run, and where they come from: defaults < preset < --config FILE.toml < --set key=value < flags."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import tomllib
@@ -15,83 +11,117 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
 from helios.model.config import MLPS, GPTConfig
-from helios.train.monitors import fitness
-from helios.train.settings import BY_KEY, SECTIONS, named, parse
+from helios.model.settings import (
+    ANY,
+    COUNT,
+    GENOMES,
+    NAMES,
+    NATURAL,
+    PORTION,
+    POSITIVE,
+    SHARE,
+    TERMS,
+    Range,
+    Setting,
+    Settings,
+    declared,
+    one_of,
+    setting,
+)
+from helios.train.monitors.fitness import FITNESS, fitness_coefficients
 
 
-@dataclass
-class TrainConfig:
-    backend: str = "auto"
-    device: str | None = None
-    precision: str = "f32"
-    seed: int = 0
-    steps: int = 500
-    batch_size: int = 8  # sequences in one micro-step; a step takes accum of them
-    lr: float = 3e-4
-    lr_min: float = 3e-5
-    warmup: int = 50
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0
-    spike_threshold: float = 0.0
-    accum: int = 1
-    eval_interval: int = 100
-    eval_iters: int = 8
-    sample_interval: int = 0
-    checkpoint_interval: int = 100
+@dataclass(frozen=True)
+class DataConfig(Settings):
+    """What a run reads."""
+
+    data: str = setting("synth:2MB", ANY, "training text: a UTF-8 file, or synth:2MB[:SEED]", flag="data")
+    val_data: str | None = setting(None, ANY, "validation text; else documents of --data are set apart",
+                                   flag="val-data")
 
 
-@dataclass
-class DataConfig:
-    data: str = "synth:2MB"
-    val_data: str | None = None
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """How a run trains, and what it leaves on the way."""
+
+    backend: str = setting("auto", one_of("auto", "vulkan", "cpu_ref"), "auto, vulkan or cpu_ref", flag="backend")
+    device: str | None = setting(None, ANY, "Vulkan device: its index or part of its name", flag="device")
+    precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "f32, or mixed: matrices are rounded to float16 where "
+                             "they are multiplied", flag="precision")
+    seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "of everything random", flag="seed")
+    steps: int = setting(500, COUNT, "optimizer steps", flag="steps")
+    batch_size: int = setting(8, COUNT, "sequences in one micro-step", flag="batch")
+    accum: int = setting(1, COUNT, "micro-steps whose gradients make one step", flag="accum")
+    lr: float = setting(3e-4, POSITIVE, "highest learning rate", flag="lr")
+    lr_min: float = setting(3e-5, NATURAL, "learning rate at both ends of the schedule", flag="lr-min")
+    warmup: int = setting(50, NATURAL, "steps from --lr-min to --lr; then a cosine back", flag="warmup")
+    beta1: float = setting(0.9, SHARE, "AdamW: memory of the mean", flag="beta1")
+    beta2: float = setting(0.95, SHARE, "AdamW: memory of the squares", flag="beta2")
+    eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root", flag="eps")
+    weight_decay: float = setting(0.1, NATURAL, "of matrices; not of embeddings and norms", flag="weight-decay")
+    grad_clip: float = setting(1.0, NATURAL, "highest global gradient norm; 0: no clipping", flag="grad-clip")
+    spike_threshold: float = setting(0.0, NATURAL, "skip updates of a higher norm; 0: never", flag="spike-threshold")
+    eval_interval: int = setting(100, NATURAL, "steps between evaluations; 0: never", flag="eval-interval")
+    eval_iters: int = setting(8, COUNT, "batches in one evaluation, the same ones each time", flag="eval-iters")
+    sample_interval: int = setting(0, NATURAL, "steps between samples; 0: at the end only", flag="sample-interval")
+    checkpoint_interval: int = setting(100, NATURAL, "steps between checkpoints; 0: at the end only",
+                                       flag="checkpoint-interval")
+    keep: int = setting(3, NATURAL, "latest checkpoints to keep, beside the best one; 0: all", flag="keep")
+    keep_every: int = setting(0, NATURAL, "steps of which multiples are kept for good; 0: none", flag="keep-every")
+    retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint when the device is lost",
+                           flag="retries")
 
 
-@dataclass
-class SearchConfig:
-    """The search for an activation; see settings.py for what the fields mean."""
+@dataclass(frozen=True)
+class SearchConfig(Settings):
+    """A search for the MLPs' activation, before the training. docs/search.md explains it."""
 
-    mode: str = "none"
-    max_cost: float = 1e9
-    activation_pool: str = ",".join(MLPS)
-    genome: str = "global"
-    genomes: str = ""
-    population_size: int = 6
-    generations: int = 2
-    replicates: int = 3
-    budget: str = "steps"
-    steps_per_candidate: int = 100
-    tokens_per_candidate: int = 200_000
-    seconds_per_candidate: float = 60.0
-    candidate_eval_interval: int = 25
-    selection: str = "topk"
-    tournament_size: int = 3
-    elitism: bool = True
-    mutation_rate: float = 0.5
-    crossover_rate: float = 0.5
-    diversity_bonus: float = 0.05
-    diversity_decay: str = "cosine"
-    rank_by: str = "val_loss"
-    fitness: str = "quality"
-    fitness_coefficients: str = ""
-    match: str = "rule"
-    shared_init: bool = True
-    shared_batches: bool = True
-    reuse: bool = True
-    candidate_schedule: str = "constant"
-    candidate_lr: float | None = None
-    candidate_warmup: int | None = None
-    early_stop: bool = False
-    after: str = "restart"
-    after_schedule: str = "own"
+    mode: str = setting("none", one_of("none", "ffn-activation"), "ffn-activation: search for the MLP's activation "
+                        "first, then train with the winner", flag="search")
+    max_cost: float = setting(1e9, POSITIVE, "refuse a search of more training tokens than this", flag="max-cost")
+    activation_pool: str = setting(",".join(MLPS), ANY, "what may be tried", kind=NAMES)
+    genome: str = setting("global", one_of("global", "per_block"), "one activation for all blocks, or one each")
+    genomes: str = setting("", ANY, "what generation 0 is made of, in the place of the pool's", kind=GENOMES)
+    population_size: int = setting(6, COUNT, "candidates in a generation")
+    generations: int = setting(2, COUNT, "how many of these")
+    replicates: int = setting(3, COUNT, "seeds for each candidate; from two on the noise is known")
+    budget: str = setting("steps", one_of("steps", "tokens", "seconds"), "of which all candidates have as much")
+    steps_per_candidate: int = setting(100, COUNT, "the budget in steps, of each replicate")
+    tokens_per_candidate: int = setting(200_000, COUNT, "the budget in tokens")
+    seconds_per_candidate: float = setting(60.0, POSITIVE, "the budget in seconds of training")
+    candidate_eval_interval: int = setting(25, NATURAL, "steps between a candidate's evaluations; 0: at its end only")
+    selection: str = setting("topk", one_of("topk", "tournament", "exhaustive"),
+                             "parents: the better half; winners of tournaments; or no children, but all genomes")
+    tournament_size: int = setting(3, COUNT, "candidates in a tournament")
+    elitism: bool = setting(True, ANY, "parents stay in the population with their results")
+    mutation_rate: float = setting(0.5, PORTION, "how likely a child (per_block: each block) mutates")
+    crossover_rate: float = setting(0.5, PORTION, "per_block: how likely a child has two parents")
+    diversity_bonus: float = setting(0.05, NATURAL, "in units of the score, for a child of a new genome")
+    diversity_decay: str = setting("cosine", one_of("none", "linear", "cosine"), "of the bonus over generations")
+    rank_by: str = setting("val_loss", one_of("val_loss", "fitness"), "what the best candidate is the best in")
+    fitness: str = setting("quality", one_of(*FITNESS), "the formula, where rank_by is fitness")
+    fitness_coefficients: str = setting("", ANY, "those that differ from the formula's own", kind=TERMS)
+    match: str = setting("rule", one_of("rule", "params"),
+                         "MLP width by the activation's rule, or so that all have as many parameters")
+    shared_init: bool = setting(True, ANY, "the same initial values for all candidates")
+    shared_batches: bool = setting(True, ANY, "the same batches in the same order for all candidates")
+    reuse: bool = setting(True, ANY, "a genome that was measured is not trained again")
+    candidate_schedule: str = setting("constant", one_of("constant", "run"), "warm-up, then constant, for each "
+                                      "candidate; or the run's schedule on through all of them")
+    candidate_lr: float | None = setting(None, POSITIVE, "a candidate's rate; auto: the run's lr")
+    candidate_warmup: int | None = setting(None, NATURAL, "steps; auto: half of the budget, at most the run's warmup")
+    early_stop: bool = setting(False, ANY, "end candidates that cannot win any more")
+    after: str = setting("restart", one_of("restart", "continue", "none"),
+                         "train the winner from fresh weights, from its own, or not at all")
+    after_schedule: str = setting("own", one_of("own", "run"),
+                                  "after the search: a warm-up and cosine of its own, or the rest of the run's")
 
     @property
     def pool(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.activation_pool.split(","))
+        return tuple(self.activation_pool.split(","))
 
     @property
     def reuses(self) -> bool:
@@ -107,74 +137,95 @@ class SearchConfig:
         return self.mode != "none"
 
 
-@dataclass
-class MonitorConfig:
+@dataclass(frozen=True)
+class MonitorConfig(Settings):
     """What is watched in every run, and what may act on it."""
 
-    cusum: bool = True
-    cusum_sensitivity: float = 12.0
-    cusum_slack: float = 0.5
-    cusum_window: int = 50
-    cusum_grace: int = 10
-    metrics_interval: int = 200
-    track_weight_entropy: bool = True
-    track_effective_rank: bool = True
-    track_free_energy: bool = True
-    track_layer_grads: bool = True
-    track_mi_profiles: bool = False
-    track_population_metrics: bool = True
-    free_energy_beta: float = 0.01
-    complexity: str = "parameters"
-    plateau_evals: int = 5
-    plateau_delta: float = 0.005
-    adaptive_batch: bool = False
-    batch_min: int = 1
-    batch_max: int = 64
-    batch_step: int = 4
-    calm_steps_before_restore: int = 200
-    dynamic_lr: str = "none"
+    cusum: bool = setting(True, ANY, "watch gradient norm, clipping, speed and validation loss")
+    cusum_sensitivity: float = setting(12.0, POSITIVE, "alarm threshold in standard deviations")
+    cusum_slack: float = setting(0.5, NATURAL, "drift that is let pass, in standard deviations")
+    cusum_window: int = setting(50, Range("at least 2", lambda x: x >= 2), "values that make a baseline")
+    cusum_grace: int = setting(10, NATURAL, "values left out before a baseline")
+    metrics_interval: int = setting(200, NATURAL, "steps between looks at the weights; 0: never")
+    track_weight_entropy: bool = setting(True, ANY, "look at the histograms of the weights")
+    track_effective_rank: bool = setting(True, ANY, "look at the singular values of the weights")
+    track_free_energy: bool = setting(True, ANY, "add loss and weighted entropy")
+    track_layer_grads: bool = setting(True, ANY, "look at the gradient norm of each layer")
+    track_mi_profiles: bool = setting(False, ANY, "mutual information of input, representation and output")
+    track_population_metrics: bool = setting(True, ANY, "entropy and diversity of a search's generation")
+    free_energy_beta: float = setting(0.01, NATURAL, "weight of the entropy in the free energy")
+    complexity: str = setting("parameters", one_of("parameters", "entropy", "description"), "what complexity_score is")
+    plateau_evals: int = setting(5, NATURAL, "evaluations that bring no better one; 0: off")
+    plateau_delta: float = setting(0.005, NATURAL, "what counts as better, in nats")
+    adaptive_batch: bool = setting(False, ANY, "let alarms change the batch")
+    batch_min: int = setting(1, COUNT, "sequences at the least")
+    batch_max: int = setting(64, COUNT, "sequences at the most")
+    batch_step: int = setting(4, COUNT, "sequences more or fewer at a time")
+    calm_steps_before_restore: int = setting(200, COUNT, "quiet steps before a control goes back a step")
+    dynamic_lr: str = setting("none", one_of("none", "cusum", "entropy"),
+                              "let alarms, or the population's entropy, change the learning rate")
+
+    @property
+    def acts(self) -> bool:
+        """Whether what is watched may change the training."""
+        return self.adaptive_batch or self.dynamic_lr != "none"
 
 
-# What cannot change a bit of the trained weights: it stays out of the hash. Texts are compared by their own hash.
-_NO_BITS = {"backend", "device", "eval_interval", "eval_iters", "sample_interval", "checkpoint_interval"}
-
-
-@dataclass
+@dataclass(frozen=True)
 class Config:
-    model: GPTConfig
+    """All settings of a run. Raises UserError where they cannot be used together."""
+
+    model: GPTConfig = field(default_factory=GPTConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     data: DataConfig = field(default_factory=DataConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
+    def __post_init__(self) -> None:
+        for wrong, message in (*_clashes(self), *(_search_clashes(self) if self.search else ())):
+            if wrong:
+                raise UserError(message)
+
+    def replaced(self, section: str, **values: Any) -> Config:
+        """Return the same settings with these values in one section."""
+        return replace(self, **{section: replace(getattr(self, section), **values)})
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """The sections as plain values, as config.json holds them; the search only where there is one."""
-        return {"model": model_dict(self.model)} | {name: dataclasses.asdict(getattr(self, name))
-                                                    for name in SECTIONS[1:] if name != "search" or self.search}
+        """Return the sections as plain values, as config.json holds them; the search only where there is one."""
+        return {name: getattr(self, name).to_dict() for name in SECTIONS if name != "search" or self.search}
 
-    @property
-    def hash(self) -> str:
-        """32 hex digits that name everything that influences the bits of training, the texts excepted."""
-        train = {k: v for k, v in dataclasses.asdict(self.train).items() if k not in _NO_BITS}
-        named = {"model": model_dict(self.model), "train": train}
-        if self.search:
-            named["search"] = dataclasses.asdict(self.search)
-        if self.monitor.adaptive_batch or self.monitor.dynamic_lr != "none":
-            named["monitor"] = dataclasses.asdict(self.monitor)
-        return hashlib.sha256(canonical(named).encode()).hexdigest()[:32]
+    def fingerprint(self, device: Mapping[str, str]) -> str:
+        """Return 32 hex digits that name everything that influences the bits of training, the texts excepted.
+
+        device: the backend and the kind of device that compute. Texts are compared by a hash of their own.
+        """
+        sections = self.to_dict()
+        ignored = {"backend", "device", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries"}
+        if not self.search and not self.monitor.acts:  # nothing is decided by evaluations
+            ignored |= {"eval_interval", "eval_iters"}
+            del sections["monitor"]
+        del sections["data"]
+        sections["train"] = {key: value for key, value in sections["train"].items() if key not in ignored}
+        return hashlib.sha256(canonical({**sections, "device": dict(device)}).encode()).hexdigest()[:32]
 
 
-def model_dict(model: GPTConfig) -> dict[str, Any]:
-    """The model's settings as plain values; as many equal activations as there are blocks are one."""
-    return model.to_dict() | ({"activation": model.activations[0]} if len(set(model.activations)) == 1 else {})
+SECTIONS: Mapping[str, type[Settings]] = {
+    "model": GPTConfig, "train": TrainConfig, "data": DataConfig, "search": SearchConfig, "monitor": MonitorConfig}
+SETTINGS = tuple(s for section, cls in SECTIONS.items() for s in declared(cls, section))
+BY_KEY = {s.key: s for s in SETTINGS}
+# A setting also answers to its flag's name: `--set layers=4`.
+BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS if s.flag} | BY_KEY
+# What others call some of them, for the hint on an unknown key.
+ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 
 def canonical(value: Any) -> str:
-    """JSON with one spelling for one value."""
+    """Return JSON with one spelling for one value."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def presets() -> list[str]:
+    """Return the names of the presets."""
     files = resources.files("helios.train.presets").iterdir()
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
@@ -182,9 +233,12 @@ def presets() -> list[str]:
 def resolve(preset: str | None = None, file: str | Path | None = None, assignments: Iterable[str] = (),
             flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
             search_file: str | Path | None = None) -> Config:
-    """The settings of a run. `flags`: {key: value}, None where not given; `base`: the sections of a run to resume, in
-    the place of the defaults; `search_file`: as `file`, its bare keys and [search] alike, and a search is meant.
-    Raises UserError for unknown names, wrong types, values out of range."""
+    """Return the settings of a run.
+
+    flags: values by key, None where not given. base: the sections of a run to resume, in the place of the defaults.
+    search_file: as `file`, its bare keys and [search] alike; a search is meant then. Raises UserError for unknown
+    names, wrong types and values out of range.
+    """
     values: dict[str, Any] = {}
     if base is not None:
         values |= _flatten(base, "config.json")
@@ -198,12 +252,16 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: expected key=value")
-        setting = named(key.strip(), "--set")
-        values[setting.key] = parse(setting, value.strip(), f"--set {key.strip()}")
+        named = _named(key.strip(), "--set")
+        values[named.key] = named.read(value.strip(), f"--set {key.strip()}")
     for key, value in (flags or {}).items():
         if value is not None:
-            values[key] = parse(BY_KEY[key], value, f"--{BY_KEY[key].flag}")
-    return _build(values)
+            values[key] = BY_KEY[key].read(value, f"--{BY_KEY[key].flag}")
+    if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # who says how to search wants one
+        values = {"mode": "ffn-activation"} | values
+    sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})
+                                for section, cls in SECTIONS.items()}
+    return Config(**sections)
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -223,7 +281,7 @@ def _toml(path: str | Path) -> dict[str, Any]:
 
 
 def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """{key: value} from tables [model], [train], [data] and bare keys."""
+    """Return {key: value} of tables [model], [train], … and of bare keys."""
     values = {}
     for name, content in tables.items():
         # `data` is a table and, as a bare key, a path.
@@ -235,67 +293,62 @@ def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
         else:
             entries, section = {name: content}, ""
         for key, value in entries.items():
-            setting = named(f"{section}.{key}" if section else key, origin)
-            # config.json has null where TOML leaves the key out.
-            values[setting.key] = None if value is None else parse(setting, value, f"{origin}: {key}")
+            named = _named(f"{section}.{key}" if section else key, origin)
+            values[named.key] = named.read(value, f"{origin}: {key}")
     return values
 
 
-def _build(values: Mapping[str, Any]) -> Config:
-    model, train, data, search, monitor = ({k: v for k, v in values.items() if BY_KEY[k].section == section}
-                                           for section in SECTIONS)
-    settings = TrainConfig(**train)
-    if settings.lr_min > settings.lr:
-        raise UserError(f"--lr-min {settings.lr_min:g} is above --lr {settings.lr:g}; give one at most as high")
-    if search.keys() - {"max_cost"}:  # who says how to search wants one
-        search = {"mode": "ffn-activation"} | search
-    config = Config(GPTConfig(**model), settings, DataConfig(**data), SearchConfig(**search), MonitorConfig(**monitor))
-    m = config.monitor
-    if m.adaptive_batch and not m.batch_min <= settings.batch_size <= m.batch_max:
-        raise UserError(f"batch_size {settings.batch_size} is not between batch_min {m.batch_min} and batch_max "
-                        f"{m.batch_max}, which adaptive_batch keeps to")
-    if m.adaptive_batch and settings.accum > 1:
-        raise UserError("adaptive_batch changes the batch of a step, and --accum divides it; give one of them")
-    if m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics):
-        raise UserError("dynamic_lr = entropy goes by the population of a search, with track_population_metrics; "
-                        "give cusum, or --search")
-    if config.search:
-        check_search(config)
-    return config
+def _named(name: str, origin: str) -> Setting:
+    section, dot, key = name.rpartition(".")
+    found = BY_NAME.get(key.replace("-", "_"))
+    if found is None:
+        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME, 0.0, ELSEWHERE)}")
+    if dot and section != found.section:
+        raise UserError(f"{origin}: {key} belongs in [{found.section}], not in [{section}]")
+    return found
 
 
-def check_search(config: Config) -> None:
-    """Raises UserError where the settings of a search cannot be used together."""
-    s = config.search
+def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
+    """Yield what settings must not be together, as (whether they are, what to say)."""
+    t, m = config.train, config.monitor
+    yield t.lr_min > t.lr, f"--lr-min {t.lr_min:g} is above --lr {t.lr:g}; give one at most as high"
+    yield (m.adaptive_batch and not m.batch_min <= t.batch_size <= m.batch_max,
+           f"batch_size {t.batch_size} is not between batch_min {m.batch_min} and batch_max {m.batch_max}, which "
+           "adaptive_batch keeps to")
+    yield (m.adaptive_batch and t.accum > 1,
+           "adaptive_batch changes the batch of a step, and --accum divides it; give one of them")
+    yield (m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics),
+           "dynamic_lr = entropy goes by the population of a search, with track_population_metrics; give cusum, or "
+           "--search")
+
+
+def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
+    """Yield the same of the settings of a search."""
+    s, t, m = config.search, config.train, config.monitor
     for name in s.pool:
-        if name not in MLPS:
-            raise UserError(f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}{nearest(name, MLPS)}")
+        yield (name not in MLPS, f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}"
+               f"{nearest(name, MLPS)}")
     for genome in filter(None, s.genomes.split(";")):
         replace(config.model, activation=genome)  # raises UserError
-        if len(set(genome.split(","))) > 1 and s.genome == "global":
-            raise UserError(f"genomes: {genome} differs by block; set genome = per_block")
-    acts = config.monitor.adaptive_batch or config.monitor.dynamic_lr != "none"
-    if s.early_stop and acts:
-        raise UserError("early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off")
-    if config.monitor.adaptive_batch and s.budget == "steps":
-        raise UserError("adaptive_batch makes steps of different sizes: set budget = tokens")
-    if config.monitor.dynamic_lr == "entropy" and s.reuses:
-        raise UserError("dynamic_lr = entropy gives each generation rates of its own: set reuse = false")
-    if "run" in (s.candidate_schedule, s.after_schedule) and (s.budget != "steps" or s.reuses or s.early_stop):
-        raise UserError("a schedule of the run through the search must know the search's length: it needs "
-                        "budget = steps, reuse = false and no early_stop")
-    if s.candidate_lr is not None and s.candidate_lr < config.train.lr_min:
-        raise UserError(f"candidate_lr {s.candidate_lr:g} is below --lr-min {config.train.lr_min:g}")
-    if len(set(s.pool)) < len(s.pool):
-        raise UserError(f"activation_pool: {s.activation_pool} names an activation twice")
-    fitness.fitness_coefficients(s.fitness, s.coefficients)
-    if s.match == "params" and config.model.ffn_dim not in (None, "matched"):
-        raise UserError("match = params chooses the MLPs' width itself; leave --ffn-dim out")
-    if s.early_stop and (s.rank_by != "val_loss" or s.candidate_schedule != "constant" or s.budget != "steps"):
-        raise UserError("early_stop bounds the validation loss of a training at a constant rate and known length: it "
-                        "needs rank_by = val_loss, candidate_schedule = constant and budget = steps")
-    if s.after == "continue" and s.after_schedule == "run":
-        raise UserError("after = continue goes on from the winner's weights, with a schedule of its own; leave "
-                        "after_schedule out")
-    if config.train.eval_interval == 0:
-        raise UserError("--eval-interval 0: a search ranks by evaluations; give an interval")
+        yield (len(set(genome.split(","))) > 1 and s.genome == "global",
+               f"genomes: {genome} differs by block; set genome = per_block")
+    fitness_coefficients(s.fitness, s.coefficients)  # raises UserError
+    yield len(set(s.pool)) < len(s.pool), f"activation_pool: {s.activation_pool} names an activation twice"
+    yield s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off"
+    yield (m.adaptive_batch and s.budget == "steps",
+           "adaptive_batch makes steps of different sizes: set budget = tokens")
+    yield (m.dynamic_lr == "entropy" and s.reuses,
+           "dynamic_lr = entropy gives each generation rates of its own: set reuse = false")
+    yield ("run" in (s.candidate_schedule, s.after_schedule) and (s.budget != "steps" or s.reuses or s.early_stop),
+           "a schedule of the run through the search must know the search's length: it needs budget = steps, reuse = "
+           "false and no early_stop")
+    yield (s.candidate_lr is not None and s.candidate_lr < t.lr_min,
+           f"candidate_lr {s.candidate_lr} is below --lr-min {t.lr_min:g}")
+    yield (s.match == "params" and config.model.ffn_dim not in (None, "matched"),
+           "match = params chooses the MLPs' width itself; leave --ffn-dim out")
+    yield (s.early_stop and (s.rank_by != "val_loss" or s.candidate_schedule != "constant" or s.budget != "steps"),
+           "early_stop bounds the validation loss of a training at a constant rate and known length: it needs rank_by "
+           "= val_loss, candidate_schedule = constant and budget = steps")
+    yield (s.after == "continue" and s.after_schedule == "run",
+           "after = continue goes on from the winner's weights, with a schedule of its own; leave after_schedule out")
+    yield t.eval_interval == 0, "--eval-interval 0: a search ranks by evaluations; give an interval"

@@ -28,8 +28,17 @@ def open_backend(name: str, device: str | None, say: Callable[[str], None], prec
         return get_backend("cpu_ref", precision=precision)
 
 
+def device_kind(backend: Backend) -> dict[str, str]:
+    """Return what a run's bits depend on beside its settings: the backend, and the kind of device and its driver."""
+    return {"backend": backend.name, "name": backend.device_name, "driver": backend.driver}
+
+
 def memory_needed(model: GPTConfig, batch_size: int) -> int:
-    """Bytes, roughly: weights, gradients and two moments exactly, and the values that wait for the backward pass."""
+    """Return about how many bytes a training takes.
+
+    Weights, gradients and two moments are counted exactly, and what waits for the backward pass of a micro-step: one
+    arena serves steps, micro-steps and evaluations.
+    """
     b, t, d = batch_size, model.block_size, model.n_embd
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and what fc1 and the
     # activation give. Beside all that there are, in turn, the logits and the gradients of one block's hidden values.
@@ -38,9 +47,12 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
     return 4 * (4 * model.parameters() + b * t * (kept + max(2 * model.vocab_size, *hidden)))
 
 
-def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
-    """Raises UserError where the model cannot be trained in what the device has left, or gives at once."""
-    needed, available = memory_needed(model, batch_size), backend.memory()["available"]
+def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:
+    """Raise UserError where the model cannot be trained in what the device has left, or gives at once.
+
+    taken: bytes that the run itself has now, and would give back.
+    """
+    needed, available = memory_needed(model, batch_size), backend.memory()["available"] + taken
     if needed > available:
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
                         f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "

@@ -29,3 +29,8 @@ def get_backend(name: str | Backend, device: str | None = None, precision: str =
     """The backend of that name and precision (see backend.py), made once a process; `device` chooses a Vulkan device by
     index or part of its name."""
     return _make(name, device, precision) if isinstance(name, str) else name
+
+
+def forget() -> None:
+    """Let the next `get_backend` make its backend anew, as it must be where a device was lost."""
+    _make.cache_clear()

@@ -12,12 +12,12 @@ import pytest
 from click.testing import Result
 
 from helios.backends.backend import Backend
-from helios.cli import gates, train
 from helios.cli.search import main
-from helios.train import telemetry
 from helios.train.config import Config
-from helios.train.search import evolution, report
-from helios.train.trainer import Trainer
+from helios.train.loop import Loop
+from helios.train.records import directory
+from helios.train.run import Run
+from helios.train.search import gates, report, study
 
 from ..commands import invoke, refused
 
@@ -33,8 +33,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def configured(*args: Any, more: Iterable[str] = ()) -> Config:
         return made(*args, more=(*TINY, *LEARNING, *more))
 
-    made = gates.configured
-    monkeypatch.setattr(gates, "configured", configured)
+    made = study.configured
+    monkeypatch.setattr(study, "configured", configured)
     monkeypatch.setattr(report, "write", lambda run: None)  # its plots take longer than these searches
 
 
@@ -68,18 +68,18 @@ def check(folder: Path, models: list[str], blocks: bool, steps: int) -> None:
     """What a study must have left, whatever its gates say."""
     page, result = (folder / "gates.md").read_text(), found(folder)
     assert list(result["models"]) == models
-    for name, study in result["models"].items():
-        one, two, three = study["gates"]
+    for name, judged in result["models"].items():
+        one, two, three = judged["gates"]
         singles = measured(folder / name)
         assert [c[1] for c in singles] == ["gelu", "silu", "relu", "swiglu"]
-        assert all(c[-1] == steps * STEP == study["tokens"] for c in singles)
+        assert all(c[-1] == steps * STEP == judged["tokens"] for c in singles)
         loss = {activation: mean for _, activation, mean, *_ in singles}
         assert [r["activation"] for r in one["rows"]] == [r["activation"] for r in two["rows"]] == ["silu", "relu",
                                                                                                      "swiglu"]
         for row in one["rows"]:
             assert row["difference"] == pytest.approx(loss[row["activation"]] - loss["gelu"]) and row["seeds"] == 3
-            assert row["better"] == (row["difference"] < -2 * row["error"])
-        assert study["gelu_seconds"] > 0
+            assert row["better"] == (row["difference"] < -row["limit"])
+        assert judged["gelu_seconds"] > 0
         for row, at_end in zip(two["rows"], one["rows"], strict=True):
             reached = min(1.0, at_end["speed"]) * steps * STEP
             assert row["tokens"] == pytest.approx(reached, abs=1)
@@ -96,7 +96,7 @@ def check(folder: Path, models: list[str], blocks: bool, steps: int) -> None:
         for verdict in (one, two, three):
             assert verdict["sentence"] in page
         assert not (folder / name / "checkpoints").exists()
-    assert "From 3 seeds a standard error is itself rough" in page and "up to 27 %" in page
+    assert "come to lie apart in 5 % of studies; so nothing passes gate 1" in page
 
 
 def test_both_models_and_all_gates(text: Path, tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_both_models_and_all_gates(text: Path, tmp_path: Path) -> None:
     check(folder, ["small", "6l"], blocks=True, steps=4)
     lines = result.stdout.splitlines()
     table = [line for line in lines if line.startswith(("small ", "6l "))]
-    verdicts = [v for study in found(folder)["models"].values() for v in study["gates"]]
+    verdicts = [v for judged in found(folder)["models"].values() for v in judged["gates"]]
     assert len(table) == len(verdicts) == 6
     for line, verdict in zip(table, verdicts, strict=True):
         assert line.rstrip().endswith(verdict["sentence"])
         assert f" {'pass' if verdict['passed'] else 'fail'} " in line
-    assert lines[-1] == str(folder / "gates.md") and "up to 27 %" in lines[-2]
+    assert lines[-1] == str(folder / "gates.md")
     assert not any(line.startswith("gen 0") for line in lines)
     # Both have the same settings here but for the learning rate's end, so the presets must not be mixed up.
     configs = [json.loads((folder / name / "config.json").read_text()) for name in ("small", "6l")]
@@ -130,9 +130,9 @@ def test_on_the_device_under_test(text: Path, tmp_path: Path, backend: Backend) 
 def test_gate_3_waits_for_gate_1(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a loss that no activation changes gate 1 fails; with one that silu lowers it passes."""
     planted = {"gelu": 5.0, "silu": 5.0, "relu": 5.5, "swiglu": 5.5}
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: sum(
-        planted[name] for name in self.model.config.activations) / 2 + 0.01 * self.leg.init_seed)
-    monkeypatch.setattr(gates.gates, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
+    monkeypatch.setattr(Loop, "evaluate", lambda self: sum(
+        planted[name] for name in self.state.model.config.activations) / 2 + 0.01 * self.stage.init_seed)
+    monkeypatch.setattr(gates, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
     assert run(text, tmp_path / "equal", "--model", "6l").exit_code == 0
     check(tmp_path / "equal", ["6l"], blocks=False, steps=4)
     assert [" not run " in line for line in (tmp_path / "equal" / "gates.md").read_text().splitlines()
@@ -155,18 +155,18 @@ def test_interrupted_and_gone_on_with(text: Path, tmp_path: Path, monkeypatch: p
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     words = ("--all-gates", "--model", "6l", "--quiet")
     assert run(text, whole, *words).exit_code == 0
-    record = Trainer._record
+    record = Loop._record
     stops = iter([("6l", 2), ("6l", 41), ("6l-blocks", 9), (None, 0)])
     stop = next(stops)
 
-    def stopping(self: Trainer, row: dict[str, Any]) -> None:
+    def stopping(self: Loop, row: dict[str, Any]) -> None:
         nonlocal stop
         record(self, row)
         if (self.records.path.name, row["step"]) == stop:
             stop = next(stops)
             self.signal = 15  # as SIGTERM sets it
 
-    monkeypatch.setattr(Trainer, "_record", stopping)
+    monkeypatch.setattr(Loop, "_record", stopping)
     for _ in range(3):
         result = run(text, parts, *words)
         assert result.exit_code == 130 and not (parts / "gates.json").exists(), result.output
@@ -177,7 +177,7 @@ def test_interrupted_and_gone_on_with(text: Path, tmp_path: Path, monkeypatch: p
     # What is over is read, not run again.
     page = (parts / "gates.md").read_text()
     (parts / "gates.md").unlink()
-    monkeypatch.setattr(train, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(Run, "_train", lambda *args: pytest.fail("trained again"))
     assert run(text, parts, *words).exit_code == 0
     assert (parts / "gates.md").read_text() == page
 
@@ -187,16 +187,16 @@ def test_killed_and_gone_on_with(text: Path, tmp_path: Path, monkeypatch: pytest
     class Killed(BaseException):
         pass
 
-    def killing(self: Trainer, row: dict[str, Any]) -> None:
+    def killing(self: Loop, row: dict[str, Any]) -> None:
         if row["step"] == moments[-1]:
             moments.pop()
             raise Killed
         record(self, row)
 
-    whole, killed, record, moments = tmp_path / "whole", tmp_path / "killed", Trainer._record, [30, 7, 3]
+    whole, killed, record, moments = tmp_path / "whole", tmp_path / "killed", Loop._record, [30, 7, 3]
     assert run(text, whole, "--model", "small").exit_code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_record", killing)
+        patch.setattr(Loop, "_record", killing)
         while moments:
             with pytest.raises(Killed):
                 run(text, killed, "--model", "small")
@@ -204,29 +204,17 @@ def test_killed_and_gone_on_with(text: Path, tmp_path: Path, monkeypatch: pytest
     assert measured(killed / "small") == measured(whole / "small")
 
 
-def test_alerts_for_the_speed_alone_do_not_count(tmp_path: Path) -> None:
-    rows = [(1, 0, 4), (2, 0, 5), (3, 1, 1), (4, 1, 0), (5, 1, None), (6, 1, 8)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(
-        {"step": step, "symbio_candidate_id": "a", "symbio_replicate": r, "cusum_alerts": bits}) + "\n"
-        for step, r, bits in rows))
-    trainings = [evolution.Replicate(seed, 5.0, 5.0, 5.0, 0.0, 10, 100, [], 0, 0, 0.0, 1.0, 9.0, 7, 1.0)
-                 for seed in (0, 1)]
-    given = evolution.Candidate("a", "G-Alpha", "gelu", 0, 0, cusum_alerts=14, replicates=trainings)
-    (c,) = gates._without_speed(tmp_path, [given])
-    assert [r.cusum_alerts for r in c.replicates] == [1, 2] and c.cusum_alerts == 3
-
-
 def test_the_budget_of_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # the true models
     for model, step, n_layer in (("small", 16 * 128, 4), ("6l", 8 * 256, 6)):
-        c = gates.configured(model, {"data": "synth:64KB", "backend": None}, 4, None)
+        c = study.configured(model, {"data": "synth:64KB", "backend": None}, 4, None)
         s = c.search
         assert c.model.n_layer == n_layer and s.tokens_per_candidate == 200 * step and s.budget == "tokens"
         assert (s.candidate_eval_interval, c.train.checkpoint_interval, s.replicates) == (25, 200, 4)
         assert (s.after, s.selection, s.genome, s.shared_init, s.shared_batches) == (
             "none", "exhaustive", "global", True, True)
         genome = ",".join(["gelu", "relu"] * (n_layer // 2))
-        c = gates.configured(model, {"data": "synth:64KB"}, 3, 10 * step + 1, [genome])
+        c = study.configured(model, {"data": "synth:64KB"}, 3, 10 * step + 1, [genome])
         assert math.ceil(c.search.tokens_per_candidate / step) == 11 == c.train.checkpoint_interval
         assert c.search.candidate_eval_interval == 1 and c.search.genome == "per_block" and c.search.genomes == genome
 
@@ -247,7 +235,7 @@ def test_user_errors_are_one_line(text: Path, tmp_path: Path) -> None:
     refused(run(text, tmp_path / "c", "--model", "small", "--seeds", 4), "replicates is 3 there and 4 here")
     refused(run(text, tmp_path / "c", steps=5), "tokens_per_candidate is 256 there and 320 here")
     refused(run(text, tmp_path / "c", "--val-data", text), "val_data is None there")
-    with telemetry.locked(tmp_path / "c" / "small", new=False):
+    with directory.locked(tmp_path / "c" / "small", new=False):
         refused(run(text, tmp_path / "c"), "in use by another process")
     (tmp_path / "c" / "small" / "search" / "candidates.jsonl").write_text("{")
     refused(run(text, tmp_path / "c"), "candidates.jsonl", "damaged")

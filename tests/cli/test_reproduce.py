@@ -12,10 +12,12 @@ import pytest
 from click.testing import Result
 
 from helios.bench.reproduce import Plan
-from helios.cli import reproduce, train
-from helios.train import checkpoint, telemetry
+from helios.cli import reproduce
+from helios.train import checkpoint
+from helios.train.loop import Loop
+from helios.train.records import directory
+from helios.train.run import Run
 from helios.train.search import report
-from helios.train.trainer import Trainer
 
 from ..commands import invoke, refused
 
@@ -93,15 +95,15 @@ def test_4kwo(texts: list[str], tmp_path: Path) -> None:
 def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert again(texts, "4kwo", whole, "--steps", 12).exit_code == 0
-    record = Trainer._record
+    record = Loop._record
 
-    def stopping(self: Trainer, row: dict[str, Any]) -> None:
+    def stopping(self: Loop, row: dict[str, Any]) -> None:
         record(self, row)
         if row["step"] == 7:
             self.signal = 15  # as SIGTERM sets it
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_record", stopping)
+        patch.setattr(Loop, "_record", stopping)
         result = again(texts, "4kwo", parts, "--steps", 12, "--quiet")
     assert result.exit_code == 130 and not (parts / "4kwo.md").exists()
     assert result.stdout.splitlines()[-1] == f"go on with the same command and --run-dir {parts}"
@@ -112,7 +114,7 @@ def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypa
     assert (parts / model).read_bytes() == (whole / model).read_bytes()
     # Killed before its first checkpoint, it begins anew.
     shutil.rmtree(parts / "again" / "checkpoints")
-    (parts / "again" / telemetry.EVENTS).unlink()
+    (parts / "again" / directory.EVENTS).unlink()
     result = again(texts, "4kwo", parts, "--steps", 12)
     assert result.exit_code == 0 and "step 1/12 " in result.stdout
     assert [r["loss"] for r in rows(parts / "again")] == [r["loss"] for r in rows(whole / "again")]
@@ -122,12 +124,12 @@ def test_a_finished_run_is_not_run_again(texts: list[str], tmp_path: Path, monke
     assert again(texts, "4kwo", tmp_path, "--steps", 2).exit_code == 0
     page = (tmp_path / "4kwo.md").read_text()
     (tmp_path / "4kwo.md").unlink()
-    monkeypatch.setattr(train, "train", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(Run, "_train", lambda *args: pytest.fail("trained again"))
     assert again(texts, "4kwo", tmp_path, "--steps", 2).exit_code == 0
     assert (tmp_path / "4kwo.md").read_text() == page
     refused(again(texts, "4kwo", tmp_path, "--steps", 3), "again holds another run: steps is 2 there and 3 here")
     refused(again(["--data", texts[3], *texts[2:]], "4kwo", tmp_path, "--steps", 2), "data is", "talk.txt there and")
-    with telemetry.locked(tmp_path / "again", new=False):
+    with directory.locked(tmp_path / "again", new=False):
         refused(again(texts, "4kwo", tmp_path, "--steps", 2), "in use by another process")
 
 

@@ -18,8 +18,9 @@ from click.testing import Result
 
 from helios.backends.backend import Backend
 from helios.cli import info, sample, train
-from helios.train import checkpoint, telemetry
+from helios.train import checkpoint
 from helios.train.progress import Display
+from helios.train.records import directory
 
 from ..commands import invoke as run
 from ..commands import refused
@@ -102,7 +103,7 @@ def test_bad_input(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_directory_in_use(copy: Path) -> None:
-    with telemetry.locked(copy, new=False):
+    with directory.locked(copy, new=False):
         refused(helios_train("--run-dir", copy), "in use by another process")
         refused(run(train.main, "--resume", copy), "in use by another process")
     refused(helios_train("--run-dir", copy), "continue it with --resume")

@@ -56,7 +56,8 @@ def test_twelve_steps_are_six_and_six(tmp_path: Path, each_backend: Backend, acc
 
 
 def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend) -> None:
-    settings = ["--preset", "tiny", "--steps", "150", "--checkpoint-interval", "3", "--eval-interval", "10"]
+    settings = ["--preset", "tiny", "--steps", "150", "--checkpoint-interval", "3", "--eval-interval", "10",
+                "--keep", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(train(each_backend, *settings, "--run-dir", whole))
     seed = time.time_ns()

@@ -67,7 +67,8 @@ def test_it_is_found_trained_and_reported(tmp_path: Path, backend: Backend, sett
 
 def test_killed_and_resumed_it_is_the_same(tmp_path: Path, backend: Backend, settings: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    words = command(backend, "--preset", "tiny", "--search-config", settings, "--checkpoint-interval", "3", "--quiet")
+    words = command(backend, "--preset", "tiny", "--search-config", settings, "--checkpoint-interval", "3", "--quiet",
+                    "--keep", "0")
     assert run([*words, "--run-dir", str(whole)]).returncode == 0
     draw, kills, resume = random.Random(5), 0, ["--run-dir", str(killed)]
     while True:

@@ -10,11 +10,13 @@ import pytest
 from helios.backends.backend import Backend
 from helios.train import checkpoint
 from helios.train.data import Dataset
+from helios.train.loop import Loop
 from helios.train.monitors.cusum import Monitor
 from helios.train.progress import Display
-from helios.train.telemetry import Records
+from helios.train.records.records import Records
+from helios.train.search.search import Search
+from helios.train.stage import Plan
 from helios.train.tokenizer import Tokenizer
-from helios.train.trainer import Trainer
 
 from .runs import Make, configured
 
@@ -30,12 +32,14 @@ def dataset() -> Dataset:
 @pytest.fixture
 def make(tmp_path: Path, dataset: Dataset) -> Make:
     """A run of that name, with these settings; it goes on where one of the name has left a checkpoint."""
-    def make(backend: Backend, name: str = "run", **settings: Any) -> Trainer:
-        path = tmp_path / name
+    def make(backend: Backend, name: str = "run", **settings: Any) -> Loop:
+        path, config, display = tmp_path / name, configured(**settings), Display(quiet=True)
         path.mkdir(exist_ok=True)
         found = checkpoint.latest(path)[0]
         records = Records(path, {"run_id": name}, dataset.tokenizer, found.state["step"] if found else 0)
-        return Trainer(configured(**settings), backend, dataset, records, Display(quiet=True), found)
+        plan = Search(config, records, backend.device_name, display, found.state["search"] if found else None
+                      ) if config.search else Plan(config)
+        return Loop(config, plan, backend, dataset, records, display, found)
 
     return make
 
@@ -69,7 +73,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """The steps of a training that take a minute; all others take a second."""
-    steps, real = {1}, Trainer._row
-    monkeypatch.setattr(Trainer, "_row", lambda self, loss, stats, rate, ms: real(
-        self, loss, stats, rate, 60_000 if self.done in steps else 1000))
+    steps, real = {1}, Loop._row
+    monkeypatch.setattr(Loop, "_row", lambda self, stage, loss, stats, rate, ms: real(
+        self, stage, loss, stats, rate, 60_000 if self.done in steps else 1000))
     return steps

@@ -8,21 +8,21 @@ from typing import Any
 
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
-from helios.train.telemetry import METRICS
-from helios.train.trainer import Trainer
+from helios.train.loop import Loop
+from helios.train.records.directory import METRICS
 
-Make = Callable[..., Trainer]
+Make = Callable[..., Loop]
 
 
 def configured(**settings: Any) -> Config:
-    return resolve("tiny", assignments=[f"{k}={v}" for k, v in settings.items()])
+    return resolve("tiny", assignments=[f"{k}={v}" for k, v in ({"keep": 0} | settings).items()])
 
 
-def rows(t: Trainer, name: str = METRICS) -> list[dict[str, Any]]:
+def rows(t: Loop, name: str = METRICS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (t.records.path / name).read_text().splitlines()]
 
 
-def final(t: Trainer) -> bytes:
+def final(t: Loop) -> bytes:
     """Weights and moments of the last checkpoint."""
     (path,) = checkpoint.steps(t.records.path)[-1:]
     return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()

@@ -8,13 +8,12 @@ import pytest
 
 from helios.cli.train import main
 from helios.errors import UserError
-from helios.train.config import canonical, presets, resolve
-from helios.train.settings import SETTINGS
+from helios.train.config import SETTINGS, canonical, presets, resolve
 
 FLAGS = """--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
---sample-interval --checkpoint-interval --search --search-config --max-cost"""
+--sample-interval --checkpoint-interval --keep --keep-every --retries --search --search-config --max-cost"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:
@@ -116,18 +115,46 @@ def test_activations_of_each_block(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('activation = ["gelu", "swiglu"]\nlayers = 2')
     config = resolve(file=tmp_path / "a.toml")
     assert config.model.activations == ("gelu", "swiglu")
-    assert config.hash == resolve(flags={"activation": "gelu,swiglu", "n_layer": "2"}).hash
-    assert resolve(flags={"activation": "gelu,gelu", "n_layer": "2"}).hash == resolve(flags={"n_layer": "2"}).hash
+    assert config == resolve(flags={"activation": "gelu,swiglu", "n_layer": "2"})
+    assert resolve(flags={"activation": "gelu,gelu", "n_layer": "2"}) == resolve(flags={"n_layer": "2"})
 
 
-def test_the_hash_names_what_influences_the_bits() -> None:
-    same = resolve("tiny").hash
-    assert len(same) == 32 and resolve("tiny").hash == same
-    for flags in ({"eval_interval": "1"}, {"eval_iters": "9"}, {"sample_interval": "1"}, {"checkpoint_interval": "1"},
-                  {"backend": "cpu_ref"}, {"device": "0"}):
-        assert resolve("tiny", flags=flags).hash == same, flags
-    for flags in ({"lr": "0.02"}, {"seed": "1"}, {"accum": "2"}, {"steps": "13"}, {"softcap": "0"}, {"n_layer": "1"}):
-        assert resolve("tiny", flags=flags).hash != same, flags
+DEVICE = {"backend": "vulkan", "name": "card", "driver": "1"}
+
+
+def changes(preset: str, base: dict[str, str], flags: dict[str, str]) -> bool:
+    """Whether the flags change the fingerprint of a run."""
+    one, other = (resolve(preset, assignments=[f"{k}={v}" for k, v in base.items()], flags=f).fingerprint(DEVICE)
+                  for f in ({}, flags))
+    assert len(one) == len(other) == 32
+    return one != other
+
+
+@pytest.mark.parametrize("flags", [{"lr": "0.02"}, {"seed": "1"}, {"accum": "2"}, {"steps": "13"}, {"softcap": "0"},
+                                   {"n_layer": "1"}, {"precision": "mixed"}])
+def test_the_fingerprint_names_what_influences_the_bits(flags: dict[str, str]) -> None:
+    assert not changes("tiny", {}, {}) and changes("tiny", {}, flags)
+
+
+@pytest.mark.parametrize("flags", [
+    {"sample_interval": "1"}, {"checkpoint_interval": "1"}, {"keep": "0"}, {"keep_every": "5"}, {"retries": "2"},
+    {"backend": "cpu_ref"}, {"device": "0"}])  # the device that computes is named instead
+def test_the_fingerprint_leaves_out_the_rest(flags: dict[str, str]) -> None:
+    assert not changes("tiny", {}, flags) and not changes("tiny", {"search": "ffn-activation"}, flags)
+
+
+@pytest.mark.parametrize("flags", [{"eval_interval": "1"}, {"eval_iters": "9"}])
+def test_evaluations_count_where_they_decide(flags: dict[str, str]) -> None:
+    """They choose a search's winner, and what acts on the validation loss acts on the training."""
+    assert not changes("tiny", {}, flags)
+    for base in ({"search": "ffn-activation"}, {"dynamic_lr": "cusum"}):
+        assert changes("tiny", base, flags)
+
+
+@pytest.mark.parametrize("other", [{"backend": "cpu_ref"}, {"name": "another card"}, {"driver": "2"}])
+def test_the_device_counts(other: dict[str, str]) -> None:
+    config = resolve("tiny")
+    assert config.fingerprint(DEVICE) != config.fingerprint(DEVICE | other)
 
 
 def test_canonical_json() -> None:

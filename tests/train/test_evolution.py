@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,24 +61,24 @@ def search(cfg: SearchConfig, n_layer: int, seed: int, measure: Callable[[Candid
 
 
 def restored(candidate: Candidate) -> Candidate:
-    return Candidate.from_json(json.loads(json.dumps(candidate.to_json(), allow_nan=False)))
+    return msgspec.convert(json.loads(json.dumps(candidate.to_json(), allow_nan=False)), Candidate)
 
 
 def replicate(seed: int = 0, **more: object) -> Replicate:
     values = {"seed": seed, "val_loss": 5.0, "best_val_loss": 5.0, "train_loss": 5.0, "fitness": 0.1, "steps": 10,
-              "tokens": 100, "evaluations": [[5, 6.0], [10, 5.0]], "spikes": 0, "skipped": 0, "clip_rate": 0.0,
+              "tokens": 100, "evaluations": [(5, 6.0), (10, 5.0)], "spikes": 0, "skipped": 0, "clip_rate": 0.0,
               "max_grad_norm": 1.0, "tokens_per_sec_mean": 1.0, "cusum_alerts": 0, "seconds": 1.0}
-    return Replicate.from_json(values | more)
+    return Replicate(**values | more)
 
 
 # -- what is written is what is read ----------------------------------------------------------------------------------
 @given(st.floats(), st.floats(), st.integers(0, 2**63), st.text())
 def test_round_trip(a: float, b: float, n: int, text: str) -> None:
-    kept = replicate(n, val_loss=a, evaluations=[[1, b], (2, a)], max_grad_norm=np.float32(1.5), steps=np.int64(7))
+    kept = replicate(n, val_loss=a, evaluations=[(1, b), (2, a)], max_grad_norm=np.float32(1.5), steps=np.int64(7))
     candidate = Candidate("gen0_gelu_1", "G-Alpha", "gelu", 0, n, mutation=text, val_loss_mean=b, replicates=[kept])
     assert restored(candidate) == candidate
-    assert kept.val_loss == (a if math.isfinite(a) else None) and kept.evaluations[0] == [
-        1, b if math.isfinite(b) else None]
+    assert kept.val_loss == (a if math.isfinite(a) else None) and kept.evaluations[0] == (
+        1, b if math.isfinite(b) else None)
     assert type(kept.max_grad_norm) is float and type(kept.steps) is int
 
 
@@ -116,7 +117,7 @@ def test_per_block_starts_uniform_then_random() -> None:
 def test_exhaustive_is_every_genome_once() -> None:
     cfg = SearchConfig(selection="exhaustive", activation_pool="silu,gelu,relu", population_size=1, generations=5)
     assert [c.activation for c in first_generation(cfg, 2, 0)] == ["silu", "gelu", "relu"]
-    cfg.genome = "per_block"
+    cfg = replace(cfg, genome="per_block")
     first = first_generation(cfg, 2, 0)
     assert [c.activation for c in first] == ["silu", "silu,gelu", "silu,relu", "gelu,silu", "gelu", "gelu,relu",
                                              "relu,silu", "relu,gelu", "relu"]
@@ -152,10 +153,10 @@ def test_tournaments() -> None:
     assert order == sorted(order, reverse=True) and order[0] > 250 and 0 < order[5] < 150
     assert order[6] == order[7] == 0  # there are always two worse ones among three drawn
     # one drawn: chance alone; all drawn: the better half, as topk
-    cfg.tournament_size = 1
+    cfg = replace(cfg, tournament_size=1)
     wins = Counter(p for seed in range(300) for p in parents_of(next_generation(cfg, 1, first, 1, seed)))
     assert all(110 < wins[c.id] < 190 for c in first)
-    cfg.tournament_size = 99
+    cfg = replace(cfg, tournament_size=99)
     assert parents_of(next_generation(cfg, 1, first, 1, 0)) == [c.id for c in first[:4]]
 
 
@@ -273,7 +274,7 @@ def test_rates() -> None:
     for block in range(5):
         assert near(sum(f"block {block}: " in (c.mutation or "") for c in children), 600, 0.3)
     assert near(sum(c.mutation is None for c in children), 600, 0.7**5)
-    cfg.mutation_rate, cfg.crossover_rate = 0.0, 0.7
+    cfg = replace(cfg, mutation_rate=0.0, crossover_rate=0.7)
     children = [c for seed in range(300) for c in next_generation(cfg, 5, first, 1, seed)]
     assert near(sum((c.mutation or "").startswith("crossover with ") for c in children), 3000, 0.7)
 
@@ -289,7 +290,7 @@ def test_crossover_takes_each_block_from_either_parent() -> None:
     share = [sum(genes[i] == "gelu" for genes in blocks) / len(blocks) for i in range(6)]
     assert all(0.35 < s < 0.65 for s in share) and len(set(blocks)) > 40
     # a single parent has nobody to cross with
-    cfg.population_size = 1
+    cfg = replace(cfg, population_size=1)
     (only,) = next_generation(cfg, 6, first[:1], 1, 0)
     assert only.mutation is None and only.activation == "gelu"
 

@@ -10,11 +10,11 @@ import pytest
 
 from helios.backends.backend import Backend
 from helios.train import checkpoint
+from helios.train.loop import Loop
 from helios.train.monitors import weights
 from helios.train.monitors.cusum import CLIP, GRAD
+from helios.train.records.directory import EVENTS
 from helios.train.schedule import learning_rate
-from helios.train.telemetry import EVENTS
-from helios.train.trainer import Trainer
 
 from .runs import Make, final, rows
 
@@ -34,7 +34,7 @@ def test_the_weights_are_those_of_the_step(make: Make, each_backend: Backend) ->
         assert {name: row[name] for name in expected} == expected
         assert row["free_energy"] == pytest.approx(row["loss"] + 0.5 * row["weight_entropy"])
         assert row["fitness_score"] == pytest.approx(1 / row["free_energy"])
-        assert row["complexity_score"] == pytest.approx(math.log10(t.model.num_parameters()))
+        assert row["complexity_score"] == pytest.approx(math.log10(t.state.model.num_parameters()))
 
 
 def test_layers_make_up_the_gradient(make: Make, each_backend: Backend) -> None:
@@ -45,7 +45,7 @@ def test_layers_make_up_the_gradient_of_mixed_precision(make: Make, each_mixed: 
     layers_make_up_the_gradient(make(each_mixed, metrics_interval=3, precision="mixed"))
 
 
-def layers_make_up_the_gradient(t: Trainer) -> None:
+def layers_make_up_the_gradient(t: Loop) -> None:
     assert t.run()
     seen = [r for r in rows(t) if "per_layer_grad_norms" in r]
     assert len(seen) == 4
@@ -74,7 +74,7 @@ def test_alarms_change_the_batch(make: Make, each_backend: Backend, planted: dic
     assert [batch(r) for r in log] == [r["adaptive_batch_size"] for r in log] == expected
     assert [(r["step"], bool(r.get("batch_change_reason"))) for r in log if r.get("batch_change_reason")] == [
         (n, True) for n in (3, 5, 6, 11)]
-    assert len(t.learner.last.programs) <= 2
+    assert len(t.state.last.programs) <= 2
     assert [e["step"] for e in rows(t, EVENTS) if e["kind"] == "batch"] == [3, 5, 6, 11]
     for path in checkpoint.steps(t.records.path)[1:]:  # as if it had died soon after step 4
         for file in path.iterdir():
@@ -90,7 +90,7 @@ def test_alarms_change_the_batch(make: Make, each_backend: Backend, planted: dic
 def test_a_batch_without_room_stays(make: Make, cpu_ref: Backend, planted: dict[int, int],
                                     monkeypatch: pytest.MonkeyPatch) -> None:
     planted |= {2: CLIP}
-    monkeypatch.setattr(Trainer, "fits", lambda self, size: False)
+    monkeypatch.setattr(Loop, "fits", lambda self, size: False)
     t = make(cpu_ref, adaptive_batch="true", batch_max=8)
     assert t.run()
     log = rows(t)
@@ -117,7 +117,7 @@ def test_alarms_halve_the_rate(make: Make, each_backend: Backend, planted: dict[
 
 
 def test_a_plateau_is_an_event(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: max(3.0, 5.0 - 0.5 * self.step))
+    monkeypatch.setattr(Loop, "evaluate", lambda self: max(3.0, 5.0 - 0.5 * self.step))
     t = make(cpu_ref, eval_interval=1, plateau_evals=3)
     assert t.run()
     assert [e["step"] for e in rows(t, EVENTS) if e["kind"] == "plateau"] == [7]
@@ -126,7 +126,7 @@ def test_a_plateau_is_an_event(make: Make, cpu_ref: Backend, monkeypatch: pytest
 def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_backend: Backend,
                                                                monkeypatch: pytest.MonkeyPatch) -> None:
     t = make(each_backend, steps=30, cusum_window=5, cusum_grace=2)
-    real = t.learner.submit
+    real = t.state.submit
 
     def submit(inputs: list) -> Callable[[], tuple]:
         wait = real(inputs)
@@ -140,7 +140,7 @@ def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_
 
         return spoilt
 
-    monkeypatch.setattr(t.learner, "submit", submit)
+    monkeypatch.setattr(t.state, "submit", submit)
     assert t.run()
     log = rows(t)
     assert log[14]["grad_norm"] is None and log[14]["cusum_alerts"] & GRAD

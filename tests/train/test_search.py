@@ -17,13 +17,16 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.config import MLPS
 from helios.train import checkpoint
+from helios.train.loop import Loop
 from helios.train.monitors import fitness
 from helios.train.monitors.cusum import CLIP
+from helios.train.records.directory import EVENTS, check_new
+from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.search import report
+from helios.train.search.budget import budget, check_cost
 from helios.train.search.evolution import trainings
-from helios.train.search.search import CANDIDATES, SUMMARY, budget, check_cost
-from helios.train.telemetry import COLUMNS, EVENTS, MORE_COLUMNS, check_new
-from helios.train.trainer import Trainer
+from helios.train.search.files import CANDIDATES, SUMMARY
+from helios.train.stage import Stage
 
 from .runs import Make, configured, final, rows
 
@@ -43,11 +46,11 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "write", lambda run: None)
 
 
-def candidates(t: Trainer) -> list[dict[str, Any]]:
+def candidates(t: Loop) -> list[dict[str, Any]]:
     return rows(t, f"search/{CANDIDATES}")
 
 
-def summary(t: Trainer) -> dict[str, Any]:
+def summary(t: Loop) -> dict[str, Any]:
     return json.loads((t.records.path / "search" / SUMMARY).read_text())
 
 
@@ -59,7 +62,7 @@ def test_the_winner_reported_is_the_winner_trained_on(make: Make, each_backend: 
     assert sorted(c["activation"] for c in trained) == ["gelu", "relu", "swiglu"]
     best = min(trained, key=lambda c: c["val_loss_mean"])
     assert found["status"] == "complete" and found["winner_activation"] == best["activation"]
-    assert t.model.config.activation == best["activation"]
+    assert t.state.model.config.activation == best["activation"]
     assert json.loads((t.records.path / "config.json").read_text())["symbio_winner"] == best["activation"]
     state = checkpoint.latest(t.records.path)[0].state
     assert state["model"]["activation"] == best["activation"]
@@ -95,16 +98,16 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
                                                  ) -> None:
     starts: list[dict[str, np.ndarray]] = []
     read: list[list[tuple]] = []
-    real = Trainer._prepare
+    real = Loop._prepare
 
-    def prepare(self: Trainer, **more: Any) -> None:
+    def prepare(self: Loop, **more: Any) -> None:
         real(self, **more)
-        starts.append({k: v.copy() for k, v in self.model.state_dict().items()})
-        inner = self.learner.submit
+        starts.append({k: v.copy() for k, v in self.state.model.state_dict().items()})
+        inner = self.state.submit
         read.append([])
-        monkeypatch.setattr(self.learner, "submit", lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1])
+        monkeypatch.setattr(self.state, "submit", lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1])
 
-    monkeypatch.setattr(Trainer, "_prepare", prepare)
+    monkeypatch.setattr(Loop, "_prepare", prepare)
     t = make(cpu_ref, replicates=1, generations=1)
     assert t.run()
     assert len(starts) == 4
@@ -146,20 +149,20 @@ def test_killed_and_resumed_it_chooses_the_same(make: Make, each_backend: Backen
     settings = settings | {"checkpoint_interval": 5}
     whole = make(each_backend, "whole", **settings)
     assert whole.run()
-    count, real = 0, Trainer._look
+    count, real = 0, Loop._after_step
     moments = iter([3, 9, 11, 17, 18, 24, 31, 37, 41, 10**9])
     moment = next(moments)
 
-    def dies(self: Trainer, row: dict[str, Any]) -> dict[str, Any] | None:
+    def dies(self: Loop, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
         nonlocal count, moment
         count = self.step
-        found = real(self, row)
+        found = real(self, stage, row)
         if count >= moment:
             moment = next(moments)
             raise Stopped
         return found
 
-    monkeypatch.setattr(Trainer, "_look", dies)
+    monkeypatch.setattr(Loop, "_after_step", dies)
     kills = 0
     t = make(each_backend, "killed", **settings)
     while True:
@@ -196,15 +199,15 @@ def test_it_continues_from_the_winners_own_weights(make: Make, each_backend: Bac
 @pytest.fixture
 def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """relu learns next to nothing: its gradients are nearly all clipped away."""
-    init = Trainer._prepare
+    init = Loop._prepare
 
-    def prepare(self: Trainer, **more: Any) -> None:
+    def prepare(self: Loop, **more: Any) -> None:
         init(self, **more)
-        if "relu" in self.model.config.activations:
-            rate = self.leg.rate
-            object.__setattr__(self.leg, "rate", lambda step: 1e-3 * rate(step))
+        if "relu" in self.state.model.config.activations:
+            rate = self.stage.rate
+            object.__setattr__(self.stage, "rate", lambda step: 1e-3 * rate(step))
 
-    monkeypatch.setattr(Trainer, "_prepare", prepare)
+    monkeypatch.setattr(Loop, "_prepare", prepare)
     yield "relu"
 
 
@@ -232,8 +235,8 @@ def test_the_hopeless_are_stopped_and_the_winner_is_the_same(make: Make, cpu_ref
 def test_stopped_is_what_cannot_win(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which three evaluations after the warm-up tell; seeds to come count as a loss of zero, those before as theirs."""
     losses = {"gelu": 1.0, "relu": 2.5, "swiglu": 5.0, "silu": 1.1}  # silu falls too steeply to be sure of
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: (
-        6.0 if self.model.config.activation == "silu" and self.done <= 4 else losses[self.model.config.activation]))
+    monkeypatch.setattr(Loop, "evaluate", lambda self: (
+        6.0 if (name := self.state.model.config.activation) == "silu" and self.done <= 4 else losses[name]))
     t = make(cpu_ref, activation_pool=",".join(losses), population_size=4, generations=1, replicates=3, after="none",
              steps_per_candidate=12, candidate_eval_interval=2, candidate_warmup=4, early_stop="true")
     assert t.run()
@@ -267,7 +270,7 @@ def test_the_speed_is_that_of_steps_that_do_not_record(make: Make, cpu_ref: Back
 
 
 def test_nothing_finite_is_no_winner(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trainer, "evaluate", lambda self: math.nan)
+    monkeypatch.setattr(Loop, "evaluate", lambda self: math.nan)
     t = make(cpu_ref, generations=1)
     with pytest.raises(UserError, match="the search has no winner: No candidate has a result to rank by"):
         t.run()

@@ -65,7 +65,8 @@ ENTROPY = 1.0  # bits at which the rate stays; what two equally frequent activat
 class DynamicLR:
     """A factor on the schedule's rate.
 
-    "cusum": an alert of grad or val halves it, down to LR_LEAST; after calm it doubles, up to 1.
+    "cusum": an alert of grad or val halves it, down to LR_LEAST; after calm it doubles, up to 1. Alerts of tps count
+    neither way: a busy machine says nothing of the rate.
     "entropy": 2^(1 - H / ENTROPY) within [1/2, 2], H the population's entropy in bits: the less varied, the faster.
     """
 
@@ -83,6 +84,7 @@ class DynamicLR:
     def update(self, alerts: int, population_entropy: float | None = None) -> tuple[float, str | None]:
         """The factor for the next step, and why it changed, if it did."""
         before, reason = self.factor, None
+        alerts &= ~TPS
         if self.mode == "entropy":
             if population_entropy is not None:
                 self.factor = 2.0 ** max(-1.0, min(1.0 - population_entropy / ENTROPY, 1.0))

@@ -59,10 +59,10 @@ def architecture_diversity(activations: Sequence[str]) -> float:
 
 
 class Measurements(NamedTuple):
-    """Of one training; None where not measured.
+    """What one training came to; None where it was not measured.
 
-    clip_rate: share of steps whose gradient was clipped, 0 to 1. instability: the share of steps with a spike, plus
-    that of skipped updates, plus that of steps with an alert, each 0 to 1. tokens_per_sec: mean over the training.
+    clip_rate: share of steps whose gradient was clipped, 0 to 1. instability: share of steps in trouble, as trouble.py
+    defines it, 0 to 1. tokens_per_sec: mean over the training.
     """
 
     best_val_loss: float | None = None

@@ -1,4 +1,4 @@
-"""All that watches a run, and what acts on it: one look after every step."""
+"""Everything that watches a run, and what acts on it: it is asked once after every step."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from typing import Any, Protocol
 import numpy as np
 
 from helios.train.config import Config
-from helios.train.learner import Learner
 from helios.train.monitors import fitness, weights
 from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
 from helios.train.monitors.cusum import TPS, Monitor
+from helios.train.state import TrainState
 
 
 class Run(Protocol):
     """What the monitors ask of a run."""
 
-    learner: Learner
-    done: int  # steps of the leg
+    state: TrainState
+    done: int  # steps of the stage
 
+    @property
     def over(self) -> bool:
-        """Whether the leg is."""
+        """Whether the stage is over."""
         ...
 
     def fits(self, batch_size: int) -> bool:
-        """Whether a step of so many sequences fits in memory."""
+        """Return whether a step of so many sequences fits in memory."""
         ...
 
     def probe(self) -> np.ndarray:
-        """Tokens [B, T] to look at the model's representations with."""
+        """Return tokens [B, T] to look at the model's representations with."""
         ...
 
 
 class Monitors:
-    """`observe` gives the columns of a step; `batch_size` and `lr_factor` are for the next one."""
+    """The monitors of a run. `observe` returns the columns of a step; `batch_size` and `lr_factor` are for the next."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.reset()
 
     def reset(self) -> None:
-        """For another model, or the same from its start."""
+        """Begin anew, for another model or the same from its start."""
         m, batch = self.config.monitor, self.config.train.batch_size
         self.recorded = True  # whether the step recorded its work first, so that its time says nothing
         self.parts: dict[str, Any] = {"heat": HeatCapacity()}
@@ -68,12 +69,12 @@ class Monitors:
         return {name: part.state() for name, part in self.parts.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave; a part that was not there, or is no more, begins anew."""
+        """Take over what `state` gave; a part that was not there, or is no more, begins anew."""
         for name in self.parts.keys() & state.keys():
             self.parts[name].restore(state[name])
 
     def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
-        """Columns for the row of a step."""
+        """Return the columns of the monitors for the row of a step."""
         m, columns, alerts = self.config.monitor, dict[str, Any](), 0
         if "cusum" in self.parts:
             overflow = row.get("skip_reason") == "overflow"  # what loss scaling is for
@@ -89,7 +90,7 @@ class Monitors:
             columns |= self._batch(alerts, run)
         if "lr" in self.parts:
             _, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
-        if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over()):
+        if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over):
             columns |= self._weights(row, run)
         return columns
 
@@ -104,10 +105,10 @@ class Monitors:
         return {"adaptive_batch_size": before, "batch_change_reason": reason}
 
     def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
-        m, learner, columns = self.config.monitor, run.learner, dict[str, Any]()
+        m, state, columns = self.config.monitor, run.state, dict[str, Any]()
         tracks_weights = m.track_weight_entropy or m.track_effective_rank or m.track_free_energy
         if tracks_weights:
-            found = weights.weight_metrics(learner.weights())
+            found = weights.weight_metrics(state.weights())
             entropy = found["weight_entropy"]
             energy = fitness.free_energy(row["loss"], entropy, m.free_energy_beta)
             if m.track_weight_entropy:
@@ -116,13 +117,13 @@ class Monitors:
                 columns["effective_rank"] = found["effective_rank"]
             if m.track_free_energy:
                 columns |= {"free_energy": energy, "fitness_score": 1.0 / energy}
-            columns["complexity_score"] = fitness.complexity(m.complexity, learner.model.num_parameters(), entropy)
-        if m.track_layer_grads and learner.accum == 1:  # with more, a step ends with gradients of zero
-            norms = weights.layer_norms(learner.gradients())
+            columns["complexity_score"] = fitness.complexity(m.complexity, state.model.num_parameters(), entropy)
+        if m.track_layer_grads and state.accum == 1:  # with more, a step ends with gradients of zero
+            norms = weights.layer_norms(state.gradients())
             total = math.sqrt(sum(x * x for x in norms.values()))
             # They carry the loss scale; the norm that the step itself computed does not.
-            scale = row["grad_norm"] / total if learner.opt.loss_scaling and total else 1.0
+            scale = row["grad_norm"] / total if state.opt.loss_scaling and total else 1.0
             columns["per_layer_grad_norms"] = {name: scale * x for name, x in norms.items()}
         if m.track_mi_profiles:
-            columns |= weights.mi_profile(*learner.representations(run.probe()))
+            columns |= weights.mi_profile(*state.representations(run.probe()))
         return columns

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ Genes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class _Record:
-    """Holds plain values only, null where a number is not finite: what is read back equals what was written."""
+    """Holds plain values only, None where a number is not finite: what is read back equals what was written."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -44,7 +44,7 @@ class _Record:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return type(value)(_plain(v) for v in value)
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -61,18 +61,15 @@ class Replicate(_Record):
     fitness: float | None
     steps: int
     tokens: int
-    evaluations: list[list]  # [step of this training, loss] each
+    evaluations: list[tuple[int, float | None]]  # step of this training, loss
     spikes: int
     skipped: int
     clip_rate: float  # share of the steps, 0 to 1
     max_grad_norm: float | None
     tokens_per_sec_mean: float | None
-    cusum_alerts: int  # steps with an alert
+    cusum_alerts: int  # steps with an alert, those of the speed alone left out
     seconds: float
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Replicate:
-        return cls(**values)
+    trouble: int = 0  # steps in trouble, as monitors/trouble.py defines it
 
 
 @dataclass(frozen=True)
@@ -103,12 +100,9 @@ class Candidate(_Record):
     max_grad_norm: float | None = None
     tokens_per_sec_mean: float | None = None
     cusum_alerts: int | None = None
+    trouble: int | None = None
     status: str | None = None  # complete, reused, stopped or diverged; None: not measured yet
     replicates: list[Replicate] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Candidate:
-        return cls(**{**values, "replicates": [Replicate.from_json(r) for r in values["replicates"]]})
 
 
 def genome_key(candidate: Candidate) -> str:

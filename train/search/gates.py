@@ -6,8 +6,9 @@
 3. Are per-block activations justified: some genome of several activations is better than the best single one at equal
    tokens.
 
-Better is a lower validation loss, by more than two standard errors of the difference, which is taken seed by seed: all
-candidates must have started alike and seen the same batches. Gates 2 and 3 do not pass without gate 1.
+Better is a lower validation loss by more than separation.py says that chance makes of as many equal candidates, seed by
+seed: all must have started alike and seen the same batches. Gates 2 and 3 do not pass without gate 1, so a study in
+which nothing differs passes gate 1 by the loss in at most that share of cases, and the others no more often.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ import numpy as np
 
 from helios.train.config import SearchConfig
 from helios.train.search.evolution import Candidate, Replicate, score
-from helios.train.search.ranking import BY_CHANCE, aggregate, difference
+from helios.train.search.ranking import aggregate, measurements
+from helios.train.search.separation import PERCENT, Separation, separation
 
 BASELINE = "gelu"
-ERRORS = 2  # standard errors, which a difference must exceed
 ACCEPTABLE_SPEED = 0.5  # of the baseline's tokens/s, at least
 MATERIAL = 0.01  # of the steps, that are without trouble in the one and not in the other
 BY_LOSS = SearchConfig()
@@ -40,21 +41,23 @@ class Comparison(NamedTuple):
     against_loss: float | None
     difference: float | None  # of the losses, below 0 where the candidate's is lower; None: not comparable
     error: float | None  # standard error of that; None: one seed
+    limit: float | None  # what the difference must exceed to be one
     seeds: int
     tokens_per_sec: float | None
     speed: float | None  # over the other's
-    trouble: float  # spikes, skipped updates and steps with an alert, over the steps
+    trouble: float  # share of steps in trouble
     against_trouble: float
     tokens: int | None  # that the candidate had read
 
     @property
     def better(self) -> bool:
-        return self.difference is not None and self.error is not None and self.difference < -ERRORS * self.error
+        """Whether the candidate's loss is lower by more than chance."""
+        return self.difference is not None and self.limit is not None and self.difference < -self.limit
 
     @property
     def steadier(self) -> bool:
-        """By what matters, and with a loss that is not worse."""
-        if self.difference is None or self.error is None or self.difference > ERRORS * self.error:
+        """Whether the candidate has less trouble by what matters, and a loss that is not higher by more than chance."""
+        if self.difference is None or self.limit is None or self.difference > self.limit:
             return False
         return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # 0.03 - 0.02 is 0.01
 
@@ -70,9 +73,9 @@ class Verdict(NamedTuple):
 # -- the gates ---------------------------------------------------------------------------------------------------------
 
 def worth_it(candidates: Sequence[Candidate]) -> Verdict:
-    """Gate 1. candidates: of one activation each, the baseline among them."""
-    base = _baseline(candidates)
-    rows = tuple(compare(c, base) for c in candidates if c is not base)
+    """Judge gate 1. candidates: of one activation each, the baseline among them."""
+    base, test = _baseline(candidates), told_apart(candidates)
+    rows = tuple(compare(c, base, test) for c in candidates if c is not base)
     passing = [r for r in rows if (r.better or r.steadier) and _fast(r)]
     chosen = _best(passing) or _best([r for r in rows if r.better or r.steadier]) or _best(rows)
     if chosen is None:
@@ -89,10 +92,12 @@ def worth_it(candidates: Sequence[Candidate]) -> Verdict:
 
 
 def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verdict:
-    """Gate 2, for the activation that gate 1 was decided by; the rows are of all whose speed is known."""
+    """Judge gate 2, for the activation that gate 1 was decided by; the rows are of all whose speed is known."""
     base, seconds = _baseline(candidates), baseline_seconds(candidates)
-    rows = tuple(compare(at(c, c.tokens_per_sec_mean * seconds), base) for c in candidates
-                 if c is not base and c.tokens_per_sec_mean and seconds)
+    then = [at(c, c.tokens_per_sec_mean * seconds) for c in candidates
+            if c is not base and c.tokens_per_sec_mean and seconds]
+    test = told_apart([base, *then])
+    rows = tuple(compare(c, base, test) for c in then)
     chosen = next((r for r in rows if first.chosen and r.activation == first.chosen.activation), None)
     if chosen is None or chosen.difference is None:
         return Verdict(2, False, f"Nothing to judge by: there is no loss at {BASELINE}'s time.", chosen, rows)
@@ -103,11 +108,12 @@ def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verd
 
 
 def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candidate] | None, first: Verdict) -> Verdict:
-    """Gate 3. blocks: genomes of several activations, of the same tokens and seeds; None: they were not trained."""
+    """Judge gate 3. blocks: genomes of several activations, of the same tokens and seeds; None: not trained."""
     leaders = best_two(candidates)
     if blocks is None or leaders is None:
         return Verdict(3, False, "Not run: gate 1 did not pass.")
-    rows = tuple(compare(c, leaders[0]) for c in blocks)
+    test = told_apart([*candidates, *blocks])
+    rows = tuple(compare(c, leaders[0], test) for c in blocks)
     chosen = _best(rows)
     if chosen is None:
         return Verdict(3, False, "Nothing to judge by: no genome has a finite validation loss with every seed.",
@@ -117,30 +123,44 @@ def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candid
 
 # -- what they are made of ---------------------------------------------------------------------------------------------
 
-def compare(candidate: Candidate, against: Candidate) -> Comparison:
-    """Their losses are comparable where both have one with the same seeds."""
-    seeds = {r.seed for r in against.replicates}
-    alike = measured(candidate) and measured(against) and {r.seed for r in candidate.replicates} == seeds
-    mean, error = difference(against, candidate, paired=True) if alike else (None, None)
+def told_apart(candidates: Sequence[Candidate]) -> Separation | None:
+    """Return what tells the losses of these candidates apart, of those that have one for each seed of the first."""
+    return separation([measurements(c, BY_LOSS) for c in candidates if measured(c) and _alike(c, candidates[0])],
+                      paired=True)
+
+
+def compare(candidate: Candidate, against: Candidate, test: Separation | None) -> Comparison:
+    """Set a candidate beside another, by a `test` of all that they are compared with.
+
+    Their losses are comparable where both have one for each seed.
+    """
+    difference = error = limit = None
+    if measured(candidate) and measured(against) and _alike(candidate, against):
+        difference = score(candidate, BY_LOSS) - score(against, BY_LOSS)
+        error, limit = (test.error, test.limit) if test else (None, None)
     ours, theirs = candidate.tokens_per_sec_mean, against.tokens_per_sec_mean
     return Comparison(
         candidate.activation, against.activation, candidate.val_loss_mean, candidate.val_loss_se,
-        against.val_loss_mean, mean, error, len(candidate.replicates), ours, ours / theirs if ours and theirs else None,
-        trouble(candidate), trouble(against), candidate.tokens)
+        against.val_loss_mean, difference, error, limit, len(candidate.replicates), ours,
+        ours / theirs if ours and theirs else None, trouble(candidate), trouble(against), candidate.tokens)
+
+
+def _alike(a: Candidate, b: Candidate) -> bool:
+    return {r.seed for r in a.replicates} == {r.seed for r in b.replicates}
 
 
 def measured(candidate: Candidate) -> bool:
+    """Return whether the candidate has a validation loss for each of its seeds."""
     return math.isfinite(score(candidate, BY_LOSS))
 
 
 def trouble(candidate: Candidate) -> float:
-    """The instability that fitness formulas know, over all replicates."""
-    found = sum(r.spikes + r.skipped + r.cusum_alerts for r in candidate.replicates)
-    return found / max(1, sum(r.steps for r in candidate.replicates))
+    """Return the share of steps in trouble, over all replicates."""
+    return sum(r.trouble for r in candidate.replicates) / max(1, sum(r.steps for r in candidate.replicates))
 
 
 def at(candidate: Candidate, tokens: float) -> Candidate:
-    """The candidate as it was after so many tokens; as it ended where it has not read more."""
+    """Return the candidate as it was after so many tokens; as it ended where it has not read more."""
     if not candidate.replicates or not candidate.tokens or not candidate.status:
         return candidate
     then = [replace(r, val_loss=loss_at(r, tokens)) for r in candidate.replicates]
@@ -148,10 +168,9 @@ def at(candidate: Candidate, tokens: float) -> Candidate:
 
 
 def loss_at(replicate: Replicate, tokens: float) -> float | None:
-    """The validation loss after so many tokens, on a line between the evaluations before and after; the last one's
-    beyond it.
+    """Return the validation loss after so many tokens, on a line between the evaluations before and after.
 
-    None before the first evaluation, and where one of the two is not finite.
+    Beyond the last evaluation it is that one's; it is None before the first, and where one of the two is not finite.
     """
     each = replicate.tokens / max(1, replicate.steps)
     read = [step * each for step, _ in replicate.evaluations]
@@ -161,20 +180,21 @@ def loss_at(replicate: Replicate, tokens: float) -> float | None:
 
 
 def baseline_seconds(candidates: Sequence[Candidate]) -> float | None:
-    """The baseline's time for one training, at its mean speed."""
+    """Return the baseline's time for one training, at its mean speed."""
     base = _baseline(candidates)
     return base.tokens / base.tokens_per_sec_mean if base.tokens and base.tokens_per_sec_mean else None
 
 
 def best_two(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
-    """The two of the lowest mean validation loss; None where fewer have one."""
+    """Return the two of the lowest mean validation loss; None where fewer have one."""
     found = sorted(filter(measured, candidates), key=lambda c: score(c, BY_LOSS))
     return (found[0], found[1]) if len(found) > 1 else None
 
 
 def variants(a: str, b: str, n_layer: int) -> list[str]:
-    """Genomes of two activations: a in the first half of the blocks and b in the second, the reverse, and in turn; each
-    once. The middle one of an odd number of blocks is in the first half."""
+    """Return genomes of two activations: a in the first half of the blocks and b in the second, the reverse, and in
+    turn; each once. The middle one of an odd number of blocks is in the first half.
+    """
     half = (n_layer + 1) // 2
     genomes = ([a] * half + [b] * (n_layer - half), [b] * half + [a] * (n_layer - half),
                [(a, b)[i % 2] for i in range(n_layer)])
@@ -182,25 +202,14 @@ def variants(a: str, b: str, n_layer: int) -> list[str]:
 
 
 def told(row: Comparison) -> str:
-    """Which of two comparable ones is ahead, in words."""
+    """Return in words which of two comparable candidates is ahead."""
     assert row.difference is not None
     side = "above" if row.difference > 0 else "below"
     apart = f"{row.activation} is {abs(row.difference):.3g} nats {side} {row.against}"
-    if row.error is None:
+    if row.limit is None:
         return f"{apart}, with one seed, so that the noise is unknown"
-    limit = ERRORS * row.error
-    return f"{apart}, {'' if abs(row.difference) > limit else 'not '}more than two standard errors ({limit:.3g})"
-
-
-def by_chance(seeds: int, tries: int) -> str:
-    """What so few seeds mean where `tries` activations are compared; empty where they are many."""
-    if seeds not in BY_CHANCE:
-        return ""
-    each = BY_CHANCE[seeds] / 2  # of those separated, half are worse
-    return (f"From {seeds} seeds a standard error is itself rough: an activation that does not differ from {BASELINE} "
-            f"comes out better by this rule in {each:g} % of studies, and worse as often. With {tries} to try, up to "
-            f"{tries * each:g} % of the studies in which nothing differs pass gate 1 by the loss. A gate that passes "
-            f"closely wants more seeds.")
+    beyond = "more" if abs(row.difference) > row.limit else "not more"
+    return f"{apart}, {beyond} than equals come to lie apart in {PERCENT} of studies ({row.limit:.3g})"
 
 
 def _baseline(candidates: Sequence[Candidate]) -> Candidate:
@@ -215,12 +224,12 @@ def _fast(row: Comparison) -> bool:
 
 
 def _best(rows: Sequence[Comparison]) -> Comparison | None:
-    """Of those that are comparable: one that is better, the lowest."""
+    """Return the lowest of those that are better, else of those that are comparable."""
     known = [(not r.better, r.difference, i) for i, r in enumerate(rows) if r.difference is not None]
     return rows[min(known)[-1]] if known else None
 
 
 def _after(first: Verdict, verdict: Verdict) -> Verdict:
-    """A gate that does not pass without the first."""
+    """Return the verdict on a gate that does not pass without the first."""
     return verdict if first.passed else verdict._replace(
         passed=False, sentence=f"{verdict.sentence} But gate 1 did not pass.")

@@ -1,4 +1,4 @@
-"""The plots of a search's report, and the rows of metrics that they show."""
+"""The plots of a search's report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from helios.train.search.evolution import Candidate
+from helios.train.search.files import Track
 
 PREPARING = 2  # first steps of a replicate, whose time is for preparing kernels
 # Okabe and Ito's colours, which also those tell apart who do not see all of them.
@@ -22,37 +22,6 @@ TALLEST = 40.0  # inches
 ROOMY = 8  # generations that fit in the width of a page
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
          "legend.frameon": False, "axes.axisbelow": True, "figure.constrained_layout.use": True}
-
-
-@dataclass
-class Track:
-    """The rows of one replicate of a candidate, with NaN for what is not finite."""
-
-    candidate: str  # its id
-    first: int  # step of the run
-    steps: list[int] = field(default_factory=list)  # of the replicate, from 1
-    losses: list[float] = field(default_factory=list)
-    evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step of the replicate, loss)
-    rates: list[float] = field(default_factory=list)  # tokens/s
-    alerts: Counter[str] = field(default_factory=Counter)  # how often for which reason
-    skips: Counter[str] = field(default_factory=Counter)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """A row of metrics.jsonl."""
-        step = row["step"] - self.first + 1
-        self.steps.append(step)
-        self.losses.append(_finite(row.get("loss")))
-        self.rates.append(_finite(row.get("tokens_per_sec")))
-        if row.get("val_loss") is not None:
-            self.evaluations.append((step, _finite(row["val_loss"])))
-        if reason := row.get("cusum_alert_reason"):
-            self.alerts.update(str(reason).split("; "))
-        if row.get("skipped"):
-            self.skips[str(row.get("skip_reason"))] += 1
-
-
-def _finite(x: Any) -> float:
-    return float(x) if isinstance(x, int | float) and math.isfinite(x) else math.nan
 
 
 def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:

@@ -1,20 +1,14 @@
-"""The report of a search, from what it left in the run directory: a table for the terminal, and a page with plots.
-
-Reads search/candidates.jsonl, search/summary.json and metrics.jsonl. A search in progress may lack all but one of the
-first two.
-"""
+"""The report of a search, from what it left in the run directory: a table for the terminal, and a page with plots."""
 
 from __future__ import annotations
 
-import json
 import math
-import types
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -22,31 +16,22 @@ from rich.text import Text
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.model.config import MLPS
-from helios.train import telemetry
 from helios.train.config import SearchConfig
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
-from helios.train.search.plots import PREPARING, Track, draw, labels, short, speeds
+from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
+from helios.train.search.plots import PREPARING, draw, labels, short, speeds
+from helios.train.search.ranking import Entry, Summary
+from helios.train.search.separation import PERCENT
 
-FOLDER, CANDIDATES, SUMMARY, PAGE = "search", "candidates.jsonl", "summary.json", "report.md"
+PAGE = "report.md"
 RIVALS = 4  # of the winner, named in the first line
-SUMMARY_KINDS: dict[str, Any] = {
-    "status": str, "config": dict, "base": dict, "ranking": list[dict], "winner": str | None, "separated": bool,
-    "reasons": list[str], "unfair": list[str], "cost": dict[str, float], "device": str}
-ENTRY_KINDS: dict[str, Any] = {
-    "rank": int, "id": str, "score": float | None, "difference": float | None, "difference_se": float | None,
-    "separated": bool | None}
-NOT_YET: Mapping[str, Any] = {
-    "status": "running", "config": None, "base": {}, "ranking": [], "winner": None, "separated": False, "reasons": [],
-    "unfair": [], "cost": {}, "device": ""}
-
 TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
           "spikes", "alerts", "status")
 PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
 WORDS = {"name", "activation", "parent", "separated", "status", "blocks", "alerts for", "skipped for"}
 
-_table = partial(markdown_table, left=0, words=WORDS, aligned=False)
+_table = partial(markdown_table, left=0, words=WORDS)
 
 # What makes a comparison fair: a setting, its value, and what all candidates then have.
 FAIR = (
@@ -66,135 +51,24 @@ HOW_TO_READ = (
     "A candidate is trained once for each seed; these trainings are its replicates. The validation loss is the mean of "
     "their last evaluations, in nats a token, and SE its standard error: how far other seeds would move it. One "
     "replicate says nothing of the noise.",
-    "Two candidates are separated where they differ by more than two standard errors of their difference. Chance alone "
-    "often makes smaller differences of equals; more replicates or a larger budget would tell. A rank says no more.",
+    f"Two candidates are separated where they differ by more than as many equal ones would come to lie apart in "
+    f"{PERCENT} of searches, by the noise of all of them together. More replicates or a larger budget separate more. "
+    f"A rank says no more.",
     "The result holds for this model, this text and this budget: what learns fastest in a short training need not be "
     "best in a long one.",
     "Where several candidates have one name, the number at the end of their id follows it. Status: reused, the genome "
     "of an earlier candidate, whose results are shown; stopped, ended early because it could not win any more; "
     "diverged, without a finite validation loss.",
-    "Clip % is the share of steps whose gradient was clipped. Spikes are updates that were skipped because the "
-    "gradient norm was above the threshold. Alerts are steps at which a monitor saw a shift. All are counted over all "
-    "replicates.",
+    "Clip % is the share of steps whose gradient was clipped. Spikes are steps whose gradient norm was above the "
+    "threshold, or ten times the usual. Alerts are steps at which a monitor saw a shift of norm, clipping or "
+    "validation loss. All are counted over all replicates.",
 )
-
-
-# -- what a search left ------------------------------------------------------------------------------------------------
-
-def find(path: Path) -> Path:
-    """The run directory that `path` means: itself, or the one whose folder search/ it is. Raises UserError."""
-    path = path.absolute()
-    run = path.parent if path.name == FOLDER and not (path / FOLDER).exists() else path
-    if not any((run / FOLDER / name).exists() for name in (CANDIDATES, SUMMARY)):
-        raise UserError(f"{path} holds no search: no {FOLDER}/{CANDIDATES}, no {FOLDER}/{SUMMARY}; give the directory "
-                        f"of a run that searched")
-    return run
-
-
-def read(run: Path) -> tuple[list[Candidate], Mapping[str, Any]]:
-    """The candidates, in order of creation, and the summary, or NOT_YET. Raises UserError."""
-    candidates: dict[str, Candidate] = {}
-    path = run / FOLDER / CANDIDATES
-    for number, line in enumerate(_lines(path), 1):
-        c = _made(Candidate.from_json, _object(path, number, line), path, number)
-        wrong = [x for record in (c, *c.replicates) for x in _wrong(vars(record), get_type_hints(type(record)))]
-        if wrong := wrong or [name for name in c.activation.split(",") if name not in MLPS]:
-            raise _damaged(path, number, f"cannot use {', '.join(wrong)}")
-        if c.id in candidates or (c.parent_id is not None and c.parent_id not in candidates):
-            raise _damaged(path, number, f"{c.id} is there twice, or before its parent {c.parent_id}")
-        candidates[c.id] = c
-    return list(candidates.values()), _summary(run / FOLDER / SUMMARY, candidates)
-
-
-def _summary(path: Path, candidates: Mapping[str, Candidate]) -> Mapping[str, Any]:
-    if not path.exists():
-        return NOT_YET
-    summary = _object(path, 1, b"".join(_lines(path)))
-    wrong = _wrong(summary, SUMMARY_KINDS) or sorted({x for e in summary["ranking"] for x in _wrong(e, ENTRY_KINDS)})
-    if not wrong:
-        config = _made(lambda values: SearchConfig(**values), summary["config"], path, 0)
-        wrong = _wrong(vars(config), get_type_hints(SearchConfig)) + ["budget"] * (config.budget not in BUDGETS)
-        if summary["status"] == "complete" and summary["winner"] not in (None, *candidates):
-            wrong.append(f"the winner {summary['winner']}, which is not in {CANDIDATES}")
-    if wrong:
-        raise _damaged(path, 0, f"cannot use {', '.join(wrong)}")
-    # While a search is in progress one of the files may be ahead of the other.
-    return summary | {"config": config, "ranking": [e for e in summary["ranking"] if e["id"] in candidates]}
-
-
-def tracks(run: Path, candidates: Iterable[Candidate]) -> list[Track]:
-    """What metrics.jsonl says of the replicates of `candidates`, in their order of training. Raises UserError."""
-    found: dict[tuple[str, int], Track] = {}
-    known, path = {c.id for c in candidates}, run / telemetry.METRICS
-    for number, line in enumerate(_lines(path), 1):
-        if not line.endswith(b"\n"):
-            break  # being written, or cut short by a kill
-        row = _object(path, number, line)
-        c, step, replicate = (row.get(key) for key in ("symbio_candidate_id", "step", "symbio_replicate"))
-        if not isinstance(c, str) or c not in known:
-            continue
-        if not isinstance(step, int) or not isinstance(replicate, int):
-            raise _damaged(path, number, "no step or symbio_replicate")
-        found.setdefault((c, replicate), Track(c, step)).add(row)
-    return list(found.values())
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """None of a file that is not there."""
-    try:
-        with open(path, "rb") as file:
-            yield from file
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _object(path: Path, number: int, raw: bytes) -> dict[str, Any]:
-    """The JSON object that begins on that line of the file."""
-    try:
-        value = json.loads(raw.decode().rstrip())  # with its end, an error there would be on the next line
-    except UnicodeDecodeError as error:
-        raise _damaged(path, number + raw.count(b"\n", 0, error.start), "no UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise _damaged(path, number + error.lineno - 1, error.msg) from error
-    if not isinstance(value, dict):
-        raise _damaged(path, number, "no JSON object")
-    return value
-
-
-def _made(make: Callable[[Any], Any], values: dict[str, Any], path: Path, number: int) -> Any:
-    """A record of `values`, which are as the file has them."""
-    try:
-        return make(values)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise _damaged(path, number, f"cannot use {error}") from error
-
-
-def _damaged(path: Path, number: int, why: str) -> UserError:
-    """number: of the line, 0 where it is none in particular."""
-    return UserError(f"{path}{f', line {number},' if number else ''} is damaged: {why}")
-
-
-def _wrong(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
-    """The names in `kinds` whose values are missing or of another kind."""
-    return [name for name, kind in kinds.items() if name not in values or not _fits(values[name], kind)]
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is types.UnionType:
-        return any(_fits(value, k) for k in inner)
-    if origin in (list, dict):
-        parts = value.values() if isinstance(value, dict) else value
-        return isinstance(value, origin) and all(_fits(v, inner[-1]) for v in parts)
-    return isinstance(value, int | float if kind is float else kind)
 
 
 # -- the result, and the table for the terminal ------------------------------------------------------------------------
 
-def result(candidates: Sequence[Candidate], summary: Mapping[str, Any]) -> str:
-    """In one sentence: who won, and whether the data say so."""
+def result(candidates: Sequence[Candidate], summary: Summary) -> str:
+    """Return in one sentence who won, and whether the data say so."""
     names, by_id = labels(candidates), {c.id: c for c in candidates}
     named = lambda c: f"{short(c.activation)} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
@@ -203,7 +77,7 @@ def result(candidates: Sequence[Candidate], summary: Mapping[str, Any]) -> str:
         return f"The search is in progress: {sum(c.status is not None for c in candidates)} candidates measured{leads}."
     if winner is None:
         return "There is no winner: no candidate came to a result."
-    rivals: dict[str, Mapping[str, Any]] = {}  # the best of each genome that the winner was compared with
+    rivals: dict[str, Entry] = {}  # the best of each genome that the winner was compared with
     for entry in summary["ranking"]:
         if entry["separated"] is not None:
             rivals.setdefault(by_id[entry["id"]].activation, entry)
@@ -219,8 +93,8 @@ def result(candidates: Sequence[Candidate], summary: Mapping[str, Any]) -> str:
             f"{told[-1]} is best.")
 
 
-def table(candidates: Sequence[Candidate], summary: Mapping[str, Any] | None) -> Table:
-    """The candidates: those with a rank first, then the others in order of creation; what is not known yet is –."""
+def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
+    """Return the candidates, those with a rank first, then the others in order of creation; – is not known yet."""
     titles, rows = _ranked(candidates, summary or NOT_YET, TITLES)
     shown = Table(box=None, pad_edge=False)
     for title in titles:
@@ -231,9 +105,9 @@ def table(candidates: Sequence[Candidate], summary: Mapping[str, Any] | None) ->
     return shown
 
 
-def _ranked(candidates: Sequence[Candidate], summary: Mapping[str, Any], titles: tuple[str, ...]
+def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str, ...]
             ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """The columns, and every candidate's cells by them."""
+    """Return the columns, and every candidate's cells by them."""
     entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
     order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
     mixed = any("," in c.activation for c in candidates)
@@ -273,7 +147,7 @@ def _count(x: float | None) -> str:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 def write(run: Path, plots: bool = True) -> Path:
-    """Make search/report.md in the run directory `run` and, with `plots`, its pictures; returns the page's path.
+    """Make search/report.md in the run directory `run` and, with `plots`, its pictures; return the page's path.
 
     Raises UserError where a file is damaged or nothing can be written.
     """
@@ -290,12 +164,12 @@ def write(run: Path, plots: bool = True) -> Path:
 
 
 def markdown(run: Path) -> str:
-    """The page on the search of the run directory `run`, with those pictures that are there. Raises UserError."""
+    """Return the page on the search of the run directory `run`, with the pictures that are there. Raises UserError."""
     candidates, summary = read(run)
     return _page(candidates, summary, tracks(run, candidates), [p.name for p in (run / FOLDER).glob("*.png")])
 
 
-def _page(candidates: Sequence[Candidate], summary: Mapping[str, Any], found: Sequence[Track],
+def _page(candidates: Sequence[Candidate], summary: Summary, found: Sequence[Track],
           pictures: Collection[str]) -> str:
     titles, rows = _ranked(candidates, summary, PAGE_TITLES)
     sections: tuple[tuple[str, str, Iterable[str]], ...] = (  # title, picture, lines above the picture
@@ -325,10 +199,10 @@ def _list(sentences: Iterable[str]) -> list[str]:
     return [f"* {sentence}" for sentence in sentences]
 
 
-def _fairness(summary: Mapping[str, Any]) -> list[str]:
-    config, unfair = summary["config"], summary["unfair"]
-    if config is None:
+def _fairness(summary: Summary) -> list[str]:
+    if not summary["config"]:
         return []
+    config, unfair = SearchConfig.from_dict(summary["config"]), summary["unfair"]
     shared = [words for key, value, words in FAIR if getattr(config, key) == value]
     return ["All candidates had", "", *_list([f"the same budget: {_budget(config)}", *shared]), "",
             *(["What was switched off, or differs:", "", *_list(unfair)] if unfair else
@@ -340,7 +214,7 @@ def _budget(config: SearchConfig) -> str:
     return f"{n} replicates of {each}" if n != 1 else f"one training of {each}"
 
 
-def _cost(summary: Mapping[str, Any]) -> Iterator[str]:
+def _cost(summary: Summary) -> Iterator[str]:
     if cost := summary["cost"]:
         spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
         minutes = cost.get("seconds", math.nan) / 60

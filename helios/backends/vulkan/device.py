@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helios.backends.vulkan import environment
-from helios.errors import UserError
+from helios.errors import DeviceLost, UserError
 
 ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
 VULKAN_1_3 = 1 << 22 | 3 << 12
@@ -54,10 +54,6 @@ def advice() -> str:
     """What to do where there is no device."""
     hiding = [name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ]
     return f"{hiding[0]}={os.environ[hiding[0]]} chooses the drivers; unset it, or {ADVICE}" if hiding else ADVICE
-
-
-class DeviceLost(RuntimeError):
-    """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A model being trained on a device: its optimizer and the recorded steps."""
+"""What is trained: a model on a device, its optimizer, and the recordings of a step and of an evaluation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from helios import ops
+from helios import ops, random
 from helios.backends.backend import Backend
 from helios.capture import Capture
 from helios.model import GPT, GPTConfig, Sampler
@@ -18,8 +18,11 @@ from helios.train.config import TrainConfig
 KEPT = 2  # recordings of a step, where its batch changes: each has memory of its own
 
 
-class Learner:
-    """Model, optimizer, and what is recorded of them. A step is `accum` micro-steps, of which the last also updates."""
+class TrainState:
+    """A model of the weights of `seed`, its optimizer, and what is recorded of them.
+
+    A step is `accum` micro-steps, of which the last also updates.
+    """
 
     def __init__(self, model: GPTConfig, train: TrainConfig, backend: Backend, seed: int) -> None:
         self.backend, self.accum = backend, train.accum
@@ -35,15 +38,29 @@ class Learner:
         if self.accum > 1:
             self.opt.zero_grad(fill=True)
 
+    def prepare(self, batch_size: int, evaluated: int) -> None:
+        """Record a step of `batch_size` sequences and, unless it is 0, an evaluation of `evaluated`.
+
+        Nothing is computed. Afterwards all their memory is taken; raises UserError where there is not enough.
+        """
+        ids = lambda n: np.zeros((n, self.model.config.block_size), np.int32)
+        inputs = ids(batch_size), ids(batch_size), random.state(0, 0)
+        if self.accum > 1:
+            self.micro.prepare(*inputs)
+        self.last.prepare(*inputs, np.zeros(1, np.float32))
+        if evaluated:
+            self.evaluation.prepare(ids(evaluated), ids(evaluated))
+
     def restart(self, seed: int) -> None:
-        """As if new, with the initial weights of `seed`; what is recorded stays."""
+        """Begin anew with the initial weights of `seed`; what is recorded stays."""
         self.model.load_state_dict(initial_state(self.model.config, seed))
         self.opt.reset()
 
     def submit(self, inputs: list[tuple[np.ndarray, ...]]) -> Callable[[], tuple[np.ndarray, ...]]:
-        """Start a step. `inputs`: tokens, targets, rng of each micro-step, the last with the learning rate [1].
+        """Start a step. The returned function waits for the loss, a scalar, and the optimizer's stats [len(STATS)].
 
-        The returned function waits for the loss, a scalar, and the optimizer's stats.
+        inputs: tokens and targets, int32 [B, T] each, and rng, int32 [3], of each micro-step; of the last one also the
+        learning rate, float32 [1].
         """
         waits = [self.micro.submit(*micro) for micro in inputs[:-1]]
         last = self.last.submit(*inputs[-1])
@@ -56,12 +73,12 @@ class Learner:
         return wait
 
     def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-        """Mean loss over the batches, without dropout; touches nothing that training reads."""
+        """Return the mean loss over the batches, in nats, without dropout; nothing that training reads is touched."""
         losses = [float(self.evaluation(*batch)[0]) for batch in batches]
         return sum(losses) / len(losses)
 
     def timings(self) -> dict[str, float]:
-        """Dispatches ("gpu_ops_count") and milliseconds of each phase of the last step."""
+        """Return the dispatches ("gpu_ops_count") and the milliseconds of each phase of the last step."""
         row: dict[str, float] = {}
         # A replay's timings are those of its last call; the micro-steps before the last are alike.
         for capture, calls in ((self.micro, self.accum - 1), (self.last, 1)):
@@ -74,15 +91,15 @@ class Learner:
         return row
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Every parameter's values, views of one copy on the host."""
+        """Return every parameter's values, views of one copy on the host."""
         return self._slab(self.opt.weights)
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Those of the last step, before clipping; in mixed precision times the loss scale."""
+        """Return the gradients of the last step, before clipping; in mixed precision times the loss scale."""
         return self._slab(self.opt.grads)
 
     def representations(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(embeddings [N, D], final hidden values [N, D], logits [N, V]) of int32 tokens [B, T], N = B·T."""
+        """Return embeddings [N, D], final hidden values [N, D] and logits [N, V] of int32 tokens [B, T]; N = B·T."""
         with self.model.no_grad():
             weights, ids = self.model.weights, Tensor(self.backend.array(tokens), self.backend)
             inputs = ops.embedding(weights["wte.weight"], ids, weights["wpe.weight"])

@@ -13,12 +13,13 @@ import pytest
 from helios.backends.backend import SCALE_MAX, SCALE_START, STATS, Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
-from helios.train import checkpoint, data, device, samples, telemetry
+from helios.train import checkpoint, data, device, samples
 from helios.train.data import Dataset
+from helios.train.loop import Loop
+from helios.train.records import records
+from helios.train.records.directory import EVENTS, SAMPLES
 from helios.train.schedule import learning_rate
-from helios.train.telemetry import EVENTS, SAMPLES
 from helios.train.tokenizer import END, USER
-from helios.train.trainer import Trainer
 
 from .runs import Make, final, rows
 
@@ -43,7 +44,7 @@ def test_one_row_a_step_and_it_learns(make: Make, each_backend: Backend) -> None
     assert [s["step"] for s in samples] == [20] * 5 + [40] * 5
     assert all(s["prompt"].startswith("<|user|> ") and s["prompt"].endswith(" <|assistant|>") for s in samples)
     assert [p.name for p in checkpoint.steps(t.records.path)] == [
-        f"step-{n:06d}" for n in (6, 12, 18, 24, 30, 36, 40)]
+        f"step-{n:06d}" for n in (6, 12, 18, 20, 24, 30, 36, 40)]  # one before the samples, too
 
 
 def test_evaluating_and_sampling_disturb_nothing(make: Make, each_backend: Backend) -> None:
@@ -94,16 +95,16 @@ def test_accumulation_of_three_draws_three_batches(make: Make, cpu_ref: Backend,
     assert state["position"] == 12 and state["step"] == 4
 
 
-def poison(t: Trainer) -> None:
-    state = t.model.state_dict()
+def poison(t: Loop) -> None:
+    state = t.state.model.state_dict()
     state["lm_head.weight"][0, 0] = np.nan
-    t.model.load_state_dict(state)
+    t.state.model.load_state_dict(state)
 
 
 def test_a_loss_that_is_not_finite(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=5, eval_interval=2)
     poison(t)
-    before = t.opt.state_dict()
+    before = t.state.opt.state_dict()
     assert t.run()
     log = rows(t)
     assert [r["step"] for r in log] == [1, 2, 3, 4, 5]
@@ -111,7 +112,7 @@ def test_a_loss_that_is_not_finite(make: Make, each_backend: Backend) -> None:
     kinds = [e["kind"] for e in rows(t, EVENTS)]
     assert kinds.count("non_finite") == 5 and kinds.count("skipped") == 5
     assert t.best is None
-    after = t.opt.state_dict()
+    after = t.state.opt.state_dict()
     for name in before:
         if name != "stats":
             np.testing.assert_array_equal(before[name], after[name])
@@ -119,10 +120,10 @@ def test_a_loss_that_is_not_finite(make: Make, each_backend: Backend) -> None:
 
 def test_spikes_are_skipped_and_counted(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=4, spike_threshold=1e-3, eval_interval=0)
-    before = t.model.state_dict()
+    before = t.state.model.state_dict()
     assert t.run()
     assert [(r["step"], r["skipped"], r["skip_reason"]) for r in rows(t)] == [(n, True, "spike") for n in (1, 2, 3, 4)]
-    for name, value in t.model.state_dict().items():
+    for name, value in t.state.model.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
 
 
@@ -142,9 +143,9 @@ def test_mixed_precision_learns_as_f32_does(make: Make, each_mixed: Backend, req
 def test_overflows_are_skipped_and_counted(make: Make, each_mixed: Backend) -> None:
     """A scale at which the gradient of the logits is beyond float16 comes down until it is not."""
     t = make(each_mixed, precision="mixed", steps=30, eval_interval=0)
-    state = t.opt.state_dict()
+    state = t.state.opt.state_dict()
     state["stats"][STATS.index("loss_scale")] = SCALE_MAX
-    t.opt.load_state_dict(state)
+    t.state.opt.load_state_dict(state)
     assert t.run()
     log = rows(t)
     skipped = [r for r in log if r.get("skipped")]
@@ -152,7 +153,7 @@ def test_overflows_are_skipped_and_counted(make: Make, each_mixed: Backend) -> N
     assert [r["step"] for r in skipped][:3] == [1, 2, 3] and len(skipped) < 10
     assert log[-1]["loss_scale"] == SCALE_MAX / 2 ** len(skipped) and log[-1]["loss"] < log[0]["loss"]
     events = [e for e in rows(t, EVENTS) if e["kind"] == "skipped"]
-    assert len(events) == len(skipped) == t.opt.last()["overflows"]
+    assert len(events) == len(skipped) == t.state.opt.last()["overflows"]
     assert events[0]["reason"] == "overflow" and f"loss scale now {SCALE_MAX / 2:g}" in events[0]["message"]
 
 
@@ -164,7 +165,7 @@ def test_the_backend_has_the_precision_of_the_run(make: Make, cpu_ref: Backend) 
 def test_one_submit_a_step(make: Make, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(backend, "submits"):
         pytest.skip(f"{backend.name} counts no submits")
-    monkeypatch.setattr(Trainer, "sample", lambda self: None)
+    monkeypatch.setattr(Loop, "sample", lambda self: None)
     counts = []
     for steps in (5, 15):
         t = make(backend, str(steps), steps=steps, eval_interval=0, checkpoint_interval=0)
@@ -206,10 +207,10 @@ def test_the_largest_array_must_fit_too() -> None:
 @pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])
 def test_sampling_that_fails_loses_no_step(make: Make, cpu_ref: Backend,
                                            monkeypatch: pytest.MonkeyPatch, interval: int, saved: int) -> None:
-    def fail(self: Trainer) -> None:
+    def fail(self: Loop) -> None:
         raise MemoryError("of the device")
 
-    monkeypatch.setattr(Trainer, "sample", fail)
+    monkeypatch.setattr(Loop, "sample", fail)
     t = make(cpu_ref, steps=4, eval_interval=2, sample_interval=2, checkpoint_interval=interval)
     with pytest.raises(MemoryError, match="of the device"):
         t.run()
@@ -241,5 +242,5 @@ def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend) -> Non
     t = make(cpu_ref, steps=1, checkpoint_interval=0)
     t.run()
     (row,) = rows(t)
-    assert tuple(row)[:len(telemetry.COLUMNS)] == telemetry.COLUMNS
-    assert set(row) - set(telemetry.COLUMNS) <= set(telemetry.MORE_COLUMNS)
+    assert tuple(row)[:len(records.COLUMNS)] == records.COLUMNS
+    assert set(row) - set(records.COLUMNS) <= set(records.MORE_COLUMNS)

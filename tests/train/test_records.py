@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from helios.errors import UserError
-from helios.train import telemetry
-from helios.train.telemetry import CONFIG, EVENTS, LOCK, METRICS, SAMPLES, Records
+from helios.train.records import directory
+from helios.train.records.directory import CONFIG, EVENTS, LOCK, METRICS, SAMPLES
+from helios.train.records.records import COLUMNS, Records
 
 
 class Vocabulary:
@@ -37,9 +38,9 @@ def strict(path: Path) -> list[dict[str, Any]]:
 
 
 def test_run_id() -> None:
-    assert re.fullmatch(r"historic_chat_\d{14}_[0-9a-z]{4}", telemetry.run_id("/a/historic-chat.txt"))
-    assert re.fullmatch(r"synth_2MB_\d{14}_[0-9a-z]{4}", telemetry.run_id("synth:2MB"))
-    assert telemetry.run_id("../ä.txt").startswith("run_")
+    assert re.fullmatch(r"historic_chat_\d{14}_[0-9a-z]{4}", directory.run_id("/a/historic-chat.txt"))
+    assert re.fullmatch(r"synth_2MB_\d{14}_[0-9a-z]{4}", directory.run_id("synth:2MB"))
+    assert directory.run_id("../ä.txt").startswith("run_")
 
 
 def test_every_row_has_every_column(tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_every_row_has_every_column(tmp_path: Path) -> None:
     log.metrics(row(1, lr=0.1))
     log.metrics(row(2, skipped=True, val_loss=2.0))
     first, second = strict(tmp_path / METRICS)
-    assert list(first) == list(telemetry.COLUMNS)
+    assert list(first) == list(COLUMNS)
     assert first["lr"] == 0.1 and first["val_loss"] is None
     assert second["skipped"] is True and second["val_loss"] == 2.0
 
@@ -109,25 +110,25 @@ def test_no_half_line_on_a_full_disk(tmp_path: Path) -> None:
 
 def test_one_process_a_directory(tmp_path: Path) -> None:
     path = tmp_path / "a" / "run"
-    with telemetry.locked(path, new=True):
+    with directory.locked(path, new=True):
         for new in (True, False):
-            with pytest.raises(UserError, match="is in use by another process"), telemetry.locked(path, new=new):
+            with pytest.raises(UserError, match="is in use by another process"), directory.locked(path, new=new):
                 pass
         records(path)
     assert (path / CONFIG).exists()
-    with telemetry.locked(path, new=False):
+    with directory.locked(path, new=False):
         pass
 
 
 def test_a_run_that_did_not_begin_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError), telemetry.locked(tmp_path / "run", new=True):
+    with pytest.raises(UserError), directory.locked(tmp_path / "run", new=True):
         raise UserError("bad data")
     assert not (tmp_path / "run").exists()
     (tmp_path / "mine").mkdir()
-    with telemetry.locked(tmp_path / "mine", new=True):
+    with directory.locked(tmp_path / "mine", new=True):
         pass
     assert (tmp_path / "mine").exists()
-    with telemetry.locked(tmp_path / "mine", new=True):
+    with directory.locked(tmp_path / "mine", new=True):
         pass
 
 
@@ -139,7 +140,7 @@ def test_directories_that_a_new_run_may_not_have(tmp_path: Path) -> None:
     (tmp_path / "run" / CONFIG).touch()
     for name, message in (("file", "is a file"), ("other", "is not empty"), ("run", "continue it with --resume"),
                           ("file/run", "Not a directory")):
-        with pytest.raises(UserError, match=message), telemetry.locked(tmp_path / name, new=True):
+        with pytest.raises(UserError, match=message), directory.locked(tmp_path / name, new=True):
             pass
     assert not (tmp_path / "other" / LOCK).exists()
 
@@ -147,7 +148,7 @@ def test_directories_that_a_new_run_may_not_have(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     config = {"model": {}, "train": {}, "data": {}, "run_id": "r"}
     for name in ("first", "second"):
-        with telemetry.locked(tmp_path, new=True):
+        with directory.locked(tmp_path, new=True):
             (tmp_path / "checkpoints" / ".partial-000001").mkdir(parents=True, exist_ok=True)
             log = Records(tmp_path, config, Vocabulary())
             log.event(0, "run_start", name)
@@ -164,7 +165,7 @@ def test_config_json_of_others(tmp_path: Path, text: str | None, message: str) -
     if text is not None:
         (tmp_path / CONFIG).write_text(text)
     with pytest.raises(UserError, match=message):
-        telemetry.read_config(tmp_path)
+        directory.read_config(tmp_path)
 
 
 def test_lines_are_whole_when_a_method_returns(tmp_path: Path) -> None:

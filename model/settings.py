@@ -1,0 +1,167 @@
+"""Settings: dataclasses whose fields say what they take.
+
+A field is declared once, with its default, the values that it accepts, a line of help and, where it has one, the name
+of its flag. Every way to set it reads by that declaration: Python, TOML, JSON, `--set`, flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
+
+from helios.errors import UserError, nearest
+
+
+class Range(NamedTuple):
+    """The values that a setting accepts: in words, as a test, and by name where they are a few names."""
+
+    words: str
+    accepts: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
+
+
+ANY = Range("", lambda x: True)
+COUNT = Range("at least 1", lambda x: x >= 1)
+NATURAL = Range("at least 0", lambda x: x >= 0)
+POSITIVE = Range("greater than 0", lambda x: x > 0)
+PORTION = Range("from 0 to 1", lambda x: 0 <= x <= 1)
+SHARE = Range("at least 0 and less than 1", lambda x: 0 <= x < 1)
+
+
+def one_of(*names: str) -> Range:
+    return Range(f"one of {', '.join(names)}", lambda x: x in names, names)
+
+
+class Kind(NamedTuple):
+    """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError."""
+
+    words: str
+    metavar: str
+    read: Callable[[Any], Any]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError
+    return int(value)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
+        raise ValueError
+    return float(value)
+
+
+def _text(value: Any) -> str:
+    # Devices are also chosen by number, and TOML and JSON know numbers.
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value):
+        raise ValueError
+    return str(value)
+
+
+def _switch(value: Any) -> bool:
+    if str(value).lower() not in ("true", "false"):
+        raise ValueError
+    return str(value).lower() == "true"
+
+
+def _names(value: Any) -> str:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError
+    return ",".join(part.strip() for name in names for part in name.split(","))
+
+
+def _genomes(value: Any) -> str:
+    given = value.split(";") if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ValueError
+    return ";".join(_names(genome) for genome in given if genome)
+
+
+def _terms(value: Any) -> str:
+    if isinstance(value, str):
+        value = dict(term.partition("=")[::2] for term in value.split(",") if term.strip())
+    if not isinstance(value, dict):
+        raise ValueError
+    return ",".join(f"{name.strip()}={_number(x)}" for name, x in sorted(value.items()))
+
+
+INT = Kind("a whole number", "N", _integer)
+FLOAT = Kind("a number", "X", _number)
+TEXT = Kind("text", "TEXT", _text)
+SWITCH = Kind("true or false", "BOOL", _switch)
+NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
+GENOMES = Kind("genomes with semicolons between, or a list of them", "GENOME[;GENOME…]", _genomes)
+TERMS = Kind("NAME=NUMBER, several with commas between", "NAME=X[,NAME=X…]", _terms)
+WIDTH = Kind("a whole number or matched", "N", lambda x: x if x == "matched" else _integer(x))
+KINDS = {"int": INT, "float": FLOAT, "str": TEXT, "bool": SWITCH}  # by the annotation of a field
+
+
+def setting(default: Any, range: Range = ANY, help: str = "", *, flag: str = "", kind: Kind | None = None) -> Any:
+    """Declare a field of a dataclass of settings.
+
+    help: half a sentence. flag: the name of its command line flag, without dashes; "" where it has none. kind: needed
+    only where the annotation does not tell it. A setting whose default is None also takes "auto", which means None.
+    """
+    return dataclasses.field(default=default, metadata={"range": range, "help": help, "flag": flag, "kind": kind})
+
+
+class Setting(NamedTuple):
+    """A declared setting."""
+
+    section: str
+    key: str
+    flag: str
+    kind: Kind
+    range: Range
+    help: str
+    default: Any
+
+    def read(self, value: Any, origin: str) -> Any:
+        """Return the value that `value` stands for. Raises UserError, which begins with `origin`, for any other."""
+        if self.default is None and value in (None, "auto"):
+            return None
+        try:
+            # A list in JSON, so that a flag takes what a file takes.
+            listed = isinstance(value, str) and value.lstrip().startswith("[")
+            found = self.kind.read(json.loads(value) if listed else value)
+        except (ValueError, TypeError, OverflowError):
+            also = " or auto" if self.default is None else ""
+            raise UserError(f"{origin}: expected {self.kind.words}{also}, got {value!r}") from None
+        if not self.range.accepts(found):
+            near = nearest(str(found), self.range.names) if self.range.names else ""
+            raise UserError(f"{origin}: expected {self.range.words}, got {value!r}{near}")
+        return found
+
+
+def declared(cls: type, section: str = "") -> tuple[Setting, ...]:
+    """The settings that the dataclass `cls` declares, in order."""
+    def of(f: dataclasses.Field) -> Setting:
+        kind = f.metadata["kind"] or KINDS[str(f.type).removesuffix(" | None")]
+        return Setting(section, f.name, f.metadata["flag"], kind, f.metadata["range"], f.metadata["help"], f.default)
+    return tuple(of(f) for f in dataclasses.fields(cls))
+
+
+class Settings:
+    """A frozen dataclass of settings, every value of which is checked when one is made. Raises UserError."""
+
+    def __post_init__(self) -> None:
+        for s in declared(type(self)):
+            object.__setattr__(self, s.key, s.read(getattr(self, s.key), s.key))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values by name: numbers, texts, switches and None only."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make one of values by name. Raises UserError for an unknown name, with the nearest known one."""
+        known = [s.key for s in declared(cls)]
+        for name in values:
+            if name not in known:
+                raise UserError(f"unknown setting {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+        return cls(**values)

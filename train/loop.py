@@ -1,0 +1,316 @@
+"""The steps of a run: one replay a step, and everything that the host does hidden behind it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from helios import random
+from helios.backends.backend import STATS, Backend
+from helios.errors import UserError
+from helios.train import checkpoint, data
+from helios.train.checkpoint import Checkpoint
+from helios.train.config import Config
+from helios.train.data import EVAL, TRAIN, Dataset
+from helios.train.device import MIB, check_memory, device_kind
+from helios.train.monitors.monitors import Monitors
+from helios.train.progress import Display
+from helios.train.records.directory import SAMPLES
+from helios.train.records.records import Records
+from helios.train.records.rows import rows
+from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
+from helios.train.stage import Plan, Stage
+from helios.train.state import TrainState
+
+# What a row says in these columns is also an event.
+EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
+                 "plateau": "plateau"}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Loop:
+    """A run under way: the stage that it is in, what is trained there, and how many of the stage's steps are done.
+
+    plan: which stages there are. resumed: the checkpoint to go on from. Raises UserError where memory does not suffice
+    for a step and an evaluation.
+    """
+
+    def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
+                 display: Display, resumed: Checkpoint | None = None) -> None:
+        if config.train.precision != backend.precision:
+            raise ValueError(f"the run computes in {config.train.precision} and its backend in {backend.precision}")
+        self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
+        self.records, self.display = records, display
+        self.monitors = Monitors(config)
+        self.best: dict[str, float] | None = None  # {"step", "loss"} of the stage's lowest validation loss
+        self.elapsed = 0.0  # seconds of the run before this process
+        self.done = 0  # steps of the stage
+        self.saved = 0  # step of the last checkpoint
+        self.signal: int | None = None  # that asked the run to stop
+        self.state: TrainState
+        self.stage = plan.stage()
+        # Steps of the run, and batches drawn, before the stage.
+        self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
+        self._prepare(resumes=resumed is not None)
+        if resumed is not None:
+            self._resume(resumed)
+        self.began = time.perf_counter()
+
+    def _prepare(self, resumes: bool = False) -> None:
+        """Make what the stage trains; that of the stage before serves again if its model is the same."""
+        stage, t = self.stage, self.config.train
+        if stage is None:
+            return
+        if hasattr(self, "state") and self.state.model.config == stage.model:
+            self.state.restart(stage.init_seed)
+        else:
+            if hasattr(self, "state"):
+                del self.state
+                gc.collect()  # its memory, before more is taken
+            self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
+        # All memory is taken here: what is too large is refused before a step is made, not at the first evaluation.
+        self.state.prepare(self.monitors.batch_size, t.batch_size if t.eval_interval else 0)
+        if stage.start is not None and not resumes:
+            self._load(checkpoint.load(stage.start))
+
+    def _load(self, found: Checkpoint) -> None:
+        self.state.model.load_state_dict(found.model)
+        self.state.opt.load_state_dict(found.optimizer)
+
+    def _resume(self, found: Checkpoint) -> None:
+        state = found.state
+        self.elapsed, self.saved, self.done = state["elapsed_ms"] / 1000, state["step"], state["step"] - self.first
+        if self.stage is None:
+            return
+        self._load(found)
+        self.best = state["best_val"]
+        # Not the stage's own where it went on with another accum.
+        self.offset = state["position"] - self.done * self.config.train.accum
+        self.monitors.restore(state["monitors"])
+
+    @property
+    def step(self) -> int:
+        """The steps of the run that are done."""
+        return self.first + self.done
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage is over."""
+        assert self.stage is not None
+        return self.done >= self.stage.steps or (not self.stage.final and self.plan.over)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+    def run(self) -> bool:
+        """Train to the last step; return False if a signal ended it before. Either way a checkpoint is there."""
+        with self._signals():
+            try:
+                while self.stage is not None:
+                    self.display.start(self.stage.first, self.stage.steps, self.done, self.stage.label)
+                    self._train(self.stage)
+                    self.display.stop()
+                    if not self.over:
+                        assert self.signal is not None
+                        name = signal.Signals(self.signal).name
+                        self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
+                        if self.saved != self.step:
+                            self._checkpoint()
+                        return False
+                    if self.stage.final:
+                        break
+                    self._next()
+            finally:
+                self.display.stop()
+            if self.stage is not None and all(s["step"] != self.step for s in rows(self.records.path / SAMPLES)):
+                self.sample()
+            return True
+
+    def _train(self, stage: Stage) -> None:
+        """Make steps until the stage is over or a signal came."""
+        row: dict[str, Any] | None = None
+        batches = self._batches(stage)
+        while not self.over and self.signal is None:
+            start = time.perf_counter()
+            rate = stage.rate(self.done) * self.monitors.lr_factor
+            micro, data_ms = batches
+            wait = self.state.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))])
+            # While the device computes: the row of the step before, the batches of the next.
+            if row is not None:
+                self._record(row)
+            if not self.config.monitor.adaptive_batch and self.done + 1 < stage.steps:
+                batches = self._batches(stage, 1)
+            idle = time.perf_counter()
+            loss, stats = wait()
+            end = time.perf_counter()
+            self.done += 1
+            row = self._row(stage, loss, stats, rate, 1000 * (end - start)) | {
+                "timing_data_ms": data_ms, "timing_flush_ms": 1000 * (end - idle)}
+            row = self._after_step(stage, row)
+            if self.config.monitor.adaptive_batch:
+                batches = self._batches(stage)
+        if row is not None:
+            self._record(row)
+
+    def _batches(self, stage: Stage, ahead: int = 0) -> tuple[list[tuple[np.ndarray, ...]], float]:
+        """Return what each micro-step reads, of the next step or one `ahead` of it, and the milliseconds that took."""
+        start, at = time.perf_counter(), self.done + ahead
+        micro: list[tuple[np.ndarray, ...]] = []
+        for position in range(self._position(at), self._position(at + 1)):
+            batch = data.batch(self.dataset.train, position, self.monitors.batch_size, self.config.model.block_size,
+                               stage.data_seed, TRAIN)
+            micro.append((*batch, random.state(stage.data_seed, position)))
+        return micro, 1000 * (time.perf_counter() - start)
+
+    def _position(self, done: int) -> int:
+        """Return how many batches were drawn before the stage's 0-based step; it also counts the dropout masks."""
+        return done * self.config.train.accum + self.offset
+
+    def _after_step(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Do what follows a step, with the device at rest; return the row, or None if it is written already."""
+        t = self.config.train
+        if not stage.final:
+            self.plan.step(row, timed=not self.monitors.recorded)
+        due = lambda interval, n: interval > 0 and n % interval == 0
+        if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
+            row["val_loss"] = self.evaluate()
+            if math.isfinite(row["val_loss"]) and (self.best is None or row["val_loss"] < self.best["loss"]):
+                self.best = {"step": self.step, "loss": row["val_loss"]}
+        seen = self.monitors.observe(row, self)
+        row |= {name: value for name, value in seen.items() if value is not None}
+        if not stage.final:
+            self.plan.observe(row)  # which may end the stage
+        end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
+        if not (end or samples or due(t.checkpoint_interval, self.step)):
+            return row
+        self._record(row)
+        self._checkpoint()  # before the samples, which may fail
+        if samples and not end:
+            self.sample()
+        return None
+
+    def fits(self, batch_size: int) -> bool:
+        """Return whether a step of so many sequences fits in memory, that of today's steps included."""
+        try:
+            check_memory(self.state.model.config, batch_size, self.backend, self.backend.memory()["pool"])
+        except UserError:
+            return False
+        return True
+
+    def _next(self) -> None:
+        """Go from a stage that is over to the next one."""
+        self.plan.finish(self.state, self._save)
+        self.stage = self.plan.stage()
+        if self.stage is None:
+            self._checkpoint()
+            return
+        self.first, self.offset, self.done, self.best = self.stage.first, self.stage.offset, 0, None
+        self.monitors.reset()
+        self._prepare()
+
+    def evaluate(self) -> float:
+        """Return the mean loss over the evaluation batches, in nats, which are the same each time."""
+        return self.state.evaluate(self._eval_batch(i) for i in range(self.config.train.eval_iters))
+
+    def probe(self) -> np.ndarray:
+        """Return tokens [B, T] to look at the model's representations with: the first evaluation batch."""
+        return self._eval_batch(0)[0]
+
+    def _eval_batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        t = self.config.train
+        return data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
+
+    def sample(self) -> None:
+        """Let the model answer the prompts; the draws depend on seed and step alone."""
+        prompts = [chat_prompt(p) for p in PROMPTS]
+        seed = self.config.train.seed * 1_000_003 + self.step
+        texts = answer(self.state.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
+        self.display.say(f"samples at step {self.step}:")
+        for prompt, text in zip(prompts, texts, strict=True):
+            self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
+            self.display.say(f"  {prompt} {' '.join(text.split())}")
+
+    # -- records and checkpoints --------------------------------------------------------------------------------------
+    def _checkpoint(self) -> None:
+        self.records.sync()
+        path, t = self._save(self.records.path), self.config.train
+        self.saved = self.step
+        self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
+        checkpoint.prune(self.records.path, t.keep, t.keep_every)
+        self.plan.prune()
+
+    def _save(self, folder: Path) -> Path:
+        t, model = self.config.train, self.state.model
+        return checkpoint.save(folder, self.step, model.state_dict(), self.state.opt.state_dict(), {
+            "seed": t.seed, "position": self._position(self.done), "best_val": self.best,
+            "elapsed_ms": self._elapsed_ms(), "config_hash": self.config.fingerprint(device_kind(self.backend)),
+            "model": model.config.to_dict(), "tokenizer": self.dataset.tokenizer.fingerprint,
+            "text_hash": self.dataset.text_hash, "monitors": self.monitors.state(), "search": self.plan.state()})
+
+    def _elapsed_ms(self) -> float:
+        return 1000 * (self.elapsed + time.perf_counter() - self.began)
+
+    def _row(self, stage: Stage, loss: np.ndarray, stats: np.ndarray, rate: float, ms: float) -> dict[str, Any]:
+        t, s = self.config.train, dict(zip(STATS, stats.tolist(), strict=True))
+        row: dict[str, Any] = {
+            "step": self.step, "loss": float(loss), "val_loss": None, "lr": rate,
+            "grad_norm": s["grad_norm"], "clip_coef": s["clip_coef"],
+            "elapsed_ms": self._elapsed_ms(), "ms_per_iter": ms,
+            "tokens_per_sec": 1000 * self.monitors.batch_size * self.config.model.block_size * t.accum / ms,
+            **self.state.timings(), **stage.columns,
+        }
+        if self.backend.name == "cpu_ref":
+            row["gpu_ops_count"] = None
+        else:
+            memory = self.backend.memory()
+            row |= {"gpu_vram_used_mb": memory["used"] / MIB, "gpu_vram_total_mb": memory["total"] / MIB,
+                    "gpu_mem_pool_mb": memory["pool"] / MIB}
+        if self.state.opt.loss_scaling:
+            row["loss_scale"] = s["loss_scale"]
+        if s["skipped"]:
+            row |= {"skipped": True, "skip_reason": self._reason(s)}
+        return row
+
+    def _reason(self, stats: dict[str, float]) -> str:
+        if not math.isfinite(stats["loss"]):
+            return "loss not finite"
+        if math.isfinite(stats["grad_norm"]):
+            return "spike"
+        return "overflow" if self.state.opt.loss_scaling else "gradient not finite"
+
+    def _record(self, row: dict[str, Any]) -> None:
+        if row.get("skipped"):
+            reason = row["skip_reason"]
+            scale = f", loss scale now {row['loss_scale']:g}" if reason == "overflow" else ""
+            self.records.event(row["step"], "skipped", f"update skipped: {reason}, gradient norm "
+                               f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}{scale}", reason=reason)
+        for column, kind in EVENT_COLUMNS.items():
+            if row.get(column):
+                self.records.event(row["step"], kind, str(row[column]))
+        self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let the first of SIGNALS end the run after the step, and a second SIGINT at once."""
+        def stop(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,109 @@
+"""The run directory: which files it holds, who may write to it, and what may begin in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import string
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from helios.errors import UserError
+from helios.train import checkpoint
+from helios.train.records.rows import lines
+
+CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
+METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
+
+
+def run_id(data: str) -> str:
+    """Return a new name for a run on that text: `<data stem with _>_<UTC yyyymmddHHMMSS>_<4 base36>`."""
+    stem = re.sub(r"[^0-9A-Za-z]+", "_", Path(data).stem).strip("_") or "run"
+    tail = "".join(secrets.choice(string.digits + string.ascii_lowercase) for _ in range(4))
+    return f"{stem}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{tail}"
+
+
+def run_of(path: Path) -> Path:
+    """Return the run directory of `path`, which is a run's or a checkpoint's. Raises UserError where there is none."""
+    if not path.is_dir():
+        raise UserError(f"{path}: no such directory; give the directory of a run or of a checkpoint")
+    return path.parent.parent if checkpoint.is_checkpoint(path) else path
+
+
+@contextmanager
+def locked(path: Path, new: bool) -> Iterator[None]:
+    """Hold the run directory `path`; a new one is made, and removed again if nothing came to be in it.
+
+    The lock goes with the process, also where that is killed. Raises UserError if another process holds the directory,
+    it cannot be made, or a new run may not begin there.
+    """
+    made = new and not path.exists()
+    if new and not (path / LOCK).exists():  # before a file of ours is put among those of others
+        check_new(path)
+    lock = FileLock(path / LOCK)
+    try:
+        if new:
+            path.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"the run directory {path} is in use by another process; wait for it or give another --run-dir"
+                        ) from None
+    except OSError as error:
+        raise UserError(f"cannot use {path} as a run directory: {error.strerror}") from error
+    try:
+        if new:
+            check_new(path)
+        yield
+    finally:
+        if made and os.listdir(path) == [LOCK]:
+            shutil.rmtree(path, ignore_errors=True)
+        lock.release()
+
+
+def check_new(path: Path) -> None:
+    """Raise UserError unless a new run may begin in the directory `path`."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise UserError(f"--run-dir {path} is a file; give a new or empty directory")
+    if (path / CONFIG).exists() and checkpoint.steps(path):
+        raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
+    if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # a run that never came to a checkpoint begins anew
+        raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
+
+
+def _is_run(path: Path) -> bool:
+    try:
+        read_config(path)
+    except UserError:
+        return False
+    return True
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return config.json of the run directory `path`. Raises UserError where it is missing, damaged or foreign."""
+    try:
+        config = json.loads((path / CONFIG).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path / CONFIG} is damaged: {error}") from error
+    kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
+        raise UserError(f"{path / CONFIG} is foreign: it lacks model, train, data or run_id")
+    return config
+
+
+def finished(path: Path) -> bool:
+    """Return whether the directory `path` holds a run that came to its end, and has not been continued since."""
+    told = {"run_start": False, "resumed": False, "run_complete": True}
+    kinds = [event.get("kind") for _, event in lines(path / EVENTS)]
+    return next((told[kind] for kind in reversed(kinds) if kind in told), False)

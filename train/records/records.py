@@ -1,0 +1,125 @@
+"""The records of a run: a row for every step, events and samples, each an object on a line, and config.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from helios.errors import UserError
+from helios.files import write_atomic
+from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
+from helios.train.records.rows import finite, line, lines
+
+# In every row, null where unknown. Times in milliseconds, memory in MiB. clip_pct is the share of the last CLIP_WINDOW
+# steps whose gradient was clipped, in percent. A guarded step also has "skipped": true and "skip_reason": spike,
+# overflow, gradient not finite or loss not finite. In mixed precision there is "loss_scale", that of the next step.
+COLUMNS = (
+    "step", "loss", "val_loss", "lr", "grad_norm", "elapsed_ms", "ms_per_iter", "tokens_per_sec", "clip_coef",
+    "clip_pct", "gpu_util_pct", "gpu_vram_used_mb", "gpu_vram_total_mb", "gpu_mem_pool_mb", "gpu_ops_count",
+    "timing_data_ms", "timing_fwd_ms", "timing_bwd_ms", "timing_grad_norm_ms", "timing_optim_ms", "timing_flush_ms",
+)
+# In the rows where they are known: what watches a run (train/monitors/), and what a search is at (train/search/).
+MORE_COLUMNS = (
+    "skipped", "skip_reason", "loss_scale", "cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts",
+    "cusum_alert_reason", "plateau", "heat_capacity", "lr_change_reason", "adaptive_batch_size", "batch_change_reason",
+    "weight_entropy", "effective_rank", "free_energy", "fitness_score", "complexity_score", "per_layer_grad_norms",
+    "mi_input_repr", "mi_repr_output", "mi_compression", "population_entropy", "activation_distribution",
+    "architecture_diversity", "symbio_phase", "symbio_candidate_id", "symbio_candidate_name",
+    "symbio_candidate_activation", "symbio_candidate_parent_id", "symbio_candidate_parent_name", "symbio_generation",
+    "symbio_mutation_applied", "symbio_replicate",
+)
+CLIP_WINDOW = 100
+
+
+class Records:
+    """Writes what a run leaves. When a method returns, its line is whole and on its way to the disk."""
+
+    def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
+        """Begin anew, or with `keep` go on after that step: later rows, and one cut short by a kill, are removed.
+
+        path: the run directory. config: what config.json is to hold. Raises UserError where nothing can be written.
+        """
+        self.path, self.about = path, dict(config)
+        self.files: dict[str, IO[bytes]] = {}
+        try:
+            for name in LOGS:
+                _cut(path / name, keep)
+            self.config()
+            if not keep:
+                tokenizer.save(path / TOKENIZER)
+            for name in LOGS:
+                self.files[name] = open(path / name, "ab", buffering=0)  # noqa: SIM115 (close() below)
+        except OSError as error:
+            raise UserError(f"cannot write to {path}: {error.strerror}") from error
+        # The window goes on over a resume, so that the column does not depend on where it was.
+        self.clipped = deque((_clipped(row) for _, row in lines(path / METRICS)), CLIP_WINDOW)
+
+    def metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the row of a step with all COLUMNS, and return it; numbers that are not finite are an event, too."""
+        self.clipped.append(_clipped(row))
+        full = dict.fromkeys(COLUMNS) | {"clip_pct": 100 * sum(self.clipped) / len(self.clipped)} | dict(row)
+        if wrong := {k: str(v) for k, v in full.items() if isinstance(v, float) and not math.isfinite(v)}:
+            self.event(row["step"], "non_finite", f"not finite at step {row['step']}: {', '.join(wrong)}", values=wrong)
+        self._line(METRICS, full)
+        return full
+
+    def config(self, **more: Any) -> None:
+        """Write config.json, with `more` in it from now on."""
+        self.about |= more
+        text = json.dumps(finite(self.about), indent=2, ensure_ascii=False) + "\n"
+        try:
+            write_atomic(self.path / CONFIG, lambda file: file.write(text.encode()))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def event(self, step: int, kind: str, message: str, **more: Any) -> None:
+        """Write that something of that kind happened at that step."""
+        self._line(EVENTS, {"step": step, "time": _now(), "kind": kind, "message": message, **more})
+
+    def sample(self, step: int, **more: Any) -> None:
+        """Write what the model said at that step."""
+        self._line(SAMPLES, {"step": step, "time": _now(), **more})
+
+    def sync(self) -> None:
+        """Wait until all is on the disk, as a checkpoint wants it that says that these rows are there."""
+        try:
+            for file in self.files.values():
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def _line(self, name: str, value: Mapping[str, Any]) -> None:
+        raw, file = line(value), self.files[name]
+        start = os.fstat(file.fileno()).st_size
+        try:
+            while raw:
+                raw = raw[file.write(raw):]
+        except OSError as error:
+            os.ftruncate(file.fileno(), start)  # no half line
+            raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
+                            f"free space and continue with --resume {self.path}") from error
+
+
+def _clipped(row: Mapping[str, Any]) -> bool:
+    return row["clip_coef"] is not None and row["clip_coef"] < 1
+
+
+def _cut(path: Path, keep: int) -> None:
+    if path.exists():
+        kept = b"".join(raw for raw, row in lines(path) if keep and row.get("step", 0) <= keep)
+        if kept != path.read_bytes():
+            write_atomic(path, lambda file: file.write(kept))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,57 @@
+"""JSON lines: one object a line, no NaN or Infinity literals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from helios.errors import UserError
+
+
+def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield every line of the file that holds an object, and the object; nothing where there is no file.
+
+    A last line without an end is being written, or was cut short by a kill: it is left out. So is a damaged line,
+    unless `strict`: then it raises UserError, which names the line.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("no JSON object")
+            except ValueError as error:
+                if strict and line.endswith(b"\n"):
+                    why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "msg", error)
+                    raise UserError(f"{path}, line {number}, is damaged: {why}") from error
+                continue
+            if line.endswith(b"\n"):
+                yield line, row
+
+
+def rows(path: Path, strict: bool = False) -> list[dict[str, Any]]:
+    """Return the objects of a file, as `lines` reads it."""
+    return [row for _, row in lines(path, strict)]
+
+
+def line(value: Mapping[str, Any]) -> bytes:
+    """Return the object as a line, with null for numbers that are not finite."""
+    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def finite(value: Any) -> Any:
+    """Return the value with None for the numbers in it that are not finite."""
+    if isinstance(value, Mapping):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,231 @@
+"""A run: a directory, its settings, and where it starts from.
+
+    result = Run.create(resolve("quickstart"), "runs/first").train()
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import shutil
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import helios
+from helios import backends
+from helios.backends.backend import Backend
+from helios.backends.vulkan.environment import cache_dir
+from helios.errors import DeviceLost, UserError
+from helios.train import checkpoint, data
+from helios.train.config import Config, resolve
+from helios.train.device import check_memory, device_kind, open_backend
+from helios.train.loop import Loop
+from helios.train.progress import Display
+from helios.train.records import directory
+from helios.train.records.directory import METRICS
+from helios.train.records.records import Records
+from helios.train.records.rows import rows
+from helios.train.resume import SEARCH, Start, settings_of
+from helios.train.search.budget import check_cost, models, told
+from helios.train.search.search import Search, winner
+from helios.train.stage import Plan
+
+
+class Result(NamedTuple):
+    """What became of a run."""
+
+    finished: bool  # False: a signal ended it; resumed, it goes on
+    path: Path
+    step: int
+    summary: str  # in one line
+
+    def __str__(self) -> str:
+        return self.summary
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the directory `path` with the settings `config`; `create`, `resume` and `open` make one.
+
+    source: the run or checkpoint directory that it goes on from; None for a new run. Nothing is written before `train`.
+    """
+
+    path: Path
+    config: Config
+    run_id: str
+    source: Path | None = None
+
+    @classmethod
+    def create(cls, config: Config, path: str | Path | None = None) -> Run:
+        """Return a new run in the new or empty directory `path`, else in runs/<run id>.
+
+        Raises UserError where a search may cost more than it is allowed to.
+        """
+        config = _checked(config)
+        run_id = directory.run_id(config.data.data)
+        return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
+
+    @classmethod
+    def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None) -> Run:
+        """Return the run of the directory `source`, of a run or of one of its checkpoints, so that it goes on there.
+
+        config: settings in the place of its own. path: a new or empty directory, in which it goes on as a run of its
+        own, with a copy of the records. Raises UserError where there is no run.
+        """
+        source = Path(source).absolute()
+        origin = directory.run_of(source)
+        config = _checked(config or resolve(base=settings_of(source)))
+        if path is None or Path(path).resolve() == origin.resolve():
+            return cls(origin, config, directory.read_config(origin)["run_id"], source)
+        return cls(Path(path).absolute(), config, directory.run_id(config.data.data), source)
+
+    @classmethod
+    def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
+        """Return the run of these settings in the directory `path`, be it new, begun or finished.
+
+        Raises UserError where another one is there; `what` is its name in that.
+        """
+        path = Path(path).absolute()
+        if not directory.finished(path) and not checkpoint.steps(path):
+            return cls.create(config, path)
+        with directory.locked(path, new=False):
+            run, theirs = cls.resume(path, config), settings_of(path)
+        for name, ours in reversed(run.config.to_dict().items()):  # a search first: others follow from its budget
+            for key, here in ours.items():
+                if (there := theirs.get(name, {}).get(key)) != here:
+                    raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give the "
+                                    f"same command again, or another --run-dir")
+        return run
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return directory.finished(self.path)
+
+    def train(self, display: Display | None = None) -> Result:
+        """Train to the end, or until a signal, and hold the directory meanwhile.
+
+        display: where progress is shown; by default on the console. Where the device is lost, the run goes on from its
+        last checkpoint, at most `retries` times. Raises UserError for what a user can put right, and DeviceLost.
+        """
+        display, run, lost = display or Display(), self, ""
+        origin = self.source and directory.run_of(self.source)
+        with directory.locked(self.path, new=self.path != origin):
+            for left in reversed(range(self.config.train.retries + 1)):
+                try:
+                    return run._train(display, lost)
+                except DeviceLost as error:
+                    if not left:
+                        raise
+                    display.warn(f"warning: {error}; going on from the last checkpoint")
+                    lost = str(error)
+                backends.forget()
+                gc.collect()  # what was on the device
+                run = replace(self, source=self.path if checkpoint.steps(self.path) else None)
+        raise AssertionError("the last try returns or raises")
+
+    # -- in the locked directory --------------------------------------------------------------------------------------
+    def _train(self, display: Display, lost: str) -> Result:
+        """Train. lost: how the device was lost that the run was on before, if it was."""
+        config, path, t = self.config, self.path, self.config.train
+        checkpoint.clean(path)
+        checkpoint.clean(path / SEARCH)
+        start = Start(self.source, config, path) if self.source else None
+        for problem in start.problems if start else ():
+            display.warn(f"warning: {problem}; an earlier one is taken")
+        backend = open_backend(t.backend, t.device, display.warn, t.precision)
+        for model in models(config):
+            check_memory(model, t.batch_size, backend)
+        dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
+                            cache_dir() / "data", t.seed, start.tokenizer if start else None)
+        about = describe(config, self.run_id, backend)
+        changed = ""
+        if start:
+            start.check_text(config, dataset.text_hash)
+            start.copy_to(path)
+            changed = start.changes(about)
+            if found := winner(start.state["search"], config):
+                about["symbio_winner"] = found
+        else:  # what a run left here that never came to a checkpoint
+            shutil.rmtree(path / SEARCH, ignore_errors=True)
+        step = start.step if start else 0
+        records = Records(path, about, dataset.tokenizer, keep=step)
+        loop = None
+        try:
+            stages = (Search(config, records, backend.device_name, display, start.state["search"] if start else None)
+                      if config.search else Plan(config))
+            loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint if start else None)
+            records.event(step, "resumed" if start else "run_start", f"from step {step} on {backend.device_name}")
+            for kind, message in (("device_lost", "" if start else lost), ("settings_changed", changed),
+                                  *(("damaged_checkpoint", problem) for problem in (start.problems if start else ()))):
+                if message:
+                    records.event(step, kind, message)
+            if changed:
+                display.say(f"settings changed: {changed}")
+            display.say(f"run {self.run_id} in {_shown(path)}\n"
+                        f"{config.model.parameters():,} parameters on {backend.device_name} ({backend.name}, "
+                        f"{backend.driver})\n"
+                        f"{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
+                        f"vocabulary {dataset.tokenizer.vocab_size:,}")
+            if config.search and not start:
+                display.say(told(config))
+            finished = loop.run()
+            if finished:
+                records.event(loop.step, "run_complete", f"{loop.step} steps")
+            result = Result(finished, path, loop.step, _summary(loop, finished))
+            display.final(result.summary)
+            return result
+        except DeviceLost as error:
+            # At the step that a resumed run keeps.
+            records.event(loop.saved if loop else step, "device_lost", str(error))
+            raise
+        finally:
+            records.close()
+
+
+def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
+    """Return what config.json holds."""
+    versions = {"helios": helios.__version__, "python": platform.python_version()}
+    for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "missing"
+    device = device_kind(backend)
+    return {"run_id": run_id, "config_hash": config.fingerprint(device), "parameters": config.model.parameters(),
+            **config.to_dict(), "device": device, "versions": versions}
+
+
+def _checked(config: Config) -> Config:
+    """Return the settings with absolute paths, for the run may be continued from another directory."""
+    if config.search:
+        check_cost(config)
+    given = {name: source for name, source in config.data.to_dict().items() if source}
+    return config.replaced("data", **{name: source if source.startswith("synth:") else str(Path(source).resolve())
+                                      for name, source in given.items()})
+
+
+def _shown(path: Path) -> str:
+    """Return the path as short as it can be written from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def _summary(loop: Loop, finished: bool) -> str:
+    stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
+    if stage is None:
+        return f"done: {outcome}, {path}"
+    number = lambda x: "not finite" if x is None else f"{x:.4f}"
+    label = f"{stage.label}, " if stage.label else ""
+    verdict = "done" if finished else "interrupted"
+    parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
+    log = rows(loop.records.path / METRICS)
+    if log and loop.done:
+        seconds = int(log[-1]["elapsed_ms"] / 1000)
+        best = [f"best val {number(loop.best['loss'])} at step {loop.best['step']}"] if loop.best else []
+        parts += [f"loss {number(log[-1]['loss'])}", *best,
+                  f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
+                  f"{seconds // 60} min {seconds % 60} s"]
+    return ", ".join(parts) + (f", {path}" if finished else f"; continue with --resume {path}")

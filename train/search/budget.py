@@ -1,0 +1,59 @@
+"""What a search may cost, and which models it may train."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from helios.errors import UserError
+from helios.model import GPTConfig
+from helios.train.config import Config, SearchConfig
+from helios.train.search.evolution import trainings
+
+MOST_CANDIDATES = 10_000
+
+
+def candidate_model(model: GPTConfig, search: SearchConfig, activation: str) -> GPTConfig:
+    """Return the model of a candidate with that activation: the run's, but for the MLPs."""
+    width = "matched" if search.match == "params" else model.ffn_dim
+    return replace(model, activation=activation, ffn_dim=width)
+
+
+def budget(config: Config) -> tuple[int, int]:
+    """Return the most (steps, tokens) of one training; where it is counted in seconds, those of max_cost."""
+    s, t = config.search, config.train
+    step = t.batch_size * t.accum * config.model.block_size
+    if s.budget == "steps":
+        return s.steps_per_candidate, s.steps_per_candidate * step
+    tokens = s.tokens_per_candidate if s.budget == "tokens" else s.max_cost
+    # An adaptive batch makes steps of any size, down to one sequence.
+    least = config.model.block_size if config.monitor.adaptive_batch else step
+    return math.ceil(tokens / least), math.ceil(tokens)
+
+
+def check_cost(config: Config) -> None:
+    """Raise UserError where the search may take more than max_cost tokens."""
+    s = config.search
+    n, (steps, tokens) = trainings(s, config.model.n_layer), budget(config)
+    if s.budget == "seconds" and n > s.replicates * MOST_CANDIDATES:
+        raise UserError(f"the search may take {n:,} trainings of {s.seconds_per_candidate:g} seconds; lower "
+                        f"population_size, generations or replicates")
+    if s.budget != "seconds" and n * tokens > s.max_cost:
+        raise UserError(f"the search may take {n:,} trainings of {steps:,} steps, {n * tokens:.3g} tokens in all, more "
+                        f"than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates or "
+                        f"{s.budget}_per_candidate, or raise --max-cost")
+
+
+def told(config: Config) -> str:
+    """Return in words what the search may take."""
+    s, n, (steps, tokens) = config.search, trainings(config.search, config.model.n_layer), budget(config)
+    each = f"{s.seconds_per_candidate:g} seconds" if s.budget == "seconds" else f"{steps:,} steps, {tokens:,} tokens"
+    return f"search: at most {n:,} trainings of {each} each{', equal ones once' if s.reuses else ''}"
+
+
+def models(config: Config) -> list[GPTConfig]:
+    """Return every kind of model that the run may train."""
+    if not config.search:
+        return [config.model]
+    genomes = [*config.search.pool, *filter(None, config.search.genomes.split(";"))]
+    return [candidate_model(config.model, config.search, genome) for genome in genomes]

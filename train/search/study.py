@@ -1,0 +1,83 @@
+"""A study of activations: the searches that the gates are judged by, run to their end."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helios.train.config import Config, resolve
+from helios.train.progress import Display
+from helios.train.run import Run
+from helios.train.search import files, gates
+from helios.train.search.evolution import Candidate
+from helios.train.search.gates import Verdict
+
+PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the names of the models
+POOL = (gates.BASELINE, "silu", "relu", "swiglu")
+STEPS = 200  # of a training, where nothing else is asked for
+EVALUATIONS = 8  # of a training, about; gate 2 reads between them
+
+
+class Study(NamedTuple):
+    """What came of the searches of one model."""
+
+    model: str
+    config: Config
+    device: str
+    candidates: list[Candidate]
+    blocks: list[Candidate] | None  # None: not trained
+    verdicts: tuple[Verdict, Verdict, Verdict]
+
+
+def configured(model: str, given: Mapping[str, Any], seeds: int, tokens: int | None, genomes: Iterable[str] = (),
+               more: Iterable[str] = ()) -> Config:
+    """Return the settings of a model's search over POOL, or over `genomes` of one activation for each block.
+
+    given: values by setting, None where not given. tokens: of each training. more: "key=value" each, above all the
+    others, for models that train in seconds. Raises UserError.
+    """
+    pool = [f"genomes={';'.join(genomes)}", "genome=per_block"] if genomes else []
+    config = resolve(PRESETS[model], assignments=(
+        "mode=ffn-activation", "selection=exhaustive", "after=none", "budget=tokens", f"replicates={seeds}",
+        f"activation_pool={','.join(POOL)}", *pool, *more), flags=given)
+    step = config.train.batch_size * config.train.accum * config.model.block_size
+    tokens = tokens or STEPS * step
+    steps = -(-tokens // step)
+    config = config.replaced("search", tokens_per_candidate=tokens,
+                             candidate_eval_interval=max(1, round(steps / EVALUATIONS)))
+    return config.replaced("train", checkpoint_interval=steps)  # so that a kill costs one training at most
+
+
+def study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, tokens: int | None, all_gates: bool,
+          display: Display) -> Study | None:
+    """Run the searches of one model to their end, in folders below `folder`, or go on with them; judge the gates.
+
+    all_gates: train genomes for gate 3 also where gate 1 does not pass. Returns None where a signal came. Raises
+    UserError where other searches are there.
+    """
+    config = configured(model, given, seeds, tokens)
+    candidates = _search(config, folder / model, display)
+    if candidates is None:
+        return None
+    first, blocks = gates.worth_it(candidates), None
+    best = gates.best_two(candidates)
+    if best is not None and (first.passed or all_gates):
+        genomes = gates.variants(best[0].activation, best[1].activation, config.model.n_layer)
+        blocks = _search(configured(model, given, seeds, tokens, genomes), folder / f"{model}-blocks", display)
+        if blocks is None:
+            return None
+    verdicts = (first, gates.survives_equal_time(candidates, first),
+                gates.per_block_justified(candidates, blocks, first))
+    return Study(model, config, files.read(folder / model)[1]["device"], candidates, blocks, verdicts)
+
+
+def _search(config: Config, path: Path, display: Display) -> list[Candidate] | None:
+    run = Run.open(config, path, "search")
+    if not run.finished and not run.train(display).finished:
+        return None
+    gc.collect()  # its memory, before the next one takes its own
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of candidates in the middle of their trainings
+    return files.read(path)[0]

@@ -1,0 +1,128 @@
+"""What a study of activations found: as JSON, as a table for the terminal, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from helios.train.markdown import section, table
+from helios.train.search import gates
+from helios.train.search.gates import Comparison, Verdict
+from helios.train.search.separation import PERCENT, RATE
+from helios.train.search.study import PRESETS, Study
+
+QUESTIONS = {1: "is the choice worth it", 2: "does it survive equal time", 3: "are per-block ones justified"}
+HOW_TO_READ = (
+    f"All trainings of a model read as many tokens, and those of one seed have the same initial values and batches. "
+    f"The rate is constant after a warm-up, so that a loss on the way is as good as one of a shorter training. A loss "
+    f"is the mean of the seeds' last evaluations, in nats a token, ± its standard error. Differences are taken seed by "
+    f"seed. Better is lower by more than as many candidates that do not differ come to lie apart in {PERCENT} of "
+    f"studies; so nothing passes gate 1 by its loss more often than that where nothing differs.",
+    f"Gate 1 passes if some activation is better than {gates.BASELINE}, or not worse and steadier: with trouble in a "
+    f"share of the steps that is lower by at least {gates.MATERIAL:g}; at {gates.ACCEPTABLE_SPEED:g} times its "
+    f"tokens/s or more. Trouble is a spike, a skipped update or an alert of norm, clipping or validation loss; alerts "
+    f"of the speed are the machine's.",
+    f"Gate 2 passes if the activation of gate 1 is better than {gates.BASELINE} after as many tokens as it reads, at "
+    f"its own speed, in the time of {gates.BASELINE}'s training. Between two evaluations the loss is taken to lie on a "
+    f"line. Speeds are those of this machine, and wrong where it had other work to do meanwhile.",
+    "Gate 3 passes if gate 1 does and some genome of the best two activations is better than the best single one at "
+    "equal tokens. The genomes have one of the two in each half of the blocks, or both in turn.",
+    "What holds for this model, this text and this budget need not hold in a longer training.",
+)
+
+
+def data(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+    """Return what gates.json holds. given: the command's other settings."""
+    row = lambda r: r and {**r._asdict(), "better": r.better, "steadier": r.steadier}
+    return {
+        **given, "seeds": seeds, "rate": RATE, "acceptable_speed": gates.ACCEPTABLE_SPEED, "material": gates.MATERIAL,
+        "models": {s.model: {
+            "preset": PRESETS[s.model], "device": s.device, "tokens": s.config.search.tokens_per_candidate,
+            f"{gates.BASELINE}_seconds": gates.baseline_seconds(s.candidates),
+            "gates": [{**v._asdict(), "chosen": row(v.chosen), "rows": [row(r) for r in v.rows]} for v in s.verdicts],
+            "candidates": [c.to_json() for c in [*s.candidates, *(s.blocks or ())]],
+        } for s in studies},
+    }
+
+
+def shown(studies: Iterable[Study]) -> Table:
+    """Return the verdicts as a table for the terminal."""
+    found = Table(box=None, pad_edge=False)
+    for title in ("model", "gate", "", "activation", "less the other's ± SE", "speed", "in words"):
+        found.add_column(title, no_wrap=True)
+    for s in studies:
+        for v in s.verdicts:
+            c = v.chosen
+            found.add_row(*map(Text, (s.model, f"{v.gate} {QUESTIONS[v.gate]}", _verdict(v), c.activation if c else "–",
+                                      _apart(c), _times(c), v.sentence)), style="bold" if v.passed else None)
+    return found
+
+
+def markdown(studies: Sequence[Study], seeds: int) -> str:
+    """Return the page."""
+    lines = ["# " + "; ".join(f"{s.model}: {_passed(s.verdicts)}" for s in studies), "",
+             *table(("model", "gate", "verdict", "in words"), (
+                 [s.model, f"{v.gate} {QUESTIONS[v.gate]}", _verdict(v), v.sentence]
+                 for s in studies for v in s.verdicts), left=4)]
+    for s in studies:
+        lines += _model(s, seeds)
+    return "\n".join([*lines, *section("How to read this", *HOW_TO_READ)]).rstrip() + "\n"
+
+
+def _passed(verdicts: Iterable[Verdict]) -> str:
+    passed = [str(v.gate) for v in verdicts if v.passed]
+    return {0: "no gate passes", 1: f"gate {''.join(passed)} passes"}.get(
+        len(passed), f"gates {', '.join(passed)} pass")
+
+
+def _model(s: Study, seeds: int) -> Iterator[str]:
+    m, (first, second, third) = s.config.model, s.verdicts
+    base = next(c for c in s.candidates if c.activation == gates.BASELINE)
+    yield from section(s.model, f"Preset {PRESETS[s.model]}: {m.n_layer} blocks, width {m.n_embd}, {m.block_size} "
+                       f"tokens in a sequence. {s.config.search.tokens_per_candidate:,} tokens for each of {seeds} "
+                       f"seeds, on {s.device}.")
+    yield from ("### At equal tokens", "")
+    itself = gates.compare(base, base, None)._replace(difference=None)
+    yield from table(("activation", "val loss ± SE", f"less {gates.BASELINE}'s ± SE", "better", "tokens/s", "speed",
+                      "trouble"),
+                     ([r.activation, _loss(r), _apart(r), _better(r), _count(r.tokens_per_sec), _times(r),
+                       f"{100 * r.trouble:.2f} %"] for r in (itself, *first.rows)))
+    if second.rows and (seconds := gates.baseline_seconds(s.candidates)):
+        yield from ("", f"### In {gates.BASELINE}'s {seconds:,.1f} seconds", "")
+        yield from table(("activation", "tokens", "val loss ± SE", f"less {gates.BASELINE}'s last ± SE", "better"),
+                         ([r.activation, _count(r.tokens), _loss(r), _apart(r), _better(r)] for r in second.rows))
+    if third.rows:
+        yield from ("", "### One activation for each block", "")
+        yield from table(("genome", "val loss ± SE", f"less {third.rows[0].against}'s ± SE", "better", "speed"),
+                         ([r.activation.replace(",", ", "), _loss(r), _apart(r), _better(r), _times(r)]
+                          for r in third.rows))
+
+
+def _verdict(v: Verdict) -> str:
+    return "pass" if v.passed else "fail" if v.rows else "not run"
+
+
+def _better(r: Comparison) -> str:
+    return "–" if r.difference is None else "yes" if r.better else "no"
+
+
+def _loss(r: Comparison) -> str:
+    return "–" if r.val_loss is None else f"{r.val_loss:.4f}" + ("" if r.val_loss_se is None
+                                                                   else f" ± {r.val_loss_se:.4f}")
+
+
+def _apart(r: Comparison | None) -> str:
+    if r is None or r.difference is None:
+        return "–"
+    return f"{r.difference:+.4f}" + ("" if r.error is None else f" ± {r.error:.4f}")
+
+
+def _times(r: Comparison | None) -> str:
+    return "–" if r is None or r.speed is None else f"× {r.speed:.2f}"
+
+
+def _count(x: float | None) -> str:
+    return "–" if x is None else f"{x:,.0f}"

@@ -1,0 +1,74 @@
+"""What is counted while a candidate trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from helios.train.config import Config
+from helios.train.monitors import fitness
+from helios.train.monitors.trouble import Trouble
+from helios.train.monitors.weights import weight_metrics
+from helios.train.search.evolution import Replicate
+from helios.train.state import TrainState
+
+
+class Tally:
+    """The sums over one training under way, as plain values; a checkpoint keeps them."""
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self.steps = self.tokens = self.spikes = self.skipped = self.clipped = self.alerts = self.trouble = 0
+        self.seconds = self.max_grad_norm = 0.0
+        self.losses: list[float | None] = []  # None: not finite
+        self.evaluations: list[tuple[int, float | None]] = []  # step, loss
+        self.norms: list[float] = []  # the last ones, for Trouble
+        self.timed = 0  # tokens of the steps that `seconds` counts
+        self.over: str | None = None  # why the training ended
+        vars(self).update(state or {})
+
+    def step(self, row: Mapping[str, Any], timed: bool) -> None:
+        """Count the row of a step. timed: whether its time is that of a step and nothing else."""
+        self.steps += 1
+        tokens = round(row["tokens_per_sec"] * row["ms_per_iter"] / 1000)
+        self.tokens += tokens
+        if timed:
+            self.seconds += row["ms_per_iter"] / 1000
+            self.timed += tokens
+        self.losses.append(row["loss"] if math.isfinite(row["loss"]) else None)
+        self.skipped += bool(row.get("skipped"))
+        self.clipped += row["clip_coef"] < 1
+        if math.isfinite(row["grad_norm"]):
+            self.max_grad_norm = max(self.max_grad_norm, row["grad_norm"])
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        """Count the monitors' columns of the same step, and its validation loss where there is one."""
+        found = Trouble.of(row, self.norms)
+        self.spikes += found.spike
+        self.alerts += found.alert
+        self.trouble += found.any
+        if row["val_loss"] is not None:
+            self.evaluations.append((self.steps, row["val_loss"] if math.isfinite(row["val_loss"]) else None))
+
+    def replicate(self, seed: int, state: TrainState, config: Config) -> Replicate:
+        """Return what the training, which is over, came to."""
+        values = [v for _, v in self.evaluations if v is not None]
+        tail = self.losses[-max(1, len(self.losses) // 10):]
+        train_loss = math.nan if None in tail else math.fsum(x for x in tail if x is not None) / len(tail)
+        speed = self.timed / self.seconds if self.seconds else math.nan
+        share = lambda n: n / max(1, self.steps)
+        name, energy = config.search.fitness, None
+        if "free_energy" in fitness.FITNESS[name].needs:
+            entropy = weight_metrics(state.weights())["weight_entropy"]
+            energy = fitness.free_energy(train_loss, entropy, config.monitor.free_energy_beta)
+        measured = fitness.Measurements(
+            best_val_loss=min(values, default=math.nan), tokens_per_sec=speed, clip_rate=share(self.clipped),
+            max_grad_norm=self.max_grad_norm, parameters=state.model.num_parameters(), free_energy=energy,
+            instability=share(self.trouble))
+        return Replicate(
+            seed=seed, val_loss=self.evaluations[-1][1] if self.evaluations else None,
+            best_val_loss=measured.best_val_loss, train_loss=train_loss,
+            fitness=fitness.fitness(name, measured, config.search.coefficients), steps=self.steps,
+            tokens=self.tokens, evaluations=[(step, loss) for step, loss in self.evaluations], spikes=self.spikes,
+            skipped=self.skipped, clip_rate=share(self.clipped), max_grad_norm=self.max_grad_norm,
+            tokens_per_sec_mean=speed, cusum_alerts=self.alerts, trouble=self.trouble, seconds=self.seconds)
