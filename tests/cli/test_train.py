@@ -18,9 +18,11 @@ from click.testing import Result
 
 from helios.backends.backend import Backend
 from helios.cli import info, sample, train
+from helios.errors import DeviceLost
 from helios.train import checkpoint
 from helios.train.progress import Display
 from helios.train.records import directory
+from helios.train.state import TrainState
 
 from ..commands import invoke as run
 from ..commands import refused
@@ -170,7 +172,7 @@ def test_a_full_disk_in_a_checkpoint(tmp_path: Path, done: Path, monkeypatch: py
         assert (tmp_path / "run" / last).read_bytes() == (done / last).read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     real = Display.row
 
@@ -188,6 +190,18 @@ def test_interrupted(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
     assert run(train.main, "--resume", tmp_path / "run").exit_code == 0
     last = Path("checkpoints", "step-000012", checkpoint.MODEL)
     assert (tmp_path / "run" / last).read_bytes() == (done / last).read_bytes()
+
+
+def test_a_lost_device_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the user's mistake, and no bug: exit 1 without a traceback."""
+    def lost(self: TrainState, inputs: list) -> Any:
+        raise DeviceLost("the card was lost")
+
+    monkeypatch.setattr(TrainState, "submit", lost)
+    result = helios_train("--run-dir", tmp_path / "run", "--quiet", "--retries", "1")
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    assert result.stderr.splitlines() == ["warning: the card was lost; going on from the last checkpoint",
+                                          "error: the card was lost"]
 
 
 def test_what_is_printed(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -168,3 +170,101 @@ def test_what_a_kill_leaves_is_not_a_checkpoint_and_goes(tmp_path: Path, monkeyp
     assert checkpoint.find(tmp_path)[0].state["step"] == 6
     checkpoint.clean(tmp_path)
     assert left_over(tmp_path) == ["step-000006"]
+
+
+# -- replaced, and kept -----------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from helios.train import checkpoint
+moment, rename = int(sys.argv[2]), Path.rename
+def killed(self, target):
+    global moment
+    moment -= 1
+    if moment < 0:
+        os._exit(9)
+    return rename(self, target)
+Path.rename = killed
+state = eval(sys.argv[3])
+checkpoint.save(Path(sys.argv[1]), 500, {}, {}, state)
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 1])
+def test_a_kill_while_one_replaces_another_of_its_step(tmp_path: Path, moment: int) -> None:
+    """Before the old one is set aside, and between that and the new one's taking its place."""
+    save(tmp_path, 400)
+    kept = (save(tmp_path, 500) / MODEL).read_bytes()
+    done = subprocess.run([sys.executable, "-P", "-c", KILLED, str(tmp_path), str(moment), repr(STATES)])
+    assert done.returncode == 9
+    checkpoint.clean(tmp_path)
+    assert left_over(tmp_path) == ["step-000400", "step-000500"]
+    assert (checkpoint.find(tmp_path)[0].path / MODEL).read_bytes() == kept
+    checkpoint.save(tmp_path, 500, {"b": WEIGHTS["b"]}, MOMENTS, STATES)
+    assert left_over(tmp_path) == ["step-000400", "step-000500"]
+    assert list(checkpoint.find(tmp_path)[0].model) == ["b"]
+
+
+def evaluated(run: Path, step: int, loss: float | None, best: int | None = None, search: Any = None) -> Path:
+    """A checkpoint of a run whose lowest validation loss so far is `loss`, of step `best`, else of its own."""
+    found = None if loss is None else {"step": best or step, "loss": loss}
+    return checkpoint.save(run, step, WEIGHTS, MOMENTS, STATES | {"best_val": found, "search": search})
+
+
+def steps(run: Path) -> list[int]:
+    return [checkpoint.step_of(path) for path in checkpoint.steps(run)]
+
+
+def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
+    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0]  # of the best so far; step 2's own, and no better one since
+    for step, loss in enumerate(losses, 1):
+        evaluated(tmp_path, step, loss, None if step < 3 else 2)
+        checkpoint.prune(tmp_path, 3)
+    assert steps(tmp_path) == [2, 4, 5, 6]
+    evaluated(tmp_path, 7, 3.5)
+    checkpoint.prune(tmp_path, 3)
+    assert steps(tmp_path) == [5, 6, 7]  # the best is among them
+
+
+@pytest.mark.parametrize(("keep", "every", "left"), [
+    (0, 0, [10, 20, 30, 40, 50, 60]), (1, 0, [20, 60]), (2, 30, [20, 30, 50, 60]), (9, 0, [10, 20, 30, 40, 50, 60]),
+    (1, 10, [10, 20, 30, 40, 50, 60])])
+def test_how_many_are_kept(tmp_path: Path, keep: int, every: int, left: list[int]) -> None:
+    for step in range(10, 70, 10):
+        evaluated(tmp_path, step, 4.0, 20)
+    checkpoint.prune(tmp_path, keep, every)
+    assert steps(tmp_path) == left and left_over(tmp_path) == [f"step-{n:06d}" for n in left]
+
+
+def test_candidates_of_a_search_are_not_the_best(tmp_path: Path) -> None:
+    evaluated(tmp_path, 1, 1.0, search={"at": 0, "start": None, "pending": None})
+    evaluated(tmp_path, 2, None)
+    evaluated(tmp_path, 3, 2.0, search={"at": None, "start": None, "pending": None})
+    for step in (4, 5):
+        evaluated(tmp_path, step, 2.0, 3)
+    checkpoint.prune(tmp_path, 1)
+    assert steps(tmp_path) == [3, 5]
+
+
+def test_a_damaged_one_is_no_best(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        evaluated(tmp_path, step, 4.0 + step)
+    (tmp_path / "checkpoints" / "step-000001" / STATE).write_text("{")
+    checkpoint.prune(tmp_path, 1)
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_a_kill_while_one_is_removed_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def killed(path: Path, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.shutil, "rmtree", killed)
+        checkpoint.prune(tmp_path, 1)
+    assert steps(tmp_path) == [2]
+    checkpoint.clean(tmp_path)
+    assert left_over(tmp_path) == ["step-000002"]

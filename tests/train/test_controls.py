@@ -59,6 +59,13 @@ def test_alarms_halve_the_rate_and_calm_restores_it() -> None:
     assert control.factor == 1
 
 
+def test_a_busy_machine_does_not_hold_a_rate_down() -> None:
+    control = DynamicLR("cusum", calm=3)
+    assert [control.update(alerts)[0] for alerts in (GRAD, TPS, TPS, TPS)] == [0.5, 0.5, 0.5, 1.0]
+    assert [control.update(alerts)[0] for alerts in (GRAD | TPS, TPS, CLIP, TPS, TPS, TPS)] == [
+        0.5, 0.5, 0.5, 0.5, 0.5, 1.0]
+
+
 def test_the_rate_has_a_floor() -> None:
     control = DynamicLR("cusum", calm=2)
     assert [control.update(GRAD)[0] for _ in range(6)] == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16, 1 / 16]

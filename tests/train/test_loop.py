@@ -19,6 +19,7 @@ from helios.train.loop import Loop
 from helios.train.records import records
 from helios.train.records.directory import EVENTS, SAMPLES
 from helios.train.schedule import learning_rate
+from helios.train.state import TrainState
 from helios.train.tokenizer import END, USER
 
 from .runs import Make, final, rows
@@ -202,6 +203,58 @@ def test_the_largest_array_must_fit_too() -> None:
     profile.max_allocation -= 1
     with pytest.raises(UserError, match="the largest array takes 3 MiB"):
         device.check_memory(gated, 8, card)
+
+
+def test_what_an_evaluation_needs_is_taken_before_the_first_step(make: Make, backend: Backend,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a run would find out at its first evaluation that its memory does not suffice, and lose all steps before."""
+    if not hasattr(backend, "submits"):
+        pytest.skip(f"{backend.name} records nothing")
+
+    def too_large(self: TrainState, *inputs: Any) -> None:
+        raise UserError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "_evaluation", too_large)
+        before = backend.submits
+        with pytest.raises(UserError, match="out of memory"):
+            make(backend, eval_interval=6).run()
+        assert make(backend, "never", eval_interval=0, steps=2).run()
+    t = make(backend, eval_interval=6)
+    recorded = len(t.state.last.programs), len(t.state.evaluation.programs)
+    assert recorded == (1, 1) and t.run()
+    assert (len(t.state.last.programs), len(t.state.evaluation.programs)) == recorded
+    assert backend.submits > before
+
+
+def test_a_checkpoint_comes_before_samples(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill while the model speaks loses no step, and resumed the model speaks again."""
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Loop) -> None:
+        assert checkpoint.step_of(checkpoint.steps(self.records.path)[-1]) == self.step == len(rows(self))
+        raise Killed
+
+    settings = {"steps": 6, "sample_interval": 4, "eval_interval": 0, "checkpoint_interval": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "sample", killed)
+        for step in (4, 6):
+            t = make(cpu_ref, **settings)
+            with pytest.raises(Killed):
+                t.run()
+            assert t.step == step
+    t = make(cpu_ref, **settings)
+    assert t.step == 6 and t.run() and t.run()
+    assert [s["step"] for s in rows(t, SAMPLES)] == [6] * 5  # those of step 4 were not to be
+
+
+def test_a_larger_batch_may_take_what_a_run_has(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = make(cpu_ref)
+    needed, free = device.memory_needed(t.state.model.config, 8), 1000
+    for pool, fits in ((needed - free, True), (needed - free - 1, False)):
+        monkeypatch.setattr(cpu_ref, "memory", lambda pool=pool: {"available": free, "pool": pool})
+        assert t.fits(8) is fits
 
 
 @pytest.mark.parametrize(("interval", "saved"), [(2, 2), (0, 2)])

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -373,6 +374,49 @@ def test_seconds_end_at_the_highest_cost(make: Make, cpu_ref: Backend, slow: set
         assert t.step == steps + 1
     t = make(cpu_ref, "whole", max_cost=64 * 16, **settings)
     assert t.run() and t.step == 16
+
+
+def test_a_report_that_fails_does_not_keep_the_winner_from_training(make: Make, cpu_ref: Backend,
+                                                                    monkeypatch: pytest.MonkeyPatch,
+                                                                    capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(run: Path) -> None:
+        raise ZeroDivisionError("of the plotting library")
+
+    monkeypatch.setattr(report, "write", broken)
+    t = make(cpu_ref, generations=1)
+    assert t.run() and t.step == 3 * 2 * 6 + 8
+    (event,) = [e for e in rows(t, EVENTS) if e["kind"] == "report_failed"]
+    assert "ZeroDivisionError: of the plotting library; helios-search report" in event["message"]
+    assert capsys.readouterr().err == f"warning: {event['message']}\n"
+
+
+def test_what_an_older_checkpoint_goes_on_from_is_kept(make: Make, cpu_ref: Backend) -> None:
+    """Where the newest one turns out damaged, the weights that the one before names must still be there."""
+    settings = {"after": "continue", "checkpoint_interval": 3, "keep": 2, "activation_pool": "gelu,silu,relu"}
+    whole = make(cpu_ref, "whole", **settings)
+    assert whole.run()
+    t, folders = make(cpu_ref, **settings), set[str]()
+
+    def named() -> set[str]:
+        states = [found["search"] for found in checkpoint.states(t.records.path)]
+        return {state[key] for state in states for key in ("start", "pending")} - {None}
+
+    prune = t.plan.prune
+
+    def pruned() -> None:
+        prune()
+        there = {path.name for path in checkpoint.steps(t.records.path / "search")}
+        folders.update(there)
+        assert named() <= there and len(there) <= 4
+
+    t.plan.prune = pruned  # type: ignore[method-assign]
+    assert t.run() and len(folders) == 3
+    # The best candidate was found, and its rivals' weights dropped, between the two newest checkpoints.
+    newest = checkpoint.steps(t.records.path)[-1]
+    (newest / checkpoint.STATE).write_text("damaged")
+    again = make(cpu_ref, **settings)
+    assert again.step < t.step and again.run()
+    assert final(again) == final(whole)
 
 
 def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend, planted: dict[int, int]) -> None:

@@ -1,0 +1,167 @@
+"""A run from Python: begun, continued, opened again; and on a device that is lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.backends import get_backend
+from helios.backends.backend import Backend
+from helios.errors import DeviceLost, UserError
+from helios.train import checkpoint
+from helios.train.config import Config, resolve
+from helios.train.loop import Loop
+from helios.train.progress import Display
+from helios.train.records.directory import EVENTS, METRICS, locked
+from helios.train.records.rows import rows
+from helios.train.run import Run
+from helios.train.state import TrainState
+
+QUIET = Display(quiet=True)
+
+
+def tiny(backend: str = "cpu_ref", **settings: Any) -> Config:
+    return resolve("tiny", assignments=[f"{k}={v}" for k, v in settings.items()], flags={"backend": backend})
+
+
+def kinds(path: Path) -> list[str]:
+    return [event["kind"] for event in rows(path / EVENTS)]
+
+
+def final(path: Path) -> bytes:
+    last = checkpoint.steps(path)[-1]
+    return (last / checkpoint.MODEL).read_bytes() + (last / checkpoint.OPTIMIZER).read_bytes()
+
+
+def test_begun_continued_and_longer(tmp_path: Path) -> None:
+    run = Run.create(tiny(), tmp_path / "run")
+    assert not run.path.exists() and not run.finished
+    result = run.train(QUIET)
+    assert result.finished and result.step == 12 and result.path == run.path and run.finished
+    assert str(result).startswith("done: step 12 of 12, loss ") and kinds(run.path)[-1] == "run_complete"
+    longer = Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 14}), tmp_path / "longer")
+    assert longer.run_id != run.run_id and longer.train(QUIET).step == 14
+    assert [r["step"] for r in rows(tmp_path / "longer" / METRICS)] == list(range(1, 15))
+    assert run.finished and len(rows(run.path / METRICS)) == 12  # untouched
+
+
+def test_one_that_is_being_continued_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run.create(tiny(), tmp_path / "run")
+    run.train(QUIET)
+    seen: list[bool] = []
+    record = Loop._record
+    monkeypatch.setattr(Loop, "_record", lambda self, row: (seen.append(run.finished), record(self, row))[1])
+    Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 13})).train(QUIET)
+    assert seen == [False] and run.finished
+
+
+def test_opened_it_is_new_or_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, path = tiny(checkpoint_interval=4), tmp_path / "run"
+    record = Loop._record
+
+    def stopping(self: Loop, row: dict[str, Any]) -> None:
+        record(self, row)
+        if row["step"] == 5:
+            self.signal = 15
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_record", stopping)
+        stopped = Run.open(config, path).train(QUIET)
+    assert not stopped.finished and "continue with --resume" in stopped.summary
+    assert Run.open(config, path).train(QUIET).finished
+    whole = Run.create(config, tmp_path / "whole")
+    whole.train(QUIET)
+    assert final(path) == final(whole.path)
+    with pytest.raises(UserError, match=r"holds another run: lr is 0\.01 there and 0\.5 here"):
+        Run.open(tiny(checkpoint_interval=4, lr=0.5), path)
+    with locked(path, new=False), pytest.raises(UserError, match="in use by another process"):
+        Run.open(config, path)
+
+
+def test_in_a_thread_no_signal_is_heard(tmp_path: Path) -> None:
+    """Python hears them in the main thread alone; elsewhere, as in a notebook's, a run trains all the same."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(Run.create(tiny(steps=2), tmp_path / "run").train(QUIET)))
+    thread.start()
+    thread.join()
+    assert results[0].finished
+
+
+def test_paths_are_of_where_the_run_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "talk.txt").write_text("".join(f"<|user|> {i}? <|assistant|> {7 * i}. <|end_of_text|>\n"
+                                               for i in range(900)))
+    monkeypatch.chdir(tmp_path)
+    run = Run.create(tiny(data="talk.txt", vocab_size=270), "run")
+    assert run.config.data.data == str(tmp_path / "talk.txt") and run.path == tmp_path / "run"
+
+
+# -- a device that is lost --------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Backend]]:
+    """Lose the device at these steps, counted over all tries; the result lists the backend of every step."""
+    submit, used = TrainState.submit, list[Backend]()
+
+    def lose(*steps: int) -> list[Backend]:
+        def submitting(self: TrainState, inputs: list) -> Callable[[], tuple]:
+            wait = submit(self, inputs)
+            used.append(self.backend)
+            n = len(used)
+
+            def waiting() -> tuple:
+                if n in steps:
+                    raise DeviceLost(f"the card was lost in replay {n}")
+                return wait()
+            return waiting
+
+        monkeypatch.setattr(TrainState, "submit", submitting)
+        return used
+    return lose
+
+
+def test_a_lost_device_is_an_event_and_the_run_goes_on(tmp_path: Path, losing: Callable, each_backend: Backend,
+                                                       capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(each_backend.name, checkpoint_interval=4, retries=2)
+    whole = Run.create(config, tmp_path / "whole")
+    whole.train(QUIET)
+    used, run = losing(2, 8), Run.create(config, tmp_path / "lost")  # before the first checkpoint, and after it
+    assert run.train(QUIET).finished
+    assert len({id(be) for be in used}) == 3 and get_backend(each_backend.name) is used[-1]
+    assert final(run.path) == final(whole.path)
+    assert [r["loss"] for r in rows(run.path / METRICS)] == [r["loss"] for r in rows(whole.path / METRICS)]
+    events = [(e["step"], e["message"]) for e in rows(run.path / EVENTS) if e["kind"] == "device_lost"]
+    assert events == [(0, "the card was lost in replay 2"), (4, "the card was lost in replay 8")]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and said[1] == ("warning: the card was lost in replay 8; going on from the last checkpoint")
+
+
+def test_without_retries_it_ends_there(tmp_path: Path, losing: Callable) -> None:
+    losing(7)
+    run = Run.create(tiny(checkpoint_interval=3), tmp_path / "run")
+    with pytest.raises(DeviceLost, match="replay 7"):
+        run.train(QUIET)
+    assert kinds(run.path)[-1] == "device_lost" and rows(run.path / EVENTS)[-1]["step"] == 6
+    assert Run.resume(run.path).train(QUIET).finished
+    assert kinds(run.path).count("device_lost") == 1  # which a resumed run keeps
+
+
+def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    losing(5)
+    opened: list[str] = []
+
+    def once(name: str, device: str | None, say: object, precision: str) -> Backend:
+        opened.append(name)
+        if len(opened) > 1:
+            raise UserError("no Vulkan device")
+        return get_backend(name, device, precision)
+
+    monkeypatch.setattr("helios.train.run.open_backend", once)
+    with pytest.raises(UserError, match="no Vulkan device"):
+        Run.create(tiny(retries=5, checkpoint_interval=2), tmp_path / "run").train(QUIET)
+    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step-000002", "step-000004"]
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["retries"] == 5
