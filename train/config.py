@@ -209,6 +209,7 @@ class Config:
         return hashlib.sha256(canonical({**sections, "device": dict(device)}).encode()).hexdigest()[:32]
 
 
+PRESETS = resources.files("helios.train") / "presets"
 SECTIONS: Mapping[str, type[Settings]] = {
     "model": GPTConfig, "train": TrainConfig, "data": DataConfig, "search": SearchConfig, "monitor": MonitorConfig}
 SETTINGS = tuple(s for section, cls in SECTIONS.items() for s in declared(cls, section))
@@ -226,8 +227,7 @@ def canonical(value: Any) -> str:
 
 def presets() -> list[str]:
     """Return the names of the presets."""
-    files = resources.files("helios.train.presets").iterdir()
-    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+    return sorted(file.name.removesuffix(".toml") for file in PRESETS.iterdir())
 
 
 def resolve(preset: str | None = None, file: str | Path | None = None, assignments: Iterable[str] = (),
@@ -267,7 +267,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
 def _preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise UserError(f"unknown preset {name!r}{nearest(name, presets())}; there are {', '.join(presets())}")
-    return _flatten(tomllib.loads(resources.files("helios.train.presets").joinpath(f"{name}.toml").read_text("utf-8")),
+    return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")),
                     f"preset {name}")
 
 

@@ -1,4 +1,4 @@
-"""The embedded corpus: conversations with figures of history, from a small grammar over the tables next door.
+"""The embedded corpus: conversations with figures of history, from a small grammar over what train/corpus/ knows.
 
 An answer follows from its question (who is asked, and about what), so a small GPT learns to answer in voice and with
 the right facts; some answers repeat the visitor's name or need the difference of two years.
@@ -6,21 +6,49 @@ the right facts; some answers repeat the visitor's name or need the difference o
 
 import random
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from importlib import resources
+from typing import Any, NamedTuple, TypeVar
 
 from helios.errors import UserError
-from helios.train.synth_figures import FIGURES, Figure
-from helios.train.synth_tables import CITIES, CONCEPTS, GIFTS, NAMES, PROFESSIONS
 
 T = TypeVar("T")
 Pick = Callable[[Sequence[T]], T]
+
+
+class Figure(NamedTuple):
+    """Someone of history: true facts, told in the first person. Years before our era are negative."""
+
+    name: str
+    call: str  # how a visitor addresses the figure
+    calling: str
+    birth: int
+    born: str
+    death: int
+    died: str
+    timeline: dict[int, str]  # an entry completes "In 1843 I …"
+    topics: dict[str, list[str]]  # a topic completes "Tell me about …", and its facts are whole sentences
+    sayings: list[str]
+
+
+def _tables(folder: str) -> list[dict[str, Any]]:
+    """Return the files of a folder below train/, in the order of their names."""
+    found = sorted(resources.files("helios.train").joinpath(folder).iterdir(), key=lambda file: file.name)
+    return [tomllib.loads(file.read_text("utf-8")) for file in found if file.name.endswith(".toml")]
+
+
+FIGURES = tuple(Figure(**{**figure, "timeline": {int(year): what for year, what in figure["timeline"].items()}})
+                for figure in _tables("corpus/figures"))
+(WORDS,) = _tables("corpus")
+CONCEPTS, PROFESSIONS, GIFTS, CITIES, NAMES = (
+    WORDS[name] for name in ("concepts", "professions", "gifts", "cities", "names"))
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 def parse_size(size: str) -> int:
-    """Bytes in "300KB", "2MB", "1.5 GiB" or a plain number. Raises UserError for anything else, and below one byte."""
+    """Return the bytes that "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
     if not parts or parts[2] not in UNITS or (count := int(float(parts[1]) * UNITS[parts[2]])) < 1:
         raise UserError(f"{size!r} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
@@ -28,7 +56,7 @@ def parse_size(size: str) -> int:
 
 
 def corpus(size_bytes: int, seed: int = 0) -> str:
-    """About `size_bytes` of UTF-8 text, one conversation a line: as many whole ones as fit, at least one.
+    """Return about `size_bytes` of UTF-8 text, one conversation a line: as many whole ones as fit, at least one.
 
     The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one.
     """

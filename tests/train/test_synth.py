@@ -8,9 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios.errors import UserError
-from helios.train.synth import _years, corpus, parse_size
-from helios.train.synth_figures import FIGURES
-from helios.train.synth_tables import CITIES, CONCEPTS, GIFTS, NAMES, PROFESSIONS
+from helios.train.synth import (
+    CITIES,
+    CONCEPTS,
+    FIGURES,
+    GIFTS,
+    NAMES,
+    PROFESSIONS,
+    _years,
+    corpus,
+    parse_size,
+)
 from helios.train.tokenizer import Tokenizer
 
 TEXT = corpus(2_000_000)
