@@ -13,11 +13,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -31,39 +32,41 @@ _NAME = re.compile(r"step-(\d{6,})")
 _PARTIAL, _OLD = ".partial-", ".old-"  # begin the names of a directory being written, and of one being replaced
 
 Tensors = Mapping[str, np.ndarray]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-def _count(x: Any) -> bool:
-    return type(x) is int and x >= 0
+class Evaluation(TypedDict):
+    step: Count
+    loss: float
 
 
-def _number(x: Any) -> bool:
-    return type(x) in (int, float)
+class File(TypedDict):
+    size: Count
+    sha256: str
 
 
-def _text(x: Any) -> bool:
-    return isinstance(x, str)
+class State(TypedDict):
+    """What state.json holds."""
 
-
-def _file(x: Any) -> bool:
-    return isinstance(x, dict) and _count(x.get("size")) and _text(x.get("sha256"))
-
-
-# What state.json holds besides its format, and what is asked of it.
-ENTRIES: dict[str, Callable[[Any], bool]] = {
-    "step": _count, "seed": _count, "position": _count, "elapsed_ms": _number,
-    "best_val": lambda x: x is None or (isinstance(x, dict) and _count(x.get("step")) and _number(x.get("loss"))),
-    "config_hash": _text, "tokenizer": _text, "text_hash": _text,
-    "model": lambda x: isinstance(x, dict) and _text(x.get("activation")),
-    "files": lambda x: isinstance(x, dict) and _file(x.get(MODEL)) and _file(x.get(OPTIMIZER)),
-    "monitors": lambda x: isinstance(x, dict), "search": lambda x: x is None or isinstance(x, dict),
-    "sha256": _text,  # of the file without this entry
-}
+    format: str
+    step: Count
+    seed: Count
+    position: Count  # batches drawn
+    elapsed_ms: float
+    best_val: Evaluation | None
+    config_hash: str
+    tokenizer: str  # its fingerprint
+    text_hash: str
+    model: dict[str, Any]  # its settings
+    monitors: dict[str, Any]
+    search: dict[str, Any] | None
+    files: dict[str, File]
+    sha256: str  # of the file without this entry
 
 
 class Checkpoint(NamedTuple):
     path: Path
-    state: dict[str, Any]
+    state: State
     model: dict[str, np.ndarray]
     optimizer: dict[str, np.ndarray]
 
@@ -134,7 +137,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def states(run_dir: Path) -> list[dict[str, Any]]:
+def states(run_dir: Path) -> list[State]:
     """Return what state.json says in each of the run's checkpoints that has one; damaged ones are left out."""
     found = []
     for path in steps(run_dir):
@@ -231,7 +234,7 @@ def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
                         f"resume with its settings or start a new run")
 
 
-def _state(path: Path) -> dict[str, Any]:
+def _state(path: Path) -> State:
     try:
         raw = (path / STATE).read_bytes()
         state = json.loads(raw)
@@ -242,16 +245,19 @@ def _state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise Damaged(f"{path} is foreign: {STATE} says format {found!r}, expected {FORMAT!r}")
-    if wrong := [key for key, accepts in ENTRIES.items() if key not in state or not accepts(state[key])]:
-        raise Damaged(f"the checkpoint {path} is damaged: {STATE} lacks {', '.join(wrong)}, "
-                      f"or holds something else there")
+    try:
+        found = msgspec.convert(state, State)
+        if missing := {MODEL, OPTIMIZER} - found["files"].keys() | {"activation"} - found["model"].keys():
+            raise ValueError(f"lacks {', '.join(sorted(missing))}")
+    except ValueError as error:
+        raise Damaged(f"the checkpoint {path} is damaged: {STATE}: {error}") from error
     try:
         whole = raw == _sealed({key: value for key, value in state.items() if key != "sha256"})
     except ValueError:  # a number that is not finite
         whole = False
     if not whole:
         raise Damaged(f"the checkpoint {path} is damaged: the content of {STATE} is not what was written")
-    return state
+    return found
 
 
 def _sealed(state: Mapping[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from helios import random
 from helios.backends.backend import STATS, Backend
 from helios.errors import UserError
 from helios.train import checkpoint, data
-from helios.train.checkpoint import Checkpoint
+from helios.train.checkpoint import Checkpoint, Evaluation
 from helios.train.config import Config
 from helios.train.data import EVAL, TRAIN, Dataset
 from helios.train.device import MIB, check_memory, device_kind
@@ -52,7 +52,7 @@ class Loop:
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
         self.records, self.display = records, display
         self.monitors = Monitors(config)
-        self.best: dict[str, float] | None = None  # {"step", "loss"} of the stage's lowest validation loss
+        self.best: Evaluation | None = None  # the stage's lowest validation loss
         self.elapsed = 0.0  # seconds of the run before this process
         self.done = 0  # steps of the stage
         self.saved = 0  # step of the last checkpoint

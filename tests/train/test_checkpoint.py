@@ -69,6 +69,7 @@ def flip(path: Path) -> None:
     (path / MODEL).write_bytes(raw)
 
 
+ENTRIES = checkpoint.State.__annotations__.keys() - {"format"}
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated model": (lambda p: os.truncate(p / MODEL, 50), "model.safetensors is truncated"),
     "truncated optimizer": (lambda p: os.truncate(p / OPTIMIZER, 0), "optimizer.safetensors is truncated"),
@@ -78,11 +79,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated state": (lambda p: os.truncate(p / STATE, 40), "state.json is truncated"),
     "foreign format": (edit(lambda s: s.update(format="torch")), "foreign: state.json says format 'torch'"),
     "a list": (lambda p: (p / STATE).write_text("[1]"), "foreign"),
-    **{f"lost {key}": (edit(lambda s, key=key: s.pop(key)), f"state.json lacks {key}") for key in checkpoint.ENTRIES},
-    **{f"{key} of another type": (edit(lambda s, key=key: s.update({key: [1]})), f"state.json lacks {key}")
-       for key in checkpoint.ENTRIES},
-    "a best without its loss": (edit(lambda s: s.update(best_val={"step": 1})), "lacks best_val"),
-    "files of another form": (edit(lambda s: s["files"].update({MODEL: 7})), "lacks files"),
+    **{f"lost {key}": (edit(lambda s, key=key: s.pop(key)), f"damaged: state.json: .*{key}") for key in ENTRIES},
+    **{f"{key} of another type": (edit(lambda s, key=key: s.update({key: [1]})), f"damaged: state.json: .*{key}")
+       for key in ENTRIES},
+    "a best without its loss": (edit(lambda s: s.update(best_val={"step": 1})), "missing required field `loss`"),
+    "files of another form": (edit(lambda s: s["files"].update({MODEL: 7})), "Expected `object`.*files"),
+    "one file only": (edit(lambda s: s["files"].pop(OPTIMIZER)), "state.json: lacks optimizer.safetensors"),
+    "a step below 0": (edit(lambda s: s.update(step=-1)), "state.json: .*step"),
     "a changed number": (edit(lambda s: s.update(position=501)), "content of state.json is not what was written"),
     "a number that is none": (edit(lambda s: s.update(more=float("nan"))), "content of state.json is not"),
     "a space more": (lambda p: (p / STATE).write_text((p / STATE).read_text() + " "), "content of state.json is not"),

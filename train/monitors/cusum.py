@@ -28,13 +28,13 @@ evaluation to the next, and those at every step, 32 of 60 runs have a false alar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 SENSITIVITY, SLACK, WINDOW, GRACE = 12.0, 0.5, 50, 10
 CAP, REACH = 2.5, 4.0  # what one value counts as at most in the sums, and in the baseline
-VAL_WINDOW, KEPT = 5, 17  # evaluations are few: that make a baseline, and that tell the noise
+VAL_WINDOW, VAL_KEPT = 5, 17  # evaluations are few: that make a baseline, and that tell the noise
 LEAST_MEMORY, LEAST_COUNT = 20, 4  # of a baseline that follows, and of one that was moved
 LARGEST = 1e100  # what is beyond has no square
 TINY = 1e-30  # in place of what has no logarithm
@@ -64,14 +64,28 @@ CHANNELS = (
 )
 
 
-class Cusum:
-    """Both sums of one series.
+class Kept:
+    """What a checkpoint keeps of an object: the attributes that KEPT names, of plain values."""
+
+    KEPT: tuple[str, ...] = ()
+
+    def state(self) -> dict[str, Any]:
+        """Return what `restore` takes."""
+        return {name: getattr(self, name) for name in self.KEPT}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for name in self.KEPT:
+            setattr(self, name, state[name])
+
+
+class Cusum(Kept):
+    """Watches one series by both sums.
 
     direction: 1 where rising is harm, -1 where falling is. floor: of the standard deviation. cap: the most that one
     value counts as, in standard deviations. trend: whether most of the series' movement is a trend.
     """
 
-    STATE = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
+    KEPT = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
 
     def __init__(self, direction: int, floor: float, sensitivity: float = SENSITIVITY, slack: float = SLACK,
                  window: int = WINDOW, grace: int = GRACE, cap: float = CAP, trend: bool = False) -> None:
@@ -93,14 +107,6 @@ class Cusum:
         self.mean = self.variance = 0.0
         self.up = self.down = 0.0  # towards harm, and away from it
         self.since, self.total = 0, 0.0  # values since `down` was zero, and their sum
-
-    def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.STATE} | {"values": list(self.values)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        for name in self.STATE:
-            setattr(self, name, state[name])
-        self.values = list(state["values"])
 
     def update(self, x: float | None) -> str | None:
         """The next value (None: none was measured) → "shift", "not finite", or None. A value that is not finite changes
@@ -157,7 +163,7 @@ class Cusum:
         self.n = min(self.n + 1, max(self.window, LEAST_MEMORY))
         self.mean += step / self.n
         if self.trend:
-            self.values = [*self.values, x][-KEPT:]
+            self.values = [*self.values, x][-VAL_KEPT:]
         else:
             self.variance += (step * step * known * known - self.variance) / self.n
         if self.down > self.sensitivity:

@@ -199,7 +199,7 @@ class Search(Plan):
     def prune(self) -> None:
         """Remove weights of candidates that neither this search nor a checkpoint of the run will go on from."""
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
-        named = {state[key] for state in states for key in ("start", "pending")}
+        named = {state[key] for state in states if state for key in ("start", "pending")}
         for path in checkpoint.steps(self.folder):
             if path.name not in named:
                 checkpoint.remove(path)
