@@ -14,6 +14,7 @@ import helios
 from helios.backends import get_backend
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
+from helios.train import settings_page
 
 MIB = 2**20
 BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
@@ -21,8 +22,12 @@ BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
 
 @click.command(cls=HeliosCommand)
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
-def main(as_json: bool) -> None:
+@click.option("--settings", is_flag=True, help="Instead, all settings of a run, as the page docs/settings.md.")
+def main(as_json: bool, settings: bool) -> None:
     """List devices, features, limits, compiler and caches."""
+    if settings:
+        click.echo(settings_page.markdown(), nl=False)
+        return
     cpu = get_backend("cpu_ref")
     about: dict[str, Any] = {
         "helios": helios.__version__, "python": platform.python_version(),

@@ -105,7 +105,7 @@ def setting(default: Any, range: Range = ANY, help: str = "", *, flag: str = "",
     """Declare a field of a dataclass of settings.
 
     help: half a sentence. flag: the name of its command line flag, without dashes; "" where it has none. kind: needed
-    only where the annotation does not tell it. A setting whose default is None also takes "auto", which means None.
+    only where the annotation does not tell it. A number whose default is None also takes "auto", which means None.
     """
     return dataclasses.field(default=default, metadata={"range": range, "help": help, "flag": flag, "kind": kind})
 
@@ -121,16 +121,21 @@ class Setting(NamedTuple):
     help: str
     default: Any
 
+    @property
+    def takes_auto(self) -> bool:
+        """Whether "auto" stands for None."""
+        return self.default is None and self.kind is not TEXT
+
     def read(self, value: Any, origin: str) -> Any:
         """Return the value that `value` stands for. Raises UserError, which begins with `origin`, for any other."""
-        if self.default is None and value in (None, "auto"):
+        if (value is None and self.default is None) or (value == "auto" and self.takes_auto):
             return None
         try:
             # A list in JSON, so that a flag takes what a file takes.
             listed = isinstance(value, str) and value.lstrip().startswith("[")
             found = self.kind.read(json.loads(value) if listed else value)
         except (ValueError, TypeError, OverflowError):
-            also = " or auto" if self.default is None else ""
+            also = " or auto" if self.takes_auto else ""
             raise UserError(f"{origin}: expected {self.kind.words}{also}, got {value!r}") from None
         if not self.range.accepts(found):
             near = nearest(str(found), self.range.names) if self.range.names else ""

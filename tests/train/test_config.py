@@ -8,7 +8,9 @@ import pytest
 
 from helios.cli.train import main
 from helios.errors import UserError
-from helios.train.config import SETTINGS, canonical, presets, resolve
+from helios.model.settings import Setting
+from helios.train import settings_page
+from helios.train.config import SETTINGS, Config, TrainConfig, canonical, presets, resolve
 
 FLAGS = """--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
@@ -20,6 +22,28 @@ def test_the_command_has_exactly_the_flags_of_the_interface() -> None:
     assert sorted(flag for p in main.params for flag in p.opts) == sorted(FLAGS.split())
     keys = [s.key for s in SETTINGS]
     assert len(set(keys)) == len(keys)  # bare keys are clear
+
+
+def test_the_page_of_settings_is_that_of_the_declarations() -> None:
+    """`helios-info --settings` prints docs/settings.md."""
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    assert page.read_text("utf-8") == settings_page.markdown()
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.key)
+def test_every_setting_says_what_it_is_and_reads_its_default(setting: Setting) -> None:
+    assert setting.help and setting.read(setting.default, "here") == setting.default
+    assert (setting.read("auto", "here") is None) if setting.takes_auto else True
+
+
+def test_what_is_given_from_python_is_read_alike() -> None:
+    assert TrainConfig(lr="0.5", steps="7").lr == 0.5  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"^warmup: expected a whole number, got 1\.5$"):
+        TrainConfig(warmup=1.5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"--lr-min 3e-05 is above --lr 1e-05"):
+        Config(train=TrainConfig(lr=1e-5))
+    changed = Config().replaced("train", steps=3)
+    assert (changed.train.steps, Config().train.steps) == (3, 500)
 
 
 def test_precedence(tmp_path: Path) -> None:

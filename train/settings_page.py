@@ -1,0 +1,40 @@
+"""The page of all settings, docs/settings.md: `helios-info --settings` prints it."""
+
+from __future__ import annotations
+
+from helios.model.settings import Setting, declared
+from helios.train.config import SECTIONS
+from helios.train.markdown import section, table
+
+HEAD = """# Settings
+
+Every setting of a run, as it is declared. Each can stand in a TOML file (in the table that its section names, or as a
+bare key), in `--set KEY=VALUE`, and in its flag where it has one. Flags win over `--set`, `--set` over `--config`, and
+that over `--preset`. `helios-info --settings` prints this page."""
+ABOUT = {
+    "model": "What a GPT is made of.", "data": "What a run reads.",
+    "train": "How a run trains, and what it leaves on the way.",
+    "search": "The search for an activation before the training; see [search.md](search.md).",
+    "monitor": "What is watched in every run, and what may act on it; see [search.md](search.md#monitors)."}
+
+
+def markdown() -> str:
+    """Return the page, one table a section."""
+    lines = [HEAD]
+    for name, cls in SECTIONS.items():
+        lines += section(f"[{name}]", ABOUT[name])
+        lines += table(("setting", "flag", "default", "values", "meaning"), (
+            (f"`{s.key}`", f"`--{s.flag}`" if s.flag else "", _default(s), _values(s), s.help) for s in declared(cls)),
+            left=5)
+    return "\n".join(lines) + "\n"
+
+
+def _default(s: Setting) -> str:
+    if s.default is None or s.default == "":
+        return "auto" if s.takes_auto else "–"
+    return str(s.default).lower() if isinstance(s.default, bool) else f"{s.default:g}" if isinstance(
+        s.default, float) else str(s.default)
+
+
+def _values(s: Setting) -> str:
+    return s.range.words if s.range.names else ", ".join(filter(None, (s.kind.words, s.range.words)))
