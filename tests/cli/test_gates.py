@@ -96,7 +96,7 @@ def check(folder: Path, models: list[str], blocks: bool, steps: int) -> None:
         for verdict in (one, two, three):
             assert verdict["sentence"] in page
         assert not (folder / name / "checkpoints").exists()
-    assert "come to lie apart in 5 % of studies; so nothing passes gate 1" in page
+    assert "come to lie apart in 4 % of studies; so nothing passes gate 1" in page
 
 
 def test_both_models_and_all_gates(text: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_paired_what_the_seeds_share_is_no_noise() -> None:
     # Two candidates: the standard error of the mean of their differences, and Student's t of n - 1.
     two = separation(x[:2].tolist(), paired=True)
     assert two and two.error == pytest.approx((x[0] - x[1]).std(ddof=1) / 2)
-    assert two.limit / two.error == pytest.approx(3.182, abs=1e-3)
+    assert two.limit / two.error == pytest.approx(3.482, abs=1e-3)
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [[1.0], [2.0]]])
@@ -61,14 +61,14 @@ def test_equals_are_equal() -> None:
 
 @pytest.mark.parametrize(("genomes", "seeds", "paired"), [
     (2, 2, True), (4, 3, True), (6, 3, True), (6, 5, True), (12, 3, True), (4, 3, False), (6, 5, False)])
-def test_equals_are_separated_in_5_percent(genomes: int, seeds: int, paired: bool) -> None:
+def test_equals_are_separated_in_4_percent(genomes: int, seeds: int, paired: bool) -> None:
     """Any two of them, in 10,000 searches."""
     noise = draws(3, 100 * genomes + seeds)
     found = 0
     for x in noise.standard_normal((10_000, genomes, seeds)) + paired * 3 * noise.standard_normal((10_000, 1, seeds)):
         test = separation(x, paired)
         found += test is not None and np.ptp(x.mean(1)) > test.limit
-    assert found / 10_000 == pytest.approx(RATE, abs=0.0065)  # three standard errors
+    assert found / 10_000 == pytest.approx(RATE, abs=0.006)  # three standard errors
 
 
 @pytest.mark.parametrize("settings", [
@@ -94,8 +94,8 @@ def test_whole_searches_over_equals(settings: dict[str, Any]) -> None:
 
 # Of one candidate that is better than all others by so many standard deviations of the noise of one training (what the
 # seeds share left out): docs/search.md gives these figures.
-FOUND = {(2, 3): 4.6, (2, 5): 2.4, (4, 2): 6.7, (4, 3): 4.1, (4, 5): 2.8, (4, 10): 1.9, (6, 3): 4.2, (6, 5): 3.0,
-         (6, 10): 2.0}
+FOUND = {(2, 3): 5.2, (2, 5): 2.5, (2, 10): 1.5, (4, 2): 7.3, (4, 3): 4.3, (4, 5): 2.9, (4, 10): 1.9, (6, 2): 6.5,
+         (6, 3): 4.4, (6, 5): 3.1, (6, 10): 2.1}
 
 
 @pytest.mark.parametrize(("genomes", "seeds"), FOUND)
@@ -106,5 +106,5 @@ def test_what_is_found_in_80_percent_of_searches(genomes: int, seeds: int) -> No
     for losses in x:
         test, means = separation(losses, paired=True), losses.mean(1)
         assert test
-        found += means[0] < means[1:].min() - test.limit
+        found += means[1:].min() - means[0] > test.limit
     assert found / len(x) == pytest.approx(0.8, abs=0.04)

@@ -1,7 +1,7 @@
 """Which of several candidates differ by more than chance makes of equals.
 
 The winner of a search is the best of many, and often of few seeds. So a difference is called one only if it exceeds
-what the range of as many equal candidates would exceed in 5 % of searches (Tukey's range test). The noise is estimated
+what the range of as many equal candidates would exceed in 4 % of searches (Tukey's range test). The noise is estimated
 from all candidates together, which makes much of few seeds; it is taken to be alike for all, and normally distributed.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-RATE = 0.05  # of whole searches over equal candidates that separate any two
+RATE = 0.04  # of whole searches over equal candidates that separate any two
 PERCENT = f"{100 * RATE:g} %"  # the same, in words
 
 
