@@ -1,20 +1,21 @@
-"""What a run goes on from, and whether its settings allow it."""
+"""Where a run starts: at nothing, or at a checkpoint, if its settings allow that."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
 from helios.train import checkpoint
+from helios.train.checkpoint import Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
 from helios.train.records import directory
 from helios.train.records.directory import LOGS, TOKENIZER
+from helios.train.search.files import FOLDER
+from helios.train.search.search import winner
 from helios.train.tokenizer import Tokenizer
-
-SEARCH = "search"  # the folder of a search in a run directory
 
 
 def settings_of(source: str | Path) -> dict[str, Any]:
@@ -24,35 +25,55 @@ def settings_of(source: str | Path) -> dict[str, Any]:
 
 
 class Start:
-    """A checkpoint of a run, with that run's settings and vocabulary.
+    """The start of a new run."""
 
-    problems: what is wrong with newer checkpoints, a line each. Raises UserError where `source`, a run or checkpoint
-    directory, has none that is whole, or where `config` cannot go on from it in the directory `path`.
+    event = "run_start"
+    step = 0
+    problems: Sequence[str] = ()  # what is wrong with checkpoints newer than the one that is taken, a line each
+    checkpoint: Checkpoint | None = None
+    tokenizer: Tokenizer | None = None
+    search: Mapping[str, Any] | None = None  # state of the search
+
+    def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
+        """Prepare the directory `path`, and complete config.json's content `about`; return what changed, in words.
+
+        Raises UserError where that cannot be.
+        """
+        shutil.rmtree(path / FOLDER, ignore_errors=True)  # what a run left here that never came to a checkpoint
+        return ""
+
+
+class Resumed(Start):
+    """The start at a checkpoint of a run, with that run's settings and vocabulary.
+
+    Raises UserError where `source`, a run or checkpoint directory, has none that is whole, or where `config` cannot go
+    on from it in the directory `path`.
     """
+
+    event = "resumed"
 
     def __init__(self, source: Path, config: Config, path: Path) -> None:
         self.origin = directory.run_of(source)
         self.saved = directory.read_config(self.origin)
-        self.checkpoint, self.problems = checkpoint.find(source)
-        self.state = self.checkpoint.state
-        self.step: int = self.state["step"]
-        self._check(config)
-        self.tokenizer = tokenizer_of(self.checkpoint)
+        self.checkpoint, self.problems = found, _ = checkpoint.find(source)
+        self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
+        self._check(config, found)
+        self.tokenizer = tokenizer_of(found)
         later = [p.name for p in checkpoint.steps(path) if checkpoint.step_of(p) > self.step]
         if later and not self.problems:
             raise UserError(f"{path} has later checkpoints ({', '.join(later)}); remove them to continue from step "
                             f"{self.step}, or give a new --run-dir")
 
-    def _check(self, config: Config) -> None:
-        search, done = self.state["search"], self.step
+    def _check(self, config: Config, found: Checkpoint) -> None:
+        search, done = self.search, self.step
         if bool(config.search) != (search is not None):
-            raise UserError(f"{self.checkpoint.path} is of a run {'with' if search else 'without'} a search, which "
-                            "cannot change; start a new run")
+            raise UserError(f"{found.path} is of a run {'with' if search else 'without'} a search, which cannot "
+                            "change; start a new run")
         if search:
             self._check_search(config.to_dict(), search["at"] is None)
         # The model of a search is its candidate's.
         own = {key: self.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
-        checkpoint.check_model(self.checkpoint, config.model.to_dict() | own)
+        checkpoint.check_model(found, config.model.to_dict() | own)
         if config.train.seed != (seed := self.state["seed"]):
             raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
                             f"out, or start a new run")
@@ -65,7 +86,7 @@ class Start:
         """Raise UserError where candidates would be trained, or were, in different ways."""
         free = {"steps", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries", "backend", "device",
                 "max_cost"}
-        for section in (SEARCH,) if over else ("train", "data", SEARCH, "monitor"):
+        for section in ("search",) if over else ("train", "data", "search", "monitor"):
             for key, value in now[section].items():
                 was = self.saved.get(section, {}).get(key)
                 if key not in free and was != value:
@@ -73,28 +94,29 @@ class Start:
                     raise UserError(f"{key} was {was!r} when the search began, and is {value!r}: it cannot change "
                                     f"{when}; start a new run")
 
-    def check_text(self, config: Config, text_hash: str) -> None:
-        """Raise UserError where the texts have the names that they had, and other contents."""
+    def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
+        # Settings name a text by its path: what is there may have changed.
         if self.saved["data"] == config.data.to_dict() and self.state["text_hash"] != text_hash:
             raise UserError(f"{config.data.data} or its validation text is no longer what the run began with; "
                             f"restore it, or name the other text with --data")
+        if self.origin != path:
+            self._copy_to(path)
+        if found := winner(self.search, config):
+            about["symbio_winner"] = found
+        return self._changes(about)
 
-    def copy_to(self, path: Path) -> None:
-        """Copy the records to the directory `path`, unless they are there. Raises UserError."""
-        if self.origin == path:
-            return
+    def _copy_to(self, path: Path) -> None:
         try:
             for name in (*LOGS, TOKENIZER):
                 if (self.origin / name).exists():
                     shutil.copyfile(self.origin / name, path / name)
-            shutil.rmtree(path / SEARCH, ignore_errors=True)
-            if (self.origin / SEARCH).exists():
-                shutil.copytree(self.origin / SEARCH, path / SEARCH)
+            shutil.rmtree(path / FOLDER, ignore_errors=True)
+            if (self.origin / FOLDER).exists():
+                shutil.copytree(self.origin / FOLDER, path / FOLDER)
         except OSError as error:
             raise UserError(f"cannot copy {self.origin} to {path}: {error.strerror or error}") from error
 
-    def changes(self, about: Mapping[str, Any]) -> str:
-        """Return in words what config.json is to say otherwise than it did; "" where that changes no bit."""
+    def _changes(self, about: Mapping[str, Any]) -> str:
         if self.state["config_hash"] == about["config_hash"]:
             return ""
         places = [(s.section, s.key) for s in SETTINGS] + [("device", key) for key in about["device"]]
@@ -102,7 +124,7 @@ class Start:
         return ", ".join(f"{key} {was} → {now}" for key, was, now in both if was != now) or "since the checkpoint"
 
 
-def tokenizer_of(found: checkpoint.Checkpoint) -> Tokenizer:
+def tokenizer_of(found: Checkpoint) -> Tokenizer:
     """Return the vocabulary of the checkpoint's run. Raises UserError where it is not the one that it has."""
     path = found.path.parent.parent / TOKENIZER
     tokenizer = Tokenizer.load(path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import shutil
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -28,9 +27,10 @@ from helios.train.records import directory
 from helios.train.records.directory import METRICS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
-from helios.train.resume import SEARCH, Start, settings_of
+from helios.train.resume import Resumed, Start, settings_of
 from helios.train.search.budget import check_cost, models, told
-from helios.train.search.search import Search, winner
+from helios.train.search.files import FOLDER
+from helios.train.search.search import Search
 from helios.train.stage import Plan
 
 
@@ -124,7 +124,7 @@ class Run:
                     lost = str(error)
                 backends.forget()
                 gc.collect()  # what was on the device
-                run = replace(self, source=self.path if checkpoint.steps(self.path) else None)
+                run = replace(self, source=self.path if checkpoint.steps(self.path) else self.source)
         raise AssertionError("the last try returns or raises")
 
     # -- in the locked directory --------------------------------------------------------------------------------------
@@ -132,45 +132,37 @@ class Run:
         """Train. lost: how the device was lost that the run was on before, if it was."""
         config, path, t = self.config, self.path, self.config.train
         checkpoint.clean(path)
-        checkpoint.clean(path / SEARCH)
-        start = Start(self.source, config, path) if self.source else None
-        for problem in start.problems if start else ():
+        checkpoint.clean(path / FOLDER)
+        start = Resumed(self.source, config, path) if self.source else Start()
+        for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
         backend = open_backend(t.backend, t.device, display.warn, t.precision)
         for model in models(config):
             check_memory(model, t.batch_size, backend)
         dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
-                            cache_dir() / "data", t.seed, start.tokenizer if start else None)
+                            cache_dir() / "data", t.seed, start.tokenizer)
         about = describe(config, self.run_id, backend)
-        changed = ""
-        if start:
-            start.check_text(config, dataset.text_hash)
-            start.copy_to(path)
-            changed = start.changes(about)
-            if found := winner(start.state["search"], config):
-                about["symbio_winner"] = found
-        else:  # what a run left here that never came to a checkpoint
-            shutil.rmtree(path / SEARCH, ignore_errors=True)
-        step = start.step if start else 0
-        records = Records(path, about, dataset.tokenizer, keep=step)
+        changed = start.begin(path, config, about, dataset.text_hash)
+        records = Records(path, about, dataset.tokenizer, keep=start.step)
         loop = None
         try:
-            stages = (Search(config, records, backend.device_name, display, start.state["search"] if start else None)
-                      if config.search else Plan(config))
-            loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint if start else None)
-            records.event(step, "resumed" if start else "run_start", f"from step {step} on {backend.device_name}")
-            for kind, message in (("device_lost", "" if start else lost), ("settings_changed", changed),
-                                  *(("damaged_checkpoint", problem) for problem in (start.problems if start else ()))):
-                if message:
-                    records.event(step, kind, message)
+            stages = (Search(config, records, backend.device_name, display, start.search) if config.search
+                      else Plan(config))
+            loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
+            records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
+            if lost and not start.checkpoint:  # else the event of that is there
+                records.event(0, "device_lost", lost)
+            for problem in start.problems:
+                records.event(start.step, "damaged_checkpoint", problem)
             if changed:
+                records.event(start.step, "settings_changed", changed)
                 display.say(f"settings changed: {changed}")
             display.say(f"run {self.run_id} in {_shown(path)}\n"
                         f"{config.model.parameters():,} parameters on {backend.device_name} ({backend.name}, "
                         f"{backend.driver})\n"
                         f"{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
                         f"vocabulary {dataset.tokenizer.vocab_size:,}")
-            if config.search and not start:
+            if config.search and not start.checkpoint:
                 display.say(told(config))
             finished = loop.run()
             if finished:
@@ -180,7 +172,7 @@ class Run:
             return result
         except DeviceLost as error:
             # At the step that a resumed run keeps.
-            records.event(loop.saved if loop else step, "device_lost", str(error))
+            records.event(loop.saved if loop else start.step, "device_lost", str(error))
             raise
         finally:
             records.close()

@@ -150,6 +150,18 @@ def test_without_retries_it_ends_there(tmp_path: Path, losing: Callable) -> None
     assert kinds(run.path).count("device_lost") == 1  # which a resumed run keeps
 
 
+def test_lost_before_it_has_a_checkpoint_of_its_own(tmp_path: Path, losing: Callable) -> None:
+    """A run that goes on in another directory goes on from where it came."""
+    run = Run.create(tiny(), tmp_path / "run")
+    run.train(QUIET)
+    longer = resolve(base=run.config.to_dict(), flags={"steps": 14, "retries": 1})
+    losing(2)
+    forked = Run.resume(run.path, longer, tmp_path / "fork")
+    assert forked.train(QUIET).step == 14
+    assert [r["step"] for r in rows(tmp_path / "fork" / METRICS)] == list(range(1, 15))
+    assert kinds(tmp_path / "fork").count("device_lost") == 1
+
+
 def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     losing(5)
     opened: list[str] = []
