@@ -24,7 +24,7 @@ from helios.train.device import check_memory, device_kind, open_backend
 from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import directory
-from helios.train.records.directory import METRICS
+from helios.train.records.directory import EVENTS, METRICS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
@@ -150,8 +150,8 @@ class Run:
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
-            if lost and not start.checkpoint:  # else the event of that is there
-                records.event(0, "device_lost", lost)
+            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # cut off, or copied over
+                records.event(start.step, "device_lost", lost)
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed:
