@@ -14,7 +14,7 @@ layout(push_constant) uniform Push {
 void main() {
     if (p.stats.v[2] != 0.0) return;
     float coef = p.stats.v[7], c1 = 1.0 / p.stats.v[4], c2 = 1.0 / p.stats.v[5], lr = p.lr.v[0];
-    uint first = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    uint first = group() * (WG * SPAN) + EACH * lane_swizzle(gl_LocalInvocationID.x);
     for (uint k = 0; k < SPAN; k += EACH) {
         uint i = first + k * WG;
         if (i >= p.n) return;

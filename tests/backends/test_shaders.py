@@ -81,13 +81,13 @@ class Dry(Primitives):
         for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
             if name in PRODUCERS and "EPILOGUE" not in defines:
                 for swap in (0, 1):
-                    ended = {"ENDED": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
-                    self.pipelines.get(name, **(defines | ended))
+                    epilogue = {"HAS_EPILOGUE": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
+                    self.pipelines.get(name, **(defines | epilogue))
                     if name == "layer_norm_backward":
-                        self.pipelines.get(name, **(defines | {"DROPS": 1}))
-                        self.pipelines.get(name, **(defines | ended | {"DROPS": 1}))
+                        self.pipelines.get(name, **(defines | {"DROPOUT_AFTER": 1}))
+                        self.pipelines.get(name, **(defines | epilogue | {"DROPOUT_AFTER": 1}))
             if name == "layer_norm":
-                self.pipelines.get(name, **(defines | {"DROPPED": 1, "GIVEN": 0}))
+                self.pipelines.get(name, **(defines | {"DROPOUT_BEFORE": 1}))
         x = self.empty((8, 8))
         for ta, tb in ((False, False), (False, True), (True, False), (True, True)):
             for tile in TILES[self.matmul_kernel]:  # those that only tuning chooses

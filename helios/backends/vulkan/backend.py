@@ -162,11 +162,11 @@ class VulkanBackend(Primitives):
     def assign(self, target: VkArray, value: VkArray, take: bool = False) -> None:
         if target.shape != value.shape:
             raise ValueError(f"assign: {value.shape} does not fit {target.shape}")
-        if take and self._bind(target, value):
+        if take and self._place_at(target, value):
             return
         self.pending.append(Command("copy", [value.range("r"), target.range("w")]))
 
-    def _bind(self, target: VkArray, value: VkArray) -> bool:
+    def _place_at(self, target: VkArray, value: VkArray) -> bool:
         """Place value's block, still without a place and referred to by nothing else, at the target: then what computes
         it writes there. Refused where commands since then touch the target, save elementwise ones reading it."""
         block, home = value.handle.block, target.range("w")

@@ -32,7 +32,8 @@ ELEMENTWISE = {
     "softcap": "softcap(x, p.alpha)",
     "softcap_backward": "softcap_grad(x, p.alpha) * y",
 }
-NO_EPILOGUE = {"ENDED": 0, "Y": 0, "SWAP": 0}  # of the kernels that include lib/epilogue.glsl; fuse.py gives them one
+# Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
+NO_EPILOGUE = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0}
 MAX_PARTIALS = 1024  # of a sum over everything
 ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
 
@@ -212,7 +213,7 @@ class Primitives:
                                    "HALF": self.half}
         extra: dict[str, Any] = {}
         if epilogue:
-            defines |= {"ENDED": 1, "EPILOGUE": ELEMENTWISE[epilogue]}
+            defines |= {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE[epilogue]}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         name, sg = self.matmul_kernel, self.profile.subgroup_size
         tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
@@ -248,7 +249,7 @@ class Primitives:
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
         y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
-        kernel = self.kernel("layer_norm", DROPPED=0, GIVEN=1, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
+        kernel = self.kernel("layer_norm", DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
         self.dispatch(kernel, mean.size, x=x, weight=weight, bias=bias, y=y,
                       mean=mean, rstd=rstd, rows=mean.size, columns=x.shape[-1], eps=eps)
         return y, mean, rstd
@@ -256,7 +257,7 @@ class Primitives:
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, DROPS=0,
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, DROPOUT_AFTER=0,
                              PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
         dw, db = self._columns(kernel, x, ("dweight", "dbias"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd,
                                g=g, dx=dx)

@@ -49,7 +49,7 @@ def source(name: str, defines: dict[str, Any]) -> str:
 
 
 def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
-    """The members of the push-constant block, in order; members between `#if NAME` and `#endif` where NAME is set."""
+    """Return the members of the push-constant block, in order; it may use `#if NAME`, `#else` and `#endif`."""
     block = re.search(r"uniform Push \{(.*?)\} p;", text, flags=re.S)
     if block is None:
         raise CompileError("a kernel needs `layout(push_constant) uniform Push { … } p;`")
@@ -58,6 +58,8 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
         line = line.split("//")[0].strip()
         if line.startswith("#if"):
             skip = not defines.get(line.split()[1], 0)
+        elif line.startswith("#else"):
+            skip = not skip
         elif line.startswith("#endif"):
             skip = False
         elif not skip:
