@@ -14,6 +14,7 @@ import helios
 from helios.backends import get_backend
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
+from helios.train.device import advised
 
 MIB = 2**20
 BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
@@ -59,7 +60,7 @@ def _vulkan() -> dict[str, Any]:
 
         return {**describe(), "error": None}
     except (UserError, ImportError, OSError) as error:
-        return {"error": str(error), "devices": []}
+        return {"error": advised(error), "devices": []}
 
 
 def _figure(key: str, value: Any) -> str:

@@ -13,9 +13,9 @@ import click
 
 import helios
 from helios.backends.backend import Backend
-from helios.backends.vulkan.environment import cache_dir
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
+from helios.host import cache_dir
 from helios.train import checkpoint, data, telemetry
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config, model_dict, presets, resolve

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
+import psutil
 
-from helios import random
+from helios import host, random
 from helios.backends.backend import PRECISIONS, SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS, Array, Shape
 
 GELU_SCALE = math.sqrt(2.0 / math.pi)
@@ -32,7 +30,7 @@ class CpuRef:
     def __init__(self, float_dtype: type[np.floating] = np.float32, precision: str = PRECISIONS[0]) -> None:
         self.float_dtype: np.dtype = np.dtype(float_dtype)
         self.precision = precision
-        self.device_name = _cpu_model()
+        self.device_name = host.processor()
         self.driver = f"numpy {np.__version__}"
         self._marks: list[tuple[str, float]] | None = None  # (phase, its start in seconds) of the replay under way
 
@@ -72,14 +70,8 @@ class CpuRef:
             self._marks.append((phase, time.perf_counter()))
 
     def memory(self) -> dict[str, int]:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total, available = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-        meminfo, statm = Path("/proc/meminfo"), Path("/proc/self/statm")
-        if meminfo.exists():  # "MemAvailable" counts caches that the kernel would give back
-            fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-            total, available = (int(fields[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
-        resident = int(statm.read_text().split()[1]) * page if statm.exists() else total - available
-        return {"used": resident, "pool": resident, "total": total, "available": available}
+        resident, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
+        return {"used": resident, "pool": resident, "total": machine.total, "available": machine.available}
 
     # -- in place -----------------------------------------------------------------------------------------------------
     def assign(self, target: Array, value: Array, take: bool = False) -> None:
@@ -351,10 +343,3 @@ def _scores(q: Array, k: Array, cap: float) -> Array:
 def _causal(qkv: Array) -> Array:
     """[T, T], True where the key (column) is not later than the query (row)."""
     return np.tri(qkv.shape[1], dtype=bool)
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor() or "numpy")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from helios.backends.vulkan.audit import audit
-from helios.backends.vulkan.device import DeviceLost
 from helios.backends.vulkan.stream import Range
+from helios.errors import DeviceLost
 from helios.tensor import Tensor
 
 from .vulkan import Training, make

@@ -9,13 +9,14 @@ import numpy as np
 
 from helios.backends.backend import PRECISIONS, Shape
 from helios.backends.vulkan import tuning
-from helios.backends.vulkan.device import Device, DeviceLost, describe
+from helios.backends.vulkan.device import Device, describe
 from helios.backends.vulkan.fuse import fuse
 from helios.backends.vulkan.memory import CHUNK, Block, Chunk, Handle, Heap, aligned
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
 from helios.backends.vulkan.primitives import Primitives
 from helios.backends.vulkan.program import VulkanProgram
 from helios.backends.vulkan.stream import Command, Range, Recorder, groups, place
+from helios.errors import DeviceLost
 
 __all__ = ["VkArray", "VulkanBackend", "describe"]
 

@@ -7,13 +7,14 @@ import mmap
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from helios.backends.vulkan import environment
-from helios.errors import UserError
+import psutil
 
-ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
+from helios.backends.vulkan import environment
+from helios.errors import DeviceLost, NoDevice, UserError
+from helios.host import cache_dir
+
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
 # Worth knowing, not required: features by their structure, and extensions.
@@ -50,24 +51,19 @@ class DeviceProfile:
     missing: tuple[str, ...]  # required features that it lacks
 
 
-def advice() -> str:
-    """What to do where there is no device."""
-    hiding = [name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ]
-    return f"{hiding[0]}={os.environ[hiding[0]]} chooses the drivers; unset it, or {ADVICE}" if hiding else ADVICE
-
-
-class DeviceLost(RuntimeError):
-    """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
+def _advice() -> str:
+    hiding = next((name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ), None)
+    return f"{hiding}={os.environ[hiding]} chooses the drivers: unset it" if hiding else "install a Vulkan driver"
 
 
 @cache
 def vulkan() -> Any:
-    """The PyPI `vulkan` module; UserError where there is no loader."""
+    """Return the module `vulkan`. Raises NoDevice where there is no loader."""
     environment.prepare()
     try:
         import vulkan as vk
     except Exception as e:  # the module raises whatever its dlopen gave
-        raise UserError(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}): {advice()}") from None
+        raise NoDevice(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}); install it and a driver") from None
     return vk
 
 
@@ -83,7 +79,7 @@ def instance() -> Any:
     except vk.VkErrorLayerNotPresent:
         raise UserError("HELIOS_VALIDATION is set, but the Khronos validation layer is not installed") from None
     except vk.VkError as e:
-        raise UserError(f"Vulkan found no usable driver ({type(e).__name__}): {advice()}") from None
+        raise NoDevice(f"Vulkan found no usable driver ({type(e).__name__}); {_advice()}") from None
     if layers:
         _listen(vk, handle)
     return handle
@@ -199,10 +195,12 @@ def profiles() -> list[tuple[DeviceProfile, Any]]:
 
 
 def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
-    """By index or part of a name; otherwise discrete before integrated, virtual, CPU. UserError where there is none."""
+    """Return the device of that index or with that in its name; otherwise discrete before integrated, virtual, CPU.
+
+    Raises UserError where `wanted` names none, NoDevice where there is none that can be used."""
     found = profiles()
     if not found:
-        raise UserError(f"Vulkan found no device: {advice()}")
+        raise NoDevice(f"Vulkan found no device; {_advice()}")
     listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
         found = ([(p, h) for p, h in found if wanted == str(p.index)]
@@ -212,7 +210,7 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     usable = [(p, h) for p, h in found if not p.missing]
     if not usable:
         first = found[0][0]
-        raise UserError(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {advice()}")
+        raise NoDevice(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {_advice()}")
     order = list(TYPES.values())
     return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
 
@@ -265,9 +263,7 @@ class Device:
     def available(self) -> int:
         """Bytes of device memory that can still be had."""
         if self.profile.type == "cpu":
-            for line in Path("/proc/meminfo").read_text().splitlines():
-                if line.startswith("MemAvailable:"):
-                    return min(int(line.split()[1]) * 1024, self.profile.memory_bytes)
+            return min(psutil.virtual_memory().available, self.profile.memory_bytes)
         if self.has_budget:
             vk = self.vk
             budget = _struct(vk, "VkPhysicalDeviceMemoryBudgetPropertiesEXT",
@@ -292,7 +288,7 @@ def describe() -> dict[str, Any]:
         "loader": f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
         "devices": [asdict(p) for p, _ in profiles()],
         "compiler": shaders.compiler_name(),
-        "caches": {"kernels": str(environment.cache_dir() / "spirv"), "pipelines": str(environment.cache_dir()),
+        "caches": {"kernels": str(cache_dir() / "spirv"), "pipelines": str(cache_dir()),
                    "driver": os.environ.get("MESA_SHADER_CACHE_DIR")},
         "env": {n: os.environ[n] for n in names if n in os.environ},
     }

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helios.backends.vulkan.device import DeviceLost
 from helios.backends.vulkan.memory import Block, Chunk, aligned
 from helios.backends.vulkan.stream import Command, groups
+from helios.errors import DeviceLost
 
 if TYPE_CHECKING:
     from helios.backends.vulkan.backend import VkArray, VulkanBackend

@@ -18,8 +18,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helios.backends.vulkan import environment
 from helios.files import write_atomic
+from helios.host import cache_dir
 
 OPTIONS = "vulkan1.3 spirv1.6"
 POINTERS = {"In": "r", "Out": "w", "InOut": "rw", "InI": "r"}
@@ -73,7 +73,7 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
 def compile(name: str, text: str) -> bytes:
     """SPIR-V of a kernel's whole text, from the cache where it is there."""
     key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
-    path = environment.cache_dir() / "spirv" / f"{name}-{key}.spv"
+    path = cache_dir() / "spirv" / f"{name}-{key}.spv"
     try:
         saved = path.read_bytes()
         if hashlib.sha256(saved[32:]).digest() == saved[:32]:

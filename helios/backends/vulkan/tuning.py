@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan import shaders
+from helios.host import cache_dir
 
 Tile = dict[str, int]
 
@@ -52,7 +53,7 @@ def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
 def path(profile: Any, kernel: str) -> Path:
     """Of this device, its driver and the kernel as it is now."""
     about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
-    return environment.cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+    return cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 
 def candidates(profile: Any, kernel: str) -> list[Tile]:
