@@ -34,7 +34,7 @@ def about(be: Backend) -> dict[str, Any]:
     """On what it was measured, with what, when."""
     packages = [name for name in ("numpy", "torch") if name in sys.modules]
     return {"device": be.device_name, "driver": be.driver, "processor": processor(),
-            "profile": getattr(getattr(be, "profile", None), "profile", "cpu"),
+            "profile": be.kind,
             "software": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in packages}},
             "date": datetime.now(UTC).isoformat(timespec="seconds")}
 

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
+from helios.backends.vulkan.backend import VulkanBackend
 from helios.bench import measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup
 from helios.errors import UserError
@@ -152,8 +153,8 @@ def tune_command(preset: str, batch: int | None, precision: str | None, device: 
               markup=False)
     if choices:
         out.print(report.tile_table(choices))
-    vulkan: Any = be
-    out.print(f"kept in {tuning.save(vulkan.profile, vulkan.matmul_kernel, vulkan.tiles)}", markup=False)
+    assert isinstance(be, VulkanBackend)
+    out.print(f"kept in {tuning.save(be.profile, be.matmul_kernel, be.tiles)}", markup=False)
 
 
 @main.command("page", cls=HeliosCommand)

@@ -56,7 +56,7 @@ def main(as_json: bool) -> None:
 def _vulkan() -> dict[str, Any]:
     """What the Vulkan backend says of itself, and why not if it cannot."""
     try:
-        from helios.backends.vulkan.backend import describe
+        from helios.backends.vulkan.device import describe
 
         return {**describe(), "error": None}
     except (UserError, ImportError, OSError) as error:

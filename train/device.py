@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
@@ -52,11 +51,10 @@ def check_memory(model: GPTConfig, batch_size: int, backend: Backend) -> None:
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
                         f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
                         f"choose a smaller model, batch or block")
-    profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
     rows = batch_size * model.block_size
     hidden = (MLPS[name].parts * f for name, f in zip(model.activations, model.ffn_dims, strict=True))
     largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
-    if profile is not None and largest > profile.max_allocation:
+    if largest > backend.max_allocation:
         raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
-                        f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "
+                        f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
                         f"choose a smaller model, vocabulary, batch or block")

@@ -6,9 +6,7 @@ those of `reshape` and `view`, which share memory with their argument.
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
@@ -16,7 +14,18 @@ import numpy as np
 import psutil
 
 from helios import host, random
-from helios.backends.backend import PRECISIONS, SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS, Array, Shape
+from helios.backends.backend import (
+    PRECISIONS,
+    RECORDED_UPLOAD,
+    SCALE_MAX,
+    SCALE_MIN,
+    SCALE_PATIENCE,
+    STATS,
+    Array,
+    Shape,
+    host_array,
+)
+from helios.backends.eager import EagerProgram, Marks
 
 GELU_SCALE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
@@ -32,7 +41,14 @@ class CpuRef:
         self.precision = precision
         self.device_name = host.processor()
         self.driver = f"numpy {np.__version__}"
-        self._marks: list[tuple[str, float]] | None = None  # (phase, its start in seconds) of the replay under way
+        self.device_type, self.kind = "cpu", "cpu"
+        self.max_allocation = psutil.virtual_memory().total
+        self.submits, self.waited = 0, 0.0  # computing is not waiting
+        self._marks = Marks()
+
+    @property
+    def recording(self) -> bool:
+        return self._marks.starts is not None
 
     def _float(self, x: Array) -> Array:
         """An array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
@@ -47,8 +63,7 @@ class CpuRef:
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
-        floating = np.issubdtype(np.asarray(value).dtype, np.floating)
-        return np.array(value, self.float_dtype if floating else np.int32, order="C")
+        return np.array(host_array(value, self.float_dtype))
 
     def numpy(self, x: Array) -> np.ndarray:
         return np.array(x)
@@ -63,11 +78,16 @@ class CpuRef:
         return x.reshape(-1)[start:start + math.prod(shape)].reshape(shape)
 
     def record(self, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]) -> EagerProgram:
-        return EagerProgram(self, fn, inputs)
+        def run(values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+            self.submits += 1
+            # In mixed precision gradients may overflow: what then becomes of the step, clip_stats decides.
+            with np.errstate(over="ignore", invalid="ignore") if self.precision == "mixed" else nullcontext():
+                return tuple(self.numpy(x) for x in fn(*(self.array(x) for x in values)))
+
+        return EagerProgram(run, [shape for shape, _ in inputs], self._marks)
 
     def mark(self, phase: str) -> None:
-        if self._marks is not None:
-            self._marks.append((phase, time.perf_counter()))
+        self._marks(phase)
 
     def memory(self) -> dict[str, int]:
         resident, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
@@ -80,7 +100,9 @@ class CpuRef:
         target[...] = value
 
     def upload(self, target: Array, value: np.ndarray) -> None:
-        self.assign(target, np.asarray(value))
+        if self.recording:
+            raise RuntimeError(RECORDED_UPLOAD)
+        self.assign(target, host_array(value, self.float_dtype))
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float, beta1: float,
                    beta2: float, scaling: bool = False) -> None:
@@ -268,35 +290,6 @@ class CpuRef:
         d[np.arange(len(rows)), targets.reshape(-1)] -= 1
         d *= g / len(rows)
         return d.reshape(logits.shape)
-
-
-class EagerProgram:
-    """A Program that records nothing: `submit` calls the function and waits for it."""
-
-    dispatches = 0
-
-    def __init__(self, backend: CpuRef, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]
-                 ) -> None:
-        self.backend, self.fn, self.shapes = backend, fn, [shape for shape, _ in inputs]
-        self.phases: dict[str, float] = {}
-
-    def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
-        given = [x.shape for x in inputs]
-        if given != self.shapes:
-            raise ValueError(f"recorded for inputs of shapes {self.shapes}, got {given}")
-        be = self.backend
-        outer, be._marks = be._marks, [("fwd", time.perf_counter())]
-        try:
-            # In mixed precision gradients may overflow: what then becomes of the step, clip_stats decides.
-            with np.errstate(over="ignore", invalid="ignore") if be.precision == "mixed" else nullcontext():
-                outputs = tuple(be.numpy(x) for x in self.fn(*(be.array(x) for x in inputs)))
-            marks = [*be._marks, ("", time.perf_counter())]
-        finally:
-            be._marks = outer
-        self.phases = {}
-        for (phase, start), (_, end) in itertools.pairwise(marks):
-            self.phases[phase] = self.phases.get(phase, 0.0) + (end - start) * 1000
-        return lambda: outputs
 
 
 def _sigmoid(x: Array) -> Array:

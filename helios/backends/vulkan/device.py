@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+import numpy as np
 import psutil
 
 from helios.backends.vulkan import environment
@@ -19,10 +20,10 @@ VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
 # Worth knowing, not required: features by their structure, and extensions.
 FEATURES = ("shaderInt64",)
-FEATURES_12 = ("shaderFloat16", "shaderInt8", "timelineSemaphore")
+FEATURES_12 = ("shaderFloat16", "shaderInt8")
 EXTENSIONS = ("VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16", "VK_EXT_memory_budget")
 REQUIRED = {
-    "features12": ("bufferDeviceAddress",),
+    "features12": ("bufferDeviceAddress", "timelineSemaphore"),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
 }
 HOST_MEMORY = "VK_EXT_external_memory_host"
@@ -44,7 +45,8 @@ class DeviceProfile:
     max_groups: int  # along x
     max_push_bytes: int
     shared_bytes: int
-    timestamp_ns: float  # nanoseconds a tick; 0 where the queue has no timestamps
+    timestamp_ns: float  # nanoseconds a tick
+    timestamp_bits: int  # that mean something; 0 where the queue has no timestamps
     memory_bytes: int  # of the largest device-local heap
     max_allocation: int
     features: tuple[str, ...]  # what it has of those above
@@ -152,12 +154,18 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         api=f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
         subgroup_size=p11.subgroupSize, fragment=fragment, max_groups=limits.maxComputeWorkGroupCount[0],
         max_push_bytes=limits.maxPushConstantsSize, shared_bytes=limits.maxComputeSharedMemorySize,
-        timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
+        timestamp_ns=limits.timestampPeriod, timestamp_bits=_compute_family(vk, physical)[1].timestampValidBits,
         memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
         max_allocation=p11.maxMemoryAllocationSize,
         features=tuple(n for names in (*REQUIRED.values(), FEATURES, FEATURES_12, EXTENSIONS) for n in names
                        if n in found),
         missing=tuple(missing))
+
+
+def _compute_family(vk: Any, physical: Any) -> tuple[int, Any]:
+    """The first queue family that computes, and its properties."""
+    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(physical)
+    return next((i, family) for i, family in enumerate(families) if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
 
 
 def _fragment(vk: Any, physical: Any, found: set[str]) -> int:
@@ -224,9 +232,7 @@ class Device:
         if profile:
             self.profile = replace(self.profile, profile=profile)
         coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # without, a test emulates them
-        families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
-        self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
-        self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)
+        self.family, _ = _compute_family(vk, self.physical)
         f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
         f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
                       f13)
@@ -259,6 +265,17 @@ class Device:
             raise DeviceLost(f"{self.profile.name} ({self.profile.driver}) was lost in {what}")
         if result < 0:
             raise RuntimeError(f"{what} failed with Vulkan error {result} on {self.profile.name}")
+
+    @property
+    def timestamps(self) -> bool:
+        """Whether its queue has any."""
+        return self.profile.timestamp_bits > 0
+
+    def milliseconds(self, stamps: np.ndarray) -> np.ndarray:
+        """Return the times between timestamps, uint64 [n], as float64 [n - 1]. Their upper bits mean nothing where the
+        device says so, and the others wrap around."""
+        mask = np.uint64((1 << self.profile.timestamp_bits) - 1)
+        return (np.diff(stamps) & mask).astype(np.float64) * self.profile.timestamp_ns / 1e6
 
     def available(self) -> int:
         """Bytes of device memory that can still be had."""
