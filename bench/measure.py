@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helios.backends.backend import Array, Backend
+from helios.backends.backend import Array, Backend, Program
 from helios.bench.registry import REF, Row
 from helios.errors import UserError, nearest
 
@@ -89,7 +89,7 @@ class Timed:
 
 def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
     """`work`, which computes on `be`, as Timed wants it: repetitions follow one another within one submit."""
-    programs: dict[int, Any] = {}
+    programs: dict[int, Program] = {}
 
     def run(times: int) -> Sample:
         def repeat() -> Sequence[Array]:
@@ -148,8 +148,7 @@ def torch_module() -> Any:
 
 def torch_device(be: Backend) -> str:
     """Where PyTorch finds what `be` computes on."""
-    kind = getattr(getattr(be, "profile", None), "type", "cpu")
-    return "cuda" if kind != "cpu" and torch_module().cuda.is_available() else "cpu"
+    return "cuda" if be.device_type != "cpu" and torch_module().cuda.is_available() else "cpu"
 
 
 def torch_finish(device: str) -> Callable[[], Any]:
@@ -223,7 +222,7 @@ def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Ite
         be.numpy(outputs[0])
         sides = [Timed(recorded(be, partial(row.call, be, *arrays)), effort)]
         if peer != "none":
-            sides.append(Timed(peer_side(peer, row, arguments, device, getattr(be, "precision", "f32")), effort))
+            sides.append(Timed(peer_side(peer, row, arguments, device, be.precision), effort))
         for _ in range(effort.rounds):
             for side in sides:
                 side.sample()
@@ -236,6 +235,5 @@ def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Ite
 
 def variant(be: Backend, row: Row, arrays: Sequence[Array]) -> str:
     """The kernels that compute a row."""
-    program: Any = be.record(lambda: [row.call(be, *arrays)][:0], [])
-    names = (c.name for c in getattr(program, "commands", ()) if c.uses)
-    return "+".join(dict.fromkeys(names)) or be.name
+    program = be.record(lambda: [row.call(be, *arrays)][:0], [])
+    return "+".join(dict.fromkeys(program.kernels)) or be.name

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from helios import random
-from helios.backends.backend import ACTIVATIONS, STATS, Array
+from helios.backends.backend import ACTIVATIONS, STATS, Array, Backend
 from helios.backends.cpu_ref import CpuRef
 from helios.model.config import MLPS, GPTConfig
 
@@ -310,11 +310,11 @@ def _optimizer(s: Sizes) -> Iterator[Row]:
                  "correction1": 1 - ADAM["beta1"], "correction2": 1 - ADAM["beta2"]}
     stats = np.array([after_one.get(name, 0.0) for name in STATS], np.float32)
 
-    def decide(be: Any, grad: Array, stats: Array) -> Array:
+    def decide(be: Backend, grad: Array, stats: Array) -> Array:
         be.clip_stats(grad, stats, None, clip=1.0, spike=0.0, beta1=ADAM["beta1"], beta2=ADAM["beta2"])
         return be.view(stats, 0, (2,))
 
-    def update(be: Any, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array) -> tuple[Array, ...]:
+    def update(be: Backend, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array) -> tuple[Array, ...]:
         be.adamw(w, grad, m, v, stats, lr, n_decay=n, **ADAM)
         return w, m, v
 

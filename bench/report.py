@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from helios import host
 from helios.backends.backend import Backend
 from helios.bench.measure import Peaks, Result, cores
 from helios.bench.step import KernelTime
@@ -34,16 +34,14 @@ def about(be: Backend) -> dict[str, Any]:
     """On what it was measured, with what, when."""
     packages = [name for name in ("numpy", "torch") if name in sys.modules]
     return {"device": be.device_name, "driver": be.driver, "processor": processor(),
-            "profile": getattr(getattr(be, "profile", None), "profile", "cpu"),
+            "profile": be.kind,
             "software": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in packages}},
             "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def processor() -> str:
     """The host's, and how many of its cores this process may use."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", info.read_text("utf-8") if info.exists() else "", re.M)
-    return f"{model[1] if model else platform.machine()}, {cores()} cores"
+    return f"{host.processor()}, {cores()} cores"
 
 
 def save(path: Path, be: Backend, rows: Sequence[dict[str, Any]] = (), steps: Sequence[dict[str, Any]] = ()) -> None:

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from helios import random
-from helios.backends.backend import Backend
-from helios.backends.vulkan.primitives import ELEMENTWISE
+from helios.backends.backend import Backend, Dispatch, Program
+from helios.backends.vulkan.variants import ELEMENTWISE
 from helios.bench.measure import PAUSE_S, torch_device, torch_module
 from helios.capture import Capture
 from helios.model import GPT
@@ -46,7 +46,7 @@ class Training:
         t, self.config, self.backend = config.train, config, be
         self.model = GPT(config.model, be, t.seed).train()
         self.optimizer = AdamW(self.model.named_parameters(), t.lr, (t.beta1, t.beta2), t.eps, t.weight_decay,
-                               t.grad_clip, t.spike_threshold, loss_scaling=t.precision == "mixed")
+                               t.grad_clip, t.spike_threshold, t.precision == "mixed", self.model.no_decay)
         self.capture, self.steps = Capture(self._step, be), 0
 
     def _step(self, tokens: Tensor, targets: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,55 +63,25 @@ class Training:
         return float(self.capture(tokens, targets, random.state(t.seed, self.steps), np.array([t.lr], np.float32))[0])
 
     @property
-    def program(self) -> Any:
+    def program(self) -> Program:
         return next(iter(self.capture.programs.values()))
-
-    def arena_bytes(self) -> int:
-        """Of what one step computes and the next does not need; planned by lifetime."""
-        blocks = {use.block.within for c in getattr(self.program, "commands", ()) for use in c.uses}
-        return sum(b.size for b in blocks if b is not None and not b.wanted())
 
     def kernels(self, times: int) -> list[KernelTime]:
         """By name, the slowest first, each command run alone; medians over several steps."""
-        if not hasattr(self.program, "profile"):
-            return []
-        runs = [self.program.profile() for _ in range(times)]
         found: dict[str, list[float]] = defaultdict(list)
-        for command, *ms in zip((c for c, _ in runs[0]), *([ms for _, ms in run] for run in runs), strict=True):
-            found[label(command)].append(statistics.median(ms))
+        for runs in zip(*(self.program.profile() for _ in range(times)), strict=True):
+            found[label(runs[0])].append(statistics.median(run.ms for run in runs))
         return sorted((KernelTime(name, len(ms), sum(ms)) for name, ms in found.items()), key=lambda k: -k.ms)
 
 
-def label(command: Any) -> str:
-    """A command's kernel, with what tells its variants apart: a product's layout, the op it computes or ends in."""
-    defines = getattr(command.kernel, "defines", {})
+def label(dispatch: Dispatch) -> str:
+    """A dispatch's kernel, with what tells its variants apart: a product's layout, the op it computes or ends in."""
+    defines = dispatch.defines
     ops = {expression: op for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
     backward = "backward" if defines.get("BACKWARD") else ""
-    parts = [command.name, backward, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
+    parts = [dispatch.kernel, backward, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
     return " ".join(part for part in parts if part)
-
-
-class Waiting:
-    """Seconds that the host spends waiting for the device."""
-
-    def __init__(self, be: Any) -> None:
-        self.seconds, self.be, self.inner = 0.0, be, getattr(be, "wait", None)
-
-    def __enter__(self) -> Waiting:
-        if self.inner:
-            self.be.wait = self._wait
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.inner:
-            del self.be.wait  # the method shows again
-
-    def _wait(self, fence: Any) -> None:
-        start = time.perf_counter()
-        assert self.inner
-        self.inner(fence)
-        self.seconds += time.perf_counter() - start
 
 
 def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.ndarray], float] | None:
@@ -137,12 +107,12 @@ def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict
     submits = 0
     for _ in range(effort.rounds):
         time.sleep(PAUSE_S)
-        before = getattr(be, "submits", 0)
+        before = be.submits
         for _ in range(effort.steps):
-            with Waiting(be) as waiting:
-                took.append(_timed(ours.step, tokens, targets))
-            host.append(took[-1] - 1e3 * waiting.seconds)
-        submits += getattr(be, "submits", 0) - before
+            waited = be.waited
+            took.append(_timed(ours.step, tokens, targets))
+            host.append(took[-1] - 1e3 * (be.waited - waited))
+        submits += be.submits - before
         time.sleep(PAUSE_S)
         peer_took += [_timed(theirs, tokens, targets) for _ in range(effort.steps) if theirs]
     ms = statistics.median(took)
@@ -153,8 +123,8 @@ def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict
         "preset": preset, "parameters": config.model.parameters(), "batch": shape[0],
         "activation": config.model.activation,
         "precision": config.train.precision, "tokens_per_sec": rate, "ms_per_step": ms,
-        "dispatches": program.dispatches, "submits": submits / len(took), "barriers": getattr(program, "barriers", 0),
-        "host_ms": statistics.median(host), "arena_bytes": ours.arena_bytes(),
+        "dispatches": program.dispatches, "submits": submits / len(took), "barriers": program.barriers,
+        "host_ms": statistics.median(host), "arena_bytes": program.arena_bytes,
         "peer": None if theirs is None else peer_name, "peer_tokens_per_sec": peer_rate,
         "ratio": rate / peer_rate if peer_rate else None,
         "kernels": [k._asdict() for k in ours.kernels(effort.profiles)],

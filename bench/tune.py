@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from helios.backends.backend import Backend
 from helios.backends.vulkan import tuning
+from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.tuning import Tile
 from helios.bench.measure import Effort, Timed, recorded
 from helios.bench.registry import Row
@@ -36,26 +37,25 @@ def classes(table: Iterable[Row]) -> dict[str, Row]:
 
 def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
     """Measure the candidates in turn; the backend uses those that gain from then on. UserError where it has none."""
-    vulkan: Any = be
-    if be.name != "vulkan":
+    if not isinstance(be, VulkanBackend):
         raise UserError(f"{be.device_name} has no tiles to choose; a Vulkan device has")
-    candidates = tuning.candidates(vulkan.profile, vulkan.matmul_kernel)
+    candidates = tuning.candidates(be.profile, be.matmul_kernel)
     for name, row in classes(table).items():
         arrays = [be.array(x) for x in row.arguments()]
-        plain = vulkan.matmul_tile(*_product(row)[:4])
+        plain = be.matmul_tile(*_product(row)[:4])
         tiles, sides = [plain, *(tile for tile in candidates if tile != plain)], []
-        for vulkan.tiles[name] in tiles:
+        for be.tiles[name] in tiles:
             sides.append(_timed(be, row, arrays, effort))
         for _ in range(effort.rounds):
             for side in sides:
                 side.sample()
-        del vulkan.tiles[name]
+        del be.tiles[name]
         untuned, fastest = sides[0], min(sides, key=lambda side: side.best().device_ms)
         gains = (a.device_ms > MARGIN * b.device_ms for a, b in (
             (untuned.best(), fastest.best()), (untuned.median(), fastest.median())))
         if all(gains):
-            vulkan.tiles[name] = tiles[sides.index(fastest)]
-            yield Choice(name, row.shape, vulkan.tiles[name], fastest.best().device_ms, untuned.best().device_ms)
+            be.tiles[name] = tiles[sides.index(fastest)]
+            yield Choice(name, row.shape, be.tiles[name], fastest.best().device_ms, untuned.best().device_ms)
 
 
 def _product(row: Row) -> tuple[bool, bool, int, int, int]:

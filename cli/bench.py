@@ -8,13 +8,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from helios.backends import NAMES, get_backend
+from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
+from helios.backends.vulkan.backend import VulkanBackend
 from helios.bench import measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup
 from helios.errors import UserError
 from helios.train.config import resolve
+from helios.train.device import open_backend
 
 FILE = click.Path(path_type=Path)
 Lengths = tuple[int, int, int]
@@ -73,7 +75,7 @@ def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...
     report.check(json_file)
     if peer == "torch":
         measure.torch_module()
-    be = get_backend(backend, device, dtype)
+    be = open_backend(backend, device, _say, dtype)
     effort, out = measure.QUICK if quick else measure.FULL, report.console()
     _warn()
     limits = peaks.peaks(be, effort, small=quick)
@@ -92,9 +94,13 @@ def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...
         out.print(f"roofline: {plot.roofline(plot_folder, be, results, limits)}", markup=False)
 
 
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
 def _warn() -> None:
     if warning := measure.busy():
-        click.echo(f"warning: {warning}", err=True)
+        _say(f"warning: {warning}")
 
 
 @main.command("step", cls=HeliosCommand)
@@ -115,7 +121,7 @@ def step_command(preset: str, batch: int | None, activation: str | None, precisi
     report.check(json_file)
     if set(peers) != {"none"}:
         measure.torch_module()
-    be = get_backend(backend, device, config.train.precision)
+    be = open_backend(backend, device, _say, config.train.precision)
     _warn()
     ours, steps = step.Training(config, be), list[dict[str, Any]]()
     for peer in peers:
@@ -140,15 +146,15 @@ def tune_command(preset: str, batch: int | None, precision: str | None, device: 
     """Find the fastest tile for each class of product in a training step; from then on this device uses it."""
     config = resolve(preset, flags={"batch_size": batch, "precision": precision})
     table = registry.rows(registry.Sizes.of(config.model, config.train.batch_size))
-    be, out = get_backend("vulkan", device, config.train.precision), report.console()
+    be, out = open_backend("vulkan", device, _say, config.train.precision), report.console()
     _warn()
     choices = list(tune.tune(be, table, measure.QUICK if quick else measure.FULL))
     out.print(report.headline(be, f"{len(choices)} of {len(tune.classes(table))} classes gain by another tile"),
               markup=False)
     if choices:
         out.print(report.tile_table(choices))
-    vulkan: Any = be
-    out.print(f"kept in {tuning.save(vulkan.profile, vulkan.matmul_kernel, vulkan.tiles)}", markup=False)
+    assert isinstance(be, VulkanBackend)
+    out.print(f"kept in {tuning.save(be.profile, be.matmul_kernel, be.tiles)}", markup=False)
 
 
 @main.command("page", cls=HeliosCommand)

@@ -15,6 +15,7 @@ from helios.backends import get_backend
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
 from helios.train import settings_page
+from helios.train.device import advised
 
 MIB = 2**20
 BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
@@ -60,11 +61,11 @@ def main(as_json: bool, settings: bool) -> None:
 def _vulkan() -> dict[str, Any]:
     """What the Vulkan backend says of itself, and why not if it cannot."""
     try:
-        from helios.backends.vulkan.backend import describe
+        from helios.backends.vulkan.device import describe
 
         return {**describe(), "error": None}
     except (UserError, ImportError, OSError) as error:
-        return {"error": str(error), "devices": []}
+        return {"error": advised(error), "devices": []}
 
 
 def _figure(key: str, value: Any) -> str:

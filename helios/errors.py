@@ -1,4 +1,4 @@
-"""What a user can put right is a UserError; everything else is a bug or a broken machine."""
+"""Errors that callers tell apart. A UserError is what a user can put right; the rest is a bug or a broken machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 
 
 class UserError(Exception):
-    """Bad input, with what was given, what was expected and what to do, in one line.
+    """Bad input: one line that says what was given, what was expected and what to do.
 
     The command line prints it without a traceback and exits with 2.
     """
+
+
+class NoDevice(UserError):
+    """A backend found no device that it can use; the text names what is missing in that backend's own terms."""
 
 
 class DeviceLost(RuntimeError):
@@ -18,7 +22,7 @@ class DeviceLost(RuntimeError):
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.4, others: Mapping[str, str] | None = None) -> str:
-    """"; did you mean …?", or nothing where none of `names` is as like as `cutoff`, from 0 to 1.
+    """Return "; did you mean …?", or nothing where none of `names` is as like as `cutoff`, from 0 to 1.
 
     others: further spellings, each with the name that it stands for.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class AdamW:
     def __init__(self, parameters: Iterable[tuple[str, Tensor]], lr: float = 3e-4,
                  betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8, weight_decay: float = 0.1,
                  grad_clip: float = 1.0, spike_threshold: float = 0.0, loss_scaling: bool = False,
-                 no_decay: tuple[str, ...] = ("wte.weight", "wpe.weight")) -> None:
+                 no_decay: Collection[str] = ()) -> None:
         given = list(parameters)
         self.parameters: dict[str, Tensor] = dict(given)
         if not given or len(self.parameters) < len(given) or len({id(p) for _, p in given}) < len(given):
@@ -77,11 +77,15 @@ class AdamW:
         return stats
 
     def step(self, lr: Tensor | None = None, loss: Tensor | None = None) -> None:
-        """Update the parameters from their gradients; RuntimeError where one has none.
+        """Update the parameters from their gradients, at the rate `lr`, a tensor [1], or else `self.lr`.
 
-        lr: [1], for a capture, whose learning rate is an input; else `self.lr`. loss: looked at for being finite.
+        loss: the update is skipped where it is not finite. Raises RuntimeError where a parameter has no gradient, or
+        where `lr` is left out in a function that is being recorded: its replays would all have the rate of now.
         """
         be = self.backend
+        if lr is None and be.recording:
+            raise RuntimeError("AdamW.step: a recorded function would repeat the rate of now; take lr, float32 [1], as "
+                               "an input of the function and give it to step()")
         for name, p in self.parameters.items():
             if p.grad is None:
                 raise RuntimeError(f"AdamW.step: {name} has no gradient; the loss does not depend on it")

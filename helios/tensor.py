@@ -1,4 +1,8 @@
-"""Tensor: an array on a device, and the gradient that flows to it."""
+"""Tensor: an array on a device, and the gradient that flows to it; its arithmetic.
+
+An operation checks its arguments, computes through a primitive of its tensors' backend and is recorded on the tape.
+Shapes that do not fit raise ValueError, wrong dtypes TypeError, both before any device work.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +39,11 @@ class Tensor:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def numpy(self) -> np.ndarray:
-        """A copy on the host; waits for the device."""
+        """Return a copy on the host, after waiting for the device."""
         return self.backend.numpy(self.data)
 
     def item(self) -> float:
+        """Return the only element."""
         return self.numpy().item()
 
     def backward(self, scale: Tensor | None = None) -> None:
@@ -47,7 +52,7 @@ class Tensor:
         tape.backward(self, scale)
 
     def accumulate(self, grad: Array, take: bool = False) -> None:
-        """grad += `grad`, in grad_home where there is one. `take`: nothing else will use `grad`."""
+        """Add `grad` to self.grad, in grad_home where there is one. take: nothing else will use `grad`."""
         if self.grad is not None:
             grad, take = self.backend.axpby(self.grad.data, grad, 1.0, 1.0), True
         if self.grad_home is not None:
@@ -56,39 +61,96 @@ class Tensor:
         self.grad = Tensor(grad, self.backend)
 
     def reshape(self, *shape: int) -> Tensor:
-        return ops.reshape(self, shape)
+        """Return the same elements in row-major order under another shape; one length may be -1."""
+        if -1 in shape:
+            rest = -int(np.prod(shape, dtype=np.int64))
+            shape = tuple(self.size // rest if n == -1 and rest else n for n in shape)
+        if int(np.prod(shape, dtype=np.int64)) != self.size or min(shape, default=1) < 0:
+            raise ValueError(f"reshape: {self.shape} does not fit {shape}")
+        return record("reshape", (self,), (self.backend.reshape(self.data, shape),))
 
     def sum(self) -> Tensor:
-        return ops.sum(self)
+        """Return the sum of all elements, in a fixed order, of shape ()."""
+        check("sum", self)
+        return record("sum", (self,), (self.backend.sum(self.data),))
+
+    def matmul(self, other: Tensor, ta: bool = False, tb: bool = False) -> Tensor:
+        """Return op(self)·op(other), op transposing the last two axes where ta, tb; self [..., M, K], other [K, N] or
+        with self's leading axes."""
+        check("matmul", self, other)
+        a, b = self.shape, other.shape
+        what = f"matmul: {a}{'ᵀ' * ta} · {b}{'ᵀ' * tb}"
+        if len(a) < 2 or len(b) < 2:
+            raise ValueError(f"{what}: both need at least two axes")
+        if a[-2 if ta else -1] != b[-1 if tb else -2]:
+            raise ValueError(f"{what}: the inner lengths differ")
+        if b[:-2] not in ((), a[:-2]) or (ta and b[:-2] != a[:-2]):
+            raise ValueError(f"{what}: the leading axes differ")
+        return record("matmul", (self, other), (self.backend.matmul(self.data, other.data, ta, tb),), ta=ta, tb=tb)
 
     def __add__(self, other: Tensor) -> Tensor:
-        return ops.add(self, other)
+        check_same("add", self, other)
+        return record("add", (self, other), (self.backend.axpby(self.data, other.data, 1.0, 1.0),))
 
     def __sub__(self, other: Tensor) -> Tensor:
-        return ops.sub(self, other)
+        check_same("sub", self, other)
+        return record("sub", (self, other), (self.backend.axpby(self.data, other.data, 1.0, -1.0),))
 
     def __mul__(self, other: Tensor | float) -> Tensor:
-        return ops.mul(self, other) if isinstance(other, Tensor) else ops.scale(self, float(other))
+        return elementwise("mul", self, other) if isinstance(other, Tensor) else elementwise(
+            "scale", self, alpha=float(other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: float) -> Tensor:
-        return ops.scale(self, 1.0 / other)
+        return self * (1.0 / other)
 
     def __neg__(self) -> Tensor:
-        return ops.scale(self, -1.0)
+        return self * -1.0
 
     def __matmul__(self, other: Tensor) -> Tensor:
-        return ops.matmul(self, other)
+        return self.matmul(other)
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, device={self.backend.name})"
 
 
 def tensor(value: Any, device: str | Backend = "vulkan", requires_grad: bool = False) -> Tensor:
-    """A Tensor with a copy of `value` (anything numpy takes; floats become float32, integers int32)."""
+    """Return a Tensor with a copy of `value` (anything numpy takes; floats become float32, integers int32)."""
     backend = get_backend(device)
     return Tensor(backend.array(np.asarray(value)), backend, requires_grad)
 
 
-from helios import ops  # noqa: E402  (ops builds Tensors, Tensor's operators call ops)
+# -- what operations are made of --------------------------------------------------------------------------------------
+def record(op: str, tensors: tuple[Tensor | None, ...], outputs: tuple[Array, ...], **attrs: Any) -> Tensor:
+    """Return the first output as a tensor, on the tape if one of `tensors` requires a gradient."""
+    backend = next(t.backend for t in tensors if t is not None)
+    node = None
+    if any(t is not None and t.requires_grad for t in tensors):
+        inputs = tuple(None if t is None else t.data for t in tensors)
+        node = tape.Node(op, tensors, inputs, outputs, attrs)
+    return Tensor(outputs[0], backend, node is not None, node)
+
+
+def check(op: str, *tensors: Tensor | None) -> None:
+    """Raise unless all that are given are on one backend, and floating point."""
+    given = [t for t in tensors if t is not None]
+    for t in given:
+        if t.backend is not given[0].backend:
+            raise ValueError(f"{op}: tensors on {given[0].backend.name} and on {t.backend.name}")
+        if not np.issubdtype(t.dtype, np.floating):
+            raise TypeError(f"{op}: expected floating point, got {t.dtype}")
+
+
+def check_same(op: str, *tensors: Tensor) -> None:
+    """Raise unless check() passes and the shapes are equal."""
+    check(op, *tensors)
+    if len({t.shape for t in tensors}) > 1:
+        raise ValueError(f"{op}: shapes must be equal, got {', '.join(str(t.shape) for t in tensors)}")
+
+
+def elementwise(op: str, *tensors: Tensor, **attrs: Any) -> Tensor:
+    """Compute the primitive `op` of tensors of one shape."""
+    check_same(op, *tensors)
+    out = getattr(tensors[0].backend, op)(*(t.data for t in tensors), **attrs)
+    return record(op, tensors, (out,), **attrs)

@@ -1,6 +1,7 @@
-// AdamW over flat arrays of n elements, in place; the first n_decay decay. Nothing where stats[2] says skipped.
-// g = grad·stats[7]; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
-// w ← w - lr·decay·w - lr·(m/stats[4])/(√(v/stats[5]) + eps). Grid: one workgroup for each WG·SPAN elements.
+// AdamW over flat arrays of n elements, in place; the first n_decay decay. Nothing where the statistics say skipped; their
+// places, STAT_…, are those of STATS in helios/backends/backend.py.
+// g = grad·grad_coef; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
+// w ← w - lr·decay·w - lr·(m/correction1)/(√(v/correction2) + eps). Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"
 #include "lib/pairs.glsl"
 
@@ -12,9 +13,10 @@ layout(push_constant) uniform Push {
 } p;
 
 void main() {
-    if (p.stats.v[2] != 0.0) return;
-    float coef = p.stats.v[7], c1 = 1.0 / p.stats.v[4], c2 = 1.0 / p.stats.v[5], lr = p.lr.v[0];
-    uint first = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    if (p.stats.v[STAT_SKIPPED] != 0.0) return;
+    float coef = p.stats.v[STAT_GRAD_COEF], lr = p.lr.v[0];
+    float c1 = 1.0 / p.stats.v[STAT_CORRECTION1], c2 = 1.0 / p.stats.v[STAT_CORRECTION2];
+    uint first = group() * (WG * SPAN) + EACH * lane_swizzle(gl_LocalInvocationID.x);
     for (uint k = 0; k < SPAN; k += EACH) {
         uint i = first + k * WG;
         if (i >= p.n) return;

@@ -1,5 +1,6 @@
-// Decide the update: norm = √Σ partial, clip coefficient, skip, Adam's count and bias corrections (see STATS in
-// helios/backends/backend.py) and, with SCALING, the next loss scale. partial [n]: sums of squares. Grid: one subgroup.
+// Decide the update: norm = √Σ partial, clip coefficient, skip, Adam's count and bias corrections and, with SCALING, the
+// next loss scale. partial [n]: sums of squares. stats: what STATS in helios/backends/backend.py names, each at its place
+// STAT_…. Grid: one subgroup.
 #include "lib/common.glsl"
 
 layout(push_constant) uniform Push {
@@ -25,23 +26,23 @@ void main() {
     for (uint i = gl_SubgroupInvocationID; i < p.n; i += SG) sum += p.partial.v[i];
     float root = sqrt(subgroupAdd(sum));
     if (gl_SubgroupInvocationID != 0) return;
-    float scale = p.stats.v[8], norm = root / scale, loss = given(p.loss) ? p.loss.v[0] : 0.0;
+    float scale = p.stats.v[STAT_LOSS_SCALE], norm = root / scale, loss = given(p.loss) ? p.loss.v[0] : 0.0;
     bool skip = !finite(norm) || !finite(loss) || (p.spike > 0.0 && norm > p.spike);
-    float updates = p.stats.v[3] + (skip ? 0.0 : 1.0), coef = p.clip > 0.0 && norm > p.clip ? p.clip / norm : 1.0;
-    p.stats.v[0] = norm;
-    p.stats.v[1] = coef;
-    p.stats.v[2] = skip ? 1.0 : 0.0;
-    p.stats.v[3] = updates;
-    p.stats.v[4] = 1.0 - power(p.beta1, uint(updates));
-    p.stats.v[5] = 1.0 - power(p.beta2, uint(updates));
-    p.stats.v[6] = loss;
-    p.stats.v[7] = coef / scale;
+    float updates = p.stats.v[STAT_UPDATES] + (skip ? 0.0 : 1.0), coef = p.clip > 0.0 && norm > p.clip ? p.clip / norm : 1.0;
+    p.stats.v[STAT_GRAD_NORM] = norm;
+    p.stats.v[STAT_CLIP_COEF] = coef;
+    p.stats.v[STAT_SKIPPED] = skip ? 1.0 : 0.0;
+    p.stats.v[STAT_UPDATES] = updates;
+    p.stats.v[STAT_CORRECTION1] = 1.0 - power(p.beta1, uint(updates));
+    p.stats.v[STAT_CORRECTION2] = 1.0 - power(p.beta2, uint(updates));
+    p.stats.v[STAT_LOSS] = loss;
+    p.stats.v[STAT_GRAD_COEF] = coef / scale;
 #if SCALING
     bool overflow = !finite(norm) && finite(loss);
-    float good = skip ? 0.0 : p.stats.v[9] + 1.0;
-    p.stats.v[10] += overflow ? 1.0 : 0.0;
-    if (overflow) p.stats.v[8] = max(scale / 2.0, SCALE_MIN);
-    if (good >= SCALE_PATIENCE) p.stats.v[8] = min(scale * 2.0, SCALE_MAX);
-    p.stats.v[9] = good >= SCALE_PATIENCE ? 0.0 : good;
+    float good = skip ? 0.0 : p.stats.v[STAT_GOOD_UPDATES] + 1.0;
+    p.stats.v[STAT_OVERFLOWS] += overflow ? 1.0 : 0.0;
+    if (overflow) p.stats.v[STAT_LOSS_SCALE] = max(scale / 2.0, SCALE_MIN);
+    if (good >= SCALE_PATIENCE) p.stats.v[STAT_LOSS_SCALE] = min(scale * 2.0, SCALE_MAX);
+    p.stats.v[STAT_GOOD_UPDATES] = good >= SCALE_PATIENCE ? 0.0 : good;
 #endif
 }

@@ -16,7 +16,7 @@ void main() {
     uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns;
     if (row >= p.rows) return;
     float top = -3e38, sum = 0.0;
-    for (uint j = EACH * turn(lane); j < p.columns; j += EACH * SG) {
+    for (uint j = EACH * lane_swizzle(lane); j < p.columns; j += EACH * SG) {
         Floats x = LOAD(p.logits, at + j);
         float before = top;
         top = max(top, ceil(highest(x)));

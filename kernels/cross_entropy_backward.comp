@@ -15,6 +15,6 @@ void main() {
     if (row >= p.rows) return;
     float lse = p.lse.v[row], scale = p.g.v[0] / float(p.rows);
     uint target = uint(p.targets.v[row]);
-    for (uint j = EACH * turn(gl_SubgroupInvocationID); j < p.columns; j += EACH * SG)
+    for (uint j = EACH * lane_swizzle(gl_SubgroupInvocationID); j < p.columns; j += EACH * SG)
         STORE(p.d, at + j, (exp(LOAD(p.logits, at + j) - lse) - among(target - j)) * scale);
 }

@@ -15,7 +15,7 @@ layout(push_constant) uniform Push {
 } p;
 
 void main() {
-    uint quads = (p.columns + 3) / 4, t = group() * WG + turn(gl_LocalInvocationID.x);
+    uint quads = (p.columns + 3) / 4, t = group() * WG + lane_swizzle(gl_LocalInvocationID.x);
     uint row = t / quads, quad = t % quads;
     if (row >= p.rows) return;
     uvec4 r = philox(p.rng, quad, row, p.site);

@@ -17,7 +17,7 @@ layout(push_constant) uniform Push {
 float of(float x, float y) { return EXPR; }
 
 void main() {
-    uint start = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    uint start = group() * (WG * SPAN) + EACH * lane_swizzle(gl_LocalInvocationID.x);
     for (uint k = 0; k < SPAN; k += EACH) {
         uint i = start + k * WG;
         if (i >= p.n) return;

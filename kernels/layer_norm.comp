@@ -1,45 +1,44 @@
 // y = (x - mean)·rstd·weight + bias, rstd = 1/√(var + eps), var the population's; x [rows, D].
-// Where DROPPED, x is first made and stored, as in dropout.comp: x = residual + (kept ? h·factor : 0).
-// Grid: one subgroup a row. A lane takes RUN neighbouring columns at a time: four where DROPPED, for they share one
-// random counter. It reads again only what it wrote itself.
+// DROPOUT_BEFORE: x is first made and stored, as in dropout.comp: x = residual + (kept ? h·factor : 0).
+// Grid: one subgroup a row. A lane takes RUN neighbouring columns at a time: four with DROPOUT_BEFORE, for they share
+// one random counter. It reads again only what it wrote itself.
 #include "lib/common.glsl"
 #include "lib/dropout.glsl"
 
 layout(push_constant) uniform Push {
-#if DROPPED
+#if DROPOUT_BEFORE
     In h, residual;
 #endif
     In weight, bias;
     Out y, mean, rstd;
-#if DROPPED
+#if DROPOUT_BEFORE
     InOut x;
     InI rng;
-#endif
-#if GIVEN
+#else
     In x;
 #endif
     uint rows, columns;
-#if DROPPED
+#if DROPOUT_BEFORE
     uint threshold, site;
     float factor;
 #endif
     float eps;
 } p;
 
-const uint RUN = DROPPED == 1 ? 4 : EACH;
+const uint RUN = DROPOUT_BEFORE == 1 ? 4 : EACH;
 
 void main() {
     uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns, n = (p.columns + RUN - 1) / RUN;
     if (row >= p.rows) return;
     float sum = 0.0, squares = 0.0;
-    for (uint t = turn(lane); t < n; t += SG) {
-#if DROPPED
+    for (uint t = lane_swizzle(lane); t < n; t += SG) {
+#if DROPOUT_BEFORE
         uvec4 r = philox(p.rng, t, row, p.site);
 #endif
         [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
             uint j = t * RUN + e;
             if (j < p.columns) {
-#if DROPPED
+#if DROPOUT_BEFORE
                 Floats x = dropped(LOAD(p.h, at + j), r, e, p.threshold, p.factor) + LOAD(p.residual, at + j);
                 STORE(p.x, at + j, x);
 #else
@@ -50,7 +49,7 @@ void main() {
         }
     }
     float mean = subgroupAdd(sum) / float(p.columns);
-    for (uint t = turn(lane); t < n; t += SG)
+    for (uint t = lane_swizzle(lane); t < n; t += SG)
         [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
             uint j = t * RUN + e;
             if (j < p.columns) {
@@ -59,7 +58,7 @@ void main() {
             }
         }
     float rstd = 1.0 / sqrt(subgroupAdd(squares) / float(p.columns) + p.eps);
-    for (uint t = turn(lane); t < n; t += SG)
+    for (uint t = lane_swizzle(lane); t < n; t += SG)
         [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
             uint j = t * RUN + e;
             if (j < p.columns)

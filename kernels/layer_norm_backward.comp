@@ -1,6 +1,6 @@
 // With x̂ = (x - mean)·rstd and d = g·weight: dx = rstd·(d - avg(d) - x̂·avg(d·x̂)), averages over the row; dweight = Σ g·x̂
 // and dbias = Σ g, sums over rows. x, g, dx [rows, D]; dweight and dbias get `parts` partial sums [parts, D], each over a
-// run of rows. dx goes through lib/epilogue.glsl. Where DROPS, `dropped` gets what dropout.comp makes of dx.
+// run of rows. dx goes through lib/epilogue.glsl. DROPOUT_AFTER: `dropped` gets what dropout.comp makes of dx.
 // Grid: one subgroup a row, for dx, its lanes striding over the columns; then one for each EACH·SG columns and each part,
 // for the sums, a lane owning EACH columns.
 #include "lib/common.glsl"
@@ -13,44 +13,44 @@ layout(push_constant) uniform Push {
 #if Y
     In y;
 #endif
-#if DROPS
+#if DROPOUT_AFTER
     Out dropped;
     InI rng;
 #endif
     uint rows, columns, parts;
-#if DROPS
+#if DROPOUT_AFTER
     uint threshold, site;
     float factor;
 #endif
-#if ENDED
+#if HAS_EPILOGUE
     float alpha, beta;
 #endif
 } p;
 #include "lib/epilogue.glsl"
 
-const uint RUN = DROPS == 1 ? 4 : EACH;  // neighbouring columns of a lane: four share a random counter
+const uint RUN = DROPOUT_AFTER == 1 ? 4 : EACH;  // neighbouring columns of a lane: four share a random counter
 
 void row_gradient(uint row) {
     uint lane = gl_SubgroupInvocationID, at = row * p.columns;
     float mean = p.mean.v[row], rstd = p.rstd.v[row], sum = 0.0, dot = 0.0;
-    for (uint j = EACH * turn(lane); j < p.columns; j += EACH * SG) {
+    for (uint j = EACH * lane_swizzle(lane); j < p.columns; j += EACH * SG) {
         Floats d = LOAD(p.g, at + j) * LOAD(p.weight, j);
         sum += total(d);
         dot += total(d * (LOAD(p.x, at + j) - mean) * rstd);
     }
     sum = subgroupAdd(sum) / float(p.columns);
     dot = subgroupAdd(dot) / float(p.columns);
-    for (uint t = turn(lane); t < (p.columns + RUN - 1) / RUN; t += SG) {
-#if DROPS
+    for (uint t = lane_swizzle(lane); t < (p.columns + RUN - 1) / RUN; t += SG) {
+#if DROPOUT_AFTER
         uvec4 r = philox(p.rng, t, row, p.site);
 #endif
         [[unroll]] for (uint e = 0; e < RUN; e += EACH) {
             uint j = t * RUN + e;
             if (j < p.columns) {
                 Floats hat = (LOAD(p.x, at + j) - mean) * rstd;
-                Floats dx = ended(rstd * (LOAD(p.g, at + j) * LOAD(p.weight, j) - sum - hat * dot), at + j);
+                Floats dx = epilogue(rstd * (LOAD(p.g, at + j) * LOAD(p.weight, j) - sum - hat * dot), at + j);
                 STORE(p.dx, at + j, dx);
-#if DROPS
+#if DROPOUT_AFTER
                 STORE(p.dropped, at + j, dropped(dx, r, e, p.threshold, p.factor));
 #endif
             }
@@ -76,6 +76,6 @@ void main() {
         row_gradient(g);
         return;
     }
-    uint j = ((g - p.rows) % blocks * SG + turn(gl_SubgroupInvocationID)) * EACH, part = (g - p.rows) / blocks;
+    uint j = ((g - p.rows) % blocks * SG + lane_swizzle(gl_SubgroupInvocationID)) * EACH, part = (g - p.rows) / blocks;
     if (j < p.columns && part < p.parts) column_sums(j, part);
 }

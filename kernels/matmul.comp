@@ -23,7 +23,7 @@ layout(push_constant) uniform Push {
     In y;
 #endif
     uint m, n, k, batch, a_step, b_step;
-#if ENDED
+#if HAS_EPILOGUE
     float alpha, beta;
 #endif
 } p;
@@ -89,7 +89,7 @@ void main() {
 #if STORE_PRE
                 p.pre.v[at] = acc[i][j];
 #endif
-                p.c.v[at] = ended(acc[i][j], at);
+                p.c.v[at] = epilogue(acc[i][j], at);
             }
         }
 }

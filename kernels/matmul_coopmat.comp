@@ -27,7 +27,7 @@ layout(push_constant) uniform Push {
     In y;
 #endif
     uint m, n, k, batch, a_step, b_step;
-#if ENDED
+#if HAS_EPILOGUE
     float alpha, beta;
 #endif
 } p;
@@ -105,7 +105,7 @@ void main() {
 #if STORE_PRE
                     p.pre.v[at] = x;
 #endif
-                    p.c.v[at] = ended(x, at);
+                    p.c.v[at] = epilogue(x, at);
                 }
             }
             subgroupBarrier();

@@ -25,7 +25,7 @@ layout(push_constant) uniform Push {
     In y;
 #endif
     uint m, n, k, batch, a_step, b_step;
-#if ENDED
+#if HAS_EPILOGUE
     float alpha, beta;
 #endif
 } p;
@@ -34,9 +34,9 @@ layout(push_constant) uniform Push {
 float acc[RA * SG][CB];
 
 // Which row (column) is r in a lane, counted from the tile's first; and which r, in which lane, is row i.
-uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * turn(lane) + (r & 1u); }
+uint member(uint r, uint lane) { return (r & ~1u) * SG + 2 * lane_swizzle(lane) + (r & 1u); }
 uint owned(uint i) { return i / (2 * SG) * 2 + i % 2; }
-uint owner(uint i) { return turn(i % (2 * SG) / 2); }
+uint owner(uint i) { return lane_swizzle(i % (2 * SG) / 2); }
 
 // Into to[s][i] element s of K, of the lane's row (column) i, which begins at place[i]; k, count and two are those of
 // steps(). ALONG: K runs along memory.
@@ -129,7 +129,7 @@ void main() {
 #if STORE_PRE
                     store_pair(p.pre, at, x, column + 1 < p.n);
 #endif
-                    store_pair(p.c, at, vec2(ended(x.x, y.x), ended(x.y, y.y)), column + 1 < p.n);
+                    store_pair(p.c, at, vec2(epilogue(x.x, y.x), epilogue(x.y, y.y)), column + 1 < p.n);
                 }
             }
     }

@@ -15,7 +15,7 @@ void main() {
     if (g >= p.groups) return;
     uint run = ((p.n + p.groups - 1) / p.groups + EACH - 1) / EACH * EACH, last = min(p.n, (g + 1) * run);
     float sum = 0.0;
-    for (uint i = g * run + EACH * turn(gl_SubgroupInvocationID); i < last; i += EACH * SG) {
+    for (uint i = g * run + EACH * lane_swizzle(gl_SubgroupInvocationID); i < last; i += EACH * SG) {
         Floats x = LOAD(p.x, i);
         sum += total(EXPR);
     }

@@ -17,7 +17,7 @@ float gated(float gate, float x) { return silu(gate) * x; }
 float to_gate(float gate, float x) { return silu_grad(gate) * x; }
 
 void main() {
-    uint i = group() * (WG * SPAN) + EACH * turn(gl_LocalInvocationID.x);
+    uint i = group() * (WG * SPAN) + EACH * lane_swizzle(gl_LocalInvocationID.x);
     uint j = i % p.features, step = EACH * WG % p.features;  // a division for each element would cost most
     for (uint k = 0; k < SPAN && i < p.n; k += EACH, i += EACH * WG, j += step) {
         if (j >= p.features) j -= p.features;

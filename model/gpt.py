@@ -27,6 +27,8 @@ class GPT:
     device: "vulkan", "cpu_ref" or a Backend. seed: of the initial weights and of the dropout masks that `loss` draws.
     """
 
+    no_decay = ("wte.weight", "wpe.weight")  # what an optimizer's weight decay should spare: tables, not products
+
     def __init__(self, config: GPTConfig, device: str | Backend = "vulkan", seed: int = 0) -> None:
         self.config, self.seed = config, seed
         self.backend = get_backend(device)
@@ -69,7 +71,8 @@ class GPT:
         """Mean cross-entropy in nats, shape (); tokens and targets are ints [B, T], T up to block_size.
 
         While training with dropout, `rng` (int32 [3], helios.random.state) chooses the masks. Without it every call
-        draws new ones from the model's seed; a capture must take it as an input, or it would repeat its first masks.
+        draws new ones from the model's seed. Raises RuntimeError where the function that calls is being recorded and
+        `rng` is no tensor: its replays would all have the same masks.
         """
         self.backend.mark("fwd")
         ids, goals = self._ids("tokens", tokens), self._ids("targets", targets)
@@ -77,6 +80,9 @@ class GPT:
             raise ValueError(f"loss: tokens {ids.shape} and targets {goals.shape} must have one shape")
         if not (self.training and self.config.dropout):
             rng = None
+        elif self.backend.recording and not isinstance(rng, Tensor):
+            raise RuntimeError("loss: a recorded function would repeat these dropout masks; take rng, int32 [3] of "
+                               "helios.random.state, as an input of the function")
         elif rng is None:
             rng, self.draws = random.state(self.seed, self.draws), self.draws + 1
         if isinstance(rng, np.ndarray):

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
-from helios.errors import UserError
+from helios.errors import NoDevice, UserError
 from helios.model.config import MLPS, GPTConfig
 
 MIB = 2**20
+ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend cpu_ref needs no driver"
 
 
 def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
-    """The backend of that name; "auto": vulkan where it has a device, else cpu_ref, saying so. Raises UserError."""
+    """Return the backend of that name; for "auto" vulkan where it has a device, else cpu_ref, and say so.
+
+    Raises UserError, with advice where there is no device.
+    """
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
-    if name != "auto":
-        return get_backend(name, device, precision)
     try:
-        return get_backend("vulkan", device, precision)
-    except UserError as error:
-        if device is not None:
-            raise
-        say(f"warning: no Vulkan device ({error}): computing on cpu_ref, which is slow")
+        return get_backend("vulkan" if name == "auto" else name, device, precision)
+    except NoDevice as error:
+        if name != "auto" or device is not None:
+            raise NoDevice(advised(error)) from None
+        say(f"warning: no Vulkan device ({advised(error)}): computing on cpu_ref, which is slow")
         return get_backend("cpu_ref", precision=precision)
 
 
 def device_kind(backend: Backend) -> dict[str, str]:
     """Return what a run's bits depend on beside its settings: the backend, and the kind of device and its driver."""
     return {"backend": backend.name, "name": backend.device_name, "driver": backend.driver}
+
+
+def advised(error: Exception) -> str:
+    """Return the error's text and, where there is no device, what to do about it here."""
+    return f"{error}; {ADVICE}" if isinstance(error, NoDevice) else str(error)
 
 
 def memory_needed(model: GPTConfig, batch_size: int) -> int:
@@ -57,11 +63,10 @@ def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
                         f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
                         f"choose a smaller model, batch or block")
-    profile: Any = getattr(backend, "profile", None)  # of a Vulkan device
     rows = batch_size * model.block_size
     hidden = (MLPS[name].parts * f for name, f in zip(model.activations, model.ffn_dims, strict=True))
     largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
-    if profile is not None and largest > profile.max_allocation:
+    if largest > backend.max_allocation:
         raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
-                        f"{backend.device_name} gives {profile.max_allocation / MIB:,.0f} MiB at once; "
+                        f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
                         f"choose a smaller model, vocabulary, batch or block")

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import helios
 from helios import backends
 from helios.backends.backend import Backend
-from helios.backends.vulkan.environment import cache_dir
 from helios.errors import DeviceLost, UserError
+from helios.host import cache_dir
 from helios.train import checkpoint, data
 from helios.train.config import Config, resolve
 from helios.train.device import check_memory, device_kind, open_backend

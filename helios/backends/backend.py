@@ -12,8 +12,8 @@ everything else stay as they are; a kernel for matrix units may round its probab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,32 +25,96 @@ STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correct
          "loss_scale", "good_updates", "overflows")
 PRECISIONS = ("f32", "mixed")  # what matmul, linear and attention round their inputs to: nothing, float16
 
+RECORDED_UPLOAD = ("upload: it would happen at once, and in no replay of the function that is being recorded; "
+                   "make the value an input of the function, and assign() it")
+
 # Of the loss scale: a power of two, so that scaling loses no bit.
 SCALE_START, SCALE_MIN, SCALE_MAX = 2.0**15, 2.0, 2.0**24
 SCALE_PATIENCE = 200  # good updates in a row after which it doubles
 
 
-class Program(Protocol):
-    """A recorded function."""
+def host_array(value: Any, float_dtype: np.dtype) -> np.ndarray:
+    """Return `value` as every backend takes it: contiguous, floats as `float_dtype`, integers and booleans as int32.
 
-    dispatches: int  # device operations in one replay (0 where nothing is recorded)
+    Raises ValueError for integers that int32 does not hold, TypeError for what is no real number.
+    """
+    value = np.asarray(value)
+    if value.dtype.kind not in "fiub":
+        raise TypeError(f"expected real numbers, got {value.dtype}")
+    dtype = float_dtype if value.dtype.kind == "f" else np.dtype(np.int32)
+    if dtype.kind == "i" and value.dtype != dtype and value.size and not np.array_equal(value.astype(dtype), value):
+        raise ValueError(f"integers must fit int32, got {value.min()} to {value.max()}")
+    return np.ascontiguousarray(value, dtype).reshape(value.shape)  # which makes a scalar [1]
+
+
+class Dispatch(NamedTuple):
+    """One device operation of a program, measured: its kernel, the variant of that, its milliseconds."""
+
+    kernel: str
+    defines: Mapping[str, Any]
+    ms: float
+
+
+class Program(Protocol):
+    """A recorded function. Where nothing is recorded, counts are 0 and lists are empty."""
+
+    kernels: Sequence[str]  # the name of each device operation in a replay, in order
+    dispatches: int  # how many they are
+    barriers: int  # between groups of them
+    arena_bytes: int  # for what a replay computes and nothing outside refers to; all programs share them
     phases: dict[str, float]  # milliseconds of the last finished replay, by mark()
 
     def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
         """Start one replay; the returned function waits for it and gives the outputs."""
         ...
 
+    def profile(self) -> list[Dispatch]:
+        """Run each device operation alone, on the last inputs, and time it. It changes what a replay changes."""
+        ...
+
 
 class Backend(Protocol):
+    """A device that computes the primitives below."""
+
     name: str  # "vulkan" or "cpu_ref"
     device_name: str
     driver: str
     float_dtype: np.dtype  # has .type
     precision: str  # one of PRECISIONS
 
+    @property
+    def recording(self) -> bool:
+        """Whether a function runs that is being recorded: what it does on the host may happen only once."""
+        ...
+
+    @property
+    def device_type(self) -> str:
+        """"discrete", "integrated", "virtual", "cpu" or "other"."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The kind of device that its kernels are made for: "cpu", "simt" or "coopmat"."""
+        ...
+
+    @property
+    def max_allocation(self) -> int:
+        """The most bytes that one array can have."""
+        ...
+
+    @property
+    def submits(self) -> int:
+        """How many times work was given to the device so far; one for each replay."""
+        ...
+
+    @property
+    def waited(self) -> float:
+        """Seconds that the host has spent waiting for the device so far."""
+        ...
+
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
-        """A copy of `value` on the device; floats become `float_dtype`, integers int32."""
+        """A copy of `value` on the device, as host_array() makes it."""
         ...
 
     def numpy(self, x: Array) -> np.ndarray: ...
@@ -81,7 +145,8 @@ class Backend(Protocol):
         ...
 
     def upload(self, target: Array, value: np.ndarray) -> None:
-        """target ← value from the host, of the same shape."""
+        """target ← value from the host, of the same shape. Raises RuntimeError while recording: it happens at once,
+        not in each replay."""
         ...
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float,

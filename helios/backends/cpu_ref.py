@@ -6,19 +6,26 @@ those of `reshape` and `view`, which share memory with their argument.
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-import platform
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
+import psutil
 
-from helios import random
-from helios.backends.backend import PRECISIONS, SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS, Array, Shape
+from helios import host, random
+from helios.backends.backend import (
+    PRECISIONS,
+    RECORDED_UPLOAD,
+    SCALE_MAX,
+    SCALE_MIN,
+    SCALE_PATIENCE,
+    STATS,
+    Array,
+    Shape,
+    host_array,
+)
+from helios.backends.eager import EagerProgram, Marks
 
 GELU_SCALE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
@@ -32,9 +39,16 @@ class CpuRef:
     def __init__(self, float_dtype: type[np.floating] = np.float32, precision: str = PRECISIONS[0]) -> None:
         self.float_dtype: np.dtype = np.dtype(float_dtype)
         self.precision = precision
-        self.device_name = _cpu_model()
+        self.device_name = host.processor()
         self.driver = f"numpy {np.__version__}"
-        self._marks: list[tuple[str, float]] | None = None  # (phase, its start in seconds) of the replay under way
+        self.device_type, self.kind = "cpu", "cpu"
+        self.max_allocation = psutil.virtual_memory().total
+        self.submits, self.waited = 0, 0.0  # computing is not waiting
+        self._marks = Marks()
+
+    @property
+    def recording(self) -> bool:
+        return self._marks.starts is not None
 
     def _float(self, x: Array) -> Array:
         """An array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
@@ -49,8 +63,7 @@ class CpuRef:
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
-        floating = np.issubdtype(np.asarray(value).dtype, np.floating)
-        return np.array(value, self.float_dtype if floating else np.int32, order="C")
+        return np.array(host_array(value, self.float_dtype))
 
     def numpy(self, x: Array) -> np.ndarray:
         return np.array(x)
@@ -65,21 +78,20 @@ class CpuRef:
         return x.reshape(-1)[start:start + math.prod(shape)].reshape(shape)
 
     def record(self, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]) -> EagerProgram:
-        return EagerProgram(self, fn, inputs)
+        def run(values: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+            self.submits += 1
+            # In mixed precision gradients may overflow: what then becomes of the step, clip_stats decides.
+            with np.errstate(over="ignore", invalid="ignore") if self.precision == "mixed" else nullcontext():
+                return tuple(self.numpy(x) for x in fn(*(self.array(x) for x in values)))
+
+        return EagerProgram(run, [shape for shape, _ in inputs], self._marks)
 
     def mark(self, phase: str) -> None:
-        if self._marks is not None:
-            self._marks.append((phase, time.perf_counter()))
+        self._marks(phase)
 
     def memory(self) -> dict[str, int]:
-        page = os.sysconf("SC_PAGE_SIZE")
-        total, available = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
-        meminfo, statm = Path("/proc/meminfo"), Path("/proc/self/statm")
-        if meminfo.exists():  # "MemAvailable" counts caches that the kernel would give back
-            fields = dict(line.split(":") for line in meminfo.read_text().splitlines())
-            total, available = (int(fields[k].split()[0]) * 1024 for k in ("MemTotal", "MemAvailable"))
-        resident = int(statm.read_text().split()[1]) * page if statm.exists() else total - available
-        return {"used": resident, "pool": resident, "total": total, "available": available}
+        resident, machine = psutil.Process().memory_info().rss, psutil.virtual_memory()
+        return {"used": resident, "pool": resident, "total": machine.total, "available": machine.available}
 
     # -- in place -----------------------------------------------------------------------------------------------------
     def assign(self, target: Array, value: Array, take: bool = False) -> None:
@@ -88,7 +100,9 @@ class CpuRef:
         target[...] = value
 
     def upload(self, target: Array, value: np.ndarray) -> None:
-        self.assign(target, np.asarray(value))
+        if self.recording:
+            raise RuntimeError(RECORDED_UPLOAD)
+        self.assign(target, host_array(value, self.float_dtype))
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float, beta1: float,
                    beta2: float, scaling: bool = False) -> None:
@@ -278,35 +292,6 @@ class CpuRef:
         return d.reshape(logits.shape)
 
 
-class EagerProgram:
-    """A Program that records nothing: `submit` calls the function and waits for it."""
-
-    dispatches = 0
-
-    def __init__(self, backend: CpuRef, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]
-                 ) -> None:
-        self.backend, self.fn, self.shapes = backend, fn, [shape for shape, _ in inputs]
-        self.phases: dict[str, float] = {}
-
-    def submit(self, inputs: Sequence[np.ndarray]) -> Callable[[], tuple[np.ndarray, ...]]:
-        given = [x.shape for x in inputs]
-        if given != self.shapes:
-            raise ValueError(f"recorded for inputs of shapes {self.shapes}, got {given}")
-        be = self.backend
-        outer, be._marks = be._marks, [("fwd", time.perf_counter())]
-        try:
-            # In mixed precision gradients may overflow: what then becomes of the step, clip_stats decides.
-            with np.errstate(over="ignore", invalid="ignore") if be.precision == "mixed" else nullcontext():
-                outputs = tuple(be.numpy(x) for x in self.fn(*(be.array(x) for x in inputs)))
-            marks = [*be._marks, ("", time.perf_counter())]
-        finally:
-            be._marks = outer
-        self.phases = {}
-        for (phase, start), (_, end) in itertools.pairwise(marks):
-            self.phases[phase] = self.phases.get(phase, 0.0) + (end - start) * 1000
-        return lambda: outputs
-
-
 def _sigmoid(x: Array) -> Array:
     with np.errstate(over="ignore"):  # e⁻ˣ = ∞ gives the right 0
         return 1 / (1 + np.exp(-x))
@@ -351,10 +336,3 @@ def _scores(q: Array, k: Array, cap: float) -> Array:
 def _causal(qkv: Array) -> Array:
     """[T, T], True where the key (column) is not later than the query (row)."""
     return np.tri(qkv.shape[1], dtype=bool)
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")),
-                platform.processor() or "numpy")

@@ -10,7 +10,7 @@ layout(buffer_reference, std430, buffer_reference_align = 8) buffer Twos { uint6
 // The place of a lane's two among the subgroup's. A register of 64-bit lanes is two machine registers, and the compiler
 // may gather the second first; with the middle quarters exchanged each of them begins in the first cache line, so that
 // memory is met in order and fetched ahead.
-uint turn(uint lane) {
+uint lane_swizzle(uint lane) {
     uint q = lane / (SG / 4);
     return lane % (SG / 4) + SG / 4 * (q % 2 * 2 + q / 2);
 }
@@ -33,7 +33,7 @@ float total(vec2 x) { return x.x + x.y; }
 float highest(vec2 x) { return max(x.x, x.y); }
 vec2 among(uint i) { return vec2(i == 0, i == 1); }
 #else
-uint turn(uint lane) { return lane; }
+uint lane_swizzle(uint lane) { return lane; }
 
 #define EACH 1
 #define Floats float

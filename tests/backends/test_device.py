@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,10 +43,14 @@ def test_an_unknown_device_is_named_with_those_there_are(wanted: str) -> None:
         choose(wanted)
 
 
-def test_no_driver_is_a_user_error() -> None:
+def test_no_driver_is_named_in_terms_of_vulkan() -> None:
+    """The library knows no command line: what to do there, commands add (train/device.py)."""
     done = python("from helios.backends import get_backend\nget_backend('vulkan')", VK_DRIVER_FILES="/nonexistent.json",
                   VK_ICD_FILENAMES="/nonexistent.json")
-    assert done.returncode == 1 and "UserError" in done.stderr and "cpu_ref" in done.stderr.splitlines()[-1]
+    error = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and error.startswith("helios.errors.NoDevice: ")
+    assert "VK_DRIVER_FILES=/nonexistent.json chooses the drivers: unset it" in error
+    assert "--" not in error and "run" not in error
 
 
 def test_describe() -> None:
@@ -65,7 +70,7 @@ print(os.environ.get("LP_NATIVE_VECTOR_WIDTH"), os.environ.get("MESA_SHADER_CACH
 
 @pytest.mark.parametrize(("flags", "given", "width"), [
     (environment.AVX512, None, "512"), ({"avx2"}, None, "None"), (environment.AVX512, "256", "256")])
-def test_simd_width(flags: set[str], given: str | None, width: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_simd_width(flags: set[str], given: str | None, width: str, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if k not in ("LP_NATIVE_VECTOR_WIDTH", "MESA_SHADER_CACHE_DIR")}
     env |= {"HELIOS_CACHE": str(tmp_path)} | ({"LP_NATIVE_VECTOR_WIDTH": given} if given else {})
     done = subprocess.run([sys.executable, "-P", "-c", WIDTH.format(flags=set(flags))], capture_output=True, text=True,
@@ -73,6 +78,32 @@ def test_simd_width(flags: set[str], given: str | None, width: str, tmp_path) ->
     found, folder = done.stdout.split()
     assert found == width
     assert folder == str(tmp_path / f"mesa-{'default' if width == 'None' else width}")  # one folder a width
+
+
+@pytest.mark.parametrize(("given", "width", "folder"), [
+    ("shaders", "256", "shaders/mesa-256"), ("shaders", None, "shaders/mesa-default"),
+    ("shaders/mesa-256", "256", "shaders/mesa-256"),  # inherited from a process of this width …
+    ("shaders/mesa-512", "256", "shaders/mesa-256"), ("shaders/mesa-512", None, "shaders/mesa-default"),  # … or another
+    ("shaders/mesa-vega", "256", "shaders/mesa-vega/mesa-256")])
+def test_a_width_has_its_own_folder_wherever_the_user_wants_the_cache(
+        given: str, width: str | None, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "cpu_flags", set)
+    monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(tmp_path / given))
+    if width is None:
+        monkeypatch.delenv("LP_NATIVE_VECTOR_WIDTH", raising=False)
+    else:
+        monkeypatch.setenv("LP_NATIVE_VECTOR_WIDTH", width)
+    environment.prepare.__wrapped__()
+    assert os.environ["MESA_SHADER_CACHE_DIR"] == str(tmp_path / folder) and (tmp_path / folder).is_dir()
+
+
+def test_without_a_place_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MESA_SHADER_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("LP_NATIVE_VECTOR_WIDTH", "256")
+    monkeypatch.setenv("MESA_SHADER_CACHE_DISABLE", "")
+    environment.prepare.__wrapped__()
+    assert os.environ["MESA_SHADER_CACHE_DISABLE"] == "true"
 
 
 @pytest.mark.parametrize("width", ["128", "256"])

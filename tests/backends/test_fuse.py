@@ -9,7 +9,7 @@ import pytest
 
 from helios import ops, random
 from helios.backends.vulkan import backend as module
-from helios.backends.vulkan.backend import VkArray
+from helios.backends.vulkan.array import VkArray
 from helios.capture import Capture
 from helios.tensor import Tensor
 

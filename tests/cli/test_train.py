@@ -320,8 +320,11 @@ def test_no_vulkan_device(tmp_path: Path) -> None:
                                         "--steps", "2", "--quiet")
     assert result.returncode == 0 and result.stdout.startswith("done: ")
     assert result.stderr.startswith("warning: no Vulkan device")
+    assert "--backend cpu_ref" in result.stderr
     result = subprocess_without_devices("helios.cli.info")
-    assert result.returncode == 0 and "Traceback" not in result.stderr
+    assert result.returncode == 0 and "Traceback" not in result.stderr and "--backend cpu_ref" in result.stdout
+    result = subprocess_without_devices("helios.cli.bench", "--quick")
+    assert result.returncode == 2 and "--backend cpu_ref" in result.stderr
 
 
 def test_train_and_sample_on_the_device(tmp_path: Path, backend: Backend) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from helios import random
 from helios.backends.cpu_ref import CpuRef
+from helios.capture import Capture
 from helios.errors import UserError
 from helios.model import GPT, GPTConfig
 from helios.model.config import MLPS
@@ -276,6 +277,19 @@ def test_dropout_draws_and_modes(each_backend):
     assert still == {plain.loss(tokens, targets).item()}
     for mode in (True, False):
         assert np.array_equal(model.train(mode).logits(tokens).numpy(), plain.logits(tokens).numpy())
+
+
+def test_masks_that_a_recorded_function_would_repeat(each_backend):
+    model = GPT(dataclasses.replace(SMALL, dropout=0.1), each_backend, seed=2)
+    inputs = [x.astype(np.int32) for x in batch(SMALL)]
+    for rng in (None, RNG):
+        with pytest.raises(RuntimeError, match="loss: a recorded function would repeat these dropout masks; take rng"):
+            Capture(lambda x, y, rng=rng: (model.loss(x, y, rng),), each_backend)(*inputs)
+    assert model.draws == 0
+    capture = Capture(lambda x, y, rng: (model.loss(x, y, rng),), each_backend)
+    assert capture(*inputs, RNG)[0] == model.loss(*inputs, RNG).item() != capture(*inputs, random.state(6, 3))[0]
+    still = Capture(lambda x, y: (model.eval().loss(x, y),), each_backend)
+    assert still(*inputs)[0] == model.loss(*inputs).item()
 
 
 def test_dropout_sites_differ():

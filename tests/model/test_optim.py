@@ -14,6 +14,7 @@ from helios.tensor import Tensor
 
 SHAPES = {"wte.weight": (5, 9), "ln.weight": (9,), "a.weight": (7, 9), "wpe.weight": (3, 9), "b.weight": (13, 10),
           "ln.bias": (9,), "odd": (1, 1)}
+NO_DECAY = ("wte.weight", "wpe.weight")
 DECAYING = ("a.weight", "b.weight", "odd")
 TINY = GPTConfig(vocab_size=61, block_size=16, n_layer=2, n_head=2, n_embd=20, activation="swiglu,universal",
                  dropout=0.1)
@@ -66,7 +67,7 @@ def test_five_steps_against_float64(each_backend, scale):
     settings: dict[str, Any] = {"lr": 0.01, "betas": (0.9, 0.95), "eps": 1e-3, "weight_decay": 0.5, "grad_clip": 1.0}
     given = parameters(each_backend)
     reference = Reference({name: p.numpy() for name, p in given.items()}, **settings)
-    opt = AdamW(given.items(), **settings)
+    opt = AdamW(given.items(), **settings, no_decay=NO_DECAY)
     for step in range(5):
         give(opt, gradients(step, scale))
         opt.step()
@@ -84,10 +85,19 @@ def test_five_steps_against_float64(each_backend, scale):
                                        err_msg=f"{kind}.{name}")
 
 
+def test_matrices_decay_unless_named():
+    opt = AdamW(parameters(CpuRef()).items())
+    assert {name for name, start in opt.start.items() if start < opt.n_decay} == {*DECAYING, *NO_DECAY}
+    model = GPT(TINY, "cpu_ref")
+    opt = AdamW(model.named_parameters(), no_decay=model.no_decay)
+    spared = {name for name, start in opt.start.items() if start >= opt.n_decay and len(opt.parameters[name].shape) > 1}
+    assert spared == set(model.no_decay) == {"wte.weight", "wpe.weight"}
+
+
 def test_layout(each_backend):
     given = parameters(each_backend)
     before = {name: p.numpy() for name, p in given.items()}
-    opt = AdamW(given.items())
+    opt = AdamW(given.items(), no_decay=NO_DECAY)
     assert all(np.array_equal(p.numpy(), before[name]) for name, p in given.items())
     assert all(start % ALIGN == 0 for start in opt.start.values())
     assert {name for name, start in opt.start.items() if start < opt.n_decay} == set(DECAYING)

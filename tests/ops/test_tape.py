@@ -9,6 +9,7 @@ import weakref
 import numpy as np
 import pytest
 
+import helios.tensor
 from helios import ops, random
 from helios.backends.backend import Array, Backend
 from helios.backends.cpu_ref import CpuRef
@@ -144,10 +145,11 @@ def test_backends_do_not_mix(name: str) -> None:
 
 
 def recorded_ops() -> set[str]:
-    """The names that ops.py puts on the tape, read from its source."""
-    calls = (node for node in ast.walk(ast.parse(inspect.getsource(ops))) if isinstance(node, ast.Call))
+    """The names that ops.py and tensor.py put on the tape, read from their source."""
+    calls = (node for module in (ops, helios.tensor) for node in ast.walk(ast.parse(inspect.getsource(module)))
+             if isinstance(node, ast.Call))
     return {call.args[0].value for call in calls
-            if isinstance(call.func, ast.Name) and call.func.id in ("_record", "_elementwise", "_per_feature")
+            if isinstance(call.func, ast.Name) and call.func.id in ("record", "elementwise", "_per_feature")
             and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)}
 
 

@@ -8,39 +8,51 @@ outputs of the whole must be those of an ordinary replay.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
+from helios.backends.backend import host_array
+from helios.backends.vulkan.array import FLOAT, VkArray
 from helios.backends.vulkan.memory import Chunk
 from helios.backends.vulkan.program import VulkanProgram
 from helios.backends.vulkan.stream import Command
 
 
 def audit(program: VulkanProgram, inputs: Sequence[np.ndarray]) -> tuple[list[str], tuple[np.ndarray, ...]]:
-    """(what was written undeclared, one line each; the outputs). Slow: copies all device memory twice a command."""
-    be = program.backend
-    program.wait()
+    """Return what was written undeclared, one line each, and the outputs.
+
+    It is slow, for it copies all device memory twice a command.
+    """
+    queue = program.queue
+    program.place()
     for array, value in zip(program.inputs, inputs, strict=True):
-        be.upload(array, value)
-    chunks = list(be.heap.chunks)
+        queue.write(*_place(array), host_array(value, FLOAT))
+    chunks = list(program.arena.heap.chunks)
     faults: list[str] = []
     for command in program.commands:
         if not command.uses:
             continue
-        before = [_read(program, chunk) for chunk in chunks]
+        before = [queue.read(chunk, 0, chunk.size) for chunk in chunks]
         touched, written = (_mask(chunks, command, access) for access in ("rw", "w"))
-        poisoned = [np.where(mask, x, 0xFF).astype(np.uint8) for x, mask in zip(before, touched, strict=True)]
-        _write(program, chunks, poisoned)
-        buffer = be.recorder.begin()
-        be.recorder.write(buffer, [[command]])
-        be.run(be.recorder.end(buffer))
-        after = [_read(program, chunk) for chunk in chunks]
-        for x, y, mask in zip(poisoned, after, written, strict=True):
-            changed = np.flatnonzero((x != y) & ~mask)
+        for chunk, x, mask in zip(chunks, before, touched, strict=True):
+            x = np.where(mask, x, 0xFF).astype(np.uint8)
+            queue.write(chunk, 0, x)
+        queue.run(partial(queue.recorder.write, batches=[[command]]))
+        after = [queue.read(chunk, 0, chunk.size) for chunk in chunks]
+        for chunk, x, y, may, mask in zip(chunks, before, after, touched, written, strict=True):
+            changed = np.flatnonzero((np.where(may, x, 0xFF) != y) & ~mask)
             if len(changed):
                 faults.append(f"{command.name}: {len(changed)} bytes changed outside its declared writes")
-        _write(program, chunks, [np.where(mask, y, x) for x, y, mask in zip(before, after, written, strict=True)])
-    return faults, tuple(be.numpy(out) for out in program.outputs)
+            queue.write(chunk, 0, np.where(mask, y, x))
+    return faults, tuple(queue.read(*_place(out), out.nbytes).view(out.dtype).reshape(out.shape)
+                         for out in program.outputs)
+
+
+def _place(array: VkArray) -> tuple[Chunk, int]:
+    chunk = array.handle.block.chunk
+    assert chunk is not None
+    return chunk, array.handle.block.offset + array.offset
 
 
 def _mask(chunks: Sequence[Chunk], command: Command, access: str) -> list[np.ndarray]:
@@ -52,25 +64,3 @@ def _mask(chunks: Sequence[Chunk], command: Command, access: str) -> list[np.nda
             start = use.block.offset + use.offset
             masks[chunks.index(use.block.chunk)][start : start + use.size] = True
     return masks
-
-
-def _read(program: VulkanProgram, chunk: Chunk) -> np.ndarray:
-    be = program.backend
-    staging = be.staging(chunk.size)
-    buffer = be.recorder.begin()
-    be.recorder.barrier(buffer)
-    be.recorder.copy(buffer, chunk, 0, staging, 0, chunk.size)
-    be.recorder.barrier_to_host(buffer)
-    be.run(be.recorder.end(buffer))
-    return np.frombuffer(staging.mapped, np.uint8, chunk.size).copy()
-
-
-def _write(program: VulkanProgram, chunks: Sequence[Chunk], values: Sequence[np.ndarray]) -> None:
-    be = program.backend
-    for chunk, value in zip(chunks, values, strict=True):
-        staging = be.staging(chunk.size)
-        be.copy_to_host(staging, [value])
-        buffer = be.recorder.begin()
-        be.recorder.barrier(buffer)
-        be.recorder.copy(buffer, staging, 0, chunk, 0, chunk.size)
-        be.run(be.recorder.end(buffer))

@@ -7,21 +7,23 @@ import mmap
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from helios.backends.vulkan import environment
-from helios.errors import DeviceLost, UserError
+import numpy as np
+import psutil
 
-ADVICE = "run `./run setup` to install Mesa's lavapipe, install your GPU's driver, or use --backend cpu_ref"
+from helios.backends.vulkan import environment
+from helios.errors import DeviceLost, NoDevice, UserError
+from helios.host import cache_dir
+
 VULKAN_1_3 = 1 << 22 | 3 << 12
 TYPES = {2: "discrete", 1: "integrated", 3: "virtual", 4: "cpu", 0: "other"}  # in order of preference
 # Worth knowing, not required: features by their structure, and extensions.
 FEATURES = ("shaderInt64",)
-FEATURES_12 = ("shaderFloat16", "shaderInt8", "timelineSemaphore")
+FEATURES_12 = ("shaderFloat16", "shaderInt8")
 EXTENSIONS = ("VK_KHR_cooperative_matrix", "VK_KHR_shader_bfloat16", "VK_EXT_memory_budget")
 REQUIRED = {
-    "features12": ("bufferDeviceAddress",),
+    "features12": ("bufferDeviceAddress", "timelineSemaphore"),
     "features13": ("subgroupSizeControl", "computeFullSubgroups"),
 }
 HOST_MEMORY = "VK_EXT_external_memory_host"
@@ -43,27 +45,27 @@ class DeviceProfile:
     max_groups: int  # along x
     max_push_bytes: int
     shared_bytes: int
-    timestamp_ns: float  # nanoseconds a tick; 0 where the queue has no timestamps
+    timestamp_ns: float  # nanoseconds a tick
+    timestamp_bits: int  # that mean something; 0 where the queue has no timestamps
     memory_bytes: int  # of the largest device-local heap
     max_allocation: int
     features: tuple[str, ...]  # what it has of those above
     missing: tuple[str, ...]  # required features that it lacks
 
 
-def advice() -> str:
-    """What to do where there is no device."""
-    hiding = [name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ]
-    return f"{hiding[0]}={os.environ[hiding[0]]} chooses the drivers; unset it, or {ADVICE}" if hiding else ADVICE
+def _advice() -> str:
+    hiding = next((name for name in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES") if name in os.environ), None)
+    return f"{hiding}={os.environ[hiding]} chooses the drivers: unset it" if hiding else "install a Vulkan driver"
 
 
 @cache
 def vulkan() -> Any:
-    """The PyPI `vulkan` module; UserError where there is no loader."""
+    """Return the module `vulkan`. Raises NoDevice where there is no loader."""
     environment.prepare()
     try:
         import vulkan as vk
     except Exception as e:  # the module raises whatever its dlopen gave
-        raise UserError(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}): {advice()}") from None
+        raise NoDevice(f"no Vulkan loader (libvulkan.so.1) on this machine ({e}); install it and a driver") from None
     return vk
 
 
@@ -79,7 +81,7 @@ def instance() -> Any:
     except vk.VkErrorLayerNotPresent:
         raise UserError("HELIOS_VALIDATION is set, but the Khronos validation layer is not installed") from None
     except vk.VkError as e:
-        raise UserError(f"Vulkan found no usable driver ({type(e).__name__}): {advice()}") from None
+        raise NoDevice(f"Vulkan found no usable driver ({type(e).__name__}); {_advice()}") from None
     if layers:
         _listen(vk, handle)
     return handle
@@ -152,12 +154,18 @@ def _profile(vk: Any, index: int, physical: Any) -> DeviceProfile:
         api=f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
         subgroup_size=p11.subgroupSize, fragment=fragment, max_groups=limits.maxComputeWorkGroupCount[0],
         max_push_bytes=limits.maxPushConstantsSize, shared_bytes=limits.maxComputeSharedMemorySize,
-        timestamp_ns=limits.timestampPeriod if limits.timestampComputeAndGraphics else 0.0,
+        timestamp_ns=limits.timestampPeriod, timestamp_bits=_compute_family(vk, physical)[1].timestampValidBits,
         memory_bytes=max((h.size for h in heaps if h.flags & vk.VK_MEMORY_HEAP_DEVICE_LOCAL_BIT), default=0),
         max_allocation=p11.maxMemoryAllocationSize,
         features=tuple(n for names in (*REQUIRED.values(), FEATURES, FEATURES_12, EXTENSIONS) for n in names
                        if n in found),
         missing=tuple(missing))
+
+
+def _compute_family(vk: Any, physical: Any) -> tuple[int, Any]:
+    """The first queue family that computes, and its properties."""
+    families = vk.vkGetPhysicalDeviceQueueFamilyProperties(physical)
+    return next((i, family) for i, family in enumerate(families) if family.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
 
 
 def _fragment(vk: Any, physical: Any, found: set[str]) -> int:
@@ -195,10 +203,12 @@ def profiles() -> list[tuple[DeviceProfile, Any]]:
 
 
 def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
-    """By index or part of a name; otherwise discrete before integrated, virtual, CPU. UserError where there is none."""
+    """Return the device of that index or with that in its name; otherwise discrete before integrated, virtual, CPU.
+
+    Raises UserError where `wanted` names none, NoDevice where there is none that can be used."""
     found = profiles()
     if not found:
-        raise UserError(f"Vulkan found no device: {advice()}")
+        raise NoDevice(f"Vulkan found no device; {_advice()}")
     listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
         found = ([(p, h) for p, h in found if wanted == str(p.index)]
@@ -208,7 +218,7 @@ def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     usable = [(p, h) for p, h in found if not p.missing]
     if not usable:
         first = found[0][0]
-        raise UserError(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {advice()}")
+        raise NoDevice(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {_advice()}")
     order = list(TYPES.values())
     return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
 
@@ -222,9 +232,7 @@ class Device:
         if profile:
             self.profile = replace(self.profile, profile=profile)
         coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # without, a test emulates them
-        families = vk.vkGetPhysicalDeviceQueueFamilyProperties(self.physical)
-        self.family = next(i for i, f in enumerate(families) if f.queueFlags & vk.VK_QUEUE_COMPUTE_BIT)
-        self.timestamps = bool(families[self.family].timestampValidBits and self.profile.timestamp_ns)
+        self.family, _ = _compute_family(vk, self.physical)
         f13 = _struct(vk, "VkPhysicalDeviceVulkan13Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_3_FEATURES")
         f12 = _struct(vk, "VkPhysicalDeviceVulkan12Features", "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES",
                       f13)
@@ -258,12 +266,21 @@ class Device:
         if result < 0:
             raise RuntimeError(f"{what} failed with Vulkan error {result} on {self.profile.name}")
 
+    @property
+    def timestamps(self) -> bool:
+        """Whether its queue has any."""
+        return self.profile.timestamp_bits > 0
+
+    def milliseconds(self, stamps: np.ndarray) -> np.ndarray:
+        """Return the times between timestamps, uint64 [n], as float64 [n - 1]. Their upper bits mean nothing where the
+        device says so, and the others wrap around."""
+        mask = np.uint64((1 << self.profile.timestamp_bits) - 1)
+        return (np.diff(stamps) & mask).astype(np.float64) * self.profile.timestamp_ns / 1e6
+
     def available(self) -> int:
         """Bytes of device memory that can still be had."""
         if self.profile.type == "cpu":
-            for line in Path("/proc/meminfo").read_text().splitlines():
-                if line.startswith("MemAvailable:"):
-                    return min(int(line.split()[1]) * 1024, self.profile.memory_bytes)
+            return min(psutil.virtual_memory().available, self.profile.memory_bytes)
         if self.has_budget:
             vk = self.vk
             budget = _struct(vk, "VkPhysicalDeviceMemoryBudgetPropertiesEXT",
@@ -288,7 +305,7 @@ def describe() -> dict[str, Any]:
         "loader": f"{version >> 22}.{version >> 12 & 0x3FF}.{version & 0xFFF}",
         "devices": [asdict(p) for p, _ in profiles()],
         "compiler": shaders.compiler_name(),
-        "caches": {"kernels": str(environment.cache_dir() / "spirv"), "pipelines": str(environment.cache_dir()),
+        "caches": {"kernels": str(cache_dir() / "spirv"), "pipelines": str(cache_dir()),
                    "driver": os.environ.get("MESA_SHADER_CACHE_DIR")},
         "env": {n: os.environ[n] for n in names if n in os.environ},
     }

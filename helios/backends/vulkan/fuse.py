@@ -66,7 +66,7 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
         if other is not None and other.offset % 8 and producer.kernel.defines.get("PAIRS"):
             continue  # y is loaded by twos as well
         args |= {result: given["o"], "y": other, "alpha": given["alpha"], "beta": given["beta"]}
-        defines = {"ENDED": 1, "EPILOGUE": command.kernel.defines["EXPR"], "SWAP": int(swap),
+        defines = {"HAS_EPILOGUE": 1, "EPILOGUE": command.kernel.defines["EXPR"], "SWAP": int(swap),
                    "Y": int(other is not None)}
         return i, at, _variant(pipelines, producer.kernel, defines, args, producer.grid)
     return None
@@ -94,7 +94,7 @@ def _into_layer_norm(commands: Sequence[Command | None], uses: dict[Block, list[
     args |= given | {"x": Range(x.block, x.offset, x.size, "rw")}
     # y may lie over h or the residual. With as many rows as columns, mean and rstd might lie over weight or bias.
     in_place = args["rows"] != args["columns"]
-    defines = {"DROPPED": 1, "GIVEN": 0, "PAIRS": norm.kernel.defines["PAIRS"] & dropout.kernel.defines["PAIRS"]}
+    defines = {"DROPOUT_BEFORE": 1, "PAIRS": norm.kernel.defines["PAIRS"] & dropout.kernel.defines["PAIRS"]}
     return at, i, _variant(pipelines, norm.kernel, defines, args, norm.grid, in_place)
 
 
@@ -109,7 +109,7 @@ def _into_layer_norm_backward(commands: Sequence[Command | None], uses: dict[Blo
     if norm is None or not isinstance(norm.kernel, Kernel) or norm.name != "layer_norm_backward":
         return None
     args = _arguments(norm)
-    if (dropout.kernel.defines["RESIDUAL"] or norm.kernel.defines["DROPS"] or args["dx"].block is not h.block
+    if (dropout.kernel.defines["RESIDUAL"] or norm.kernel.defines["DROPOUT_AFTER"] or args["dx"].block is not h.block
             or (given["rows"], given["columns"]) != (args["rows"], args["columns"])):
         return None
     # The work moves forward in time: as in _into_producer, but others may read what is dropped as it was.
@@ -117,7 +117,7 @@ def _into_layer_norm_backward(commands: Sequence[Command | None], uses: dict[Blo
     if _conflict(between, dropout.uses) or _conflict(norm.uses, (u for u in dropout.uses if u.block is not h.block)):
         return None
     args |= {"dropped" if name == "o" else name: value for name, value in given.items()}
-    return i, at, _variant(pipelines, norm.kernel, {"DROPS": 1}, args, norm.grid)
+    return i, at, _variant(pipelines, norm.kernel, {"DROPOUT_AFTER": 1}, args, norm.grid)
 
 
 def _arguments(command: Command) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import hashlib
 import struct
 from typing import Any
 
-from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan import shaders
 from helios.backends.vulkan.device import Device
+from helios.host import cache_dir
 
 FULL_SUBGROUPS = 0x2  # a flag bit that PyPI's vulkan does not name
 
@@ -40,7 +41,7 @@ class Pipelines:
                 stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=self.push_bytes)]), None)
         p = device.profile
         key = hashlib.sha256(f"{p.name}\n{p.driver}\n{p.subgroup_size}".encode()).hexdigest()[:16]
-        self.path = environment.cache_dir() / f"pipelines-{key}.bin"
+        self.path = cache_dir() / f"pipelines-{key}.bin"
         try:
             saved = self.path.read_bytes()
         except OSError:

@@ -18,8 +18,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helios.backends.vulkan import environment
 from helios.files import write_atomic
+from helios.host import cache_dir
 
 OPTIONS = "vulkan1.3 spirv1.6"
 POINTERS = {"In": "r", "Out": "w", "InOut": "rw", "InI": "r"}
@@ -49,7 +49,7 @@ def source(name: str, defines: dict[str, Any]) -> str:
 
 
 def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
-    """The members of the push-constant block, in order; members between `#if NAME` and `#endif` where NAME is set."""
+    """Return the members of the push-constant block, in order; it may use `#if NAME`, `#else` and `#endif`."""
     block = re.search(r"uniform Push \{(.*?)\} p;", text, flags=re.S)
     if block is None:
         raise CompileError("a kernel needs `layout(push_constant) uniform Push { … } p;`")
@@ -58,6 +58,8 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
         line = line.split("//")[0].strip()
         if line.startswith("#if"):
             skip = not defines.get(line.split()[1], 0)
+        elif line.startswith("#else"):
+            skip = not skip
         elif line.startswith("#endif"):
             skip = False
         elif not skip:
@@ -71,7 +73,7 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
 def compile(name: str, text: str) -> bytes:
     """SPIR-V of a kernel's whole text, from the cache where it is there."""
     key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
-    path = environment.cache_dir() / "spirv" / f"{name}-{key}.spv"
+    path = cache_dir() / "spirv" / f"{name}-{key}.spv"
     try:
         saved = path.read_bytes()
         if hashlib.sha256(saved[32:]).digest() == saved[:32]:

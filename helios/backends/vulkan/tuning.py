@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan import shaders
+from helios.backends.vulkan.device import DeviceProfile
+from helios.host import cache_dir
 
 Tile = dict[str, int]
 
@@ -49,18 +50,18 @@ def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
     return " ".join(("nt"[ta] + "nt"[tb], *map(str, lengths)))
 
 
-def path(profile: Any, kernel: str) -> Path:
+def path(profile: DeviceProfile, kernel: str) -> Path:
     """Of this device, its driver and the kernel as it is now."""
     about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
-    return environment.cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
+    return cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 
-def candidates(profile: Any, kernel: str) -> list[Tile]:
+def candidates(profile: DeviceProfile, kernel: str) -> list[Tile]:
     """Those that the device has shared memory for."""
     return [tile for tile in TILES[kernel] if shared_bytes(kernel, tile) <= profile.shared_bytes]
 
 
-def load(profile: Any, kernel: str) -> dict[str, Tile]:
+def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
     """By shape class; nothing where nothing was measured, and no entry that is not a candidate."""
     try:
         found = json.loads(path(profile, kernel).read_text("utf-8"))
@@ -70,7 +71,7 @@ def load(profile: Any, kernel: str) -> dict[str, Tile]:
     return {name: tile for name, tile in found.items() if tile in tiles} if isinstance(found, dict) else {}
 
 
-def save(profile: Any, kernel: str, tiles: Mapping[str, Tile]) -> Path:
+def save(profile: DeviceProfile, kernel: str, tiles: Mapping[str, Tile]) -> Path:
     """In the place of what is there."""
     where = path(profile, kernel)
     shaders.write_cache(where, json.dumps(dict(tiles), indent=1, sort_keys=True).encode())

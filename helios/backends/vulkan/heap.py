@@ -1,0 +1,84 @@
+"""The heap: places for the blocks that live on."""
+
+from __future__ import annotations
+
+import gc
+from collections import deque
+
+from helios.backends.vulkan.memory import Block, Chunk, aligned
+from helios.backends.vulkan.queue import Queue
+from helios.errors import UserError
+
+CHUNK = 64 << 20
+
+
+class Heap:
+    """First fit in chunks; freed ranges merge; an empty chunk goes back to the device.
+
+    A block dies where its last reference does: in the middle of an allocation that sets off the garbage collector, or
+    in another thread. So it only leaves a note in `freed`, and whoever works with the chunks takes the notes in first.
+    A freed range may be lent again at once, for the queue runs one thing after another.
+    """
+
+    def __init__(self, queue: Queue, chunk_size: int = CHUNK) -> None:
+        self.queue, self.chunk_size = queue, chunk_size
+        self.chunks: dict[Chunk, list[tuple[int, int]]] = {}  # free (offset, size), in order
+        self.freed: deque[tuple[Chunk, int, int]] = deque()
+        self._used = 0
+
+    @property
+    def used(self) -> int:
+        """Bytes in blocks."""
+        self._take_back()
+        return self._used
+
+    @property
+    def pool(self) -> int:
+        """Bytes in chunks."""
+        self._take_back()
+        return sum(c.size for c in self.chunks)
+
+    def allocate(self, block: Block) -> None:
+        """Give the block a place. Raises UserError where the device has none, even after collecting what cycles
+        hold."""
+        self._take_back()
+        try:
+            self._allocate(block)
+        except UserError:
+            gc.collect()
+            self._take_back()
+            self.queue.rest()  # which destroys chunks that the device was still working with
+            self._allocate(block)
+
+    def _allocate(self, block: Block) -> None:
+        size = aligned(block.size)
+        for chunk, free in self.chunks.items():
+            for i, (offset, length) in enumerate(free):
+                if length >= size:
+                    free[i : i + 1] = [(offset + size, length - size)] if length > size else []
+                    return self._put(block, chunk, offset)
+        chunk = Chunk(self.queue.device, max(self.chunk_size, size))
+        self.chunks[chunk] = [(size, chunk.size - size)] if chunk.size > size else []
+        self._put(block, chunk, 0)
+
+    def _put(self, block: Block, chunk: Chunk, offset: int) -> None:
+        self._used += aligned(block.size)
+        block.freed = self.freed
+        block.place(chunk, offset)
+
+    def _take_back(self) -> None:
+        while self.freed:
+            self._free(*self.freed.popleft())
+
+    def _free(self, chunk: Chunk, at: int, size: int) -> None:
+        self._used -= aligned(size)
+        merged: list[tuple[int, int]] = []
+        for offset, length in sorted([*self.chunks[chunk], (at, aligned(size))]):
+            if merged and sum(merged[-1]) == offset:
+                merged[-1] = (merged[-1][0], merged[-1][1] + length)
+            else:
+                merged.append((offset, length))
+        self.chunks[chunk] = merged
+        if merged == [(0, chunk.size)] and (chunk.size > self.chunk_size or len(self.chunks) > 1):
+            del self.chunks[chunk]
+            self.queue.retire(chunk.destroy)

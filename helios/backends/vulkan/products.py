@@ -1,0 +1,114 @@
+"""The primitives that are sums of products: matmul, linear, attention; and the tiles they compute by."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from helios.backends.vulkan.array import VkArray
+from helios.backends.vulkan.tuning import TILES, Tile, shape_class, shared_bytes
+from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, Variants, divide
+from helios.random import threshold
+
+ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
+
+
+class Products(Variants):
+    """Matmul and attention, on the arrays of a Vulkan device."""
+
+    tiles: dict[str, Tile] = {}  # noqa: RUF012  (replaced, not shared: those that tuning found, by shape class)
+
+    def matmul(self, a: VkArray, b: VkArray, ta: bool = False, tb: bool = False) -> VkArray:
+        return self._matmul(a, b, ta, tb, None)[0]
+
+    def linear(self, x: VkArray, w: VkArray, activation: str | None) -> tuple[VkArray, VkArray | None]:
+        return self._matmul(x, w, False, True, activation)
+
+    def _matmul(self, a: VkArray, b: VkArray, ta: bool, tb: bool, epilogue: str | None
+                ) -> tuple[VkArray, VkArray | None]:
+        lead = a.shape[:-2] if len(b.shape) > 2 or ta else ()
+        batch = math.prod(lead)
+        k, m = (a.shape[-2], a.shape[-1]) if ta else (a.shape[-1], math.prod(a.shape[len(lead):-1]))
+        n = b.shape[-2] if tb else b.shape[-1]
+        shape = (*lead, m, n) if lead or ta else (*a.shape[:-1], n)
+        out = self.empty(shape)
+        pre = self.empty(shape) if epilogue else None
+        defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), **NO_EPILOGUE, "STORE_PRE": int(pre is not None),
+                                   "HALF": self.half}
+        extra: dict[str, Any] = {}
+        if epilogue:
+            defines |= {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE[epilogue]}
+            extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
+        name, sg = self.matmul_kernel, self.profile.subgroup_size
+        tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
+        if name == "matmul_cpu":
+            rows, columns, lanes = tile["RA"] * sg, tile["CB"] * sg, sg
+            defines["PAIRS"] = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
+        else:
+            rows, columns = tile["BM"], tile["BN"]
+            part = (tile["TM"], tile["TN"], 1) if name == "matmul" else (tile["WM"], tile["WN"], sg)
+            lanes = rows // part[0] * (columns // part[1]) * part[2]
+            defines["VEC_A"] = int(a.offset % 16 == 0 and (m if ta else k) % 4 == 0)
+            defines["VEC_B"] = int(b.offset % 16 == 0 and (k if tb else n) % 4 == 0)
+        kernel, tiles = self.kernel(name, lanes, **tile, **defines), divide(m, rows) * divide(n, columns)
+        self.dispatch(kernel, tiles * batch, a=a, b=b, c=out, m=m, n=n, k=k, batch=batch,
+                      a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
+        return out, pre
+
+    @property
+    def matmul_kernel(self) -> str:
+        units = self.profile.profile == "coopmat" and self.half
+        return "matmul_cpu" if self.profile.profile == "cpu" else "matmul_coopmat" if units else "matmul"
+
+    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
+        """Where none was found by tuning."""
+        if self.matmul_kernel == "matmul_cpu":
+            wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
+            sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)
+            return dict(zip(("RA", "CB", "KU"), sizes, strict=True))
+        large, small = TILES[self.matmul_kernel][:2]
+        many = divide(m, large["BM"]) * divide(n, large["BN"]) * batch >= 128
+        return large if many and shared_bytes(self.matmul_kernel, large) <= self.profile.shared_bytes else small
+
+    def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int
+                  ) -> tuple[VkArray, VkArray]:
+        b, t, width = qkv.shape
+        out, lse = self.empty((b, t, width // 3)), self.empty((b, n_head, t))
+        block = self.attention_block(width // 3 // n_head, False, qkv)
+        self._attention("attention", block, {}, qkv, rng, n_head, cap, p, site, o=out, lse=lse)
+        return out, lse
+
+    def attention_backward(self, qkv: VkArray, out: VkArray, lse: VkArray, g: VkArray, rng: VkArray | None,
+                           n_head: int, cap: float, p: float, site: int) -> VkArray:
+        dqkv = self.empty(qkv.shape)
+        block = self.attention_block(qkv.shape[-1] // 3 // n_head, True, qkv, out, g)
+        extra = {"delta": self.empty(lse.shape)} if block else {}
+        for by_key in (0, 1):
+            self._attention("attention_backward", block, {"BY_KEY": by_key}, qkv, rng, n_head, cap, p, site, o=out,
+                            lse=lse, g=g, dqkv=dqkv, **extra)
+        return dqkv
+
+    def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
+        """BK of the attention kernels for matrix units, the larger if shared memory allows; 0 where others serve."""
+        side = self.profile.fragment
+        fits = head % 16 == 0 and head <= ATTENTION_HEAD and self.profile.subgroup_size <= 4 * side
+        if self.profile.profile == "coopmat" and self.half and fits and all(x.offset % 16 == 0 for x in arrays):
+            for block in (32, 16):  # see lib/attention_coopmat.glsl
+                tiles, pairs, wide, more = (2, 2, side, 32 * side) if backward else (1, 1, block, 0)
+                mine = 16 * side * tiles * (wide + 4) + 8 * side * pairs * (2 * wide + 8) + more
+                if 4 * block * (head + 8) + mine <= self.profile.shared_bytes:
+                    return block
+        return 0
+
+    def _attention(self, name: str, block: int, defines: dict[str, int], qkv: VkArray, rng: VkArray | None, n_head: int,
+                   cap: float, p: float, site: int, **args: Any) -> None:
+        b, t, width = qkv.shape
+        head, rows, lanes = width // 3 // n_head, self.profile.subgroup_size, 0
+        defines = {"DH": head, "CAPPED": int(cap > 0), "DROPOUT": int(p > 0), "HALF": self.half, **defines}
+        if block:
+            name, rows, lanes, defines["BK"] = f"{name}_coopmat", 4 * self.profile.fragment, 4 * rows, block
+        else:
+            defines["PAIRS"] = self.pairs(head, at=(qkv, *args.values()))
+        self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, qkv=qkv, rng=rng, batch=b,
+                      heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
+                      factor=1.0 / (1.0 - p), **args)

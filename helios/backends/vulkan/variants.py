@@ -1,0 +1,97 @@
+"""Which variant of a kernel a device gets.
+
+Every choice by device is here and in products.py, and reads the profile: "cpu" devices have no use for workgroups
+larger than a subgroup and pay for each workgroup; GPUs want many lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from helios.backends.backend import Shape
+from helios.backends.vulkan.array import FLOAT, VkArray
+from helios.backends.vulkan.device import DeviceProfile
+from helios.backends.vulkan.pipelines import Kernel, Pipelines
+
+# op → EXPR of elementwise.comp, in x, y, p.alpha, p.beta
+ELEMENTWISE = {
+    "axpby": "p.alpha * x + p.beta * y",
+    "mul": "x * y",
+    "scale": "p.alpha * x",
+    "gelu": "gelu(x)",
+    "gelu_backward": "gelu_grad(x) * y",
+    "silu": "silu(x)",
+    "silu_backward": "silu_grad(x) * y",
+    "relu": "relu(x)",
+    "relu_backward": "relu_grad(x) * y",
+    "softcap": "softcap(x, p.alpha)",
+    "softcap_backward": "softcap_grad(x, p.alpha) * y",
+}
+# Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
+NO_EPILOGUE = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0}
+
+
+def divide(n: int, d: int) -> int:
+    """Return n/d, rounded up."""
+    return -(-n // d)
+
+
+class Variants:
+    """What the primitives choose kernels by. A backend brings the device, `empty` and `dispatch`."""
+
+    profile: DeviceProfile
+    pipelines: Pipelines
+    precision: str
+
+    def empty(self, shape: Shape, dtype: np.dtype = FLOAT) -> VkArray:
+        """Return an array of undefined contents."""
+        raise NotImplementedError
+
+    def dispatch(self, kernel: Kernel, workgroups: int, elementwise: bool = False, **given: Any) -> None:
+        """Collect a dispatch of `workgroups` (any number) with the kernel's arguments by name.
+
+        elementwise: an output may lie over an input of its size.
+        """
+        raise NotImplementedError
+
+    def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
+        """A variant with `lanes` a workgroup, or one subgroup; for matrix units, with the side of their fragments."""
+        sg = self.profile.subgroup_size
+        if name.endswith("_coopmat"):
+            defines["F"] = self.profile.fragment
+        return self.pipelines.get(name, SG=sg, WG=lanes or sg, **defines)
+
+    @property
+    def half(self) -> int:
+        """HALF of the kernels that include lib/half.glsl."""
+        return int(self.precision == "mixed")
+
+    @property
+    def lanes(self) -> int:
+        """A workgroup's, in kernels where each lane works for itself."""
+        return self.profile.subgroup_size if self.profile.profile == "cpu" else 256
+
+    @property
+    def span(self) -> int:
+        """Elements a lane in elementwise kernels."""
+        return 64 if self.profile.profile == "cpu" else 4
+
+    def pairs(self, *lengths: int, at: Sequence[VkArray] = ()) -> int:
+        """PAIRS of the kernels that include lib/pairs.glsl: rows of these lengths, arrays at these places in blocks,
+        which begin at multiples of 8 bytes."""
+        even = all(n % 2 == 0 for n in lengths) and all(x.offset % 8 == 0 for x in at)
+        return int(even and self.profile.profile == "cpu" and "shaderInt64" in self.profile.features)
+
+    def parts(self, rows: int, columns: int) -> int:
+        """Runs of rows in sums over rows: one where the columns alone keep the device busy."""
+        if self.profile.profile == "cpu":
+            return 1
+        return max(1, min(divide(16384, columns), divide(rows, 16)))
+
+    def _each(self, name: str, n: int, elementwise: bool = False, defines: dict[str, Any] | None = None, **args: Any
+              ) -> None:
+        kernel = self.kernel(name, self.lanes, SPAN=self.span, **(defines or {}))
+        self.dispatch(kernel, divide(n, self.lanes * self.span), elementwise, n=n, **args)
