@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +15,8 @@ from helios import random
 from helios.backends.backend import Backend, Dispatch, Program
 from helios.backends.vulkan.variants import ELEMENTWISE
 from helios.bench.measure import PAUSE_S, torch_device, torch_module
-from helios.capture import Capture
-from helios.model import GPT
-from helios.optim import AdamW
-from helios.tensor import Tensor
 from helios.train.config import Config
+from helios.train.state import TrainState
 
 PEERS = ("torch", "torch-compile", "none")
 
@@ -40,31 +38,22 @@ FULL, QUICK = Effort(6, 3, 2, 3), Effort(1, 1, 1, 1)
 
 
 class Training:
-    """The whole step as helios-train records it, without accumulation, on tokens drawn at random."""
+    """The step that helios-train records, without accumulation."""
 
     def __init__(self, config: Config, be: Backend) -> None:
-        t, self.config, self.backend = config.train, config, be
-        self.model = GPT(config.model, be, t.seed).train()
-        self.optimizer = AdamW(self.model.named_parameters(), t.lr, (t.beta1, t.beta2), t.eps, t.weight_decay,
-                               t.grad_clip, t.spike_threshold, t.precision == "mixed", self.model.no_decay)
-        self.capture, self.steps = Capture(self._step, be), 0
-
-    def _step(self, tokens: Tensor, targets: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad()
-        loss = self.model.loss(tokens, targets, rng=rng)
-        loss.backward(self.optimizer.loss_scale)
-        self.optimizer.step(lr, loss)
-        return loss, self.optimizer.stats
+        self.config, self.backend, self.steps = config, be, 0
+        self.state = TrainState(config.model, replace(config.train, accum=1), be, config.train.seed)
 
     def step(self, tokens: np.ndarray, targets: np.ndarray) -> float:
-        """The loss before it."""
+        """Make a step on int32 [B, T] each; return the loss before it."""
         t = self.config.train
         self.steps += 1
-        return float(self.capture(tokens, targets, random.state(t.seed, self.steps), np.array([t.lr], np.float32))[0])
+        inputs = tokens, targets, random.state(t.seed, self.steps), np.array([t.lr], np.float32)
+        return float(self.state.submit([inputs])()[0])
 
     @property
     def program(self) -> Program:
-        return next(iter(self.capture.programs.values()))
+        return next(iter(self.state.last.programs.values()))
 
     def kernels(self, times: int) -> list[KernelTime]:
         """By name, the slowest first, each command run alone; medians over several steps."""

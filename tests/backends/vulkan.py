@@ -9,11 +9,10 @@ import pytest
 
 from helios import random
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.capture import Capture
 from helios.errors import UserError
-from helios.model import GPT, GPTConfig
-from helios.optim import AdamW
-from helios.tensor import Tensor
+from helios.model import GPTConfig
+from helios.train.config import TrainConfig
+from helios.train.state import TrainState
 
 ALL_SIX = "gelu,silu,relu,swiglu,universal,kan_spline"
 
@@ -29,25 +28,16 @@ def make(**options: object) -> VulkanBackend:
 
 
 class Training:
-    """A tiny GPT's training step, captured."""
+    """A tiny GPT's training step, as a run records it."""
 
     def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2, n_embd: int = 24
                  ) -> None:
         blocks = activation.count(",") + 1
         config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=n_embd, activation=activation,
                            dropout=dropout, softcap=5.0)
-        self.model = GPT(config, device=be, seed=1)
-        self.optimizer = AdamW(self.model.named_parameters(), lr=1e-2, grad_clip=1.0,
-                               no_decay=self.model.no_decay)
-        self.capture = Capture(self._step, be)
+        self.state = TrainState(config, TrainConfig(lr=1e-2), be, seed=1)
+        self.model, self.optimizer, self.capture = self.state.model, self.state.opt, self.state.last
         self.steps = 0
-
-    def _step(self, x: Tensor, y: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        self.optimizer.zero_grad()
-        loss = self.model.loss(x, y, rng=rng)
-        loss.backward()
-        self.optimizer.step(lr, loss)
-        return loss, self.optimizer.stats
 
     def inputs(self) -> tuple[np.ndarray, ...]:
         draw = np.random.default_rng(self.steps)
