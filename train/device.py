@@ -10,6 +10,7 @@ from helios.errors import NoDevice, UserError
 from helios.model.config import MLPS, GPTConfig
 
 MIB = 2**20
+SLACK = 1.03  # of the estimate of memory, for what is small
 ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend cpu_ref needs no driver"
 
 
@@ -47,10 +48,11 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
     """
     b, t, d = batch_size, model.block_size, model.n_embd
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and what fc1 and the
-    # activation give. Beside all that there are, in turn, the logits and the gradients of one block's hidden values.
+    # activation give. Beside all that there are, in turn, the logits (their gradient takes their place) and the
+    # gradients of one block's hidden values.
     hidden = [(MLPS[name].parts + 1) * f for name, f in zip(model.activations, model.ffn_dims, strict=True)]
     kept = model.n_layer * (9 * d + model.n_head) + sum(hidden)
-    return 4 * (4 * model.parameters() + b * t * (kept + max(2 * model.vocab_size, *hidden)))
+    return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + max(model.vocab_size, *hidden))))
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:

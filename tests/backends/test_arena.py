@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.tensor import Tensor
 from helios.train.config import TrainConfig
+from helios.train.device import memory_needed
 from helios.train.state import TrainState
 
 from .vulkan import make
@@ -184,3 +186,14 @@ def test_memory_stays_until_the_device_is_done_with_it(monkeypatch: pytest.Monke
         be.arena.fit()
         assert len(destroyed) >= 6 and min(destroyed) >= number  # a slot's two, twice; its inputs; the arena
         assert be.arena.size == 0
+
+
+@pytest.mark.parametrize(("shape", "batch", "accum"), [
+    ({"activation": "swiglu"}, 4, 1), ({"activation": "swiglu"}, 4, 4), ({"vocab_size": 9000, "n_layer": 2}, 4, 2),
+    ({"activation": "kan_spline", "n_embd": 128, "n_layer": 4}, 2, 2), ({"n_embd": 384, "n_layer": 2}, 1, 3)])
+def test_the_estimate_is_what_a_training_takes(shape: dict[str, Any], batch: int, accum: int) -> None:
+    """With accumulation, too: recordings of steps, micro-steps and evaluations do not add up."""
+    be, config = make(), GPTConfig(**{"n_layer": 3, "n_embd": 256, "n_head": 4, "dropout": 0.1, **shape})
+    state = TrainState(config, TrainConfig(accum=accum, batch_size=batch), be, seed=1)
+    state.prepare(batch, batch)
+    assert 1.0 <= memory_needed(config, batch) / be.memory()["used"] <= 1.1
