@@ -13,8 +13,8 @@ import numpy as np
 
 from helios.backends.backend import Shape
 from helios.backends.vulkan.array import FLOAT, VkArray
-from helios.backends.vulkan.device import DeviceProfile
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
+from helios.backends.vulkan.profile import DeviceProfile
 
 # op → EXPR of elementwise.comp, in x, y, p.alpha, p.beta
 ELEMENTWISE = {
@@ -72,7 +72,8 @@ class Variants:
     @property
     def lanes(self) -> int:
         """A workgroup's, in kernels where each lane works for itself."""
-        return self.profile.subgroup_size if self.profile.profile == "cpu" else 256
+        size = self.profile.subgroup_size
+        return size if self.profile.profile == "cpu" else min(256, self.profile.max_lanes // size * size)
 
     @property
     def span(self) -> int:
