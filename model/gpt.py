@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -193,7 +194,6 @@ def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
         for mlp in MLPS.values():
             constants.update(mlp.coefficients)
         return np.full(shape, constants[name.rpartition(".")[2]], np.float32)
-    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, word], np.uint64)))
-    std = STD / np.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
-    return draw.standard_normal(shape, np.float32) * np.float32(std)
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    std = STD / math.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
+    return random.normal(math.prod(shape), seed, stream).reshape(shape) * np.float32(std)

@@ -6,11 +6,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from helios import random
 from helios.capture import Capture
 from helios.model.gpt import GPT
 from helios.tensor import Tensor
 
 SHORTEST = 32  # tokens; shorter contexts are padded to it, to record fewer lengths
+STREAM = int.from_bytes(b"sampling", "little")  # of random numbers, apart from those of weights and batches
 
 
 class Sampler:
@@ -35,13 +37,13 @@ class Sampler:
                              f"got {temperature}, {max_new_tokens}, {top_k}")
         rows = [list(prompt) for prompt in prompts]
         running = [max_new_tokens > 0] * len(rows)
-        draws = [np.random.default_rng((seed % 2**64, row)) for row in range(len(rows))]
-        for _ in range(max_new_tokens):
+        draws = [random.uniform(max_new_tokens, seed, STREAM, row) for row in range(len(rows))]
+        for n in range(max_new_tokens):
             if not any(running):
                 break
             for i, logits in enumerate(self.next_logits(rows)):
                 if running[i]:
-                    rows[i].append(choose(logits, temperature, top_k, draws[i]))
+                    rows[i].append(choose(logits, temperature, top_k, draws[i][n]))
                     running[i] = rows[i][-1] not in stop
         return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]
 
@@ -66,14 +68,15 @@ class Sampler:
             return (self.model.head(self.model.hidden(tokens), rows),)
 
 
-def choose(logits: np.ndarray, temperature: float, top_k: int | None, draw: np.random.Generator) -> int:
-    """One token of logits [V]: softmax(logits/temperature) over the top_k likeliest, equal ones by their id."""
+def choose(logits: np.ndarray, temperature: float, top_k: int | None, u: float) -> int:
+    """Return a token of logits [V] by a draw u, uniform in [0, 1): of softmax(logits/temperature) over the top_k
+    likeliest, equal ones by their id."""
     if temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[:top_k or None]
     scores = logits[order].astype(np.float64) / temperature
     p = np.exp(scores - scores[0])
-    return int(order[np.searchsorted(np.cumsum(p), draw.random() * p.sum(), side="right").clip(max=len(order) - 1)])
+    return int(order[np.searchsorted(np.cumsum(p), u * p.sum(), side="right").clip(max=len(order) - 1)])
 
 
 def sample(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
