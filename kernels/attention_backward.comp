@@ -1,11 +1,12 @@
-// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as in
-// attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
+// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as
+// in attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
 // delta_i = g_i·out_i and ds = w·(dropped(g·vᵀ) - delta)·cap':
 //   dq_i = scale·Σ_j ds_ij·k_j    dk_j = scale·Σ_i ds_ij·q_i    dv_j = Σ_i w̃_ij·g_i
 // HALF: q, k, v and g are rounded to f16; what is computed from them is not.
 //
-// Two variants, each with the grid of attention.comp. BY_KEY 0: a lane owns one query, for dq, and keys are broadcast;
-// BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T array exists.
+// Two variants, each with the grid of attention.comp. BY_KEY 0: a lane owns one query, for dq, and keys are
+// broadcast; BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T
+// array exists.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
 #include "lib/attention_lanes.glsl"
@@ -43,8 +44,8 @@ void by_key(Place at) {
             }
         }
 #if DROPOUT
-        // A lane draws for one query and all SG keys, four at a time, and keeps a bit for each; so a bit, not a counter,
-        // crosses lanes.
+        // A lane draws for one query and all SG keys, four at a time, and keeps a bit for each; so a bit, not a
+        // counter, crosses lanes.
         uint kept[(SG + 31) / 32];
         [[unroll]] for (uint e = 0; e < SG; e += 4) {
             uvec4 r = philox(p.rng, (at.block * SG + e) / 4, at.head_row + i0 + lane, p.site);

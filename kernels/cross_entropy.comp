@@ -1,7 +1,7 @@
 // lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows].
-// A target out of range gives NaN. One pass: a lane sums exp(logits - top), top at least its highest so far. It is whole,
-// so that the sum is seldom rounded anew for a higher one, and finite, so that logits of -∞ leave no NaN. What each
-// addition loses is taken into account in the next (Kahan, 1965): thousands of terms would lose four digits.
+// A target out of range gives NaN. One pass: a lane sums exp(logits - top), top at least its highest so far. top is
+// whole, so that the sum is seldom rounded anew for a higher one, and finite, so that logits of -∞ leave no NaN. What
+// an addition loses is made up for by the next (Kahan, 1965), or thousands of terms would cost up to three digits.
 // Grid: one subgroup a row.
 #include "lib/common.glsl"
 #include "lib/pairs.glsl"

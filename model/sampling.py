@@ -16,7 +16,7 @@ STREAM = int.from_bytes(b"sampling", "little")  # of random numbers, apart from 
 
 
 class Sampler:
-    """Keeps a model's recorded forward passes between calls; one for each batch size and padded length."""
+    """Continues prompts; keeps the recorded forward passes between calls, one for each batch size and padded length."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model
@@ -25,7 +25,7 @@ class Sampler:
 
     def __call__(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
                  top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
-        """The new tokens of each prompt, the `stop` token that ended it included.
+        """Return the new tokens of each prompt, the `stop` token that ended it included.
 
         temperature 0 takes the likeliest token; top_k None or 0 draws from all. A prompt's context is its last
         block_size tokens. Equal arguments give equal tokens; a row's draws do not depend on the other rows.
@@ -48,7 +48,8 @@ class Sampler:
         return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]
 
     def next_logits(self, rows: Sequence[Sequence[int]], pad: int = 0) -> np.ndarray:
-        """[B, V] after the last token of each row. Padding is to the right, where causality hides it."""
+        """Return the logits [B, V] after the last token of each row; padding is to the right, where causality hides
+        it."""
         size = self.model.config.block_size
         rows = [row[-size:] for row in rows]
         width = min(size, max(SHORTEST, 1 << (max(map(len, rows)) - 1).bit_length()))
@@ -81,7 +82,7 @@ def choose(logits: np.ndarray, temperature: float, top_k: int | None, u: float) 
 
 def sample(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
            top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
-    """See Sampler; the model keeps its own."""
+    """Continue prompts with the model's own Sampler; see there."""
     if model.sampler is None:
         model.sampler = Sampler(model)
     return model.sampler(prompts, max_new_tokens, temperature, top_k, seed, stop)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from helios.backends.vulkan import environment
+from helios.backends.vulkan import environment, shaders
 from helios.backends.vulkan.profile import (
     FEATURES,
     REQUIRED,
@@ -48,6 +48,8 @@ def vulkan() -> Any:
 
 @cache
 def instance() -> Any:
+    """Return the instance of this process. Raises NoDevice where no driver can be used, UserError where the validation
+    layer is wanted and missing."""
     vk = vulkan()
     app = vk.VkApplicationInfo(pApplicationName="helios", apiVersion=VULKAN_1_3)
     layers = ["VK_LAYER_KHRONOS_validation"] if os.environ.get("HELIOS_VALIDATION") else []
@@ -97,7 +99,8 @@ def profiles() -> list[tuple[DeviceProfile, Any]]:
 def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
     """Return the device of that index or with that in its name; otherwise discrete before integrated, virtual, CPU.
 
-    Raises UserError where `wanted` names none, NoDevice where there is none that can be used."""
+    Raises UserError where `wanted` names none, NoDevice where there is none that can be used.
+    """
     found = profiles()
     if not found:
         raise NoDevice(f"Vulkan found no device; {_advice()}")
@@ -160,7 +163,7 @@ class Device:
 
     @property
     def timestamps(self) -> bool:
-        """Whether its queue has any."""
+        """Return whether its queue has a clock."""
         return self.profile.timestamp_bits > 0
 
     def milliseconds(self, stamps: np.ndarray) -> np.ndarray:
@@ -170,7 +173,7 @@ class Device:
         return (np.diff(stamps) & mask).astype(np.float64) * self.profile.timestamp_ns / 1e6
 
     def available(self) -> int:
-        """Bytes of device memory that can still be had."""
+        """Return how many bytes of device memory can still be had."""
         if self.profile.type == "cpu":
             return min(psutil.virtual_memory().available, self.profile.memory_bytes)
         if self.has_budget:
@@ -187,9 +190,8 @@ class Device:
 
 
 def describe() -> dict[str, Any]:
-    """What helios-info prints. UserError where there is no loader."""
-    from helios.backends.vulkan import shaders
-
+    """Return what there is of Vulkan: loader, devices, compiler, caches, environment. Raises NoDevice without a
+    loader."""
     vk = vulkan()
     names = ("LP_NATIVE_VECTOR_WIDTH", "MESA_SHADER_CACHE_DIR", "VK_DRIVER_FILES", "VK_ICD_FILENAMES", "HELIOS_CACHE")
     version = vk.vkEnumerateInstanceVersion()

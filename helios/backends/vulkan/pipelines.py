@@ -62,12 +62,14 @@ class Pipelines:
         atexit.register(self.save)
 
     def get(self, name: str, **defines: Any) -> Kernel:
+        """Return the variant of a kernel with these #defines, made at the first call."""
         key = (name, *sorted(defines.items()))
         if key not in self.kernels:
             self.kernels[key] = Kernel(self, name, defines)
         return self.kernels[key]
 
     def create(self, kernel: Kernel) -> Any:
+        """Let the driver compile a kernel; return the pipeline."""
         vk, device = self.device.vk, self.device.handle
         module = vk.vkCreateShaderModule(device, vk.VkShaderModuleCreateInfo(
             codeSize=len(kernel.spirv), pCode=kernel.spirv), None)

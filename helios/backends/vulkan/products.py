@@ -14,7 +14,7 @@ ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matr
 
 
 class Products(Variants):
-    """Matmul and attention, on the arrays of a Vulkan device."""
+    """Products of matrices and attention, on the arrays of a Vulkan device."""
 
     tiles: dict[str, Tile] = {}  # noqa: RUF012  (replaced, not shared: those that tuning found, by shape class)
 
@@ -55,13 +55,14 @@ class Products(Variants):
 
     @property
     def matmul_kernel(self) -> str:
+        """Return the kernel that computes products on this device."""
         if self.profile.profile == "cpu":
             return "matmul_cpu"
         units = self.profile.profile == "coopmat" and self.half and candidates(self.profile, "matmul_coopmat")
         return "matmul_coopmat" if units else "matmul"
 
     def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
-        """Where none was found by tuning."""
+        """Return the tile for products of which none was found by tuning."""
         if self.matmul_kernel == "matmul_cpu":
             wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
             sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)
@@ -92,7 +93,8 @@ class Products(Variants):
         return dqkv
 
     def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
-        """BK of the attention kernels for matrix units, the larger if shared memory allows; 0 where others serve."""
+        """Return BK of the attention kernels for matrix units, the larger one if shared memory allows; 0 where others
+        serve."""
         side, size = self.profile.fragment, self.profile.subgroup_size
         units = self.profile.profile == "coopmat" and self.half and "subgroup clustered" in self.profile.features
         fits = head % 16 == 0 and head <= ATTENTION_HEAD and size <= 4 * side and 4 * size <= self.profile.max_lanes

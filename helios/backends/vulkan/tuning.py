@@ -1,5 +1,5 @@
-"""The tiles of the matmul kernels, and which of them are the fastest here: what `helios-bench tune` measured, kept in
-the cache folder.
+"""The tiles of the matmul kernels, and which of them were measured to be the fastest on this device, kept in the cache
+folder.
 
 A tile changes no bit of a product: whatever its size, every element is summed over K in order.
 """
@@ -55,13 +55,13 @@ def shared_bytes(kernel: str, tile: Tile) -> int:
 
 
 def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
-    """The layout, and each length up to the next power of two: "nt 2048 1024 256"."""
+    """Return the layout, and each length up to the next power of two: "nt 2048 1024 256"."""
     lengths = (1 << (length - 1).bit_length() for length in (m, n, k))
     return " ".join(("nt"[ta] + "nt"[tb], *map(str, lengths)))
 
 
 def path(profile: DeviceProfile, kernel: str) -> Path:
-    """Of this device, its driver and the kernel as it is now."""
+    """Return the file for this device, its driver and the kernel as it is now."""
     about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
     return cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
@@ -73,7 +73,7 @@ def candidates(profile: DeviceProfile, kernel: str) -> list[Tile]:
 
 
 def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
-    """By shape class; nothing where nothing was measured, and no entry that is not a candidate."""
+    """Return the tiles that were saved, by shape class; nothing where none were, and none that is not a candidate."""
     try:
         found = json.loads(path(profile, kernel).read_text("utf-8"))
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
 
 
 def save(profile: DeviceProfile, kernel: str, tiles: Mapping[str, Tile]) -> Path:
-    """In the place of what is there."""
+    """Keep these tiles, by shape class, in place of those that were kept; return the file."""
     where = path(profile, kernel)
     shaders.write_cache(where, json.dumps(dict(tiles), indent=1, sort_keys=True).encode())
     return where
