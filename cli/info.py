@@ -15,7 +15,7 @@ from helios.backends import get_backend
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
 from helios.train import settings_page
-from helios.train.device import advised
+from helios.train.device import ADVICE, advised
 
 MIB = 2**20
 BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
@@ -48,7 +48,7 @@ def main(as_json: bool, settings: bool) -> None:
     console.print(f"vulkan: loader {about['loader']}, shader compiler {about['compiler']}", markup=False)
     devices = about["devices"]
     if not devices:
-        console.print("no device: install a GPU's Vulkan driver, or Mesa's lavapipe (mesa-vulkan-drivers)")
+        console.print(f"no device; {ADVICE}", markup=False)
     table = Table("", *(f"device {d['index']}" for d in devices), box=None, pad_edge=False)
     for key in (k for k in (devices[0] if devices else {}) if k != "index"):
         table.add_row(key.replace("_", " "), *(_figure(key, d.get(key)) for d in devices))

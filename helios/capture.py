@@ -13,9 +13,9 @@ from helios.tensor import Tensor
 class Capture:
     """A function of tensors as a function of numpy arrays.
 
-    `fn` runs once for each new set of input shapes; later calls replay the device work it did and nothing else: Python
-    side effects happen once. It returns a tuple of tensors, whose values every call returns. Inputs are float or int32.
-    `keep`: how many recordings to hold, the latest used ones (0: all).
+    fn: runs once for each new set of input shapes; later calls replay the device work it did and nothing else, so what
+    it does in Python happens once. It returns a tuple of tensors, whose values every call returns. Inputs are float or
+    int32. keep: how many recordings to hold, the latest used ones (0: all).
     """
 
     def __init__(self, fn: Callable[..., Sequence[Tensor]], backend: Backend, keep: int = 0) -> None:

@@ -27,7 +27,7 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in it survive a power cut."""
+    """Make the names in a folder survive a power cut."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -63,7 +63,7 @@ class AdamW:
 
     @property
     def loss_scale(self) -> Tensor | None:
-        """For backward(); None where there is none."""
+        """Return the scale for backward(), a scalar; None without loss scaling."""
         at = STATS.index("loss_scale")
         return Tensor(self.backend.view(self.stats.data, at, ()), self.backend) if self.loss_scaling else None
 
@@ -117,11 +117,11 @@ class AdamW:
         self.backend.upload(self.stats.data, self._scaled(np.zeros(len(STATS), self.backend.float_dtype)))
 
     def last(self) -> dict[str, float]:
-        """What the last step saw and decided (see backend.STATS); waits for the device."""
+        """Return what the last step saw and decided (see backend.STATS), after waiting for the device."""
         return dict(zip(STATS, self.stats.numpy().tolist(), strict=True))
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """exp_avg.<name> and exp_avg_sq.<name> for every parameter, and stats."""
+        """Return exp_avg.<name> and exp_avg_sq.<name> of every parameter, and stats, as copies on the host."""
         state = {"stats": self.stats.numpy()}
         for kind, slab in self._moments():
             values = self.backend.numpy(slab)
@@ -131,7 +131,7 @@ class AdamW:
         return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take over what `state_dict` gave, in place; UserError where names or shapes are not exactly those."""
+        """Take over what `state_dict` gave, in place. Raises UserError where names or shapes are not exactly those."""
         shapes = {f"{kind}.{name}": p.shape for kind, _ in self._moments() for name, p in self.parameters.items()}
         check_state(state, {"stats": self.stats.shape, **shapes}, "optimizer state")
         be = self.backend
@@ -148,7 +148,7 @@ class AdamW:
 
 
 def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:
-    """UserError, naming the tensors, unless `given` holds exactly those of `shapes`."""
+    """Raise UserError, naming the tensors, unless `given` holds exactly those of `shapes`."""
     wrong = {
         "missing": [name for name in shapes if name not in given],
         "unexpected": [name for name in given if name not in shapes],

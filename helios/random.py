@@ -1,10 +1,14 @@
-"""Random bits without state: Philox 4x32-10 keyed by the seed, counted by (column // 4, row, site, step).
+"""Random numbers that are functions of where they are needed, the same on every machine and for good.
 
-A mask is recomputed where it is needed, on any backend, bit for bit; nothing is stored between passes or in a
-checkpoint but the seed and the step. Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC11.
+Dropout masks come from Philox 4x32-10, keyed by the seed, counted by (column // 4, row, site, step). They are computed
+again where they are needed, on any backend, bit for bit; nothing is stored between passes or in a checkpoint but the
+seed and the step. What the host draws comes from Philox 4x64-10, keyed by the seed and the number of a stream.
+Source: Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC11.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
@@ -13,14 +17,15 @@ _W0, _W1 = 0x9E3779B9, 0xBB67AE85
 _LOW = np.uint64(0xFFFFFFFF)
 
 
+# -- dropout ----------------------------------------------------------------------------------------------------------
 def state(seed: int, step: int) -> np.ndarray:
-    """The int32 [3] that kernels read: seed low, seed high, step."""
+    """Return the int32 [3] that kernels read: seed low, seed high, step."""
     words = [seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, step & 0xFFFFFFFF]
     return np.array(words, dtype=np.uint32).view(np.int32)
 
 
 def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -> np.ndarray:
-    """Philox 4x32-10: counters c0 and c1 (uint32, equal shapes) → uint32 [..., 4]."""
+    """Return Philox 4x32-10, uint32 [..., 4], of counters c0 and c1 (uint32, equal shapes), c2 and c3."""
     x0, x1 = c0.astype(np.uint64), c1.astype(np.uint64)
     x2, x3 = np.full_like(x0, c2), np.full_like(x0, c3)
     for _ in range(10):
@@ -32,7 +37,8 @@ def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -
 
 
 def bits(shape: tuple[int, ...], rng: np.ndarray, site: int) -> np.ndarray:
-    """uint32 of `shape`: element j of row i (all leading axes): word j % 4 of counter (j // 4, i, site, step)."""
+    """Return uint32 of `shape`; element j of row i (over all leading axes) is word j % 4 of counter (j // 4, i, site,
+    step)."""
     columns = shape[-1] if shape else 1
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     k0, k1, step = (int(x) for x in rng.view(np.uint32))
@@ -42,10 +48,78 @@ def bits(shape: tuple[int, ...], rng: np.ndarray, site: int) -> np.ndarray:
 
 
 def keep(shape: tuple[int, ...], rng: np.ndarray, site: int, p: float) -> np.ndarray:
-    """Dropout's mask: True with probability 1 - p (to 2⁻³²)."""
+    """Return dropout's mask, True with probability 1 - p (to 2⁻³²)."""
     return bits(shape, rng, site) >= np.uint32(threshold(p))
 
 
 def threshold(p: float) -> int:
-    """The uint32 below which an element is dropped."""
+    """Return the uint32 below which an element is dropped."""
     return min(int(p * 2**32), 2**32 - 1)
+
+
+# -- on the host ------------------------------------------------------------------------------------------------------
+# numpy promises to keep the raw output of its generators, not its distributions; and its transcendental functions (or
+# those of the C library) differ in last digits between versions and processors. So the logarithm and the sine are made
+# here, of operations that are rounded one by one as IEEE 754 says.
+_PAIRS = 1 << 13  # computed at a time, in the processor's cache
+_LOG = [2 / (2 * k + 1) for k in range(14)]  # log m = t·Σ 2·t²ᵏ/(2k + 1), t = (m - 1)/(m + 1); to 1e-14 from ½ to 1
+_LOG_2 = 0.6931471805599453
+_SIN = [(-1) ** k / math.factorial(2 * k + 1) for k in range(8)]  # sin φ = φ·Σ (-1)ᵏ·φ²ᵏ/(2k + 1)!; to 1e-16 up to π/4
+
+
+def words(count: int, seed: int, stream: int, *position: int) -> np.ndarray:
+    """Return uint64 [count] of a stream, from one of its positions on: up to three numbers, each from 0 to 2⁶⁴ - 1."""
+    return _generator(seed, stream, position).random_raw(count)
+
+
+def uniform(count: int, seed: int, stream: int, *position: int) -> np.ndarray:
+    """Return float64 [count], uniform in [0, 1), of the first 53 bits of words()."""
+    return (words(count, seed, stream, *position) >> np.uint64(11)) * 2.0**-53
+
+
+def normal(count: int, seed: int, stream: int, *position: int) -> np.ndarray:
+    """Return float32 [count] of a normal distribution of mean 0 and variance 1, each two of two of words().
+
+    Computed in float64 (Box & Muller, 1958). The largest possible value is 8.57.
+    """
+    generator, found = _generator(seed, stream, position), np.empty((-(-count // 2), 2), np.float32)
+    for start in range(0, len(found), _PAIRS):
+        pairs = found[start : start + _PAIRS]
+        raw = generator.random_raw(2 * len(pairs)).reshape(-1, 2)
+        u = ((raw[:, 0] >> np.uint64(12)).view(np.int64) + 0.5) * 2.0**-52  # exact, and neither 0 nor 1
+        radius = np.sqrt(-2.0 * _log(u))
+        # Half the angle, from -π/4 to π/4, gives sine and cosine of an angle with a cosine that is not negative, to
+        # which a further bit gives a sign.
+        angle = raw[:, 1].view(np.int64)
+        sine = _sin((angle >> 11) * (math.pi / 4 * 2.0**-52))
+        square = sine * sine
+        pairs[:, 0] = radius * (1.0 - 2.0 * square) * (1 - 2 * (angle & 1))
+        pairs[:, 1] = radius * 2.0 * sine * np.sqrt(1.0 - square)
+    return found.reshape(-1)[:count]
+
+
+def _generator(seed: int, stream: int, position: tuple[int, ...]) -> np.random.Philox:
+    counter = np.zeros(4, np.uint64)
+    counter[1 : 1 + len(position)] = position
+    return np.random.Philox(key=np.array([seed % 2**64, stream], np.uint64), counter=counter)
+
+
+def _log(x: np.ndarray) -> np.ndarray:
+    """The natural logarithm of float64s that are normal and positive."""
+    m, e = np.frexp(x)
+    t = (m - 1.0) / (m + 1.0)
+    return t * _series(t * t, _LOG) + e * _LOG_2
+
+
+def _sin(x: np.ndarray) -> np.ndarray:
+    """The sine of float64s from -π/4 to π/4."""
+    return x * _series(x * x, _SIN)
+
+
+def _series(x: np.ndarray, coefficients: list[float]) -> np.ndarray:
+    """The sum of coefficients[k]·xᵏ."""
+    total = np.full_like(x, coefficients[-1])
+    for c in reversed(coefficients[:-1]):
+        total *= x
+        total += c
+    return total

@@ -27,13 +27,17 @@ class Node:
         self.used = False
 
     def release(self) -> None:
+        """Let go of all values."""
         self.tensors = self.inputs = self.outputs = ()
         self.used = True
 
 
 def backward(loss: Any, scale: Any = None) -> None:
     """Add d(loss)/d(leaf), times `scale` (a tensor of shape ()) where given, to the grad of every leaf that requires
-    one. Raises RuntimeError when run twice."""
+    one.
+
+    Raises RuntimeError when run twice, ValueError where `loss` or `scale` is no scalar.
+    """
     if loss.shape != ():
         raise ValueError(f"backward() starts from a scalar; this tensor has shape {loss.shape}")
     if loss.node is None:

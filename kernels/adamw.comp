@@ -1,5 +1,5 @@
-// AdamW over flat arrays of n elements, in place; the first n_decay decay. Nothing where the statistics say skipped; their
-// places, STAT_…, are those of STATS in helios/backends/backend.py.
+// AdamW over flat arrays of n elements, in place; the first n_decay decay. Nothing where the statistics say skipped;
+// their places, STAT_…, are those of STATS in helios/backends/backend.py.
 // g = grad·grad_coef; m ← β1·m + (1-β1)·g; v ← β2·v + (1-β2)·g²;
 // w ← w - lr·decay·w - lr·(m/correction1)/(√(v/correction2) + eps). Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"

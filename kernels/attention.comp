@@ -1,6 +1,6 @@
 // Causal attention: out = dropout(softmax(cap·tanh(q·kᵀ·scale/cap)))·v, and lse, the log-sum-exp of each row of capped
-// scores. qkv [B, T, 3·H·DH] in order q, k, v; out [B, T, H·DH]; lse [B, H, T]. CAPPED 0: no soft cap. HALF: q, k and v are
-// rounded to f16; scores and weights are not.
+// scores. qkv [B, T, 3·H·DH] in order q, k, v; out [B, T, H·DH]; lse [B, H, T]. CAPPED 0: no soft cap. HALF: q, k and v
+// are rounded to f16; scores and weights are not.
 //
 // A lane owns one query with its q and its sum of outputs; SG keys at a time are loaded one a lane and broadcast to all
 // in turn. The softmax is taken online: top and total are each lane's own, so nothing crosses lanes but the broadcasts,

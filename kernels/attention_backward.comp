@@ -1,11 +1,12 @@
-// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as in
-// attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
+// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as
+// in attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
 // delta_i = g_i·out_i and ds = w·(dropped(g·vᵀ) - delta)·cap':
 //   dq_i = scale·Σ_j ds_ij·k_j    dk_j = scale·Σ_i ds_ij·q_i    dv_j = Σ_i w̃_ij·g_i
 // HALF: q, k, v and g are rounded to f16; what is computed from them is not.
 //
-// Two variants, each with the grid of attention.comp. BY_KEY 0: a lane owns one query, for dq, and keys are broadcast;
-// BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T array exists.
+// Two variants, each with the grid of attention.comp. BY_KEY 0: a lane owns one query, for dq, and keys are
+// broadcast; BY_KEY 1: a lane owns one key, for dk and dv, and queries are. Scores are computed anew in both: no T × T
+// array exists.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
 #include "lib/attention_lanes.glsl"
@@ -43,8 +44,8 @@ void by_key(Place at) {
             }
         }
 #if DROPOUT
-        // A lane draws for one query and all SG keys, four at a time, and keeps a bit for each; so a bit, not a counter,
-        // crosses lanes.
+        // A lane draws for one query and all SG keys, four at a time, and keeps a bit for each; so a bit, not a
+        // counter, crosses lanes.
         uint kept[(SG + 31) / 32];
         [[unroll]] for (uint e = 0; e < SG; e += 4) {
             uvec4 r = philox(p.rng, (at.block * SG + e) / 4, at.head_row + i0 + lane, p.site);
@@ -53,17 +54,18 @@ void by_key(Place at) {
         }
 #endif
         [[unroll]] for (uint i = 0; i < SG; i++) {
-            float c = capped(s[i], p.cap);
-            float w = i0 + i >= j && i0 + i < p.len ? exp(c - subgroupBroadcast(lse, i)) : 0.0;
-            float keep = 1.0;
+            // Broadcasts stand outside of what only some lanes do, where they would be undefined.
+            float c = capped(s[i], p.cap), lse_i = subgroupBroadcast(lse, i), delta_i = subgroupBroadcast(delta, i);
+            float w = i0 + i >= j && i0 + i < p.len ? exp(c - lse_i) : 0.0, keep = 1.0;
 #if DROPOUT
             uint mask = subgroupBroadcast(kept[0], i);
 #if SG > 32
-            if (lane >= 32) mask = subgroupBroadcast(kept[1], i);
+            uint upper = subgroupBroadcast(kept[1], i);
+            mask = lane < 32 ? mask : upper;
 #endif
             keep = (mask >> lane % 32 & 1) == 1 ? p.factor : 0.0;
 #endif
-            ds[i] = w * (ds[i] * keep - subgroupBroadcast(delta, i)) * capped_grad(c, p.cap);
+            ds[i] = w * (ds[i] * keep - delta_i) * capped_grad(c, p.cap);
             s[i] = w * keep;
         }
         [[unroll]] for (uint d = 0; d < TWOS; d++)

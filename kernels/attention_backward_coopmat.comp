@@ -80,7 +80,8 @@ void main() {
 #endif
     }
 #if !BY_KEY
-    for (uint row = lane / 4; row < F; row += SG / 4) {
+    for (uint row0 = 0; row0 < F; row0 += SG / 4) {  // SG / 4 divides F: all lanes go as often
+        uint row = row0 + lane / 4;
         float delta = 0.0;
         for (uint d = lane % 4 * 4; d < DH; d += 16) {
             vec4 g = four(p.g, at.out0, at.width, mine + row, p.len, d);

@@ -1,6 +1,6 @@
-// Decide the update: norm = √Σ partial, clip coefficient, skip, Adam's count and bias corrections and, with SCALING, the
-// next loss scale. partial [n]: sums of squares. stats: what STATS in helios/backends/backend.py names, each at its place
-// STAT_…. Grid: one subgroup.
+// Decide the update: norm = √Σ partial, clip coefficient, skip, Adam's count and bias corrections and, with SCALING,
+// the next loss scale. partial [n]: sums of squares. stats: what STATS in helios/backends/backend.py names, each at its
+// place STAT_…. Grid: one subgroup.
 #include "lib/common.glsl"
 
 layout(push_constant) uniform Push {
@@ -28,7 +28,8 @@ void main() {
     if (gl_SubgroupInvocationID != 0) return;
     float scale = p.stats.v[STAT_LOSS_SCALE], norm = root / scale, loss = given(p.loss) ? p.loss.v[0] : 0.0;
     bool skip = !finite(norm) || !finite(loss) || (p.spike > 0.0 && norm > p.spike);
-    float updates = p.stats.v[STAT_UPDATES] + (skip ? 0.0 : 1.0), coef = p.clip > 0.0 && norm > p.clip ? p.clip / norm : 1.0;
+    float updates = p.stats.v[STAT_UPDATES] + (skip ? 0.0 : 1.0);
+    float coef = p.clip > 0.0 && norm > p.clip ? p.clip / norm : 1.0;
     p.stats.v[STAT_GRAD_NORM] = norm;
     p.stats.v[STAT_CLIP_COEF] = coef;
     p.stats.v[STAT_SKIPPED] = skip ? 1.0 : 0.0;

@@ -1,5 +1,5 @@
 // out[i] = EXPR(x[i], y[i], alpha, beta), a GLSL expression of x, y, p.alpha and p.beta from the host's table
-// (primitives.py). Y: 1 where there is a y. Grid: one workgroup for each WG·SPAN elements.
+// (variants.py). Y: 1 where there is a y. Grid: one workgroup for each WG·SPAN elements.
 #include "lib/common.glsl"
 #include "lib/activations.glsl"
 #include "lib/pairs.glsl"

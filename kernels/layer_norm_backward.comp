@@ -1,8 +1,9 @@
-// With x̂ = (x - mean)·rstd and d = g·weight: dx = rstd·(d - avg(d) - x̂·avg(d·x̂)), averages over the row; dweight = Σ g·x̂
-// and dbias = Σ g, sums over rows. x, g, dx [rows, D]; dweight and dbias get `parts` partial sums [parts, D], each over a
-// run of rows. dx goes through lib/epilogue.glsl. DROPOUT_AFTER: `dropped` gets what dropout.comp makes of dx.
-// Grid: one subgroup a row, for dx, its lanes striding over the columns; then one for each EACH·SG columns and each part,
-// for the sums, a lane owning EACH columns.
+// With x̂ = (x - mean)·rstd and d = g·weight: dx = rstd·(d - avg(d) - x̂·avg(d·x̂)), averages over the row;
+// dweight = Σ g·x̂ and dbias = Σ g, sums over rows. x, g, dx [rows, D]; dweight and dbias get `parts` partial sums
+// [parts, D], each over a run of rows. dx goes through lib/epilogue.glsl. DROPOUT_AFTER: `dropped` gets what
+// dropout.comp makes of dx.
+// Grid: one subgroup a row, for dx, its lanes striding over the columns; then one for each EACH·SG columns and each
+// part, for the sums, a lane owning EACH columns.
 #include "lib/common.glsl"
 #include "lib/activations.glsl"
 #include "lib/dropout.glsl"

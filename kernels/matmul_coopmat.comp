@@ -1,11 +1,11 @@
-// C = op(A)·op(B) on matrix units; shapes, batches, layouts and epilogue as in matmul.comp, A and B rounded to f16, sums
-// in f32. Not yet run on a GPU.
+// C = op(A)·op(B) on matrix units; shapes, batches, layouts and epilogue as in matmul.comp, A and B rounded to f16,
+// sums in f32. Not yet run on a GPU.
 //
 // A workgroup computes BM × BN of C, each of its subgroups WM × WN, as fragments of F × F. Slices of A and B, BK of K
 // long, lie in shared memory as f16, in their layout in global memory (a fragment of a transposed one is loaded by
 // columns), rows PAD further apart than they are long, so that neighbouring rows start in other banks. There are two of
-// each: while one is multiplied, the next is on its way through registers. What lies beyond the edge is read as 0, and
-// is not stored. Fragments of C go through a subgroup's piece of shared memory, since only there an element has a place.
+// each: while one is multiplied, the next is on its way through registers. What lies beyond the edge is read as 0,
+// and is not stored. Fragments of C go through a subgroup's piece of shared memory, where alone an element has a place.
 // Grid: one workgroup a tile, along N, then M, then the batch.
 //
 // Host: F is what the device has, BM, BN, BK, WM and WN multiples of it; WG = BM/WM·BN/WN·SG; VEC_A, VEC_B where four

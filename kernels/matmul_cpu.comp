@@ -63,8 +63,8 @@ void steps(uint a_at, uint b_at, uint rows[RA], uint columns[CB], uint k, const 
         }
 }
 
-// Brings what lies ahead into the cache, a line of SG floats a lane: row k of K and those after it, `lines` of each from
-// `first` on. Where each step of K is in another row of both A and B, no cache foresees what comes.
+// Brings what lies ahead into the cache, a line of SG floats a lane: row k of K and those after it, `lines` of each
+// from `first` on. Where each step of K is in another row of both A and B, no cache foresees what comes.
 uint touch(In q, uint at, uint k, uint first, uint across, uint lines) {
     uint lane = gl_SubgroupInvocationID, row = min(k + lane / lines, p.k - 1);
     return floatBitsToUint(q.v[at + row * across + min(first + lane % lines * SG, across - 1)]);

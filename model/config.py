@@ -21,16 +21,17 @@ class MLP:
 
     @property
     def matrices(self) -> int:
-        """Of D·F weights each."""
+        """Return how many there are, of D·F weights each."""
         return self.parts + 1
 
     def width(self, n_embd: int) -> int:
-        """The default ffn_dim: 4·D, and about as many weights in all (8/3·D, up to a multiple of 64) where gated."""
+        """Return the default ffn_dim: 4·D, and where gated about as many weights in all, 8/3·D, up to a multiple of
+        64."""
         return 4 * n_embd if self.parts == 1 else 64 * math.ceil(8 * n_embd / (3 * 64))
 
     def matched(self, n_embd: int) -> int:
-        """The ffn_dim with which it has as many parameters as two matrices of 4·D have, 8·D²: the multiple of 16 if
-        one is within 1 %."""
+        """Return the ffn_dim with which it has as many parameters as two matrices of 4·D have, 8·D²: the multiple of
+        16 if one is within 1 %."""
         each = self.matrices * n_embd + len(self.coefficients)
         width = 8 * n_embd**2 / each
         even = 16 * round(width / 16)
@@ -85,20 +86,20 @@ class GPTConfig(Settings):
 
     @property
     def activations(self) -> tuple[str, ...]:
-        """One name a block."""
+        """Return one name for each block."""
         names = tuple(self.activation.split(","))
         return names * self.n_layer if len(names) == 1 else names
 
     @property
     def ffn_dims(self) -> tuple[int, ...]:
-        """One width a block."""
+        """Return one width for each block."""
         if isinstance(self.ffn_dim, int):
             return (self.ffn_dim,) * self.n_layer
         width = MLP.width if self.ffn_dim is None else MLP.matched
         return tuple(width(MLPS[name], self.n_embd) for name in self.activations)
 
     def parameters(self) -> int:
-        """How many: 2VD + TD + 2D + Σ over blocks (4D² + 4D + {2 or 3}DF + {coefficients}F)."""
+        """Return how many there are: 2VD + TD + 2D + Σ over blocks (4D² + 4D + {2 or 3}DF + {coefficients}F)."""
         v, t, d = self.vocab_size, self.block_size, self.n_embd
         mlps = zip((MLPS[name] for name in self.activations), self.ffn_dims, strict=True)
         ffn = sum(mlp.matrices * d * f + len(mlp.coefficients) * f for mlp, f in mlps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -40,7 +41,8 @@ class GPT:
 
     # -- forward ------------------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor, rng: Tensor | None = None) -> Tensor:
-        """The final layer norm's output [B, T, D] for int32 tokens [B, T]; with dropout if rng (int32 [3]) is given."""
+        """Return the final layer norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
+        int32 [3]."""
         cfg, w = self.config, self.weights
         p = 0.0 if rng is None else cfg.dropout
         x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
@@ -61,14 +63,15 @@ class GPT:
         return self.weights[f"blocks.{i}.{name}"]
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Logits [..., V] of hidden [..., D]; with `rows` (int32 [N]), of those rows of hidden seen as [-1, D] only."""
+        """Return logits [..., V] of hidden [..., D]; with `rows`, int32 [N], [N, V] of those rows of hidden, seen as
+        [-1, D]."""
         if rows is not None:
             hidden = ops.embedding(hidden.reshape(-1, self.config.n_embd), rows)
         return ops.linear(hidden, self.weights["lm_head.weight"])
 
     def loss(self, tokens: np.ndarray | Tensor, targets: np.ndarray | Tensor, rng: np.ndarray | Tensor | None = None
              ) -> Tensor:
-        """Mean cross-entropy in nats, shape (); tokens and targets are ints [B, T], T up to block_size.
+        """Return the mean cross-entropy in nats, shape (); tokens and targets are ints [B, T], T up to block_size.
 
         While training with dropout, `rng` (int32 [3], helios.random.state) chooses the masks. Without it every call
         draws new ones from the model's seed. Raises RuntimeError where the function that calls is being recorded and
@@ -90,7 +93,7 @@ class GPT:
         return ops.cross_entropy(self.head(self.hidden(ids, rng)), goals)
 
     def logits(self, tokens: np.ndarray | Tensor, last: np.ndarray | None = None) -> Tensor:
-        """[B, T, V], without dropout; with `last` (ints [B], a position in each row) only there: [B, V]."""
+        """Return [B, T, V], without dropout; with `last`, ints [B], a position in each row, [B, V] only there."""
         ids = self._ids("tokens", tokens)
         return self.head(self.hidden(ids), None if last is None else self._rows(last, ids.shape))
 
@@ -101,7 +104,7 @@ class GPT:
         return Tensor(self.backend.array((last + t * np.arange(b)).astype(np.int32)), self.backend)
 
     def _ids(self, name: str, ids: np.ndarray | Tensor) -> Tensor:
-        """`ids` on the device; what the host can see of them is checked."""
+        """Return `ids` on the device. What the host can see of them is checked."""
         values = ids if isinstance(ids, Tensor) else np.asarray(ids)
         if len(values.shape) != 2 or not 1 <= values.shape[1] <= self.config.block_size or not values.shape[0]:
             raise ValueError(f"{name}: expected [B, T] with T from 1 to block_size {self.config.block_size}, "
@@ -117,16 +120,17 @@ class GPT:
 
     # -- modes --------------------------------------------------------------------------------------------------------
     def train(self, mode: bool = True) -> GPT:
-        """With dropout from now on (or without)."""
+        """Compute with dropout from now on, or without; return the model."""
         self.training = mode
         return self
 
     def eval(self) -> GPT:
+        """Compute without dropout from now on; return the model."""
         return self.train(False)
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:
-        """Within it nothing is recorded for a backward pass, so no value is kept longer than its last use."""
+        """Record nothing for a backward pass within this context: no value is then kept longer than its last use."""
         before = {name: w.requires_grad for name, w in self.weights.items()}
         try:
             for w in self.weights.values():
@@ -138,17 +142,18 @@ class GPT:
 
     # -- parameters ---------------------------------------------------------------------------------------------------
     def named_parameters(self) -> list[tuple[str, Tensor]]:
+        """Return every parameter with its name, in the order of the model."""
         return list(self.weights.items())
 
     def num_parameters(self) -> int:
         return sum(w.size for w in self.weights.values())
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies on the host, float32; matrices are [out, in]."""
+        """Return copies on the host, float32; matrices are [out, in]."""
         return {name: w.numpy().astype(np.float32, copy=False) for name, w in self.weights.items()}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Write `state` into the weights, in place; UserError where names or shapes are not exactly the model's."""
+        """Write `state` into the weights, in place. Raises UserError where names or shapes are not the model's."""
         check_state(state, {name: w.shape for name, w in self.weights.items()}, "model state")
         for name, w in self.weights.items():
             value = np.asarray(state[name])
@@ -158,12 +163,12 @@ class GPT:
 
 
 def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tensor:
-    """The residual connection x + drop(h)."""
+    """Return the residual connection x + drop(h)."""
     return x + h if rng is None else ops.dropout(h, p, rng, site, residual=x)
 
 
 def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
-    """Every parameter's name and shape; a matrix leads from its second axis to its first."""
+    """Return every parameter's name and shape; a matrix leads from its second axis to its first."""
     d = cfg.n_embd
     norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
     shapes: dict[str, Shape] = {"wte.weight": (cfg.vocab_size, d), "wpe.weight": (cfg.block_size, d)}
@@ -182,18 +187,17 @@ OUTPUTS = ("attn.out.weight", "mlp.fc2.weight")  # what adds to the residual
 
 
 def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
-    """The state_dict that a new model of this seed has, float32."""
+    """Return the state_dict that a new model of this seed has, float32."""
     return {name: _initial(name, shape, config, seed) for name, shape in _shapes(config).items()}
 
 
 def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
-    """Drawn from the seed and the name alone, so a parameter starts the same whatever the rest of the model is."""
+    """Draw from the seed and the name alone, so that a parameter starts the same whatever the rest of the model is."""
     if len(shape) == 1:
         constants = {"weight": 1.0, "bias": 0.0}  # of a layer norm
         for mlp in MLPS.values():
             constants.update(mlp.coefficients)
         return np.full(shape, constants[name.rpartition(".")[2]], np.float32)
-    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    draw = np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, word], np.uint64)))
-    std = STD / np.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
-    return draw.standard_normal(shape, np.float32) * np.float32(std)
+    stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    std = STD / math.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
+    return random.normal(math.prod(shape), seed, stream).reshape(shape) * np.float32(std)

@@ -6,15 +6,17 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from helios import random
 from helios.capture import Capture
 from helios.model.gpt import GPT
 from helios.tensor import Tensor
 
 SHORTEST = 32  # tokens; shorter contexts are padded to it, to record fewer lengths
+STREAM = int.from_bytes(b"sampling", "little")  # of random numbers, apart from those of weights and batches
 
 
 class Sampler:
-    """Keeps a model's recorded forward passes between calls; one for each batch size and padded length."""
+    """Continues prompts; keeps the recorded forward passes between calls, one for each batch size and padded length."""
 
     def __init__(self, model: GPT) -> None:
         self.model = model
@@ -23,7 +25,7 @@ class Sampler:
 
     def __call__(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
                  top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
-        """The new tokens of each prompt, the `stop` token that ended it included.
+        """Return the new tokens of each prompt, the `stop` token that ended it included.
 
         temperature 0 takes the likeliest token; top_k None or 0 draws from all. A prompt's context is its last
         block_size tokens. Equal arguments give equal tokens; a row's draws do not depend on the other rows.
@@ -35,18 +37,19 @@ class Sampler:
                              f"got {temperature}, {max_new_tokens}, {top_k}")
         rows = [list(prompt) for prompt in prompts]
         running = [max_new_tokens > 0] * len(rows)
-        draws = [np.random.default_rng((seed % 2**64, row)) for row in range(len(rows))]
-        for _ in range(max_new_tokens):
+        draws = [random.uniform(max_new_tokens, seed, STREAM, row) for row in range(len(rows))]
+        for n in range(max_new_tokens):
             if not any(running):
                 break
             for i, logits in enumerate(self.next_logits(rows)):
                 if running[i]:
-                    rows[i].append(choose(logits, temperature, top_k, draws[i]))
+                    rows[i].append(choose(logits, temperature, top_k, draws[i][n]))
                     running[i] = rows[i][-1] not in stop
         return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]
 
     def next_logits(self, rows: Sequence[Sequence[int]], pad: int = 0) -> np.ndarray:
-        """[B, V] after the last token of each row. Padding is to the right, where causality hides it."""
+        """Return the logits [B, V] after the last token of each row; padding is to the right, where causality hides
+        it."""
         size = self.model.config.block_size
         rows = [row[-size:] for row in rows]
         width = min(size, max(SHORTEST, 1 << (max(map(len, rows)) - 1).bit_length()))
@@ -66,19 +69,20 @@ class Sampler:
             return (self.model.head(self.model.hidden(tokens), rows),)
 
 
-def choose(logits: np.ndarray, temperature: float, top_k: int | None, draw: np.random.Generator) -> int:
-    """One token of logits [V]: softmax(logits/temperature) over the top_k likeliest, equal ones by their id."""
+def choose(logits: np.ndarray, temperature: float, top_k: int | None, u: float) -> int:
+    """Return a token of logits [V] by a draw u, uniform in [0, 1): of softmax(logits/temperature) over the top_k
+    likeliest, equal ones by their id."""
     if temperature == 0:
         return int(logits.argmax())
     order = np.argsort(-logits, kind="stable")[:top_k or None]
     scores = logits[order].astype(np.float64) / temperature
     p = np.exp(scores - scores[0])
-    return int(order[np.searchsorted(np.cumsum(p), draw.random() * p.sum(), side="right").clip(max=len(order) - 1)])
+    return int(order[np.searchsorted(np.cumsum(p), u * p.sum(), side="right").clip(max=len(order) - 1)])
 
 
 def sample(model: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 0.8,
            top_k: int | None = 40, seed: int = 0, stop: Collection[int] = ()) -> list[list[int]]:
-    """See Sampler; the model keeps its own."""
+    """Continue prompts with the model's own Sampler; see there."""
     if model.sampler is None:
         model.sampler = Sampler(model)
     return model.sampler(prompts, max_new_tokens, temperature, top_k, seed, stop)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helios import random
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train import synth
@@ -105,10 +106,7 @@ def batch(tokens: np.ndarray, step: int, batch_size: int, block_size: int, seed:
     N > block_size; raises UserError if it is shorter.
     """
     _check_length(tokens, block_size, "text")
-    # Raw Philox output is fixed by its paper; numpy's distributions may change between versions.
-    raw = np.random.Philox(key=np.array([seed % 2**64, stream], np.uint64), counter=np.array([0, step, 0, 0], np.uint64)
-                           ).random_raw(batch_size)
-    offsets = (raw % np.uint64(len(tokens) - block_size)).astype(np.int64)
+    offsets = (random.words(batch_size, seed, stream, step) % np.uint64(len(tokens) - block_size)).astype(np.int64)
     windows = np.asarray(tokens[offsets[:, None] + np.arange(block_size + 1)], np.int32)
     return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
 

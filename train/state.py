@@ -15,7 +15,7 @@ from helios.optim import AdamW
 from helios.tensor import Tensor
 from helios.train.config import TrainConfig
 
-KEPT = 2  # recordings of a step, where its batch changes: each has memory of its own
+KEPT = 2  # recordings of a step, where its batch changes
 
 
 class TrainState:

@@ -26,8 +26,11 @@ def _make(name: str, device: str | None, precision: str) -> Backend:
 
 
 def get_backend(name: str | Backend, device: str | None = None, precision: str = PRECISIONS[0]) -> Backend:
-    """The backend of that name and precision (see backend.py), made once a process; `device` chooses a Vulkan device by
-    index or part of its name."""
+    """Return the backend of that name and precision (see backend.py), made once a process, or the Backend given.
+
+    device: chooses a Vulkan device by index or part of its name. Raises UserError for unknown names, NoDevice where
+    there is no device.
+    """
     return _make(name, device, precision) if isinstance(name, str) else name
 
 

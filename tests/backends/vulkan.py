@@ -9,12 +9,20 @@ import pytest
 
 from helios import random
 from helios.backends.vulkan.backend import VulkanBackend
+from helios.backends.vulkan.profile import CLUSTERED, REQUIRED, SUBGROUP, DeviceProfile
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train.config import TrainConfig
 from helios.train.state import TrainState
 
 ALL_SIX = "gelu,silu,relu,swiglu,universal,kan_spline"
+# Of a device that is not there.
+PROFILE = DeviceProfile(
+    index=0, name="a device", type="discrete", profile="simt", driver="1.0", api="1.3.0", subgroup_size=32, fragment=16,
+    max_groups=65535, max_lanes=1024, max_push_bytes=128, shared_bytes=49152, timestamp_ns=1.0, timestamp_bits=64,
+    memory_bytes=1 << 30, max_allocation=1 << 30, missing=(),
+    features=(*REQUIRED["features12"], *REQUIRED["features13"], *SUBGROUP, *CLUSTERED, "shaderInt64"))
+GUARANTEED = {"max_lanes": 128, "shared_bytes": 16384}  # the least that Vulkan allows
 
 
 def make(**options: object) -> VulkanBackend:

@@ -22,7 +22,7 @@ from helios.errors import UserError
 from helios.train.config import resolve
 
 KERNEL = "matmul_cpu"
-PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768)
+PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768, max_lanes=256)
 TABLE = rows(Sizes.of(resolve("tiny").model, 4))
 
 
@@ -81,9 +81,9 @@ def test_only_a_vulkan_device_has_tiles() -> None:
 
 
 def test_candidates_fit_shared_memory() -> None:
-    for size, numbers in ((32768, {"matmul_cpu": 7, "matmul": 4, "matmul_coopmat": 1}), (49152, {"matmul_coopmat": 4})):
+    for size, numbers in ((32768, {"matmul_cpu": 7, "matmul": 5, "matmul_coopmat": 1}), (49152, {"matmul_coopmat": 4})):
         for kernel, number in numbers.items():
-            assert len(tuning.candidates(SimpleNamespace(shared_bytes=size), kernel)) == number
+            assert len(tuning.candidates(SimpleNamespace(**vars(PROFILE) | {"shared_bytes": size}), kernel)) == number
 
 
 @pytest.mark.parametrize(("ta", "tb"), [(False, False), (False, True), (True, False), (True, True)])

@@ -26,6 +26,13 @@ def test_equal_arguments_give_equal_tokens(model):
     assert sample(model, PROMPTS, 0) == [[], [], []]
 
 
+def test_a_row_draws_alone(model):
+    """Whatever the other rows are, and however many tokens are asked for."""
+    whole = sample(model, PROMPTS, 10, seed=5)
+    assert sample(model, [PROMPTS[0], [9]], 4, seed=5)[0] == whole[0][:4]
+    assert sample(model, [PROMPTS[0]] * 2, 10, seed=5)[0] == whole[0] != sample(model, [PROMPTS[0]] * 2, 10, seed=5)[1]
+
+
 def test_the_likeliest_token(model):
     greedy = sample(model, PROMPTS, 8, temperature=0)
     assert sample(model, PROMPTS, 8, temperature=1.0, top_k=1) == greedy
@@ -86,10 +93,11 @@ def test_choose_draws_from_the_softmax_of_the_likeliest():
     draw = np.random.default_rng(0)
     for top_k, kept in ((3, [1, 3, 4]), (None, range(5)), (0, range(5)), (99, range(5))):
         weights = np.where(np.isin(np.arange(5), kept), np.exp(logits / 0.7), 0)
-        counts = np.bincount([choose(logits, 0.7, top_k, draw) for _ in range(20_000)], minlength=5)
+        counts = np.bincount([choose(logits, 0.7, top_k, u) for u in draw.random(20_000)], minlength=5)
         p = weights / weights.sum()
         assert (np.abs(counts / 20_000 - p) <= 5 * np.sqrt(p * (1 - p) / 20_000)).all()
-    assert choose(logits, 0.7, 1, draw) == choose(logits, 0, None, draw) == 1
+    assert choose(logits, 0.7, 1, 0.9) == choose(logits, 0, None, 0.9) == 1
+    assert [choose(logits, 0.7, None, u) for u in (0.0, 1 - 2.0**-53)] == [1, 2]
 
 
 @pytest.mark.parametrize(("prompts", "values", "words"), [

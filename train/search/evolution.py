@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from helios import random
 from helios.train.config import SearchConfig
 
 PREFIXES = {"gelu": "G", "silu": "S", "relu": "R", "swiglu": "Sw", "universal": "U", "kan_spline": "K", "mixed": "M"}
@@ -268,7 +269,4 @@ def _pick(names: Sequence[str], u: float) -> str:
 
 def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:
     """Numbers in [0, 1), a pure function of the arguments."""
-    # Raw Philox output is fixed by its paper; numpy's distributions may change between versions.
-    raw = np.random.Philox(key=np.array([seed % 2**64, STREAM], np.uint64),
-                           counter=np.array([0, index, generation, purpose], np.uint64)).random_raw(count)
-    return ((raw >> np.uint64(11)) * 2.0**-53).tolist()
+    return random.uniform(count, seed, STREAM, index, generation, purpose).tolist()

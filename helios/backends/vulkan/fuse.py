@@ -21,7 +21,7 @@ PRODUCERS = {"matmul_cpu": "c", "matmul": "c", "matmul_coopmat": "c", "layer_nor
 
 
 def fuse(commands: Sequence[Command], pipelines: Pipelines) -> list[Command]:
-    """The same work in fewer commands, in an order that gives the same values."""
+    """Return the same work in fewer commands, in an order that gives the same values."""
     uses: dict[Block, list[int]] = {}
     for i, command in enumerate(commands):
         for use in command.uses:

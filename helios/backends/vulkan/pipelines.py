@@ -9,13 +9,18 @@ from typing import Any
 
 from helios.backends.vulkan import shaders
 from helios.backends.vulkan.device import Device
+from helios.backends.vulkan.spirv import shared_bytes
+from helios.errors import UserError
 from helios.host import cache_dir
 
 FULL_SUBGROUPS = 0x2  # a flag bit that PyPI's vulkan does not name
 
 
 class Kernel:
-    """One variant of one kernel: its arguments by name, and its pipeline."""
+    """One variant of one kernel: its arguments by name, and its pipeline.
+
+    Raises UserError where it needs more than the device has.
+    """
 
     def __init__(self, pipelines: Pipelines, name: str, defines: dict[str, Any]) -> None:
         text = shaders.source(name, defines)
@@ -23,9 +28,14 @@ class Kernel:
         self.params = shaders.signature(text, defines)
         self.packing = struct.Struct("<" + "".join(p.format for p in self.params))
         self.spirv = shaders.compile(name, text)
-        limit = pipelines.device.profile.max_push_bytes
-        if self.packing.size > limit:
-            raise shaders.CompileError(f"{name}: {self.packing.size} bytes of arguments; this device takes {limit}")
+        device = pipelines.device.profile
+        for needed, what, limit in (
+                (defines["WG"], "lanes in a workgroup", device.max_lanes),
+                (shared_bytes(self.spirv), "bytes of memory that a workgroup shares", device.shared_bytes),
+                (self.packing.size, "bytes of arguments", device.max_push_bytes)):
+            if needed > limit:
+                raise UserError(f"kernel {name} needs {needed:,} {what}, but {device.name} has {limit:,} at most; "
+                                "choose another device")
         self.pipeline = pipelines.create(self)
 
 
@@ -52,12 +62,14 @@ class Pipelines:
         atexit.register(self.save)
 
     def get(self, name: str, **defines: Any) -> Kernel:
+        """Return the variant of a kernel with these #defines, made at the first call."""
         key = (name, *sorted(defines.items()))
         if key not in self.kernels:
             self.kernels[key] = Kernel(self, name, defines)
         return self.kernels[key]
 
     def create(self, kernel: Kernel) -> Any:
+        """Let the driver compile a kernel; return the pipeline."""
         vk, device = self.device.vk, self.device.handle
         module = vk.vkCreateShaderModule(device, vk.VkShaderModuleCreateInfo(
             codeSize=len(kernel.spirv), pCode=kernel.spirv), None)

@@ -17,7 +17,7 @@ PLACES = {f"STAT_{name.upper()}": i for i, name in enumerate(STATS)}  # of the o
 
 
 class Primitives(Products):
-    """All of them, on the arrays of a Vulkan device."""
+    """All primitives of helios.backends.backend.Backend, on the arrays of a Vulkan device."""
 
     # -- element by element -------------------------------------------------------------------------------------------
     def _elementwise(self, op: str, *inputs: VkArray, alpha: float = 0.0, beta: float = 0.0) -> VkArray:
@@ -156,7 +156,7 @@ class Primitives(Products):
         return self._sum_rows(g, g.size // (t * d), (rows, d))
 
     def _sum_rows(self, x: VkArray, rows: int, shape: tuple[int, ...]) -> VkArray:
-        """x seen as [rows, columns], summed over the rows, into an array of this shape, zero beyond the columns."""
+        """Sum x, seen as [rows, columns], over the rows into an array of this shape, zero beyond the columns."""
         out = self.empty(shape)
         self.dispatch(self.kernel("sum_rows", self.lanes), divide(out.size, self.lanes), x=x, o=out, n=out.size,
                       rows=rows, columns=x.size // rows)
@@ -174,7 +174,7 @@ class Primitives(Products):
         return partial
 
     def _reduce(self, x: VkArray, expression: str, alpha: float) -> VkArray:
-        """alpha · Σ expression(x), shape ()."""
+        """Return alpha · Σ expression(x), of shape ()."""
         if x.size > 4096:
             x, expression = self._partials(x, expression), "x"
         out = self.empty(())

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from helios.backends.vulkan.array import VkArray
-from helios.backends.vulkan.tuning import TILES, Tile, shape_class, shared_bytes
+from helios.backends.vulkan.tuning import TILES, Tile, candidates, lanes, shape_class
 from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, Variants, divide
 from helios.random import threshold
 
@@ -14,7 +14,7 @@ ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matr
 
 
 class Products(Variants):
-    """Matmul and attention, on the arrays of a Vulkan device."""
+    """Products of matrices and attention, on the arrays of a Vulkan device."""
 
     tiles: dict[str, Tile] = {}  # noqa: RUF012  (replaced, not shared: those that tuning found, by shape class)
 
@@ -42,33 +42,37 @@ class Products(Variants):
         name, sg = self.matmul_kernel, self.profile.subgroup_size
         tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
         if name == "matmul_cpu":
-            rows, columns, lanes = tile["RA"] * sg, tile["CB"] * sg, sg
+            rows, columns = tile["RA"] * sg, tile["CB"] * sg
             defines["PAIRS"] = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
         else:
             rows, columns = tile["BM"], tile["BN"]
-            part = (tile["TM"], tile["TN"], 1) if name == "matmul" else (tile["WM"], tile["WN"], sg)
-            lanes = rows // part[0] * (columns // part[1]) * part[2]
             defines["VEC_A"] = int(a.offset % 16 == 0 and (m if ta else k) % 4 == 0)
             defines["VEC_B"] = int(b.offset % 16 == 0 and (k if tb else n) % 4 == 0)
-        kernel, tiles = self.kernel(name, lanes, **tile, **defines), divide(m, rows) * divide(n, columns)
-        self.dispatch(kernel, tiles * batch, a=a, b=b, c=out, m=m, n=n, k=k, batch=batch,
+        kernel = self.kernel(name, lanes(name, tile, sg), **tile, **defines)
+        self.dispatch(kernel, divide(m, rows) * divide(n, columns) * batch, a=a, b=b, c=out, m=m, n=n, k=k, batch=batch,
                       a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
         return out, pre
 
     @property
     def matmul_kernel(self) -> str:
-        units = self.profile.profile == "coopmat" and self.half
-        return "matmul_cpu" if self.profile.profile == "cpu" else "matmul_coopmat" if units else "matmul"
+        """Return the kernel that computes products on this device."""
+        if self.profile.profile == "cpu":
+            return "matmul_cpu"
+        units = self.profile.profile == "coopmat" and self.half and candidates(self.profile, "matmul_coopmat")
+        return "matmul_coopmat" if units else "matmul"
 
     def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
-        """Where none was found by tuning."""
+        """Return the tile for products of which none was found by tuning."""
         if self.matmul_kernel == "matmul_cpu":
             wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
             sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)
             return dict(zip(("RA", "CB", "KU"), sizes, strict=True))
-        large, small = TILES[self.matmul_kernel][:2]
+        large, *others = TILES[self.matmul_kernel]
+        fit = candidates(self.profile, self.matmul_kernel)
         many = divide(m, large["BM"]) * divide(n, large["BN"]) * batch >= 128
-        return large if many and shared_bytes(self.matmul_kernel, large) <= self.profile.shared_bytes else small
+        if many and large in fit:
+            return large
+        return next((tile for tile in (*others, large) if tile in fit), others[-1])
 
     def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int
                   ) -> tuple[VkArray, VkArray]:
@@ -89,10 +93,12 @@ class Products(Variants):
         return dqkv
 
     def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
-        """BK of the attention kernels for matrix units, the larger if shared memory allows; 0 where others serve."""
-        side = self.profile.fragment
-        fits = head % 16 == 0 and head <= ATTENTION_HEAD and self.profile.subgroup_size <= 4 * side
-        if self.profile.profile == "coopmat" and self.half and fits and all(x.offset % 16 == 0 for x in arrays):
+        """Return BK of the attention kernels for matrix units, the larger one if shared memory allows; 0 where others
+        serve."""
+        side, size = self.profile.fragment, self.profile.subgroup_size
+        units = self.profile.profile == "coopmat" and self.half and "subgroup clustered" in self.profile.features
+        fits = head % 16 == 0 and head <= ATTENTION_HEAD and size <= 4 * side and 4 * size <= self.profile.max_lanes
+        if units and fits and all(x.offset % 16 == 0 for x in arrays):
             for block in (32, 16):  # see lib/attention_coopmat.glsl
                 tiles, pairs, wide, more = (2, 2, side, 32 * side) if backward else (1, 1, block, 0)
                 mine = 16 * side * tiles * (wide + 4) + 8 * side * pairs * (2 * wide + 8) + more

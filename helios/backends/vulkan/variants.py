@@ -13,8 +13,8 @@ import numpy as np
 
 from helios.backends.backend import Shape
 from helios.backends.vulkan.array import FLOAT, VkArray
-from helios.backends.vulkan.device import DeviceProfile
 from helios.backends.vulkan.pipelines import Kernel, Pipelines
+from helios.backends.vulkan.profile import DeviceProfile
 
 # op → EXPR of elementwise.comp, in x, y, p.alpha, p.beta
 ELEMENTWISE = {
@@ -58,7 +58,8 @@ class Variants:
         raise NotImplementedError
 
     def kernel(self, name: str, lanes: int = 0, **defines: Any) -> Kernel:
-        """A variant with `lanes` a workgroup, or one subgroup; for matrix units, with the side of their fragments."""
+        """Return a kernel with workgroups of `lanes`, or of one subgroup; one for matrix units gets their fragments'
+        side."""
         sg = self.profile.subgroup_size
         if name.endswith("_coopmat"):
             defines["F"] = self.profile.fragment
@@ -66,27 +67,28 @@ class Variants:
 
     @property
     def half(self) -> int:
-        """HALF of the kernels that include lib/half.glsl."""
+        """Return HALF of the kernels that include lib/half.glsl."""
         return int(self.precision == "mixed")
 
     @property
     def lanes(self) -> int:
-        """A workgroup's, in kernels where each lane works for itself."""
-        return self.profile.subgroup_size if self.profile.profile == "cpu" else 256
+        """Return the lanes of a workgroup in kernels where each lane works for itself."""
+        size = self.profile.subgroup_size
+        return size if self.profile.profile == "cpu" else min(256, self.profile.max_lanes // size * size)
 
     @property
     def span(self) -> int:
-        """Elements a lane in elementwise kernels."""
+        """Return how many elements a lane takes in elementwise kernels."""
         return 64 if self.profile.profile == "cpu" else 4
 
     def pairs(self, *lengths: int, at: Sequence[VkArray] = ()) -> int:
-        """PAIRS of the kernels that include lib/pairs.glsl: rows of these lengths, arrays at these places in blocks,
-        which begin at multiples of 8 bytes."""
+        """Return PAIRS of the kernels that include lib/pairs.glsl, for rows of these lengths and arrays at these places
+        in blocks, which begin at multiples of 8 bytes."""
         even = all(n % 2 == 0 for n in lengths) and all(x.offset % 8 == 0 for x in at)
         return int(even and self.profile.profile == "cpu" and "shaderInt64" in self.profile.features)
 
     def parts(self, rows: int, columns: int) -> int:
-        """Runs of rows in sums over rows: one where the columns alone keep the device busy."""
+        """Return in how many runs rows are summed: in one where the columns alone keep the device busy."""
         if self.profile.profile == "cpu":
             return 1
         return max(1, min(divide(16384, columns), divide(rows, 16)))
