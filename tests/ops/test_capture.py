@@ -38,8 +38,11 @@ def test_upload_in_a_recorded_function(each_backend: Backend) -> None:
     with pytest.raises(RuntimeError, match=r"upload: it would happen at once, .* make the value an input"):
         Capture(fn, each_backend)(np.ones(3, np.float32))
     assert target.numpy().tolist() == [0.0, 0.0, 0.0]
-    each_backend.upload(target.data, np.ones(3, np.float32))
+    each_backend.upload(target.data, np.ones(3))
     assert target.numpy().tolist() == [1.0, 1.0, 1.0]
+    for wrong in (np.ones(2), np.ones(3, int)):
+        with pytest.raises(ValueError, match=rf"upload: {wrong.dtype.kind}.* does not fit float32 \(3,\)"):
+            each_backend.upload(target.data, wrong)
 
 
 def test_a_rate_that_a_recorded_function_would_repeat(each_backend: Backend) -> None:

@@ -230,5 +230,6 @@ class VulkanBackend(Primitives):
         return VulkanProgram(self.queue, self.arena, self._before_replay, commands, layout, arrays, block, outputs)
 
     def memory(self) -> dict[str, int]:
+        self.arena.fit()  # without what programs needed that are gone
         return {"used": self.heap.used, "pool": self.heap.pool, "total": self.profile.memory_bytes,
                 "available": self.device.available()}
