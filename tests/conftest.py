@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import os
 
+# One for each of pytest's processes, or they wait for each other; read when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 from helios.backends import get_backend
