@@ -4,17 +4,33 @@ HELIOS_TEST_BACKEND names it: "vulkan" (also when unset), "vulkan:<index or part
 with the kernels for GPUs, whatever the device is), or "cpu_ref".
 Where the device is missing, tests that need it are skipped with the reason; if it was named, or under CI (variable CI
 set), they fail.
+
+Whole folders run in several processes; `-n 0` has them run in one.
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+# One for each of pytest's processes, or they wait for each other; read when numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
 from helios.errors import UserError
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return how many processes the tests are spread over.
+
+    It is the number of cores, but at most four, since each takes up to 2 GB; for single files and chosen tests it is 0,
+    which is this process alone, since starting others takes seconds.
+    """
+    few = config.option.keyword or not any(Path(arg).is_dir() for arg in config.args)
+    return 0 if few else min(4, os.cpu_count() or 1)
 
 
 def device_under_test(precision: str = "f32") -> Backend:

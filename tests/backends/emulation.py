@@ -1,7 +1,8 @@
 """Kernels for matrix units, also without matrix units: then their own text, with fragments emulated.
 
-Fragments become arrays of the subgroup's lanes, and the cooperative operations loops over them. All else is the kernel
-as it is shipped: tiles, slices, layouts, padding, shared memory, barriers, stores.
+Fragments become arrays of the subgroup's lanes, and the cooperative operations loops over them. No loop is unrolled:
+lavapipe would compile for minutes. All else is the kernel as it is shipped: tiles, slices, layouts, padding, shared
+memory, barriers, stores.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helios.backends.vulkan import shaders
+from helios.backends.vulkan import shaders, tuning
 from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.device import DeviceProfile
 
@@ -24,7 +25,7 @@ EMULATION = """
 // A lane holds the columns lane, lane + SG, … of a fragment: element (r, c) is v[r * WIDE + c / SG] of lane c % SG.
 #extension GL_KHR_shader_subgroup_shuffle : require
 #define WIDE (F / SG)
-struct Fragment { float v[F * WIDE]; };
+struct Fragment { float v[max(F * WIDE, 33)]; };  // of 32 or fewer, Mesa makes each access a tree of branches
 #define gl_CooperativeMatrixLayoutRowMajor 0
 #define gl_CooperativeMatrixLayoutColumnMajor 1
 
@@ -32,10 +33,9 @@ uvec2 halves(vec4 v) {
     return uvec2(packHalf2x16(vec2(rounded(v.x), rounded(v.y))), packHalf2x16(vec2(rounded(v.z), rounded(v.w))));
 }
 uvec2 halves(int zero) { return uvec2(0); }
-float element(uvec2 four, uint e) { return unpackHalf2x16(four[e / 2])[e % 2]; }
+float element(uvec2 four, uint e) { return unpackHalf2x16((e < 2 ? four.x : four.y) >> e % 2 * 16).x; }
 float element(vec4 four, uint e) { return four[e]; }
 
-#define ONE gl_NumWorkGroups.z  // not known to the compiler: it would unroll for minutes
 #define FOR_MINE for (uint e_ = 0; e_ < F * ONE * WIDE; e_++)
 #define ROW_ (e_ / WIDE)
 #define COLUMN_ (gl_SubgroupInvocationID + e_ % WIDE * SG)
@@ -54,16 +54,15 @@ float element(vec4 four, uint e) { return four[e]; }
 #define TIMES(a, b) FOR_MINE a.v[e_] *= b.v[e_];
 #define MULTIPLY(a, b, c) FOR_MINE { \\
     float sum_ = c.v[e_]; \\
-    [[unroll]] for (uint w_ = 0; w_ < WIDE; w_++) { \\
-        float x_ = a.v[ROW_ * WIDE + w_]; \\
-        [[unroll]] for (uint l_ = 0; l_ < SG; l_++) \\
-            sum_ = fma(subgroupBroadcast(x_, l_), b.v[(w_ * SG + l_) * WIDE + e_ % WIDE], sum_); \\
-    } \\
+    for (uint k_ = 0; k_ < F * ONE; k_++) \\
+        sum_ = fma(subgroupBroadcast(a.v[ROW_ * WIDE + k_ / SG], k_ % SG), b.v[k_ * WIDE + e_ % WIDE], sum_); \\
     c.v[e_] = sum_; }
 """
 # (what is replaced, by what, how often at least it must be there)
 COMMON = [
-    (r"\[\[unroll\]\] ", "", 3), (r"< (DF|BK / F);", r"< \1 * ONE;", 0), (r"#pragma use_vulkan_memory_model\n", "", 1),
+    (r"(?:\[\[unroll\]\] )?(for \((u?int) (\w+) = [^;]*; \3 <) ([^;]+);", r"\1 (\4) * \2(ONE);", 10),
+    (r"(#version .*\n)", r"\1#define ONE gl_NumWorkGroups.z  // unknown to the compiler: it unrolls no loop\n", 1),
+    (r"#pragma use_vulkan_memory_model\n", "", 1),
     (r"#extension GL_(KHR_cooperative|KHR_memory_scope|EXT_shader_explicit_arithmetic).*\n", "", 3),
     (r"(\S+) = coopMatMulAdd\((\S+), (\S+), \1\);", r"MULTIPLY(\2, \3, \1)", 1),
     (r"Sum (\S+) = Sum\(0\.0\);", r"Sum \1; FILL(\1, 0.0)", 0),
@@ -77,6 +76,7 @@ ATTENTION = [
     (r"coopMatStore\(", "coopMatStore4(", 2)]
 EMULATED = {"matmul_coopmat": COMMON + MATMUL, "attention_coopmat": COMMON + ATTENTION,
             "attention_backward_coopmat": COMMON + ATTENTION}
+TILE = {"BM": 64, "BN": 64, "BK": 16, "WM": 16, "WN": 16}  # each lane brings little at a time: it compiles soonest
 real_source = shaders.source
 
 
@@ -117,4 +117,6 @@ def matrix_units(**options: object) -> Iterator[VulkanBackend]:
             patch.setattr(shaders, "source", emulated)
         elif be.profile.type == "cpu":
             patch.setattr(shaders, "source", on_lavapipe)
+        if be.profile.type == "cpu":
+            patch.setitem(tuning.TILES, "matmul_coopmat", (TILE, TILE))
         yield be

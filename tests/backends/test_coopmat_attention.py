@@ -35,7 +35,8 @@ class Variant(NamedTuple):
     block: int  # BK
 
 
-VARIANTS = [Variant(16, 5.0, 0.2, 32), Variant(32, 0.0, 0.1, 16), Variant(64, 2.0, 0.0, 32)]
+# Both at once, cap and dropout: in test_coopmat.py's training step.
+VARIANTS = [Variant(16, 2.0, 0.0, 32), Variant(48, 0.0, 0.2, 16)]
 
 
 @pytest.fixture(scope="module")

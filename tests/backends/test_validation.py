@@ -15,18 +15,16 @@ CODE = """
 import sys
 sys.path.insert(0, {tests!r})
 from backends.emulation import matrix_units
-from backends.vulkan import Training, make
+from backends.vulkan import ALL_SIX, Training, make
 from contextlib import nullcontext
-from helios.backends.vulkan import device, tuning
+from helios.backends.vulkan import device
 from ops.registry import OPS, gradients
-least = dict(BM=16, BN=16, BK=16, WM=16, WN=16)  # compiles soonest
-tuning.TILES["matmul_coopmat"] = least, least
 with matrix_units() if {units} else nullcontext(make()) as be:
     for op in OPS.values():
         for sample in op.samples()[:3]:
             if all(x is None or x.size < 100_000 for x in sample.inputs):
                 gradients(op, sample, be)
-    training = Training(be, n_embd=32)
+    training = Training(be, "gelu" if {units} else ALL_SIX, n_embd=32)
     for _ in range(3):
         training.step()
     training.program.profile()

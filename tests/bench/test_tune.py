@@ -69,7 +69,9 @@ def test_shape_classes() -> None:
 
 
 def test_tune(vulkan: VulkanBackend) -> None:
-    choices = list(tune.tune(vulkan, TABLE, measure.QUICK))
+    products = list(tune.classes(TABLE).values())[:3]
+    assert [row.op for row in products] == ["matmul_nt", "matmul_nn", "matmul_tn"]
+    choices = list(tune.tune(vulkan, products, measure.QUICK))
     assert vulkan.tiles == {c.name: c.tile for c in choices}
     tuning.save(vulkan.profile, vulkan.matmul_kernel, vulkan.tiles)
     assert VulkanBackend(profile=vulkan.profile.profile).tiles == vulkan.tiles
