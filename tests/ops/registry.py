@@ -6,53 +6,24 @@ the arguments that must raise. A new op needs an entry here; test_tape.py fails 
 
 from __future__ import annotations
 
-import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from helios import ops, random
-from helios.backends.backend import ACTIVATIONS, Backend
+from helios import ops
+from helios.backends.backend import Backend
 from helios.backends.cpu_ref import CpuRef
 from helios.tensor import Tensor
 
-Rng = np.random.Generator
+from . import samples
+from .samples import Bad, Rng, Sample, elementwise, ints, per_feature
+
 EPS = 2.0**-23  # the spacing of float32 at 1
 ORACLE = CpuRef(np.float64)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Arguments of one call: arrays (float32 or int32; float ones are differentiable) or None, and keywords."""
-
-    inputs: tuple[np.ndarray | None, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    terms: int = 1  # at most so many are summed into one value of the result or of a gradient
-    exponent: float = 0.0  # the largest |x| in an e^x
-    scale: float = 0.0  # the size of the terms whose difference a result or gradient is, where it can be far smaller
-    differences: bool = True  # smooth and small enough for finite differences
-
-    def __repr__(self) -> str:
-        shapes = "_".join("none" if x is None else "x".join(map(str, x.shape)) or "scalar" for x in self.inputs)
-        return "-".join([shapes, *(f"{k}={v}" for k, v in self.kwargs.items())])
-
-    @property
-    def differentiable(self) -> tuple[int, ...]:
-        return tuple(i for i, x in enumerate(self.inputs) if x is not None and x.dtype == np.float32)
-
-
-@dataclass(frozen=True)
-class Bad:
-    """Arguments that must raise."""
-
-    inputs: tuple[np.ndarray | None, ...]
-    kwargs: dict[str, Any]
-    raises: type[Exception]
-    match: str
 
 
 @dataclass(frozen=True)
@@ -122,342 +93,37 @@ def close(got: np.ndarray, expected: np.ndarray, tolerance: float, scale: float 
                                    f"{(error > bound).sum()} of {error.size} differ by more than {bound:.3g}")
 
 
-# -- arrays ----------------------------------------------------------------------------------------------------------
-
-SCALAR: tuple[int, ...] = ()
-SMALL = [SCALAR, (1,), (7,), (3, 5), (2, 3, 7), (1, 1, 1)]
-LARGE = [(33, 65), (2, 31, 129), (70001, 3)]  # no multiples of a tile; more rows than one grid axis may have
-HUGE = (65_535 * 64 + 129,)  # more elements than one grid axis of workgroups of 64
-
-
-def normal(rng: Rng, *shape: int, spread: float = 1.0) -> np.ndarray:
-    return np.asarray(rng.standard_normal(shape) * spread, np.float32)
-
-
-def off_zero(rng: Rng, *shape: int) -> np.ndarray:
-    """Values at least 0.05 away from 0, where relu has a kink."""
-    x = normal(rng, *shape)
-    return np.asarray(x + np.copysign(0.05, x), np.float32)
-
-
-def integers(rng: Rng, high: int, *shape: int) -> np.ndarray:
-    return np.asarray(rng.integers(0, high, shape), np.int32)
-
-
-def zeros(*shape: int) -> np.ndarray:
-    return np.zeros(shape, np.float32)
-
-
-def ints(*shape: int) -> np.ndarray:
-    return np.zeros(shape, np.int32)
-
-
-# -- element by element ----------------------------------------------------------------------------------------------
-
-def elementwise(arity: int, scale: float = 0.0, **choices: tuple[float, ...]) -> Callable[[Rng], Iterator[Sample]]:
-    """Samples of `arity` equal shapes, one for each shape; `choices` are keywords whose values take turns."""
-    def draw(rng: Rng) -> Iterator[Sample]:
-        turns = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-        for kwargs, shape in zip(itertools.cycle(turns), SMALL + LARGE, strict=False):
-            inputs = tuple(off_zero(rng, *shape) for _ in range(arity))
-            yield Sample(inputs, kwargs, scale=scale, differences=shape in SMALL)
-        for kwargs in turns:  # where a formula through e^x overflows
-            extreme = np.array([-1e4, -300, -89, -20, -1e-6, 0, 1e-30, 20, 89, 300, 1e4], np.float32)
-            yield Sample((extreme,) + (np.ones_like(extreme),) * (arity - 1), kwargs, differences=False)
-    return draw
-
-
-def draw_swiglu(rng: Rng) -> Iterator[Sample]:
-    for sample in elementwise(2, scale=1.0)(rng):
-        yield replace(sample, inputs=(np.concatenate([np.atleast_1d(x) for x in sample.inputs], -1),))
-    for rows, features in ((5, 6), (33, 66), (3, 260)):  # even: by twos
-        yield Sample((normal(rng, rows, 2 * features),), scale=1.0, differences=rows == 5)
-
-
-def bad_swiglu() -> list[Bad]:
-    odd = [Bad((x,), {}, ValueError, "swiglu: the last axis must have an even length") for x in (zeros(4, 3), zeros())]
-    return [Bad((ints(4),), {}, TypeError, "swiglu: expected floating point, got int32"), *odd]
-
-
-def draw_mul(rng: Rng) -> Iterator[Sample]:
-    yield from elementwise(2)(rng)
-    yield Sample((normal(rng, *HUGE), normal(rng, *HUGE)), differences=False)
-
-
-def bad_unary(name: str) -> list[Bad]:
-    return [Bad((ints(3),), {}, TypeError, f"{name}: expected floating point, got int32")]
-
-
-def bad_binary(name: str) -> Callable[[], list[Bad]]:
-    return lambda: [
-        Bad((zeros(3), zeros(4)), {}, ValueError, rf"{name}: shapes must be equal, got \(3,\), \(4,\)"),
-        Bad((zeros(3, 1), zeros(3)), {}, ValueError, f"{name}: shapes must be equal"),
-        Bad((zeros(3), ints(3)), {}, TypeError, f"{name}: expected floating point, got int32"),
-    ]
-
-
-TRANSCENDENTAL = "one exp or tanh, which a device may round by several ulp, then 1 ± that"
-
-
-def unary(name: str) -> OpInfo:
-    return OpInfo(name, elementwise(1, scale=1.0), 16, TRANSCENDENTAL, lambda: bad_unary(name))
-
-
-def bad_softcap() -> list[Bad]:
-    return [Bad((zeros(3),), {"cap": cap}, ValueError, "softcap: cap must be positive") for cap in (0.0, -1.0)] + [
-        Bad((ints(3),), {"cap": 1.0}, TypeError, "softcap: expected floating point")]
-
-
-def per_feature(count: int) -> Callable[[Rng], Iterator[Sample]]:
-    def draw(rng: Rng) -> Iterator[Sample]:
-        for shape in SMALL[1:] + LARGE:
-            coefficients = tuple(normal(rng, shape[-1]) for _ in range(count))
-            yield Sample((off_zero(rng, *shape), *coefficients), terms=math.prod(shape[:-1]),
-                         differences=shape in SMALL)
-    return draw
-
-
-def bad_per_feature(name: str, count: int) -> Callable[[], list[Bad]]:
-    return lambda: [
-        Bad((zeros(2, 3), *[zeros(2)] * count), {}, ValueError,
-            rf"{name}: coefficient 0 must have shape \(3,\), got \(2,\)"),
-        Bad((zeros(2, 3), *[zeros(3)] * (count - 1), zeros(1)), {}, ValueError, f"coefficient {count - 1} must have"),
-        Bad((zeros(), *[zeros()] * count), {}, ValueError, f"{name}: .* at least one axis"),
-        Bad((ints(2, 3), *[zeros(3)] * count), {}, TypeError, f"{name}: expected floating point"),
-    ]
-
-
-def draw_reshape(rng: Rng) -> Iterator[Sample]:
-    for shape, to in [((6,), (2, 3)), ((2, 3, 5), (-1, 5)), (SCALAR, (1, 1)), ((1,), SCALAR), ((7, 3), (-1,)),
-                      ((33, 65), (5, 39, 11))]:
-        yield Sample((normal(rng, *shape),), {"shape": to})
-
-
-def bad_reshape() -> list[Bad]:
-    return [Bad((zeros(2, 3),), {"shape": to}, ValueError, r"reshape: \(2, 3\) does not fit")
-            for to in ((7,), (4, -1), (-1, -1), (-2, -3), SCALAR)]
-
-
-def draw_sum(rng: Rng) -> Iterator[Sample]:
-    for shape in SMALL + LARGE:
-        yield Sample((np.abs(normal(rng, *shape)),), terms=math.prod(shape), differences=shape in SMALL)
-
-
-def draw_dropout(rng: Rng) -> Iterator[Sample]:
-    shapes = [*SMALL, (33,), (13, 67), (70001, 3)]
-    for (p, with_residual), shape in zip(itertools.cycle(itertools.product((0.1, 0.0, 0.5), (False, True))),
-                                         shapes + shapes[1:5], strict=False):
-        state = random.state(int(rng.integers(2**63)), int(rng.integers(2**31)))
-        residual = normal(rng, *shape) if with_residual else None
-        yield Sample((normal(rng, *shape), state, residual), {"p": p, "site": int(rng.integers(100))},
-                     differences=shape in SMALL)
-
-
-def bad_dropout() -> list[Bad]:
-    ok = {"p": 0.1, "site": 1}
-    return [Bad((zeros(3), ints(3), None), {"p": p, "site": 1}, ValueError, r"dropout: p must lie in \[0, 1\)")
-            for p in (1.0, -0.1, math.nan)] + [
-        Bad((zeros(3), ints(2), None), ok, ValueError, r"dropout: rng must have shape \(3,\), got \(2,\)"),
-        Bad((zeros(3), zeros(3), None), ok, TypeError, "dropout: rng must be int32"),
-        Bad((zeros(3), ints(3), zeros(4)), ok, ValueError, "dropout: shapes must be equal"),
-        Bad((ints(3), ints(3), None), ok, TypeError, "dropout: expected floating point"),
-    ]
-
-
-def call_dropout(h: Tensor, rng: Tensor, residual: Tensor | None, p: float, site: int) -> Tensor:
-    return ops.dropout(h, p, rng, site, residual)
-
-
-# -- matrices --------------------------------------------------------------------------------------------------------
-
-LAYOUTS = list(itertools.product((False, True), repeat=2))
-
-
-def draw_matmul(rng: Rng) -> Iterator[Sample]:
-    def sample(lead_a: tuple[int, ...], lead_b: tuple[int, ...], m: int, n: int, k: int, ta: bool, tb: bool) -> Sample:
-        a = normal(rng, *lead_a, *((k, m) if ta else (m, k)))
-        b = normal(rng, *lead_b, *((n, k) if tb else (k, n)))
-        rows = m if lead_b else m * math.prod(lead_a)  # that a gradient of b is summed over
-        return Sample((a, b), {"ta": ta, "tb": tb}, terms=max(k, n, rows), differences=a.size * n <= 500)
-
-    for ta, tb in LAYOUTS:
-        for m, n, k in [(1, 1, 1), (5, 3, 7), (1, 17, 5), (17, 65, 33), (130, 67, 129), (64, 64, 64)]:
-            yield sample(SCALAR, SCALAR, m, n, k, ta, tb)
-        yield sample((3,), (3,), 5, 3, 7, ta, tb)
-        yield sample((2, 3), (2, 3), 17, 19, 37, ta, tb)
-    for tb in (False, True):  # one b for the whole batch
-        yield sample((3,), SCALAR, 5, 3, 7, False, tb)
-        yield sample((2, 3), SCALAR, 17, 19, 37, False, tb)
-    yield sample((66_000,), (66_000,), 1, 1, 2, False, False)
-    yield sample(SCALAR, SCALAR, 66_000, 2, 3, False, False)
-    yield sample(SCALAR, SCALAR, 2, 3, 66_000, True, False)
-
-
-def bad_matmul() -> list[Bad]:
-    return [
-        Bad((zeros(2, 3), zeros(2, 3)), {}, ValueError, r"matmul: \(2, 3\) · \(2, 3\): the inner lengths differ"),
-        Bad((zeros(2, 3), zeros(3, 4)), {"ta": True}, ValueError, "inner lengths differ"),
-        Bad((zeros(2, 3), zeros(3, 4)), {"tb": True}, ValueError, "inner lengths differ"),
-        Bad((zeros(3), zeros(3, 4)), {}, ValueError, "at least two axes"),
-        Bad((zeros(2, 3), zeros(3)), {}, ValueError, "at least two axes"),
-        Bad((zeros(5, 2, 3), zeros(4, 3, 2)), {}, ValueError, "the leading axes differ"),
-        Bad((zeros(2, 3), zeros(4, 3, 2)), {}, ValueError, "the leading axes differ"),
-        Bad((zeros(5, 3, 2), zeros(3, 2)), {"ta": True}, ValueError, "the leading axes differ"),
-        Bad((ints(2, 3), zeros(3, 2)), {}, TypeError, "matmul: expected floating point"),
-    ]
-
-
-def draw_linear(rng: Rng) -> Iterator[Sample]:
-    for activation in (None, *ACTIVATIONS):
-        for shape, n in [((1, 1), 1), ((7,), 3), ((5, 7), 3), ((2, 3, 5), 11), ((17, 33), 65), ((3, 43, 67), 129)]:
-            x, w = normal(rng, *shape), normal(rng, n, shape[-1])
-            yield Sample((x, w), {"activation": activation}, terms=max(*x.shape, n, x.size // x.shape[-1]),
-                         differences=x.size * n <= 500)
-    yield Sample((normal(rng, 66_000, 3), normal(rng, 2, 3)), {"activation": "gelu"}, terms=66_000, differences=False)
-
-
-def bad_linear() -> list[Bad]:
-    return [
-        Bad((zeros(2, 3), zeros(3, 4)), {}, ValueError, r"linear: x \(2, 3\) does not fit weight \(3, 4\)"),
-        Bad((zeros(2, 3), zeros(3)), {}, ValueError, "does not fit"),
-        Bad((zeros(), zeros(3, 1)), {}, ValueError, "does not fit"),
-        Bad((zeros(2, 3), zeros(4, 3)), {"activation": "tanh"}, ValueError,
-            "linear: activation must be one of gelu, silu, relu, got 'tanh'"),
-        Bad((zeros(2, 3), ints(4, 3)), {}, TypeError, "linear: expected floating point"),
-    ]
-
-
-# -- rows ------------------------------------------------------------------------------------------------------------
-
-def draw_layer_norm(rng: Rng) -> Iterator[Sample]:
-    for shape in [(1, 1), (7,), (5, 7), (3, 5, 17), (4, 33), (13, 257), (37, 256)]:
-        x, weight, bias = normal(rng, *shape), normal(rng, shape[-1]), normal(rng, shape[-1])
-        # one element: x - mean is exactly 0, and so is dx
-        yield Sample((x, weight, bias), {"eps": 1e-5}, terms=x.size, differences=x.size <= 300)
-    many = np.array([-1.5, -0.5, 0.5, 1.5]) + normal(rng, 66_000, 4, spread=0.1)  # no row with a variance near 0
-    yield Sample((np.asarray(many, np.float32), normal(rng, 4), normal(rng, 4)), terms=66_000, differences=False)
-    # a mean above the deviation: the variance by E[x²] - mean² would lose its digits
-    yield Sample((normal(rng, 11, 65) + np.float32(8), normal(rng, 65), normal(rng, 65)), differences=False)
-
-
-def bad_layer_norm() -> list[Bad]:
-    return [
-        Bad((zeros(2, 3), zeros(2), zeros(3)), {}, ValueError, r"weight must have shape \(3,\), got \(2,\)"),
-        Bad((zeros(2, 3), zeros(3), zeros(1)), {}, ValueError, r"bias must have shape \(3,\), got \(1,\)"),
-        Bad((zeros(), zeros(1), zeros(1)), {}, ValueError, "layer_norm: .* at least one axis"),
-        Bad((ints(2, 3), zeros(3), zeros(3)), {}, TypeError, "layer_norm: expected floating point"),
-    ]
-
-
-def draw_embedding(rng: Rng) -> Iterator[Sample]:
-    for v, d, index_shape, more in [(1, 1, (1,), None), (7, 3, (2, 5), None), (7, 3, (2, 5), 0), (11, 5, (3, 4), 9),
-                                    (13, 1, (2, 3, 5), 1), (101, 67, (3, 33), 31), (4001, 33, (2, 129), 0),
-                                    (97, 3, (600, 110), 7)]:
-        positions = None if more is None else normal(rng, index_shape[-1] + more, d)
-        terms = math.prod(index_shape[:-1]) + math.prod(index_shape) // v
-        yield Sample((normal(rng, v, d), integers(rng, v, *index_shape), positions), terms=terms,
-                     differences=v * d < 100)
-    yield Sample((normal(rng, 5, 33), ints(3, 67) + 2, None), terms=3 * 67, differences=False)  # all the same row
-
-
-def bad_embedding() -> list[Bad]:
-    return [
-        Bad((zeros(4, 3), zeros(2, 5), None), {}, TypeError, "embedding: index must be int32, got float"),
-        Bad((ints(4, 3), ints(2, 5), None), {}, TypeError, "embedding: expected floating point"),
-        Bad((zeros(4), ints(5), None), {}, ValueError, r"embedding: table \(4,\) must be \[V, D\]"),
-        Bad((zeros(4, 3), ints(), None), {}, ValueError, r"embedding: .* index \(\) \[..., T\]"),
-        Bad((zeros(4, 3), ints(2, 5), zeros(4, 3)), {}, ValueError, r"positions \(4, 3\) must be \[≥ 5, 3\]"),
-        Bad((zeros(4, 3), ints(2, 5), zeros(5, 2)), {}, ValueError, r"positions \(5, 2\) must be"),
-    ]
-
-
-def draw_attention(rng: Rng) -> Iterator[Sample]:
-    for b, t, n_head, size, cap, p in [
-            (1, 1, 1, 1, 0.0, 0.0), (2, 1, 3, 5, 30.0, 0.0), (1, 7, 1, 5, 0.0, 0.0), (2, 7, 2, 1, 2.0, 0.0),
-            (1, 5, 3, 5, 30.0, 0.1), (2, 16, 1, 5, 2.0, 0.1), (2, 16, 2, 16, 30.0, 0.0), (3, 33, 4, 16, 0.0, 0.1),
-            (1, 33, 2, 32, 30.0, 0.1), (1, 70, 5, 5, 2.0, 0.0), (2, 70, 3, 32, 30.0, 0.0), (1, 70, 2, 64, 30.0, 0.1),
-            (2, 37, 1, 64, 0.0, 0.0)]:
-        qkv, state = normal(rng, b, t, 3 * n_head * size), random.state(int(rng.integers(2**63)), 3)
-        yield Sample((qkv, state), {"n_head": n_head, "cap": cap, "p": p, "site": 7}, terms=max(t, size),
-                     exponent=largest_score(qkv, n_head, cap), differences=b * t <= 32)
-    for cap in (0.0, 30.0):  # scores above 100: e^score overflows unless the largest is taken off first
-        qkv = normal(rng, 1, 33, 3 * 2 * 16, spread=6.0)
-        yield Sample((qkv, None), {"n_head": 2, "cap": cap}, terms=33, exponent=largest_score(qkv, 2, cap),
-                     differences=False)
-
-
-def largest_score(qkv: np.ndarray, n_head: int, cap: float) -> float:
-    """The largest |q·k|/√size, at most cap."""
-    b, t, width = qkv.shape
-    q, k, _ = qkv.reshape(b, t, 3, n_head, width // (3 * n_head)).transpose(2, 0, 3, 1, 4)
-    largest = float(np.abs(q @ k.swapaxes(-1, -2)).max()) / math.sqrt(q.shape[-1])
-    return min(largest, cap) if cap else largest
-
-
-def call_attention(qkv: Tensor, rng: Tensor | None, n_head: int, **kwargs: Any) -> Tensor:
-    return ops.attention(qkv, n_head, rng=rng, **kwargs)
-
-
-def bad_attention() -> list[Bad]:
-    ok: dict[str, Any] = {"n_head": 2}
-    x = zeros(2, 5, 12)
-    return [
-        Bad((zeros(5, 12), None), ok, ValueError, r"attention: qkv must be \[B, T, 3·D\]"),
-        Bad((x, None), {"n_head": 5}, ValueError, "D a multiple of 5 heads"),
-        Bad((x, None), {"n_head": 0}, ValueError, "D a multiple of 0 heads"),
-        Bad((x, None), ok | {"cap": -1.0}, ValueError, "attention: cap must be ≥ 0"),
-        Bad((x, ints(3)), ok | {"p": 1.0}, ValueError, r"p in \[0, 1\)"),
-        Bad((x, None), ok | {"p": 0.1}, ValueError, "attention: dropout needs rng"),
-        Bad((x, ints(4)), ok | {"p": 0.1}, ValueError, r"attention: rng must have shape \(3,\)"),
-        Bad((x, zeros(3)), ok | {"p": 0.1}, TypeError, "attention: rng must be int32"),
-        Bad((ints(2, 5, 12), None), ok, TypeError, "attention: expected floating point"),
-    ]
-
-
-def draw_cross_entropy(rng: Rng) -> Iterator[Sample]:
-    for shape, spread in [((1, 1), 1), ((5, 2), 1), ((7,), 1), ((3, 7, 13), 1), ((2, 3, 101), 1), ((5, 4000), 1),
-                          ((67, 257), 3), ((66_000, 3), 1), ((9, 33), 100)]:
-        logits, v = normal(rng, *shape, spread=spread), shape[-1]
-        # with one class, loss and gradient are exactly 0: differences of numbers of the size of 1
-        yield Sample((logits, integers(rng, v, *shape[:-1])), terms=max(v, logits.size // v), scale=float(v == 1),
-                     exponent=float(np.abs(logits).max()), differences=logits.size < 300 and spread == 1)
-
-
-def bad_cross_entropy() -> list[Bad]:
-    return [
-        Bad((zeros(5, 7), ints(4)), {}, ValueError, r"cross_entropy: targets must have shape \(5,\), got \(4,\)"),
-        Bad((zeros(5, 7), ints(5, 1)), {}, ValueError, "cross_entropy: targets must have shape"),
-        Bad((zeros(5, 7), zeros(5)), {}, TypeError, "cross_entropy: targets must be int32, got float"),
-        Bad((zeros(), ints()), {}, ValueError, "cross_entropy: logits need at least one axis"),
-        Bad((ints(5, 7), ints(5)), {}, TypeError, "cross_entropy: expected floating point"),
-    ]
-
-
 # -- the table -------------------------------------------------------------------------------------------------------
 
+TRANSCENDENTAL = "one exp or tanh, which a device may round by several ulp, then 1 ± that"
 DOT = "products summed in an order of the device's choice"
 EXP = "exp, which a device may round by several ulp"
 
+
+def unary(name: str) -> OpInfo:
+    return OpInfo(name, elementwise(1, scale=1.0), 16, TRANSCENDENTAL, lambda: samples.bad_unary(name))
+
+
 OPS: dict[str, OpInfo] = {op.name: op for op in [
-    OpInfo("add", elementwise(2), 2, "one rounding", bad_binary("add")),
-    OpInfo("sub", elementwise(2), 2, "one rounding", bad_binary("sub")),
-    OpInfo("mul", draw_mul, 2, "one rounding, two in a gradient", bad_binary("mul")),
+    OpInfo("add", elementwise(2), 2, "one rounding", samples.bad_binary("add")),
+    OpInfo("sub", elementwise(2), 2, "one rounding", samples.bad_binary("sub")),
+    OpInfo("mul", samples.draw_mul, 2, "one rounding, two in a gradient", samples.bad_binary("mul")),
     OpInfo("scale", elementwise(1, alpha=(-1.7, 0.0, 1 / 3)), 2, "alpha and the product are rounded",
            lambda: [Bad((ints(3),), {"alpha": 2.0}, TypeError, "scale: expected floating point")]),
     unary("gelu"), unary("silu"), unary("relu"),
-    OpInfo("softcap", elementwise(1, scale=1.0, cap=(30.0, 0.5)), 16, TRANSCENDENTAL, bad_softcap),
-    OpInfo("swiglu", draw_swiglu, 16, TRANSCENDENTAL, bad_swiglu),
-    OpInfo("universal", per_feature(2), 32, TRANSCENDENTAL, bad_per_feature("universal", 2)),
+    OpInfo("softcap", elementwise(1, scale=1.0, cap=(30.0, 0.5)), 16, TRANSCENDENTAL, samples.bad_softcap),
+    OpInfo("swiglu", samples.draw_swiglu, 16, TRANSCENDENTAL, samples.bad_swiglu),
+    OpInfo("universal", per_feature(2), 32, TRANSCENDENTAL, samples.bad_per_feature("universal", 2)),
     OpInfo("kan_spline", per_feature(5), 32, TRANSCENDENTAL + ", twice",
-           bad_per_feature("kan_spline", 5)),
-    OpInfo("reshape", draw_reshape, 2, "nothing is computed; the gradient is a product", bad_reshape),
-    OpInfo("sum", draw_sum, 8, "a tree of sums of positive numbers", lambda: bad_unary("sum")),
-    OpInfo("dropout", draw_dropout, 4, "a division and a sum", bad_dropout, call_dropout),
-    OpInfo("matmul", draw_matmul, 16, DOT, bad_matmul),
-    OpInfo("linear", draw_linear, 32, DOT + "; an activation on top", bad_linear),
-    OpInfo("layer_norm", draw_layer_norm, 32, "x - mean loses the digits of the mean (8 deviations at most)",
-           bad_layer_norm),
-    OpInfo("embedding", draw_embedding, 16, "one rounding, and the sums", bad_embedding),
-    OpInfo("attention", draw_attention, 32, EXP, bad_attention, call_attention),
-    OpInfo("cross_entropy", draw_cross_entropy, 16, EXP, bad_cross_entropy),
+           samples.bad_per_feature("kan_spline", 5)),
+    OpInfo("reshape", samples.draw_reshape, 2, "nothing is computed; the gradient is a product", samples.bad_reshape),
+    OpInfo("sum", samples.draw_sum, 8, "a tree of sums of positive numbers", lambda: samples.bad_unary("sum")),
+    OpInfo("dropout", samples.draw_dropout, 4, "a division and a sum", samples.bad_dropout, samples.call_dropout),
+    OpInfo("matmul", samples.draw_matmul, 16, DOT, samples.bad_matmul),
+    OpInfo("linear", samples.draw_linear, 32, DOT + "; an activation on top", samples.bad_linear),
+    OpInfo("layer_norm", samples.draw_layer_norm, 32, "x - mean loses the digits of the mean (8 deviations at most)",
+           samples.bad_layer_norm),
+    OpInfo("embedding", samples.draw_embedding, 16, "one rounding, and the sums", samples.bad_embedding),
+    OpInfo("attention", samples.draw_attention, 32, EXP, samples.bad_attention, samples.call_attention),
+    OpInfo("cross_entropy", samples.draw_cross_entropy, 16, EXP, samples.bad_cross_entropy),
 ]}

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from helios import random
 from helios.backends.backend import ACTIVATIONS, Backend
 
-from .registry import OPS, ORACLE, Sample, close, forward, gradients, integers, largest_score, normal
+from .registry import OPS, ORACLE, close, forward, gradients
+from .samples import Sample, integers, largest_score, normal
 
 few = settings(max_examples=15, deadline=None, derandomize=True)  # a new shape may mean a new pipeline on a device
 lengths = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 37, 61, 64, 67, 97, 127, 131]) | st.integers(1, 140)

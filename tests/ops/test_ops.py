@@ -11,7 +11,8 @@ import pytest
 from helios import random
 from helios.backends.backend import Backend
 
-from .registry import OPS, ORACLE, Bad, OpInfo, Sample, close, forward, generator, gradients, upstream
+from .registry import OPS, ORACLE, OpInfo, close, forward, generator, gradients, upstream
+from .samples import Bad, Sample
 
 SAMPLES = {name: op.samples() for name, op in OPS.items()}
 CASES = [pytest.param(name, i, id=f"{name}-{i}-{sample!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from helios.train.loop import Loop
 from helios.train.monitors.cusum import Monitor
 from helios.train.progress import Display
 from helios.train.records.records import Records
+from helios.train.search import report
 from helios.train.search.search import Search
 from helios.train.stage import Plan
 from helios.train.tokenizer import Tokenizer
 
-from .runs import Make, configured
+from . import made_up
+from .runs import SMALL, Make, configured
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +45,28 @@ def make(tmp_path: Path, dataset: Dataset) -> Make:
         return Loop(config, plan, backend, dataset, records, display, found)
 
     return make
+
+
+@pytest.fixture
+def search(make: Make, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """A run with a search of SMALL, without its report, whose plots take longer; tests/cli/test_search.py has them."""
+    monkeypatch.setattr(report, "write", lambda run: None)
+    return lambda *args, **settings: make(*args, **SMALL | settings)
+
+
+@pytest.fixture
+def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """relu learns next to nothing: its gradients are nearly all clipped away."""
+    init = Loop._prepare
+
+    def prepare(self: Loop, **more: Any) -> None:
+        init(self, **more)
+        if "relu" in self.state.model.config.activations:
+            rate = self.stage.rate
+            object.__setattr__(self.stage, "rate", lambda step: 1e-3 * rate(step))
+
+    monkeypatch.setattr(Loop, "_prepare", prepare)
+    yield "relu"
 
 
 @pytest.fixture
@@ -77,3 +102,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     monkeypatch.setattr(Loop, "_row", lambda self, stage, loss, stats, rate, ms: real(
         self, stage, loss, stats, rate, 60_000 if self.done in steps else 1000))
     return steps
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> made_up.Make:
+    return lambda *args, **more: made_up.MadeUp(tmp_path / "run", *args, **more)

@@ -10,8 +10,12 @@ from helios.train import checkpoint
 from helios.train.config import Config, resolve
 from helios.train.loop import Loop
 from helios.train.records.directory import METRICS
+from helios.train.search.files import CANDIDATES, SUMMARY
 
 Make = Callable[..., Loop]
+SMALL = {"activation_pool": "gelu,relu,swiglu", "population_size": "3", "generations": "2", "replicates": "2",
+         "steps_per_candidate": "6", "candidate_eval_interval": "3", "steps": "8", "checkpoint_interval": "0",
+         "eval_interval": "4", "cusum_window": "5"}  # a search that takes seconds
 
 
 def configured(**settings: Any) -> Config:
@@ -26,3 +30,11 @@ def final(t: Loop) -> bytes:
     """Weights and moments of the last checkpoint."""
     (path,) = checkpoint.steps(t.records.path)[-1:]
     return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
+
+
+def candidates(t: Loop) -> list[dict[str, Any]]:
+    return rows(t, f"search/{CANDIDATES}")
+
+
+def summary(t: Loop) -> dict[str, Any]:
+    return json.loads((t.records.path / "search" / SUMMARY).read_text())

@@ -69,7 +69,7 @@ def flip(path: Path) -> None:
     (path / MODEL).write_bytes(raw)
 
 
-ENTRIES = checkpoint.State.__annotations__.keys() - {"format"}
+ENTRIES = [key for key in checkpoint.State.__annotations__ if key != "format"]
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated model": (lambda p: os.truncate(p / MODEL, 50), "model.safetensors is truncated"),
     "truncated optimizer": (lambda p: os.truncate(p / OPTIMIZER, 0), "optimizer.safetensors is truncated"),

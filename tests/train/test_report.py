@@ -3,100 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.image
-import numpy as np
 import pytest
 from rich.console import Console
 
 from helios.errors import UserError
 from helios.model.config import MLPS
-from helios.train.config import SearchConfig
 from helios.train.search import files, plots, ranking, report
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.evolution import Candidate
 
-STEPS, EVERY = 100, 25
-SPEED = {"gelu": 6500.0, "relu": 7000.0, "silu": 6400.0, "swiglu": 6000.0}
-BASE = {"n_layer": 6, "n_embd": 256, "activation": "gelu", "ffn_dim": None}
-# (name, activation, generation, its parent's position, validation loss), of a genome for all blocks and one for each.
-GLOBAL = [("G-Alpha", "gelu", 0, None, 3.42), ("S-Beta", "silu", 0, None, 3.45), ("R-Gamma", "relu", 0, None, 3.30),
-          ("Sw-Delta", "swiglu", 0, None, 3.36), ("R-Gamma.1", "relu", 1, 2, 3.30), ("G-Delta.1", "gelu", 1, 3, 3.42),
-          ("S-Gamma.1", "silu", 1, 2, 3.45), ("Sw-Delta.1", "swiglu", 1, 3, 3.36)]
-PER_BLOCK = [("G-Alpha", "gelu", 0, None, 3.42), ("R-Beta", "relu", 0, None, 3.37),
-             ("M-Gamma", "gelu,relu,gelu,gelu,relu,gelu", 0, None, 3.33),
-             ("M-Delta", "silu,relu,swiglu,swiglu,relu,relu", 0, None, 3.35),
-             ("M-Gamma.1", "gelu,relu,gelu,relu,relu,gelu", 1, 2, 3.31),
-             ("M-Delta.1", "silu,relu,swiglu,swiglu,gelu,relu", 1, 3, 3.34),
-             ("M-Gamma.1", "gelu,relu,swiglu,swiglu,relu,gelu", 1, 2, 3.32),
-             ("M-Delta.1", "kan_spline,relu,universal,swiglu,relu,silu", 1, 3, 3.39)]
-
-
-class MadeUp:
-    """A run directory of a search: candidates of the planted losses, equally noisy replicates, and their rows."""
-
-    def __init__(self, run: Path, plan: Sequence[tuple] = GLOBAL, noise: float = 0.01, replicates: int = 3,
-                 **settings: Any) -> None:
-        self.run, self.config, self.rows = run, SearchConfig("ffn-activation", replicates=replicates, **settings), []
-        self.rng = np.random.Generator(np.random.Philox(key=[1, 2]))
-        self.candidates: list[Candidate] = []
-        noises = noise * self.rng.standard_normal((len(plan), replicates))
-        for i, (name, activation, generation, parent, loss) in enumerate(plan):
-            mother = self.candidates[parent] if parent is not None else None
-            kind = "mixed" if "," in activation else activation
-            c = Candidate(f"gen{generation}_{kind}_{i + 1}", name, activation, generation, 0,
-                          mother and mother.id, mother and mother.name, [mother.id] if mother else [],
-                          f"{mother.activation}→{activation}" if mother and mother.activation != activation else None,
-                          parameters=6_800_000 + i)
-            same = next((old for old in self.candidates if old.activation == activation), None)
-            self.candidates.append(ranking.reused(c, same) if same else ranking.aggregate(
-                c, [self._train(c, r, loss + noises[i, r]) for r in range(replicates)]))
-        (run / "search").mkdir(parents=True)
-        self.save()
-
-    def _train(self, c: Candidate, replicate: int, end: float) -> Replicate:
-        speed = np.mean([SPEED.get(name, 6200.0) for name in c.activation.split(",")])
-        curve = lambda step: end + 5.0 * math.exp(-step / 18) - 5.0 * math.exp(-STEPS / 18)
-        evaluations = []
-        for step in range(1, STEPS + 1):
-            val = float(curve(step)) if step % EVERY == 0 else None
-            evaluations += [(step, val)] if val is not None else []
-            self.rows.append({
-                "step": len(self.rows) + 1, "loss": curve(step) + 0.06 * self.rng.standard_normal(), "val_loss": val,
-                "tokens_per_sec": 400.0 if step <= 2 else speed * (1 + 0.03 * self.rng.standard_normal()),
-                "symbio_phase": "search", "symbio_candidate_id": c.id, "symbio_candidate_name": c.name,
-                "symbio_candidate_activation": c.activation, "symbio_generation": c.generation,
-                "symbio_replicate": replicate})
-            if step == 40:
-                self.rows[-1] |= {"cusum_alerts": 2, "cusum_alert_reason": "persistent clipping onset"}
-            if step in (60, 61):
-                self.rows[-1] |= {"skipped": True, "skip_reason": "spike" if step == 60 else "overflow"}
-        return Replicate(replicate, end, end, end + 0.02, 1 / end, STEPS, STEPS * 2048, evaluations, 1, 2, 0.25, 12.5,
-                         float(speed), 3, 31.0)
-
-    def save(self, status: str | None = "complete", **summary: Any) -> None:
-        """status: None for no summary."""
-        folder = self.run / "search"
-        lines = "".join(json.dumps(c.to_json(), ensure_ascii=False) + "\n" for c in self.candidates)
-        (folder / "candidates.jsonl").write_text(lines)
-        (self.run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        (folder / "summary.json").unlink(missing_ok=True)
-        if status:
-            found = ranking.summary(self.config, self.candidates, BASE, "a device", status) | summary
-            (folder / "summary.json").write_text(json.dumps(found, indent=2))
-
-
-Make = Callable[..., MadeUp]
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Make:
-    return lambda *args, **more: MadeUp(tmp_path / "run", *args, **more)
+from .made_up import PER_BLOCK, SPEED, STEPS, Make
 
 
 def section(page: str, title: str) -> str:
@@ -293,68 +214,6 @@ def test_the_table(made: Make) -> None:
     new = [Candidate("gen0_gelu_1", "[red]G", "gelu", 0, 0), *run.candidates[1:]]
     lines = printed(new, None).splitlines()
     assert lines[1].split()[:4] == ["–", "[red]G", "gelu", "0"] and lines[2].split()[1] == "S-Beta"
-
-
-# -- the pictures ------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("plan", [GLOBAL, PER_BLOCK], ids=["global", "per_block"])
-def test_pictures(made: Make, plan: list) -> None:
-    page = report.write(made(plan).run)
-    shown = re.findall(r"!\[.*\]\((.*)\)", page.read_text())
-    assert shown == ["loss.png", "speed.png", "lineage.png", "activations.png"]
-    for name in shown:
-        image = matplotlib.image.imread(page.parent / name)
-        assert image.shape[1] == plots.WIDTH * plots.DPI and image.shape[0] > 300
-        assert 0.005 < (image[..., :3] < 0.9).any(axis=2).mean() < 0.7  # neither empty nor full
-    assert sorted(path.name for path in page.parent.iterdir()) == sorted(
-        [*shown, "report.md", "candidates.jsonl", "summary.json"])
-
-
-def test_a_picture_shows_the_colours_of_its_activations(made: Make) -> None:
-    page = report.write(made().run)
-    image = (255 * matplotlib.image.imread(page.parent / "activations.png")[..., :3]).round().astype(int)
-    area = {name: int((image == [int(colour[i:i + 2], 16) for i in (1, 3, 5)]).all(axis=2).sum())
-            for name, colour in plots.COLOURS.items()}
-    assert {name for name, pixels in area.items() if pixels > 1000} == SPEED.keys()
-    assert max(area.values()) < 1.1 * min(area[name] for name in SPEED)  # two candidates each
-
-
-def test_short() -> None:
-    assert plots.short("relu") == "relu"
-    assert plots.short("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
-    assert plots.short("swiglu,relu,gelu") == plots.short("gelu,swiglu,relu") == "gelu×1 relu×1 swiglu×1"
-
-
-def test_what_diverged_does_not_stretch_the_axis() -> None:
-    tracks = [plots.Track("a", 1, losses=[8.0, 5.0, 3.0]), plots.Track("b", 1, losses=[8.2, 6.0, 4.0]),
-              plots.Track("c", 1, losses=[8.1, 5e3, math.nan])]
-    low, high = plots._reach(tracks)["ylim"]
-    assert 2.0 < low < 3.0 and 8.2 < high < 12.0
-    assert plots._reach([plots.Track("c", 1, losses=[math.nan])]) == {}
-
-
-def test_colours() -> None:
-    assert list(plots.COLOURS) == [*MLPS, "mixed"] and len(set(plots.COLOURS.values())) == len(plots.COLOURS)
-    assert [plots.kind(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
-
-
-def test_no_pictures_where_none_are_wanted(made: Make) -> None:
-    page = report.write(made().run, plots=False)
-    assert "![" not in page.read_text() and not list(page.parent.glob("*.png"))
-
-
-def test_bits_do_not_change(made: Make) -> None:
-    run = made()
-    files = lambda: {path.name: path.read_bytes() for path in report.write(run.run).parent.iterdir()}
-    assert files() == files()
-
-
-def test_children_are_drawn_after_their_parents_order(made: Make) -> None:
-    run = made(PER_BLOCK)
-    at = plots._places(run.candidates)
-    heights = [at[c.id][1] for c in run.candidates]
-    assert heights[4] > heights[5] and heights[6] > heights[7]  # M-Gamma's above M-Delta's
-    assert len(set(at.values())) == len(at) and [at[c.id][0] for c in run.candidates] == [0] * 4 + [1] * 4
 
 
 # -- what is damaged ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,39 +23,13 @@ from helios.train.monitors.cusum import CLIP
 from helios.train.records.directory import EVENTS, check_new
 from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.search import report
-from helios.train.search.budget import budget, check_cost
-from helios.train.search.evolution import trainings
-from helios.train.search.files import CANDIDATES, SUMMARY
 from helios.train.stage import Stage
 
-from .runs import Make, configured, final, rows
-
-SMALL = {"activation_pool": "gelu,relu,swiglu", "population_size": "3", "generations": "2", "replicates": "2",
-         "steps_per_candidate": "6", "candidate_eval_interval": "3", "steps": "8", "checkpoint_interval": "0",
-         "eval_interval": "4", "cusum_window": "5"}
+from .runs import Make, candidates, final, rows, summary
 
 
-@pytest.fixture
-def make(make: Make) -> Make:
-    return lambda *args, **settings: make(*args, **SMALL | settings)
-
-
-@pytest.fixture(autouse=True)
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its plots take longer than these searches; tests/cli/test_search.py has them."""
-    monkeypatch.setattr(report, "write", lambda run: None)
-
-
-def candidates(t: Loop) -> list[dict[str, Any]]:
-    return rows(t, f"search/{CANDIDATES}")
-
-
-def summary(t: Loop) -> dict[str, Any]:
-    return json.loads((t.records.path / "search" / SUMMARY).read_text())
-
-
-def test_the_winner_reported_is_the_winner_trained_on(make: Make, each_backend: Backend) -> None:
-    t = make(each_backend)
+def test_the_winner_reported_is_the_winner_trained_on(search: Make, each_backend: Backend) -> None:
+    t = search(each_backend)
     assert t.run()
     found, measured = summary(t), candidates(t)
     trained = [c for c in measured if c["status"] == "complete"]
@@ -68,7 +41,7 @@ def test_the_winner_reported_is_the_winner_trained_on(make: Make, each_backend: 
     state = checkpoint.latest(t.records.path)[0].state
     assert state["model"]["activation"] == best["activation"]
     # What follows is the run that would have been without a search.
-    alone = make(each_backend, "alone", mode="none", activation=best["activation"])
+    alone = search(each_backend, "alone", mode="none", activation=best["activation"])
     assert alone.run()
     assert final(t) == final(alone)
     after = [r for r in rows(t) if r["symbio_phase"] == "after"]
@@ -76,8 +49,8 @@ def test_the_winner_reported_is_the_winner_trained_on(make: Make, each_backend: 
     assert [r["step"] for r in rows(t)] == list(range(1, 3 * 2 * 6 + 8 + 1))
 
 
-def test_selection_is_by_evaluations_of_the_candidate_itself(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref)
+def test_selection_is_by_evaluations_of_the_candidate_itself(search: Make, cpu_ref: Backend) -> None:
+    t = search(cpu_ref)
     assert t.run()
     for c in candidates(t):
         own = [r for r in rows(t) if r.get("symbio_candidate_id") == c["id"]]
@@ -95,7 +68,7 @@ def test_selection_is_by_evaluations_of_the_candidate_itself(make: Make, cpu_ref
         assert c["val_loss_mean"] == pytest.approx(np.mean([r["val_loss"] for r in c["replicates"]]))
 
 
-def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch
+def test_candidates_start_alike_and_read_the_same(search: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch
                                                  ) -> None:
     starts: list[dict[str, np.ndarray]] = []
     read: list[list[tuple]] = []
@@ -109,7 +82,7 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
         monkeypatch.setattr(self.state, "submit", lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1])
 
     monkeypatch.setattr(Loop, "_prepare", prepare)
-    t = make(cpu_ref, replicates=1, generations=1)
+    t = search(cpu_ref, replicates=1, generations=1)
     assert t.run()
     assert len(starts) == 4
     for other in starts[1:3]:
@@ -124,8 +97,8 @@ def test_candidates_start_alike_and_read_the_same(make: Make, cpu_ref: Backend, 
                 np.testing.assert_array_equal(x, y)
 
 
-def test_what_is_switched_off_is_off_and_said(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, shared_init="false", shared_batches="false", reuse="false", replicates=1,
+def test_what_is_switched_off_is_off_and_said(search: Make, cpu_ref: Backend) -> None:
+    t = search(cpu_ref, shared_init="false", shared_batches="false", reuse="false", replicates=1,
              candidate_schedule="run", after_schedule="run")
     assert t.run()
     assert [c["status"] for c in candidates(t)] == ["complete"] * 6  # clones are trained again
@@ -145,10 +118,10 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize("settings", [{}, {"after": "continue"}, {"genome": "per_block", "selection": "tournament",
                                                                  "generations": 3, "population_size": 4}])
-def test_killed_and_resumed_it_chooses_the_same(make: Make, each_backend: Backend, monkeypatch: pytest.MonkeyPatch,
+def test_killed_and_resumed_it_chooses_the_same(search: Make, each_backend: Backend, monkeypatch: pytest.MonkeyPatch,
                                                settings: dict[str, Any]) -> None:
     settings = settings | {"checkpoint_interval": 5}
-    whole = make(each_backend, "whole", **settings)
+    whole = search(each_backend, "whole", **settings)
     assert whole.run()
     count, real = 0, Loop._after_step
     moments = iter([3, 9, 11, 17, 18, 24, 31, 37, 41, 10**9])
@@ -165,14 +138,14 @@ def test_killed_and_resumed_it_chooses_the_same(make: Make, each_backend: Backen
 
     monkeypatch.setattr(Loop, "_after_step", dies)
     kills = 0
-    t = make(each_backend, "killed", **settings)
+    t = search(each_backend, "killed", **settings)
     while True:
         try:
             assert t.run()
             break
         except Stopped:
             kills += 1
-            t = make(each_backend, "killed", **settings)
+            t = search(each_backend, "killed", **settings)
     assert kills >= 7
     assert final(t) == final(whole)
     timeless = lambda c: {k: v for k, v in c.items() if k not in ("tokens_per_sec_mean", "replicates", "cusum_alerts",
@@ -182,8 +155,8 @@ def test_killed_and_resumed_it_chooses_the_same(make: Make, each_backend: Backen
     assert [[r.get(k) for k in same] for r in rows(t)] == [[r.get(k) for k in same] for r in rows(whole)]
 
 
-def test_it_continues_from_the_winners_own_weights(make: Make, each_backend: Backend) -> None:
-    t = make(each_backend, after="continue", warmup=4)
+def test_it_continues_from_the_winners_own_weights(search: Make, each_backend: Backend) -> None:
+    t = search(each_backend, after="continue", warmup=4)
     assert t.run()
     log = rows(t)
     best = next(c for c in candidates(t) if c["id"] == summary(t)["winner"])
@@ -197,24 +170,9 @@ def test_it_continues_from_the_winners_own_weights(make: Make, each_backend: Bac
         == best["activation"]
 
 
-@pytest.fixture
-def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """relu learns next to nothing: its gradients are nearly all clipped away."""
-    init = Loop._prepare
-
-    def prepare(self: Loop, **more: Any) -> None:
-        init(self, **more)
-        if "relu" in self.state.model.config.activations:
-            rate = self.stage.rate
-            object.__setattr__(self.stage, "rate", lambda step: 1e-3 * rate(step))
-
-    monkeypatch.setattr(Loop, "_prepare", prepare)
-    yield "relu"
-
-
 @pytest.mark.parametrize("selection", ["topk", "tournament", "exhaustive"])
-def test_a_crippled_activation_never_wins(make: Make, cpu_ref: Backend, crippled: str, selection: str) -> None:
-    t = make(cpu_ref, selection=selection, steps_per_candidate=12, candidate_lr="1e-2")
+def test_a_crippled_activation_never_wins(search: Make, cpu_ref: Backend, crippled: str, selection: str) -> None:
+    t = search(cpu_ref, selection=selection, steps_per_candidate=12, candidate_lr="1e-2")
     assert t.run()
     found = summary(t)
     assert found["winner_activation"] != crippled
@@ -222,75 +180,27 @@ def test_a_crippled_activation_never_wins(make: Make, cpu_ref: Backend, crippled
     assert last and all(r["separated"] for r in last)
 
 
-def test_the_hopeless_are_stopped_and_the_winner_is_the_same(make: Make, cpu_ref: Backend, crippled: str) -> None:
-    settings = {"activation_pool": "gelu,silu,relu", "replicates": 1, "steps_per_candidate": 60, "generations": 1,
-                "candidate_eval_interval": 5, "candidate_warmup": 5}
-    free, bounded = make(cpu_ref, "free", **settings), make(cpu_ref, "bounded", early_stop="true", **settings)
-    assert free.run() and bounded.run()
-    assert summary(free)["winner"] == summary(bounded)["winner"]
-    (stopped,) = [c for c in candidates(bounded) if c["activation"] == "relu"]
-    assert stopped["status"] == "stopped" and stopped["steps"] < 60
-    assert bounded.step < free.step
-
-
-def test_stopped_is_what_cannot_win(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which three evaluations after the warm-up tell; seeds to come count as a loss of zero, those before as theirs."""
-    losses = {"gelu": 1.0, "relu": 2.5, "swiglu": 5.0, "silu": 1.1}  # silu falls too steeply to be sure of
-    monkeypatch.setattr(Loop, "evaluate", lambda self: (
-        6.0 if (name := self.state.model.config.activation) == "silu" and self.done <= 4 else losses[name]))
-    t = make(cpu_ref, activation_pool=",".join(losses), population_size=4, generations=1, replicates=3, after="none",
-             steps_per_candidate=12, candidate_eval_interval=2, candidate_warmup=4, early_stop="true")
-    assert t.run()
-    assert [(c["activation"], c["status"], [r["steps"] for r in c["replicates"]]) for c in candidates(t)] == [
-        ("gelu", "complete", [12, 12, 12]), ("relu", "stopped", [12, 8]), ("swiglu", "stopped", [8]),
-        ("silu", "complete", [12, 12, 12])]
-
-
-def test_a_budget_in_tokens_and_one_in_seconds(make: Make, cpu_ref: Backend, slow: set[int]) -> None:
-    t = make(cpu_ref, "tokens", budget="tokens", tokens_per_candidate=4 * 16 * 5 - 1, generations=1)
-    assert t.run()
-    assert [c["steps"] for c in candidates(t)] == [5, 5, 5]
-    t = make(cpu_ref, "seconds", budget="seconds", seconds_per_candidate=3, generations=1, replicates=1,
-             max_cost=10_000)
-    assert t.run()
-    for c in candidates(t):
-        (r,) = c["replicates"]
-        assert r["seconds"] == 3 and r["evaluations"][-1][0] == r["steps"] == c["steps"] == 4
-
-
-def test_the_speed_is_that_of_steps_that_do_not_record(make: Make, cpu_ref: Backend, planted: dict[int, int],
-                                                       slow: set[int]) -> None:
-    planted |= {3: CLIP}
-    slow |= {4}
-    t = make(cpu_ref, adaptive_batch="true", batch_max=6, batch_step=2, budget="tokens",
-             tokens_per_candidate=16 * (3 * 4 + 3 * 6), generations=1)
-    assert t.run()
-    for c in candidates(t):
-        for r in c["replicates"]:
-            assert (r["steps"], r["seconds"], r["tokens_per_sec_mean"]) == (6, 4, 16 * (2 * 4 + 2 * 6) / 4)
-
-
-def test_nothing_finite_is_no_winner(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_finite_is_no_winner(search: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loop, "evaluate", lambda self: math.nan)
-    t = make(cpu_ref, generations=1)
+    t = search(cpu_ref, generations=1)
     with pytest.raises(UserError, match="the search has no winner: No candidate has a result to rank by"):
         t.run()
     assert {c["status"] for c in candidates(t)} == {"diverged"} and summary(t)["winner"] is None
 
 
-def test_parameters_are_matched(make: Make, cpu_ref: Backend) -> None:
+def test_parameters_are_matched(search: Make, cpu_ref: Backend) -> None:
     for d in (128, 256, 384, 768):
         counts = [GPTConfig(n_embd=d, n_head=4, activation=name, ffn_dim="matched").parameters() for name in MLPS]
         assert max(counts) / min(counts) < 1.01
-    t = make(cpu_ref, match="params", activation_pool="gelu,swiglu,kan_spline", generations=1, replicates=1)
+    t = search(cpu_ref, match="params", activation_pool="gelu,swiglu,kan_spline", generations=1, replicates=1)
     assert t.run()
     counts = [c["parameters"] for c in candidates(t)]
     assert max(counts) / min(counts) < 1.01 and not any("match is" in s for s in summary(t)["unfair"])
 
 
 @pytest.mark.parametrize("name", ["quality", "inverse"])
-def test_ranking_by_fitness(make: Make, cpu_ref: Backend, name: str) -> None:
-    t = make(cpu_ref, rank_by="fitness", fitness=name, generations=1)
+def test_ranking_by_fitness(search: Make, cpu_ref: Backend, name: str) -> None:
+    t = search(cpu_ref, rank_by="fitness", fitness=name, generations=1)
     assert t.run()
     best = max(candidates(t), key=lambda c: c["fitness"])
     assert summary(t)["winner"] == best["id"]
@@ -299,61 +209,24 @@ def test_ranking_by_fitness(make: Make, cpu_ref: Backend, name: str) -> None:
         assert [r["fitness"] for c in candidates(t) for r in c["replicates"]] == pytest.approx(scores, rel=1e-12)
 
 
-@pytest.mark.parametrize(("settings", "message"), [
-    ({"activation_pool": ""}, "activation_pool"),
-    ({"activation_pool": "gelu,gelu"}, "names an activation twice"),
-    ({"activation_pool": "gelu,tanh"}, "activation_pool: given 'tanh'"),
-    ({"population_size": 0}, "population_size: expected at least 1"),
-    ({"selection": "best"}, "expected one of topk, tournament, exhaustive"),
-    ({"steps_per_candidate": 0}, "steps_per_candidate: expected at least 1"),
-    ({"mode": "lr"}, "expected one of none, ffn-activation"),
-    ({"mutation_rate": 1.5}, "from 0 to 1"),
-    ({"fitness_coefficients": "volume=1"}, "fitness quality has no coefficient 'volume'"),
-    ({"eval_interval": 0}, "ranks by evaluations"),
-    ({"ffn_dim": 64, "match": "params"}, "leave --ffn-dim out"),
-    ({"early_stop": "true", "rank_by": "fitness"}, "rank_by = val_loss"),
-    ({"early_stop": "true", "dynamic_lr": "cusum"}, "constant rate and batch"),
-    ({"adaptive_batch": "true"}, "set budget = tokens"),
-    ({"dynamic_lr": "entropy"}, "set reuse = false"),
-    ({"after_schedule": "run"}, "must know the search's length"),
-    ({"genomes": "gelu; relu,gelu"}, "set genome = per_block"),
-    ({"candidate_lr": "1e-4"}, "candidate_lr 0.0001 is below --lr-min 0.001"),
-    ({"budget": "seconds", "population_size": 100_000}, "400,000 trainings of 60 seconds"),
-    ({"population_size": 100_000, "generations": 50, "steps_per_candidate": 5000},
-     r"10,000,000 trainings of 5,000 steps, 3.2e\+12 tokens in all, more than --max-cost 1e\+09"),
-])
-def test_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_cost(configured(**SMALL | settings))
-
-
-def test_the_estimate_is_an_upper_bound(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref)
-    assert t.run()
-    steps, tokens = budget(t.config)
-    cost, most = summary(t)["cost"], trainings(t.config.search, 2)
-    assert cost["steps"] == 36 <= most * steps and cost["tokens"] == 36 * 64 <= most * tokens
-    assert [e["kind"] for e in rows(t, EVENTS)].count("search_complete") == 1
-
-
-def test_a_search_alone_is_kept_and_not_run_again(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, after="none")
+def test_a_search_alone_is_kept_and_not_run_again(search: Make, cpu_ref: Backend) -> None:
+    t = search(cpu_ref, after="none")
     assert t.run() and t.step == 36
     before = rows(t)
     assert {r["symbio_phase"] for r in before} == {"search"} and all("weight_entropy" in r for r in before[5::6])
-    again = make(cpu_ref, after="none")
+    again = search(cpu_ref, after="none")
     assert again.run() and rows(again) == before
     with pytest.raises(UserError, match="holds a run already"):
         (t.records.path / "config.json").write_text('{"model": {}, "train": {}, "data": {}, "run_id": "r"}')
         check_new(t.records.path)
 
 
-def test_memory_stays_level_with_accumulation(make: Make, backend: Backend) -> None:
+def test_memory_stays_level_with_accumulation(search: Make, backend: Backend) -> None:
     if backend.name == "cpu_ref":
         pytest.skip(f"{backend.name} keeps no memory of its own")
     used = []
     for name, generations in (("few", 1), ("many", 4)):
-        t = make(backend, name, accum=2, generations=generations, population_size=2, activation_pool="gelu,swiglu",
+        t = search(backend, name, accum=2, generations=generations, population_size=2, activation_pool="gelu,swiglu",
                  reuse="false", replicates=1, steps_per_candidate=4)
         assert t.run()
         del t
@@ -364,39 +237,26 @@ def test_memory_stays_level_with_accumulation(make: Make, backend: Backend) -> N
     assert used[0] == used[1]
 
 
-def test_seconds_end_at_the_highest_cost(make: Make, cpu_ref: Backend, slow: set[int]) -> None:
-    """In every training alike, of 4 steps each; what is reused costs nothing."""
-    settings = {"budget": "seconds", "seconds_per_candidate": 3, "genomes": "gelu;gelu;relu", "generations": 1,
-                "after": "none"}
-    for steps in (3, 5, 9, 15):
-        t = make(cpu_ref, str(steps), max_cost=64 * steps, **settings)
-        with pytest.raises(UserError, match="has come to --max-cost"):
-            t.run()
-        assert t.step == steps + 1
-    t = make(cpu_ref, "whole", max_cost=64 * 16, **settings)
-    assert t.run() and t.step == 16
-
-
-def test_a_report_that_fails_does_not_keep_the_winner_from_training(make: Make, cpu_ref: Backend,
+def test_a_report_that_fails_does_not_keep_the_winner_from_training(search: Make, cpu_ref: Backend,
                                                                     monkeypatch: pytest.MonkeyPatch,
                                                                     capsys: pytest.CaptureFixture[str]) -> None:
     def broken(run: Path) -> None:
         raise ZeroDivisionError("of the plotting library")
 
     monkeypatch.setattr(report, "write", broken)
-    t = make(cpu_ref, generations=1)
+    t = search(cpu_ref, generations=1)
     assert t.run() and t.step == 3 * 2 * 6 + 8
     (event,) = [e for e in rows(t, EVENTS) if e["kind"] == "report_failed"]
     assert "ZeroDivisionError: of the plotting library; helios-search report" in event["message"]
     assert capsys.readouterr().err == f"warning: {event['message']}\n"
 
 
-def test_what_an_older_checkpoint_goes_on_from_is_kept(make: Make, cpu_ref: Backend) -> None:
+def test_what_an_older_checkpoint_goes_on_from_is_kept(search: Make, cpu_ref: Backend) -> None:
     """Where the newest one turns out damaged, the weights that the one before names must still be there."""
     settings = {"after": "continue", "checkpoint_interval": 3, "keep": 2, "activation_pool": "gelu,silu,relu"}
-    whole = make(cpu_ref, "whole", **settings)
+    whole = search(cpu_ref, "whole", **settings)
     assert whole.run()
-    t, folders = make(cpu_ref, **settings), set[str]()
+    t, folders = search(cpu_ref, **settings), set[str]()
 
     def named() -> set[str]:
         states = [found["search"] for found in checkpoint.states(t.records.path)]
@@ -415,14 +275,14 @@ def test_what_an_older_checkpoint_goes_on_from_is_kept(make: Make, cpu_ref: Back
     # The best candidate was found, and its rivals' weights dropped, between the two newest checkpoints.
     newest = checkpoint.steps(t.records.path)[-1]
     (newest / checkpoint.STATE).write_text("damaged")
-    again = make(cpu_ref, **settings)
+    again = search(cpu_ref, **settings)
     assert again.step < t.step and again.run()
     assert final(again) == final(whole)
 
 
-def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend, planted: dict[int, int]) -> None:
+def test_columns_are_those_of_the_interface(search: Make, cpu_ref: Backend, planted: dict[int, int]) -> None:
     planted |= {14: CLIP}
-    t = make(cpu_ref, adaptive_batch="true", dynamic_lr="entropy", reuse="false", track_mi_profiles="true",
+    t = search(cpu_ref, adaptive_batch="true", dynamic_lr="entropy", reuse="false", track_mi_profiles="true",
              metrics_interval=5, candidate_eval_interval=1, cusum_grace=5, budget="tokens", tokens_per_candidate=1000,
              generations=1, replicates=1)
     assert t.run()
@@ -432,8 +292,8 @@ def test_columns_are_those_of_the_interface(make: Make, cpu_ref: Backend, plante
         "skipped", "skip_reason", "loss_scale", "plateau", "heat_capacity"}
 
 
-def test_rows_say_which_candidate_they_are_of(make: Make, cpu_ref: Backend) -> None:
-    t = make(cpu_ref, reuse="false", replicates=1, steps_per_candidate=2)
+def test_rows_say_which_candidate_they_are_of(search: Make, cpu_ref: Backend) -> None:
+    t = search(cpu_ref, reuse="false", replicates=1, steps_per_candidate=2)
     assert t.run()
     measured = candidates(t)
     assert any(c["mutation"] and c["parent_id"] for c in measured)

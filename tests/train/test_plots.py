@@ -1,0 +1,74 @@
+"""The pictures of a search: what they show, in which colours, on which axes."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import matplotlib.image
+import pytest
+
+from helios.model.config import MLPS
+from helios.train.search import plots, report
+
+from .made_up import GLOBAL, PER_BLOCK, SPEED, Make
+
+
+@pytest.mark.parametrize("plan", [GLOBAL, PER_BLOCK], ids=["global", "per_block"])
+def test_pictures(made: Make, plan: list) -> None:
+    page = report.write(made(plan).run)
+    shown = re.findall(r"!\[.*\]\((.*)\)", page.read_text())
+    assert shown == ["loss.png", "speed.png", "lineage.png", "activations.png"]
+    for name in shown:
+        image = matplotlib.image.imread(page.parent / name)
+        assert image.shape[1] == plots.WIDTH * plots.DPI and image.shape[0] > 300
+        assert 0.005 < (image[..., :3] < 0.9).any(axis=2).mean() < 0.7  # neither empty nor full
+    assert sorted(path.name for path in page.parent.iterdir()) == sorted(
+        [*shown, "report.md", "candidates.jsonl", "summary.json"])
+
+
+def test_a_picture_shows_the_colours_of_its_activations(made: Make) -> None:
+    page = report.write(made().run)
+    image = (255 * matplotlib.image.imread(page.parent / "activations.png")[..., :3]).round().astype(int)
+    area = {name: int((image == [int(colour[i:i + 2], 16) for i in (1, 3, 5)]).all(axis=2).sum())
+            for name, colour in plots.COLOURS.items()}
+    assert {name for name, pixels in area.items() if pixels > 1000} == SPEED.keys()
+    assert max(area.values()) < 1.1 * min(area[name] for name in SPEED)  # two candidates each
+
+
+def test_short() -> None:
+    assert plots.short("relu") == "relu"
+    assert plots.short("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
+    assert plots.short("swiglu,relu,gelu") == plots.short("gelu,swiglu,relu") == "gelu×1 relu×1 swiglu×1"
+
+
+def test_what_diverged_does_not_stretch_the_axis() -> None:
+    tracks = [plots.Track("a", 1, losses=[8.0, 5.0, 3.0]), plots.Track("b", 1, losses=[8.2, 6.0, 4.0]),
+              plots.Track("c", 1, losses=[8.1, 5e3, math.nan])]
+    low, high = plots._reach(tracks)["ylim"]
+    assert 2.0 < low < 3.0 and 8.2 < high < 12.0
+    assert plots._reach([plots.Track("c", 1, losses=[math.nan])]) == {}
+
+
+def test_colours() -> None:
+    assert list(plots.COLOURS) == [*MLPS, "mixed"] and len(set(plots.COLOURS.values())) == len(plots.COLOURS)
+    assert [plots.kind(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
+
+
+def test_no_pictures_where_none_are_wanted(made: Make) -> None:
+    page = report.write(made().run, plots=False)
+    assert "![" not in page.read_text() and not list(page.parent.glob("*.png"))
+
+
+def test_bits_do_not_change(made: Make) -> None:
+    run = made()
+    files = lambda: {path.name: path.read_bytes() for path in report.write(run.run).parent.iterdir()}
+    assert files() == files()
+
+
+def test_children_are_drawn_after_their_parents_order(made: Make) -> None:
+    run = made(PER_BLOCK)
+    at = plots._places(run.candidates)
+    heights = [at[c.id][1] for c in run.candidates]
+    assert heights[4] > heights[5] and heights[6] > heights[7]  # M-Gamma's above M-Delta's
+    assert len(set(at.values())) == len(at) and [at[c.id][0] for c in run.candidates] == [0] * 4 + [1] * 4
