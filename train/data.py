@@ -77,7 +77,7 @@ def split_documents(text: str, fraction: float = 0.1, seed: int = 0) -> tuple[st
 
 
 def tokens(text: str, tokenizer: Tokenizer, cache_dir: str | Path) -> np.ndarray:
-    """Return the text's ids, uint16 [tokens], memory-mapped from a file `tokens-<hash>.npy` in `cache_dir` if it exists.
+    """Return the text's ids, uint16 [tokens], memory-mapped from `tokens-<hash>.npy` in `cache_dir` if it exists.
 
     The hash is that of text and tokenizer. Else the file is written, if it can be. Two entries before the ids are their
     CRC-32, low half first.
