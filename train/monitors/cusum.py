@@ -220,8 +220,8 @@ class Monitor:
 
     def update(self, grad_norm: float | None, clip_coef: float | None, tokens_per_sec: float | None,
                val_loss: float | None) -> dict[str, Any]:
-        """Take in a step's measurements, None where there is none; return the columns cusum_grad, cusum_clip,
-        cusum_tps, cusum_val (the larger sum, None while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
+        """Take in a step's measurements, None where there is none; return the channels' columns (the larger sum, None
+        while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
         columns: dict[str, Any] = {}
         alerts, reasons = 0, []
         for c, part, x in zip(CHANNELS, self.parts, (grad_norm, clip_coef, tokens_per_sec, val_loss), strict=True):

@@ -100,7 +100,8 @@ def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = MI_BINS) -> flo
     """Return the mutual information in bits, at least 0, of two series [N]; nan if they are not finite.
 
     It is estimated from a histogram of bins × bins of equal width. The plain estimate is too high by about
-    (cells - rows - columns + 1) / (2N ln 2), where those that are not empty count; this is subtracted (Miller & Madow 1955).
+    (cells - rows - columns + 1) / (2N ln 2), where only those that are not empty count; this is subtracted (Miller &
+    Madow 1955).
     """
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return math.nan
