@@ -78,9 +78,7 @@ class Damaged(UserError):
 
 def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> Path:
     """Write the checkpoint of `step`, replacing one of the same step, and return its directory.
-
-    A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written.
-    """
+    A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written."""
     clean(run_dir)
     parent = run_dir / "checkpoints"
     path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
@@ -118,9 +116,7 @@ def clean(run_dir: Path) -> None:
 
 def prune(run_dir: Path, keep: int, every: int = 0) -> None:
     """Remove checkpoints but for the latest `keep` (0: all), the best, and those at multiples of `every` (0: none).
-
-    The best has the lowest validation loss of those that were evaluated at their own step, and not during a search.
-    """
+    The best has the lowest validation loss of those that were evaluated at their own step, and not during a search."""
     older = steps(run_dir)[:-keep] if keep else []
     losses = {path: _own_loss(path) for path in steps(run_dir)} if older else {}
     best = min(losses, key=losses.__getitem__, default=None)
@@ -184,9 +180,7 @@ def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
     """Return the checkpoint `path`, or the newest whole one of the run `path`, and what is wrong with newer ones.
-
-    Raises UserError where there is none.
-    """
+    Raises UserError where there is none."""
     path = Path(path).absolute()
     if not path.is_dir():
         raise UserError(f"{path} is missing; give the directory of a run or of a checkpoint")

@@ -139,7 +139,7 @@ class SearchConfig(Settings):
 
     @property
     def reuses(self) -> bool:
-        """Whether equal genomes are trained once: `reuse`, where a second training would be the first one again."""
+        """Return whether equal genomes are trained once, which needs that a second training would repeat the first."""
         return self.reuse and self.shared_init and self.shared_batches and self.candidate_schedule == "constant"
 
     @property
@@ -187,7 +187,7 @@ class MonitorConfig(Settings):
 
     @property
     def acts(self) -> bool:
-        """Whether alerts or the population may change the batch or the learning rate."""
+        """Return whether alerts or the population may change the batch or the learning rate."""
         return self.adaptive_batch or self.dynamic_lr != "none"
 
 
@@ -216,9 +216,7 @@ class Config:
 
     def fingerprint(self, device: Mapping[str, str]) -> str:
         """Return 32 hex digits that name all that the bits of a training depend on, but for the texts.
-
-        device: what device_kind() returns. Texts have a hash of their own.
-        """
+        device: what device_kind() returns. Texts have a hash of their own."""
         sections = self.to_dict()
         ignored = {"backend", "device", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries"}
         if not self.search and not self.monitor.acts:  # nothing is decided by evaluations

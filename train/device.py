@@ -16,9 +16,7 @@ ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend c
 
 def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
     """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told.
-
-    Raises UserError; where there is no device it is NoDevice, with advice.
-    """
+    Raises UserError; where there is no device it is NoDevice, with advice."""
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
     try:
@@ -54,9 +52,7 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:
     """Raise UserError where a training needs more memory than is left, or a larger array than the device allows.
-
-    taken: bytes that the run holds now and would give back.
-    """
+    taken: bytes that the run holds now and would give back."""
     needed, available = memory_needed(model, batch_size), backend.memory()["available"] + taken
     if needed > available:
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "

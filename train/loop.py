@@ -100,12 +100,12 @@ class Loop:
 
     @property
     def step(self) -> int:
-        """How many steps of the run are done."""
+        """Return how many steps of the run are done."""
         return self.first + self.done
 
     @property
     def over(self) -> bool:
-        """Whether the stage is over: after its last step, or earlier by the plan's decision."""
+        """Return whether the stage is over: after its last step, or earlier by the plan's decision."""
         assert self.stage is not None
         return self.done >= self.stage.steps or (not self.stage.final and self.plan.over)
 

@@ -16,10 +16,8 @@ def section(title: str, *paragraphs: str) -> Iterator[str]:
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, words: Collection[str] = ()
           ) -> list[str]:
-    """Return the lines of a table; none where there are no rows.
-
-    The first `left` columns and those titled in `words` are aligned to the left, the others, of numbers, to the right.
-    """
+    """Return the lines of a table; none where there are no rows. The first `left` columns and those titled in `words`
+    are aligned to the left, the others, of numbers, to the right."""
     head, *cells = [[" ".join(cell.replace("|", "\\|").split()) for _, cell in zip(titles, row, strict=True)]
                     for row in (titles, *rows)]
     align = ["left" if i < left or title in words else "right" for i, title in enumerate(titles)]

@@ -36,9 +36,7 @@ class Start:
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         """Prepare the directory `path`, complete config.json's content `about`, and return which settings changed.
-
-        text_hash: of the texts as they are now. Raises UserError where the run cannot begin there.
-        """
+        text_hash: of the texts as they are now. Raises UserError where the run cannot begin there."""
         shutil.rmtree(path / FOLDER, ignore_errors=True)  # left by a run that ended before its first checkpoint
         return ""
 
@@ -83,7 +81,7 @@ class Resumed(Start):
                 raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
 
     def _check_search(self, now: Mapping[str, Any], over: bool) -> None:
-        """Raise UserError where a setting that candidates are compared under has changed."""
+        """Raise UserError where a setting has changed that all candidates must share."""
         free = {"steps", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries", "backend", "device",
                 "max_cost"}
         for section in ("search",) if over else ("train", "data", "search", "monitor"):

@@ -61,9 +61,7 @@ class Run:
     @classmethod
     def create(cls, config: Config, path: str | Path | None = None) -> Run:
         """Return a new run in the new or empty directory `path`; None: in runs/<run id>.
-
-        Raises UserError where a search may cost more than max_cost.
-        """
+        Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
         run_id = directory.run_id(config.data.data)
         return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
@@ -85,9 +83,7 @@ class Run:
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
-
-        Raises UserError where a run with other settings is there; the message calls it `what`.
-        """
+        Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not directory.finished(path) and not checkpoint.steps(path):
             return cls.create(config, path)
@@ -102,7 +98,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Return whether the run has come to its end."""
         return directory.finished(self.path)
 
     def train(self, display: Display | None = None) -> Result:

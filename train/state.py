@@ -41,9 +41,7 @@ class TrainState:
 
     def prepare(self, batch_size: int, evaluated: int) -> None:
         """Record a step of `batch_size` sequences and, unless `evaluated` is 0, an evaluation of that many.
-
-        Nothing is computed, but all memory is taken. Raises UserError where there is not enough.
-        """
+        Nothing is computed, but all memory is taken. Raises UserError where there is not enough."""
         ids = lambda n: np.zeros((n, self.model.config.block_size), np.int32)
         inputs = ids(batch_size), ids(batch_size), random.state(0, 0)
         if self.accum > 1:

@@ -57,9 +57,7 @@ def parse_size(size: str) -> int:
 
 def corpus(size_bytes: int, seed: int = 0) -> str:
     """Return about `size_bytes` of UTF-8 text, one conversation a line: as many whole ones as fit, at least one.
-
-    The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one.
-    """
+    The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one."""
     lines: list[str] = []
     size = 0
     for line in _conversations(seed):

@@ -127,9 +127,7 @@ def fitness_coefficients(name: str, given: Mapping[str, float]) -> dict[str, flo
 
 def fitness(name: str, measurements: Measurements, coefficients: Mapping[str, float]) -> float:
     """Return the fitness, of which more is better; -inf where an input or the result is not finite.
-
-    Raises UserError for an unknown formula or coefficient, ValueError for a needed input that is None.
-    """
+    Raises UserError for an unknown formula or coefficient, ValueError for a needed input that is None."""
     c, formula = fitness_coefficients(name, coefficients), FITNESS[name]
     inputs = [_needed(need, getattr(measurements, need)) for need in formula.needs]
     if not all(map(math.isfinite, inputs)):

@@ -23,7 +23,7 @@ class Run(Protocol):
 
     @property
     def over(self) -> bool:
-        """Whether the stage is over."""
+        """Return whether the stage is over."""
         ...
 
     def fits(self, batch_size: int) -> bool:

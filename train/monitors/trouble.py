@@ -22,7 +22,7 @@ class Trouble(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether there was trouble of any kind."""
+        """Return whether there was trouble of any kind."""
         return self.spike or self.skipped or self.alert
 
     @classmethod

@@ -82,9 +82,7 @@ LAYERS = {"wte": "embedding", "wpe": "embedding", "ln_f": "head", "lm_head": "he
 
 def layer_norms(grads: Mapping[str, np.ndarray], scale: float = 1.0) -> dict[str, float]:
     """Return scale × the L2 norm of the gradient of each layer (embedding, block0, …, head), nan if it is not finite.
-
-    grads: by the names of GPT's parameters. Raises ValueError for a name that belongs to no layer.
-    """
+    grads: by the names of GPT's parameters. Raises ValueError for a name that belongs to no layer."""
     squares: dict[str, float] = {}
     for name, grad in grads.items():
         first, *rest = name.split(".")
@@ -115,9 +113,7 @@ def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = MI_BINS) -> flo
 
 def _principal(x: np.ndarray) -> np.ndarray:
     """Return the place of each row of [N, d] along the first principal component, up to sign and scale, as [N].
-
-    The component is that of at most ROWS evenly spaced rows, which bounds its cost.
-    """
+    The component is that of at most ROWS evenly spaced rows, which bounds its cost."""
     x = np.asarray(x, np.float64)
     if not np.isfinite(x).all():
         return np.full(len(x), np.nan)

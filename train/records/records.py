@@ -42,9 +42,7 @@ class Records:
 
     def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
         """Begin anew, or go on after the step `keep`: later rows, and one cut short by a kill, are removed.
-
-        path: the run directory. config: the content of config.json. Raises UserError where nothing can be written.
-        """
+        path: the run directory. config: the content of config.json. Raises UserError where nothing can be written."""
         self.path, self.about = path, dict(config)
         self.files: dict[str, IO[bytes]] = {}
         try:

@@ -114,9 +114,7 @@ def genome_key(candidate: Candidate) -> str:
 
 def score(candidate: Candidate, cfg: SearchConfig) -> float:
     """Return what a search ranks by, lower being better: the mean validation loss, or minus the fitness.
-
-    It is infinite for candidates that were not measured, diverged or were stopped.
-    """
+    It is infinite for candidates that were not measured, diverged or were stopped."""
     value = candidate.val_loss_mean if cfg.rank_by == "val_loss" else candidate.fitness
     if value is None or candidate.status not in ("complete", "reused"):
         return math.inf
@@ -187,9 +185,7 @@ def _living(cfg: SearchConfig, candidates: Sequence[Candidate], generation: int)
 
 def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int, seed: int) -> list[Candidate]:
     """Return ⌈population_size/2⌉ candidates of finite score, all if there are fewer, or any where none has one.
-
-    topk: the best. tournament: each is the best of tournament_size drawn from those that have not won yet.
-    """
+    topk: the best. tournament: each is the best of tournament_size drawn from those that have not won yet."""
     finite = [c for c in population if math.isfinite(score(c, cfg))] or population
     best_first = sorted(finite, key=lambda c: score(c, cfg) - c.bonus)
     count = min(math.ceil(cfg.population_size / 2), len(best_first))

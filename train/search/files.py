@@ -111,9 +111,7 @@ def _summary(path: Path, candidates: Mapping[str, Candidate]) -> Summary:
 
 def tracks(run: Path, candidates: Iterable[Candidate]) -> list[Track]:
     """Return the rows of metrics.jsonl by replicate of `candidates`, in order of training.
-
-    Raises UserError where a line is damaged.
-    """
+    Raises UserError where a line is damaged."""
     found: dict[tuple[str, int], Track] = {}
     known, path = {c.id for c in candidates}, run / METRICS
     for number, row in enumerate(rows(path, strict=True), 1):

@@ -51,12 +51,12 @@ class Comparison(NamedTuple):
 
     @property
     def better(self) -> bool:
-        """Whether the candidate's loss is lower by more than chance."""
+        """Return whether the candidate's loss is lower by more than chance."""
         return self.difference is not None and self.limit is not None and self.difference < -self.limit
 
     @property
     def steadier(self) -> bool:
-        """Whether the candidate has less trouble, by MATERIAL, and a loss that is not higher by more than chance."""
+        """Return whether the candidate has less trouble, by MATERIAL, and its loss is not higher by more than chance."""
         if self.difference is None or self.limit is None or self.difference > self.limit:
             return False
         return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # rounded, so that 0.03 - 0.02 is 0.01
@@ -133,9 +133,7 @@ def told_apart(candidates: Sequence[Candidate]) -> Separation | None:
 
 def compare(candidate: Candidate, against: Candidate, test: Separation | None) -> Comparison:
     """Compare a candidate with another, by the `test` of all candidates that are compared.
-
-    Losses are comparable where both have one for each of the same seeds.
-    """
+    Losses are comparable where both have one for each of the same seeds."""
     difference = error = limit = None
     if measured(candidate) and measured(against) and _alike(candidate, against):
         difference = score(candidate, BY_LOSS) - score(against, BY_LOSS)
@@ -171,9 +169,7 @@ def at(candidate: Candidate, tokens: float) -> Candidate:
 
 def loss_at(replicate: Replicate, tokens: float) -> float | None:
     """Return the validation loss after so many tokens, interpolated between the evaluations before and after.
-
-    After the last evaluation it is that one's; it is None before the first, and where one of the two is not finite.
-    """
+    After the last evaluation it is that one's; it is None before the first, and where one of the two is not finite."""
     each = replicate.tokens / max(1, replicate.steps)
     read = [step * each for step, _ in replicate.evaluations]
     losses = [math.nan if loss is None else loss for _, loss in replicate.evaluations]
@@ -195,9 +191,7 @@ def best_two(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | N
 
 def variants(a: str, b: str, n_layer: int) -> list[str]:
     """Return the distinct genomes with a in the first half of the blocks and b in the second, the reverse, and in turn.
-
-    The middle one of an odd number of blocks is in the first half.
-    """
+    The middle one of an odd number of blocks is in the first half."""
     half = (n_layer + 1) // 2
     genomes = ([a] * half + [b] * (n_layer - half), [b] * half + [a] * (n_layer - half),
                [(a, b)[i % 2] for i in range(n_layer)])

@@ -153,7 +153,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     for c in candidates:
         (x, y), colour = at[c.id], COLOURS[kind(c.activation)]
         if c.parent_id:
-            past = x - at[c.parent_id][0] > 1  # a straight line might cross candidates in between
+            past = x - at[c.parent_id][0] > 1  # a straight line might cross others
             axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
                 "arrowstyle": "-", "connectionstyle": f"arc3,rad={0.1 * past}", "color": "#aaaaaa"})
         if c.id == winner:
@@ -179,7 +179,7 @@ def _places(candidates: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
     generations = sorted({c.generation for c in candidates})
     for x in generations:
         mine = [c for c in candidates if c.generation == x]
-        mine.sort(key=lambda c: -at[c.parent_id][1] if c.parent_id else 0)  # stable, so siblings stay in order of creation
+        mine.sort(key=lambda c: -at[c.parent_id][1] if c.parent_id else 0)  # stable: siblings stay in order
         at |= {c.id: (x, (len(mine) - 1) / 2 - i) for i, c in enumerate(mine)}
     return at
 

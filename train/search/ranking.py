@@ -108,9 +108,7 @@ def rank(candidates: Sequence[Candidate], cfg: SearchConfig) -> list[Candidate]:
 
 def compared(candidates: Sequence[Candidate], cfg: SearchConfig) -> Separation | None:
     """Return the test of differences among the genomes that have a score; None where there cannot be one.
-
-    A genome counts once, by the first candidate that measured it.
-    """
+    A genome counts once, by the first candidate that measured it."""
     genomes: dict[str, Candidate] = {}
     for c in candidates:
         if math.isfinite(score(c, cfg)):
@@ -128,10 +126,7 @@ def measurements(candidate: Candidate, cfg: SearchConfig) -> list[float]:
 def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[str, Any], device: str, status: str
             ) -> Summary:
     """Return the search's result so far. candidates: all, in order of creation. base: the model's settings. status:
-    running or complete.
-
-    Two candidates are separated as separation.py says; those of equal genomes are not compared.
-    """
+    running or complete. Two candidates are separated as separation.py says; those of equal genomes are not compared."""
     ranked = rank([c for c in candidates if c.status is not None], cfg)
     winner = next((c for c in ranked if math.isfinite(score(c, cfg))), None)
     test = compared(candidates, cfg)

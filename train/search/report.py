@@ -148,9 +148,7 @@ def _count(x: float | None) -> str:
 
 def write(run: Path, plots: bool = True) -> Path:
     """Write search/report.md and, with `plots`, its pictures in the run directory `run`; return the page's path.
-
-    Raises UserError where a file is damaged or cannot be written.
-    """
+    Raises UserError where a file is damaged or cannot be written."""
     candidates, summary = read(run)
     found, folder = tracks(run, candidates), run / FOLDER
     pictures = draw(candidates, summary["winner"], found) if plots else {}

@@ -27,9 +27,7 @@ class Separation(NamedTuple):
 
 def separation(values: Sequence[Sequence[float]], paired: bool) -> Separation | None:
     """Return the test for finite measurements [candidates][replicates]; None where they do not show the noise.
-
-    paired: replicates at the same position had the same initial values and batches, whose effect is no noise then.
-    """
+    paired: replicates at the same position had the same initial values and batches, whose effect is no noise then."""
     x = np.array(values, np.float64)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 2:
         return None
