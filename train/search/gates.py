@@ -56,7 +56,7 @@ class Comparison(NamedTuple):
 
     @property
     def steadier(self) -> bool:
-        """Return whether the candidate has less trouble, by MATERIAL, and its loss is not higher by more than chance."""
+        """Return whether the candidate has less trouble, by MATERIAL, and a loss not higher by more than chance."""
         if self.difference is None or self.limit is None or self.difference > self.limit:
             return False
         return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # rounded, so that 0.03 - 0.02 is 0.01
