@@ -146,7 +146,7 @@ class Run:
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
-            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # cut off, or copied over
+            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # not there, or cut off
                 records.event(start.step, "device_lost", lost)
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
