@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Tests and measures Helios on a GPU host without network, in under eight minutes, and writes a page of it:
+# Tests and measures Helios on a GPU host without network, in under eight minutes, and writes a page on it:
 #
 #   bench/gpu.sh [WHEELS (wheels)] [RESULTS (docs/results)]
 #
 # The host has Python 3.11 or newer with numpy and PyTorch, and the GPU's Vulkan driver. WHEELS is a folder that
-# bench/wheels.sh filled elsewhere. Nothing is installed outside a temporary folder; the checkout is what runs.
+# bench/wheels.sh filled elsewhere. Nothing is installed outside a temporary folder, and Helios runs from the checkout.
 # RESULTS gets DEVICE.md, DEVICE.json and DEVICE.log.
 #
-# Each part has a budget. One that fails or runs out of time is noted, and the next one starts; those at the end are
-# left out when the whole time is up. Exit code: 0 all done, 1 some part was not, 2 nothing could be measured.
+# Each part has a time limit. If one fails or runs out of time, that is noted and the next one starts; when the whole
+# time is up, the rest is left out. Exit codes: 0 all parts done, 1 some were not, 2 nothing could be measured.
 #
 #   PYTHON               the interpreter (python3)
-#   HELIOS_GPU_SECONDS   the whole time (450); the page takes a moment more
-#   HELIOS_GPU_ANYWAY=1  goes on with a CPU device, by few runs: to try the script out
+#   HELIOS_GPU_SECONDS   the time for all parts (450); the page takes a moment more
+#   HELIOS_GPU_ANYWAY=1  measures a CPU device, too, with few runs, to try the script out
 set -euo pipefail
 
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
@@ -38,11 +38,11 @@ install_packages() {
   "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
     --no-warn-script-location --target "$work/site" "$wheels"/*.whl ||
     die "pip could not install $wheels/*.whl for $("$python" --version)"
-  # As the installed package: the folders beside helios/ are its sub-packages.
+  # Laid out like the installed package, whose sub-packages are the folders beside helios/.
   mkdir -p "$work/path/helios"
   ln -s "$root"/helios/* "$root"/{kernels,model,train,cli,bench} "$work/path/helios"
   export PYTHONPATH=$work/path:$work/site${PYTHONPATH:+:$PYTHONPATH} PATH=$work/site/bin:$PATH
-  # Neither the folder it starts in nor the checkout is where Python looks, or where it leaves anything.
+  # Python does not look into the current folder, and nothing is written into the checkout.
   export PYTHONSAFEPATH=1 PYTHONUNBUFFERED=1 PYTHONPYCACHEPREFIX=$work/pycache
   export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis TORCHINDUCTOR_CACHE_DIR=$work/inductor
   export HELIOS_CACHE=${HELIOS_CACHE:-$work/cache}
@@ -62,7 +62,7 @@ find_loader() {
   die "no Vulkan loader (libvulkan.so.1): install libvulkan1, or put its .deb into $wheels"
 }
 
-# The loader looks into folders icd.d; containers have NVIDIA's manifest elsewhere at times.
+# The loader looks into folders named icd.d, but in some containers NVIDIA's manifest lies elsewhere.
 find_driver() {
   local manifest
   [[ -z ${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-} ]] || return 0
@@ -96,7 +96,7 @@ PYTHON
 
 # ---- the parts ------------------------------------------------------------------------------------------------------
 
-# part NAME SECONDS COMMAND…: within its budget and the whole time; notes how it went, and never fails.
+# part NAME SECONDS COMMAND…: runs the command within its limit and the whole time, notes how it went, never fails.
 part() {
   local name=$1 budget=$2 start=$SECONDS left=$((total - SECONDS)) rc=0 result='done'
   shift 2
@@ -118,7 +118,8 @@ part() {
   printf '{"part": "%s", "result": "%s", "seconds": %d}\n' "$name" "$result" $((SECONDS - start)) >>"$work/parts"
 }
 
-# Side by side: what takes time is compiling and the oracle, not the device. First the shuffled replay and the audit.
+# Runs groups of tests side by side, since compiling and the oracle take the time, not the device. Of the backends',
+# tests/backends/test_step.py comes first: shuffled replay and the audit of memory.
 run_tests() {
   local name paths names=(ops model backends shaders) budget=160 left=$((total - SECONDS))
   ((budget <= left)) || budget=$left
@@ -192,7 +193,7 @@ print("PyTorch", torch.__version__, "on", torch.cuda.get_device_name() if torch.
   PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 run_tests  # the host's plugins may be made for another pytest
   matmul mixed
   matmul f32
-  # What matters most first.
+  # The most important first, in case the time is up.
   step historic-6l mixed
   step historic-6l f32
   step gpt2-124m mixed --batch $batch

@@ -1,4 +1,4 @@
-"""Primitives measured: recorded once, replayed in turn with the peer, medians."""
+"""Measurements of primitives: each is recorded once and replayed in turn with its peer; medians count."""
 
 from __future__ import annotations
 
@@ -18,46 +18,47 @@ from helios.bench.registry import REF, Row
 from helios.errors import UserError, nearest
 
 PEERS = ("numpy", "torch", "none")
-PAUSE_S = 0.01  # when the turn passes: a peer's threads go on spinning for some milliseconds, waiting for more work
+PAUSE_S = 0.01  # before each sample, since a peer's idle threads go on spinning for some milliseconds
 
 
 class Effort(NamedTuple):
     rounds: int  # each gives one sample of ours and one of the peer's
     sample_ms: float  # work is repeated until a sample lasts about so long
-    warmup: int
+    warmup: int  # runs before the first sample
 
 
 FULL, QUICK = Effort(9, 10.0, 2), Effort(3, 0.0, 1)
 MAX_REPEATS = 64  # in one sample
-ROUNDED = ("matmul", "linear", "attention", "attention_backward")  # what mixed precision computes in float16
+ROUNDED = ("matmul", "linear", "attention", "attention_backward")  # what mixed precision gives float16 inputs
 
 
 class Peaks(NamedTuple):
-    """What a device reaches where nothing else limits it."""
+    """The most that a device reaches, of arithmetic and of memory traffic."""
 
     gflops: float
     gbps: float
 
     def fraction(self, gflops: float, gbps: float) -> float:
-        """Of the roofline: the peak of whichever limits this work."""
+        """Return which share of the roofline such work reaches: of the peak that limits it."""
         return max(gflops / self.gflops, gbps / self.gbps)
 
 
 class Sample(NamedTuple):
-    device_ms: float  # by the device's clock, or the host's where it has none
+    device_ms: float  # one repetition by the device's clock, or by the host's where it has none
     wall_ms: float
 
 
 class Result(NamedTuple):
     row: Row
-    variant: str
+    variant: str  # the kernels that compute it
     ours: Sample
     gflops: float
     gbps: float
     peer_ms: float | None
-    best: float | None  # the ratio of both sides' fastest samples: what others on the machine disturbed least
+    best: float | None  # ratio of both sides' fastest samples, which other load on the machine disturbs least
 
     def json(self, dtype: str, peaks: Peaks, peer: str | None) -> dict[str, Any]:
+        """Return the entry of "rows" in the JSON."""
         return {"op": self.row.op, "shape": self.row.shape, "dtype": dtype, "variant": self.variant,
                 "median_ms": self.ours.device_ms, "gflops": self.gflops, "gbps": self.gbps,
                 "fraction_of_peak": peaks.fraction(self.gflops, self.gbps), "peer": peer, "peer_ms": self.peer_ms,
@@ -65,7 +66,7 @@ class Result(NamedTuple):
 
 
 class Timed:
-    """Work of one side: `run(times)` does it so often and gives the milliseconds of one."""
+    """The samples of one side's work; `run(times)` does it that often and returns the milliseconds of one."""
 
     def __init__(self, run: Callable[[int], Sample], effort: Effort) -> None:
         self.run, self.samples = run, list[Sample]()
@@ -88,7 +89,7 @@ class Timed:
 
 
 def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
-    """`work`, which computes on `be`, as Timed wants it: repetitions follow one another within one submit."""
+    """Return `work`, which computes on `be`, in the form that Timed takes: a submit holds all repetitions."""
     programs: dict[int, Program] = {}
 
     def run(times: int) -> Sample:
@@ -109,7 +110,7 @@ def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
 
 
 def called(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None) -> Callable[[int], Sample]:
-    """The same for work that starts at once; `finish` waits for it."""
+    """Return work that starts at once in the form that Timed takes; `finish` waits for its end."""
     def run(times: int) -> Sample:
         start = time.perf_counter()
         for _ in range(times):
@@ -123,19 +124,23 @@ def called(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None) ->
 # -- peers -----------------------------------------------------------------------------------------------------------
 
 def cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def busy() -> str:
-    """A warning where other work is running: it slows threads that wait for one another more than those that do not,
-    so it changes ratios as well; one thread a side (LP_NUM_THREADS=1 OMP_NUM_THREADS=1) suffers least."""
+    """Return a warning where other work is running, else "".
+
+    Such work slows threads that wait for one another more than others, so ratios change as well; with one thread a side
+    (LP_NUM_THREADS=1 OMP_NUM_THREADS=1) they change least.
+    """
     load = os.getloadavg()[0]
     return f"load average {load:.1f} on {cores()} cores before the start: figures are not to be trusted" \
         if load > cores() / 4 else ""
 
 
 def torch_module() -> Any:
-    """PyTorch, on OMP_NUM_THREADS or all cores that this process may use; UserError where it is missing."""
+    """Return PyTorch, set to OMP_NUM_THREADS threads, or to cores(). Raises UserError where it is missing."""
     try:
         torch = importlib.import_module("torch")
     except ImportError as error:
@@ -147,21 +152,22 @@ def torch_module() -> Any:
 
 
 def torch_device(be: Backend) -> str:
-    """Where PyTorch finds what `be` computes on."""
+    """Return PyTorch's name of the kind of device that `be` computes on: "cuda" or "cpu"."""
     return "cuda" if be.device_type != "cpu" and torch_module().cuda.is_available() else "cpu"
 
 
 def torch_finish(device: str) -> Callable[[], Any]:
+    """Return a function that waits for PyTorch's work on a device."""
     return torch_module().cuda.synchronize if device == "cuda" else lambda: None
 
 
 def graphed(work: Callable[[], Any]) -> Callable[[int], Sample]:
-    """As `called`, on PyTorch's GPU: a CUDA graph of the repetitions, which needs no launch for each, as `recorded`."""
+    """Return work of PyTorch on a GPU as `called` does, but in a CUDA graph, which launches all repetitions at once."""
     torch, graphs = torch_module(), dict[int, Any]()
 
     def run(times: int) -> Sample:
         if times not in graphs:
-            work()  # cuBLAS sets itself up outside a graph
+            work()  # cuBLAS cannot set itself up within a graph
             torch.cuda.synchronize()
             graphs[times] = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graphs[times]):
@@ -182,7 +188,7 @@ def graphed(work: Callable[[], Any]) -> Callable[[int], Sample]:
 
 def peer_work(name: str, row: Row, arguments: Sequence[np.ndarray], device: str = "cpu", precision: str = "f32"
               ) -> Callable[[], Any]:
-    """What the peer is to repeat; its results are a prefix of the row's. In mixed precision PyTorch gets float16s."""
+    """Return the peer's work, whose results are a prefix of the row's. In mixed precision PyTorch's is in float16."""
     if name == "numpy":
         arrays = [REF.array(x) for x in arguments]
         return lambda: row.call(REF, *arrays)
@@ -194,6 +200,7 @@ def peer_work(name: str, row: Row, arguments: Sequence[np.ndarray], device: str 
 
 def peer_side(name: str, row: Row, arguments: Sequence[np.ndarray], device: str, precision: str
               ) -> Callable[[int], Sample]:
+    """Return the peer's work in the form that Timed takes."""
     work = peer_work(name, row, arguments, device, precision)
     if device == "cuda" and row.primitive == "matmul":
         return graphed(work)
@@ -203,8 +210,7 @@ def peer_side(name: str, row: Row, arguments: Sequence[np.ndarray], device: str,
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 def choose(table: Iterable[Row], only: Sequence[str]) -> list[Row]:
-    """The rows of those names, of an op or of a primitive; UserError where there is none of a name."""
-
+    """Return the rows whose op or primitive is in `only`, all if that is empty. Raises UserError for other names."""
     table = list(table)
     names = {row.op for row in table} | {row.primitive for row in table}
     for name in only:
@@ -214,6 +220,7 @@ def choose(table: Iterable[Row], only: Sequence[str]) -> list[Row]:
 
 
 def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Iterator[Result]:
+    """Measure each row in turn with the peer, and yield its result."""
     device = torch_device(be) if peer == "torch" else "cpu"
     for row in table:
         arguments = row.arguments()
@@ -234,6 +241,6 @@ def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Ite
 
 
 def variant(be: Backend, row: Row, arrays: Sequence[Array]) -> str:
-    """The kernels that compute a row."""
+    """Return the names of the kernels that compute a row, joined by +."""
     program = be.record(lambda: [row.call(be, *arrays)][:0], [])
     return "+".join(dict.fromkeys(program.kernels)) or be.name

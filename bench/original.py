@@ -1,6 +1,6 @@
-"""Figures of the two runs that helios-reproduce runs again, as the system that Helios replaces recorded them.
+"""The figures of the two runs that helios-reproduce runs again, as recorded by the system that Helios replaces.
 
-Losses in nats, norms before clipping, times as named. None: not recorded.
+Losses are in nats, norms are those before clipping.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Point(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """Steps first ≤ step < past: mean and lowest loss."""
+    """The mean and the lowest loss of the steps first ≤ step < past."""
 
     first: int
     past: int
@@ -32,7 +32,7 @@ class Trained(NamedTuple):
     id: str
     activation: str
     steps: int  # recorded, of 20
-    loss: float  # the lowest of a training step, which it was ranked by
+    loss: float  # the lowest of its training steps, by which it was ranked
     fitness: float
     spikes: int
     clipped: int  # steps
@@ -51,8 +51,8 @@ class Run(NamedTuple):
     recorded: int  # of the steps, in its metrics
     parameters: int
     tokens_per_sec: float  # mean
-    ms: float  # mean, of a step
-    ops: int  # on the device, of a step
+    ms: float  # mean of a step
+    ops: int  # operations on the device in a step
     first_loss: float
     last_loss: float  # of the last step recorded
     last_step: int
@@ -108,11 +108,11 @@ SEARCH_SPIKES, AFTER_SPIKES, SPIKE = 9, 52, 10.0  # steps with a norm above SPIK
 NOT_FINITE = 4  # gradients
 WORST_NORM, WORST_STEP = 774_971, 190
 CLIPPED = 0.231  # of all steps
-LAST_MONITORED = 154  # step with a change-point channel
+LAST_MONITORED = 154  # last step with change-point statistics
 AFTER_FIRST_LOSS = 7.833
-AFTER_LABEL, AFTER_LIKELY = "relu", "silu"  # what its records call the activation after the search; what it was
+AFTER_LABEL, AFTER_LIKELY = "relu", "silu"  # the activation after the search: in its records, and most likely
 AFTER_TOKENS_PER_SEC = 2659
-GAP = 2.7  # between its fast and its slow activations, in its own words
+GAP = 2.7  # ratio of its fast activations' speed to its slow ones', in its own words
 FFN_DIM = 704  # of every candidate: the width meant for swiglu
 
 # -- run 4kwo: gelu, 5,539 steps of a schedule of 50,000 --------------------------------------------------------------
@@ -142,4 +142,4 @@ NORM_PERCENTILES = {1: 0.56, 10: 0.91, 25: 2.20, 50: 13.95, 75: 63.05, 90: 198.9
 NORMS_ABOVE = {100: 0.181, 1000: 0.012}  # share of the steps
 POOL_MB, USED_MB = (829, 945), (1100, 3600)
 PHASES_MS = {"fwd": 1790.0, "bwd": 710.0, "grad_norm": 22.0, "optim": 22.0}
-SOFTCAP_OPS = 42  # of its operations a step: those of the soft cap, forwards
+SOFTCAP_OPS = 42  # operations in a step that are for the soft cap in the forward pass

@@ -1,4 +1,4 @@
-"""One report of several files, and the page of Markdown that docs/results/ shows: targets, tables, kernels."""
+"""The page of measurements in docs/results/, made of several files: targets, tables, kernels, tests."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from helios.bench.report import MIB
 from helios.errors import UserError
 from helios.train.markdown import figure, section, table
 
-Report = dict[str, Any]  # what helios-bench --json writes, and "tests" and "parts" where there are such
-KERNELS = 12  # of a breakdown, on the page
-FAILURES = 30  # of tests, on the page
+Report = dict[str, Any]  # what helios-bench --json writes, and perhaps "tests" and "parts"
+KERNELS = 12  # most rows of a breakdown
+FAILURES = 30  # most failed tests that are listed
 
 
 # -- one report ------------------------------------------------------------------------------------------------------
 
 def merge(files: Sequence[Path]) -> Report:
-    """Lists are joined; what else a file says stays as the first said it. UserError for files that cannot be read, and
-    for those of another device."""
+    """Return one report of several files: lists are joined, and of other values the first one stays.
+    Raises UserError for files that cannot be read, and for those of different devices."""
     report: Report = {}
     for path in files:
         found = _read(path)
@@ -50,7 +50,7 @@ def _read(path: Path) -> Report:
 
 
 def tests(name: str, junit: str) -> dict[str, Any]:
-    """A run of pytest, from its --junitxml."""
+    """Return the counts and failures in a JUnit XML file that pytest wrote."""
     cases = list(ElementTree.fromstring(junit).iter("testcase"))
     failures, skipped = [], 0
     for case in cases:
@@ -66,12 +66,15 @@ def tests(name: str, junit: str) -> dict[str, Any]:
 # -- targets ---------------------------------------------------------------------------------------------------------
 
 class Target(NamedTuple):
+    """A target that figures in a report should meet."""
+
     what: str
-    least: bool  # whether the limit is the least that is wanted, or the most
+    least: bool  # whether the limit is the least or the most that is wanted
     limit: float
     figures: Callable[[Report], list[float]]
 
     def row(self, report: Report) -> list[str]:
+        """Return the cells of the target's row in the table."""
         figures = self.figures(report)
         wanted = f"{'≥' if self.least else '≤'} {self.limit:,g}"
         if not figures:
@@ -85,7 +88,7 @@ class Target(NamedTuple):
 
 
 def _products(key: str, dtype: str) -> Callable[[Report], list[float]]:
-    """Of products in every layout; a ratio to PyTorch."""
+    """Return a function that takes the figures of products in all layouts; ratios are those to PyTorch."""
     return lambda report: [row[key] for row in report.get("rows", ()) if row["op"].startswith("matmul")
                            and row["dtype"] == dtype and (key != "ratio" or row["peer"] == "torch")]
 
@@ -96,7 +99,7 @@ def _steps(key: str, **where: Any) -> Callable[[Report], list[float]]:
 
 
 def _against_gelu(*activations: str) -> Callable[[Report], list[float]]:
-    """Of steps that differ in nothing else."""
+    """Return a function that takes the times of steps over those of gelu's steps that differ in nothing else."""
     def figures(report: Report) -> list[float]:
         took: dict[tuple[Any, ...], dict[str, float]] = {}
         for s in report.get("steps", ()):
@@ -136,6 +139,7 @@ ON_GPU = (
 # -- the page --------------------------------------------------------------------------------------------------------
 
 def markdown(report: Report) -> str:
+    """Return the page."""
     software = ", ".join(f"{name} {version}" for name, version in report.get("software", {}).items())
     head = [f"# {report.get('device', 'Unknown device')}", "",
             f"{report.get('driver', 'Unknown driver')}; {report.get('processor', 'unknown processor')}; {software}; "
@@ -175,7 +179,7 @@ def _row_section(report: Report) -> Iterator[str]:
 
 
 def _kernel_section(report: Report) -> Iterator[str]:
-    # Of a step that met several peers, the last.
+    # Where a step was measured with several peers, the last one counts.
     steps = {(s["preset"], s["activation"], s["precision"], s["batch"]): s["kernels"]
              for s in report.get("steps", ()) if s.get("kernels")}
     for about, kernels in steps.items():

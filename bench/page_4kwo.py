@@ -1,4 +1,4 @@
-"""The page on run 4kwo: the first steps of a long training with gelu, there and here."""
+"""The page on run 4kwo, the first steps of a long training with gelu: the original's figures and ours."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from helios.bench.reproduce import (
 )
 from helios.train.markdown import figure, section, table
 
-SAME_NORM = 1.5  # times as much or as little, of a single step's norm
+SAME_NORM = 1.5  # largest ratio of single steps' norms that counts as agreement
 PHASES = {"fwd": "forward", "bwd": "backward", "grad_norm": "gradient norm", "optim": "optimizer"}
 
 
 def markdown(runs: Mapping[str, Here]) -> str:
-    """The page on the finished run."""
+    """Return the page on the finished run."""
     here = runs[AGAIN]
     points = [p for p in LONG.points if p.step <= here.last]
     return "\n".join([

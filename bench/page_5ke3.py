@@ -1,4 +1,4 @@
-"""The page on run 5ke3: a search over four activations and 340 steps of training, there and here."""
+"""The page on run 5ke3, a search over four activations and 340 steps of training: the original's figures and ours."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ POOL = ("gelu", "silu", "relu", "swiglu")
 
 
 def markdown(runs: Runs) -> str:
-    """The page on the finished runs, by their way: faithful, fair or both."""
+    """Return the page on the finished runs, by their way: faithful, fair or both."""
     return "\n".join([
         "# Run 5ke3, run again", "", _lead(runs),
         *section("What was run", *(WHAT[name] for name in runs), comparable(SEARCHED, runs), _clock(runs)),
@@ -128,7 +128,7 @@ def _validation(runs: Runs) -> Iterator[list[str]]:
 
 
 def _rates_there() -> dict[str, float]:
-    """Tokens a second by activation, over the steps of its candidates."""
+    """Return the original's mean tokens a second by activation."""
     mine = {name: [c for c in RANKING if c.activation == name] for name in POOL}
     return {name: sum(c.steps * c.tokens_per_sec for c in cs) / sum(c.steps for c in cs) for name, cs in mine.items()}
 
@@ -175,7 +175,7 @@ def _alerts(here: Here, phase: str) -> list[int]:
 
 
 def _measured(here: Here) -> dict[str, Candidate]:
-    """The candidates that were trained, by id."""
+    """Return the candidates that were trained, by id."""
     return {c.id: c for c in here.candidates if c.status not in ("reused", None)}
 
 
@@ -312,7 +312,7 @@ def _separation(runs: Runs) -> Iterator[Finding]:
 
 
 def _rivals(here: Here) -> list[tuple[str, Mapping[str, Any]]]:
-    """The other activations with their best entries in the ranking, the nearest first."""
+    """Return the other activations than the winner's, the nearest first, with their best entries in the ranking."""
     best: dict[str, Mapping[str, Any]] = {}
     for entry in here.summary["ranking"]:
         if entry["separated"] is not None:
@@ -357,7 +357,7 @@ def _position(runs: Runs) -> Iterator[Finding]:
 
 
 def _widest(losses: Mapping[str, Sequence[float]]) -> tuple[str, float]:
-    """The activation whose losses lie farthest apart, and how far."""
+    """Return the activation whose losses lie farthest apart, and how far."""
     return max(((name, max(x) - min(x)) for name, x in losses.items()), key=lambda item: item[1])
 
 

@@ -1,4 +1,4 @@
-"""What this device reaches at most, measured: an fma kernel, a copy kernel; in numpy a product and a copy."""
+"""The peaks of a device, measured: by an fma and a copy kernel, or by a product and a copy in numpy."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from helios.backends.backend import Backend
 from helios.backends.vulkan.backend import VulkanBackend
 from helios.bench.measure import Effort, Peaks, Timed, recorded
 
-# Chains of fma in a lane, enough to hide one's latency and few enough for the registers, and their length in a round,
-# tried in turn. Whether mul and add are fused is the driver's business; lavapipe does not.
+# Pairs that are tried in turn: chains of fma in a lane, enough to hide an fma's latency and few enough for the
+# registers, and their length in a round. The driver decides whether an fma is one instruction; in lavapipe it is two.
 CHAINS = ((8, 8), (16, 8), (10, 64))
 LANES, ROUNDS = {"cpu": 1 << 12, "gpu": 1 << 20}, {"cpu": 4096, "gpu": 256}
-COPY_BYTES = {"cpu": 64 << 20, "gpu": 512 << 20}  # more than caches hold
+COPY_BYTES = {"cpu": 64 << 20, "gpu": 512 << 20}  # more than fit in caches
 
 
 def peaks(be: Backend, effort: Effort, small: bool = False) -> Peaks:
-    """`small`: a thousandth of the work, for tests of what comes out rather than of how much."""
+    """Measure the device's peaks. small: with a thousandth of the work, for a quick look."""
     shrink = 1024 if small else 1
     work = _vulkan(be, shrink) if isinstance(be, VulkanBackend) else _numpy(shrink)
     gflops, gbps = 0.0, 0.0
@@ -32,7 +32,7 @@ def peaks(be: Backend, effort: Effort, small: bool = False) -> Peaks:
     return Peaks(gflops, gbps)
 
 
-Work = list[tuple[str, float, Callable[[], Any]]]  # fma or copy, its operations or bytes, what does it
+Work = list[tuple[str, float, Callable[[], Any]]]  # (fma or copy, operations or bytes, the function that does it)
 
 
 def _vulkan(be: VulkanBackend, shrink: int) -> Work:

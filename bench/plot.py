@@ -1,4 +1,4 @@
-"""The roofline: what each primitive reached, under what the device can do at most at its arithmetic intensity."""
+"""The roofline plot: each primitive's GFLOP/s under the most that the device can reach at its arithmetic intensity."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from helios.errors import UserError
 
 
 def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks) -> Path:
-    """folder/roofline.png; rows without arithmetic are not on it."""
+    """Draw folder/roofline.png and return its path; rows without arithmetic are left out. Raises UserError."""
     import matplotlib
     from matplotlib.figure import Figure
 

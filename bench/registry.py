@@ -1,8 +1,8 @@
-"""The one table of what is measured: row → arguments, arithmetic, traffic, and the same work in PyTorch.
+"""The table of what is measured: each row has its arguments, arithmetic and traffic, and the same work in PyTorch.
 
-A row runs a primitive on a backend. Its numpy peer is the same primitive on cpu_ref; its PyTorch peer gives a prefix of
-the row's outputs. Arithmetic is what the formula needs, an exp, a root or a division counting one, whatever a kernel
-computes twice; bytes are every argument read once and every result written once.
+A row runs a primitive on a backend. Its numpy peer is the same primitive on cpu_ref; its PyTorch peer returns a prefix
+of the row's outputs. Arithmetic is what the formula needs, an exp, a root or a division counting as one operation, even
+where a kernel computes something twice; traffic is every argument read once and every result written once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from helios.model.config import MLPS, GPTConfig
 
 Rng = np.random.Generator
 Draw = Callable[[Rng], np.ndarray]
-# (torch, the arguments as tensors, integers as int64) → what is timed
+# Takes torch and the arguments as tensors, integers as int64; returns the function that is timed.
 Prepare = Callable[..., Callable[[], Any]]
 REF = CpuRef()
 EPS = 1e-5
@@ -32,15 +32,15 @@ PLUMBING = {"array", "numpy", "zeros", "reshape", "view", "record", "mark", "mem
 
 @dataclass(frozen=True)
 class Sizes:
-    """The lengths of a training step."""
+    """The sizes in a training step."""
 
     batch: int
     block: int
     n_embd: int
     n_head: int
     vocab: int
-    ffn: int  # F of an MLP without gates
-    gated: int  # and of one with gates
+    ffn: int  # width of an MLP without gates
+    gated: int  # width of one with gates
     parameters: int
     dropout: float
     softcap: float
@@ -58,15 +58,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Row:
-    op: str  # as --only and the JSON name it
+    op: str  # its name in --only and the JSON
     primitive: str
     shape: str
     args: Sequence[Draw]
-    call: Callable[..., Any]  # (backend, *arguments) → an array or several; None among them is no output
-    flops: float
+    call: Callable[..., Any]  # (backend, *arguments) → an array or a tuple of them, of which None is no output
+    flops: float  # arithmetic operations
     torch: Prepare
     traffic: int | None = None  # bytes, where not all of an argument is read
-    derive: Callable[..., Sequence[np.ndarray]] = field(default=lambda *args: args)  # the arguments, from what is drawn
+    derive: Callable[..., Sequence[np.ndarray]] = field(default=lambda *args: args)  # from what is drawn
 
     def arguments(self, seed: int = 0) -> list[np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -99,12 +99,13 @@ KEY = constant(random.state(7, 3))
 # -- PyTorch ---------------------------------------------------------------------------------------------------------
 
 def forward(fn: Callable[..., Any]) -> Prepare:
-    """fn(torch, *arguments), timed."""
+    """Time fn(torch, *arguments)."""
     return lambda t, *args: lambda: fn(t, *args)
 
 
 def gradient(fn: Callable[..., tuple[Any, Sequence[Any]]]) -> Prepare:
-    """fn(torch, *arguments but the last) gives a result and leaves: timed is the way back from the last argument."""
+    """Time the backward pass from the result to the leaves that fn(torch, *arguments) returns; the last argument is the
+    gradient of the result, which fn does not get."""
     def prepare(t: Any, *args: Any) -> Callable[[], Any]:
         out, leaves = fn(t, *args[:-1])
         return lambda: t.autograd.grad(out, leaves, args[-1], retain_graph=True)
@@ -112,7 +113,7 @@ def gradient(fn: Callable[..., tuple[Any, Sequence[Any]]]) -> Prepare:
 
 
 def of_all(fn: Callable[..., Any]) -> Prepare:
-    """The gradient of fn by all of its arguments."""
+    """Time the backward pass of fn, to all of its arguments."""
     return gradient(lambda t, *args: (fn(t, *(x.requires_grad_() for x in args)), args))
 
 
@@ -124,7 +125,7 @@ def _activation(name: str) -> Callable[..., Any]:
     return run
 
 
-ARITHMETIC = {  # of an activation: forward, backward
+ARITHMETIC = {  # operations an element of an activation: forward, backward
     "gelu": (9, 17), "silu": (4, 8), "relu": (1, 2), "swiglu": (5, 12), "universal": (7, 16), "kan_spline": (22, 50),
 }
 
@@ -159,6 +160,7 @@ def _adamw(t: Any, w: Any, grad: Any, m: Any, v: Any, stats: Any, lr: Any) -> Ca
 # -- the table -------------------------------------------------------------------------------------------------------
 
 def rows(s: Sizes) -> list[Row]:
+    """Return a row for each primitive of a training step of these sizes."""
     return [*_elementwise(s), *_matrices(s), *_normalised(s), *_embeddings(s), *_attentions(s), *_losses(s),
             *_optimizer(s)]
 
@@ -201,7 +203,7 @@ def _elementwise(s: Sizes) -> Iterator[Row]:
               forward(lambda t, h, rng, x: x + drop(t, h)))
 
 
-LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # of a product: on a backend, in PyTorch
+LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # of a product, on a backend and in PyTorch
     "nt": (lambda be, a, b: be.matmul(a, b, False, True), lambda t, a, b: a @ b.T),
     "nn": (lambda be, a, b: be.matmul(a, b), lambda t, a, b: a @ b),
     "tn": (lambda be, a, b: be.matmul(a, b, True), lambda t, a, b: a.T @ b),
@@ -209,14 +211,14 @@ LAYOUTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {  # of a pr
 
 
 def product(layout: str, m: int, n: int, k: int) -> Row:
-    """[m, n], a sum over k: of [m, k] and [k, n], or, where the layout's letter is a t, of their transposes."""
+    """Return the row of the product [m, k] × [k, n], where an operand whose letter in `layout` is t is transposed."""
     call, fn = LAYOUTS[layout]
     args = [normal(k, m) if layout[0] == "t" else normal(m, k), normal(n, k) if layout[1] == "t" else normal(k, n)]
     return Row(f"matmul_{layout}", "matmul", _text(m, n, k), args, call, 2 * m * n * k, forward(fn))
 
 
 def _matrices(s: Sizes) -> Iterator[Row]:
-    """The products of a linear layer [N, K] on M rows: forward (nt), its input's gradient (nn), its weight's (tn)."""
+    """Yield the products of linear layers [N, K] on M rows: forward (nt), gradients of input (nn) and weight (tn)."""
     d, m = s.n_embd, s.rows
     layers = [(3 * d, d), (d, d), (s.ffn, d), (d, s.ffn), (2 * s.gated, d), (d, s.gated), (s.vocab, d)]
     for n, k in dict.fromkeys(layers):
@@ -274,9 +276,9 @@ def _embeddings(s: Sizes) -> Iterator[Row]:
 def _attentions(s: Sizes) -> Iterator[Row]:
     d, shape = s.n_embd, (s.batch, s.block, 3 * s.n_embd)
     how: dict[str, Any] = {"n_head": s.n_head, "cap": s.softcap, "p": s.dropout, "site": 0}
-    products = 2 * s.batch * d * s.block * (s.block + 1) // 2  # one of T·T·D below the diagonal, in all heads
+    products = 2 * s.batch * d * s.block * (s.block + 1) // 2  # in one product of all heads, on and below the diagonal
     run = _attention(s)
-    # two products forward; back: the scores again, and the gradients by the weights, q, k and v
+    # Two products forward; five backward: the scores again, and the gradients of the weights, q, k and v.
     yield Row("attention", "attention", _text(*shape), [normal(*shape), KEY],
               lambda be, qkv, rng: be.attention(qkv, rng, **how), 2 * products,
               forward(lambda t, qkv, rng: run(t, qkv)))

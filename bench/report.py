@@ -1,4 +1,4 @@
-"""What was measured, as a table in the terminal and as JSON."""
+"""The report of measurements: tables for the terminal, and JSON."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ MIB = 2**20
 
 
 def check(path: Path | None) -> None:
-    """UserError, before anything is measured, where a file cannot be put there."""
+    """Raise UserError where no file can be written at `path`, before anything is measured."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
 
 
 def about(be: Backend) -> dict[str, Any]:
-    """On what it was measured, with what, when."""
+    """Return the JSON's entries on device, software and date."""
     packages = [name for name in ("numpy", "torch") if name in sys.modules]
-    return {"device": be.device_name, "driver": be.driver, "processor": processor(),
-            "profile": be.kind,
+    return {"device": be.device_name, "driver": be.driver, "processor": processor(), "profile": be.kind,
             "software": {"python": platform.python_version(), **{n: importlib.metadata.version(n) for n in packages}},
             "date": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
 def processor() -> str:
-    """The host's, and how many of its cores this process may use."""
+    """Return the name of the host's processor, and how many of its cores this process may use."""
     return f"{host.processor()}, {cores()} cores"
 
 
 def save(path: Path, be: Backend, rows: Sequence[dict[str, Any]] = (), steps: Sequence[dict[str, Any]] = ()) -> None:
+    """Write what was measured on `be` to a JSON file."""
     write(path, dump({**about(be), "rows": list(rows), "steps": list(steps)}))
 
 
@@ -53,6 +53,7 @@ def dump(report: dict[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
+    """Write a text file. Raises UserError where that fails."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -60,7 +61,7 @@ def write(path: Path, text: str) -> None:
 
 
 def console() -> Console:
-    """As wide as its tables where nobody looks at it."""
+    """Return a console, wide enough for any table where it is no terminal."""
     found = Console(highlight=False, soft_wrap=True)
     return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=160)
 
@@ -81,7 +82,7 @@ def row_table(results: Iterable[Result], peaks: Peaks, dtype: str, peer: str) ->
 
 
 def step_table(steps: Sequence[dict[str, Any]]) -> Table:
-    """One figure a line: there are few steps, and many figures."""
+    """Return a table with a column for each step and a line for each figure."""
     table = _table("", right=[f"{s['activation']}, batch {s['batch']}, {s['precision']}" for s in steps])
     elsewhere = ("preset", "parameters", "batch", "activation", "precision", "kernels")
     for key in (k for k in steps[0] if k not in elsewhere):

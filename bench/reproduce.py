@@ -1,4 +1,4 @@
-"""Two historic runs, run again: their settings, what a run directory says of them, and how a page is written.
+"""Two historic runs, run again: their settings, how a run directory is read, and the parts of a page.
 
 bench/page_5ke3.py and bench/page_4kwo.py make the pages; bench/original.py has the original's figures.
 """
@@ -28,7 +28,7 @@ from helios.train.search.ranking import Summary
 from helios.train.tokenizer import ASSISTANT, USER
 
 Row = Mapping[str, Any]
-# The ways to run 5ke3 again; evaluations every 40 steps after the search meet the original's at 200 and 400.
+# The ways to run 5ke3 again. With evaluations every 40 steps some are at the original's, 200 and 400.
 WAYS: Mapping[str, tuple[str, ...]] = {
     "faithful": ("candidate_schedule=run", "shared_init=false", "shared_batches=false", "reuse=false", "replicates=1",
                  "after=restart", "after_schedule=run", "diversity_bonus=0", "eval_interval=40"),
@@ -36,48 +36,47 @@ WAYS: Mapping[str, tuple[str, ...]] = {
 }
 AGAIN = "again"  # the one way to run 4kwo
 NAMES: Mapping[str, tuple[str, ...]] = {"5ke3": tuple(WAYS), "4kwo": (AGAIN,)}  # of the folders of their runs
-# Up to the end of this warm-up 4kwo's learning rate is a function of the step alone, so that a run of fewer steps has
-# the rates of the 50,000.
+# The steps of 4kwo's warm-up, in which the learning rate depends on the step alone: a shorter run has the same rates.
 LONGEST = 500
-SAME_LOSS = 0.1  # nats; as single batches' losses differ
-SAME_RATE = 0.05  # of what is known to two digits
+SAME_LOSS = 0.1  # nats, by which losses of single batches differ anyway
+SAME_RATE = 0.05  # of a learning rate that is known to two digits
 
 
 # -- what is run ------------------------------------------------------------------------------------------------------
 
 class Plan(NamedTuple):
-    name: str  # of its folder
+    """A run to make, in a folder of this name."""
+
+    name: str
     config: Config
 
 
 def plans(run: str, ways: Sequence[str], flags: Mapping[str, Any], steps: int = 300, more: Iterable[str] = ()
           ) -> list[Plan]:
-    """The runs that make `run` again, of those in NAMES that `ways` names; `steps` are 4kwo's.
+    """Return the runs that repeat the historic `run` in these `ways`, which are in NAMES. steps: of 4kwo.
 
-    flags: {setting: value}, None where not given. more: "key=value" each, above all but the flags, for models that
-    train in seconds. Raises UserError.
+    flags: {setting: value}, None where not given. more: "key=value" each, which win over all but the flags, for models
+    that train in seconds. Raises UserError.
     """
     settings = {**WAYS, AGAIN: (f"steps={steps}", "eval_interval=100", "checkpoint_interval=100")}
     return [Plan(name, resolve(f"run-{run}", assignments=(*settings[name], *more), flags=flags)) for name in ways]
 
 
 def run(planned: Sequence[Plan], folder: Path, display: Display) -> bool:
-    """Run each plan to its end in a folder of its own, or go on with it; return False where a signal came.
-
-    Raises UserError where another run is there.
-    """
+    """Run or continue each plan in a folder of its own; return False where a signal came.
+    Raises UserError where a folder holds another run."""
     for plan in planned:
         begun = Run.open(plan.config, folder / plan.name)
         if not begun.finished and not begun.train(display).finished:
             return False
-        gc.collect()  # the run's memory, before the next one takes its own
+        gc.collect()  # frees its memory before the next one takes its own
     return True
 
 
 # -- what a run says --------------------------------------------------------------------------------------------------
 
 class Here(NamedTuple):
-    """A finished run."""
+    """What the directory of a finished run holds."""
 
     about: Mapping[str, Any]  # config.json
     rows: Mapping[int, Row]  # by step
@@ -91,7 +90,7 @@ class Here(NamedTuple):
         return max(self.rows, default=0)
 
     def phase(self, name: str) -> list[Row]:
-        """Rows of the phase "search" or "after"."""
+        """Return the rows of the phase "search" or "after"."""
         return [row for row in self.rows.values() if row.get("symbio_phase") == name]
 
     def at(self, step: int, column: str) -> float | None:
@@ -103,19 +102,19 @@ class Here(NamedTuple):
 
 
 def read(path: Path) -> Here:
-    """Return what the run directory holds. Raises UserError where it is none, or damaged."""
+    """Return the content of a run directory. Raises UserError where it is none, or damaged."""
     rows = {row["step"]: row for row in rows_of(path / METRICS) if "step" in row}
     return Here(read_config(path), dict(sorted(rows.items())), rows_of(path / EVENTS), rows_of(path / SAMPLES),
                 *files.read(path))
 
 
 def found(name: str, folder: Path) -> dict[str, Here]:
-    """Return the finished runs that make the historic run `name` again, by their way, also of earlier commands."""
+    """Return the finished runs in `folder` that repeat the historic run `name`, by their way."""
     return {way: read(folder / way) for way in NAMES[name] if finished(folder / way)}
 
 
 def values(rows: Iterable[Row], column: str) -> list[float]:
-    """Those that are known and finite."""
+    """Return the known values of a column."""
     return [row[column] for row in rows if row.get(column) is not None]
 
 
@@ -140,12 +139,12 @@ def clipped(row: Row) -> bool:
 
 
 def between(here: Here, first: int, past: int) -> list[Row]:
-    """Rows of the steps first ≤ step < past."""
+    """Return the rows of the steps first ≤ step < past."""
     return [row for step, row in here.rows.items() if first <= step < past]
 
 
 def steady(rows: Iterable[Row]) -> list[Row]:
-    """Without the first step of each training, which prepares its kernels."""
+    """Return the rows without the first one of each training, in which kernels are prepared."""
     key = lambda row: [row.get(f"symbio_{name}") for name in ("phase", "candidate_id", "replicate")]
     return [row for _, training in itertools.groupby(rows, key) for row in list(training)[1:]]
 
@@ -157,7 +156,7 @@ def loss(x: float | None) -> str:
 
 
 def given(x: float) -> str:
-    """With the original's own digits."""
+    """Return a figure with the digits that the original gave."""
     return f"{x:,.7g}"
 
 
@@ -170,19 +169,19 @@ def percent(x: float | None) -> str:
 
 
 def counted(part: int, whole: int) -> str:
-    """"52 of 283, 18.4 %"."""
+    """Return a share in words, as "52 of 283, 18.4 %"."""
     return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
 
 
 def told(figures: Mapping[str, str]) -> str:
-    """"5.41 (faithful) and 5.40 (fair)"; without the names where there is one, or all are the same."""
+    """Return "5.41 (faithful) and 5.40 (fair)", without the names where all figures are equal."""
     if len(set(figures.values())) == 1:
         return next(iter(figures.values()))
     return listed([f"{text} ({name})" for name, text in figures.items()])
 
 
 def apart(figures: Mapping[str, float], reference: float) -> str:
-    """"1.85 (faithful) and 1.86 (fair) below"."""
+    """Return the distances from the reference in words, as "1.85 (faithful) and 1.86 (fair) below"."""
     sides = {name: "below" if x < reference else "above" for name, x in figures.items()}
     amounts = {name: loss(abs(x - reference)) for name, x in figures.items()}
     if len(set(sides.values())) == 1:
@@ -197,7 +196,7 @@ def listed(words: Sequence[str]) -> str:
 # -- what both pages have ---------------------------------------------------------------------------------------------
 
 def run_rows(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[list[str]]:
-    """Of the table of what was run."""
+    """Yield the first rows of the table of what was run."""
     facts: Mapping[str, tuple[str, Callable[[Here], str]]] = {
         "device": (historic.device, lambda h: h.about["device"]["name"]),
         "driver": (historic.driver, lambda h: h.about["device"]["driver"]),
@@ -214,23 +213,23 @@ def run_rows(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[list[
 
 
 def seconds(here: Here) -> float | None:
-    """Of the run, without what was lost where it was interrupted."""
+    """Return the seconds of the run, without those of steps that an interruption undid."""
     elapsed = here.at(here.last, "elapsed_ms")
     return None if elapsed is None else elapsed / 1000
 
 
 def milliseconds(here: Here, column: str = "ms_per_iter") -> float | None:
-    """Of a step, the median."""
+    """Return the median of a column of milliseconds."""
     return median(values(steady(here.rows.values()), column))
 
 
 def speed(rows: Iterable[Row]) -> float | None:
-    """Tokens a second, the median over the steps."""
+    """Return the median of the steps' tokens a second."""
     return median(values(steady(rows), "tokens_per_sec"))
 
 
 def comparable(historic: original.Run, runs: Mapping[str, Here]) -> str:
-    """What speeds can be compared for."""
+    """Return in words what a comparison of speeds means."""
     name = next(iter(runs.values())).about["device"]["name"]
     means = "The original's speeds are means, those here medians of single steps, without the first of each training."
     if historic.device.removeprefix("NVIDIA ") in name.split():
@@ -240,7 +239,7 @@ def comparable(historic: original.Run, runs: Mapping[str, Here]) -> str:
 
 
 def samples(runs: Mapping[str, Here]) -> Iterator[str]:
-    """What the models said at the end."""
+    """Yield the section of what the models said at the end."""
     title = "What the models say" if len(runs) > 1 else "What the model says"
     yield from section(title, f"Drawn at temperature {TEMPERATURE:g} from the {TOP_K} likeliest tokens.")
     for name, here in runs.items():
@@ -250,18 +249,21 @@ def samples(runs: Mapping[str, Here]) -> Iterator[str]:
         yield from (f"After {last:,} steps{f', {name}' if len(runs) > 1 else ''}:", "", "```")
         for sample in (s for s in here.samples if s["step"] == last):
             question = sample["prompt"].replace(USER, "").replace(ASSISTANT, "").strip()
-            # Indented, nothing that a model says can end the block.
+            # Indented, so that nothing a model says can end the block.
             yield from (question, *textwrap.wrap(sample["text"], 110, initial_indent="    ", subsequent_indent="    "))
         yield "```"
 
 
 class Finding(NamedTuple):
+    """A sentence on where the runs agree with the original, or differ."""
+
     agrees: bool
     topic: str
     text: str
 
 
 def findings(found: Iterable[Finding]) -> Iterator[str]:
+    """Yield the sections of what agrees and what differs."""
     kept = list(found)
     for agrees, title in ((True, "What agrees"), (False, "What differs, and why")):
         yield from section(title)
@@ -269,7 +271,7 @@ def findings(found: Iterable[Finding]) -> Iterator[str]:
 
 
 def starts(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[Finding]:
-    """Whether the first step's loss is the original's."""
+    """Yield the finding on the first step's loss."""
     first = {name: h.at(1, "loss") for name, h in runs.items()}
     size = next(iter(runs.values())).about["model"]["vocab_size"]
     same = all(x is not None and abs(x - historic.first_loss) <= SAME_LOSS for x in first.values())
@@ -279,7 +281,7 @@ def starts(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[Finding
 
 
 def rates(historic: original.Run, here: Here, whose: str) -> Iterator[Finding]:
-    """Whether the learning rate is the original's."""
+    """Yield the finding on learning rates."""
     pairs = [(p.lr, x) for p in historic.points if (x := here.at(p.step, "lr")) is not None]
     if pairs:
         most = max(abs(b / a - 1) for a, b in pairs)
@@ -288,6 +290,7 @@ def rates(historic: original.Run, here: Here, whose: str) -> Iterator[Finding]:
 
 
 def recorded(historic: original.Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
+    """Yield the finding on how many steps the records hold."""
     kept = told({name: f"{len(h.rows):,} of {h.last:,} steps" for name, h in runs.items()})
     yield Finding(False, "Records", f"They hold {kept} here and {historic.recorded:,} of {historic.steps:,} "
                   f"there{why}. The original's means and shares are over what is left.")

@@ -1,4 +1,4 @@
-"""Whole training steps, ours and PyTorch's in turn, and what a step consists of."""
+"""Measurements of whole training steps, ours and PyTorch's in turn, and of the kernels in a step."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PEERS = ("torch", "torch-compile", "none")
 class KernelTime(NamedTuple):
     name: str
     calls: int  # in a step
-    ms: float  # of all of them
+    ms: float  # of all calls
 
 
 class Effort(NamedTuple):
     rounds: int
     steps: int  # of each side in a round
-    warmup: int
-    profiles: int
+    warmup: int  # steps before the first round
+    profiles: int  # times that each kernel is timed alone
 
 
 FULL, QUICK = Effort(6, 3, 2, 3), Effort(1, 1, 1, 1)
@@ -45,7 +45,7 @@ class Training:
         self.state = TrainState(config.model, replace(config.train, accum=1), be, config.train.seed)
 
     def step(self, tokens: np.ndarray, targets: np.ndarray) -> float:
-        """Make a step on int32 [B, T] each; return the loss before it."""
+        """Make a step on tokens and targets, int32 [B, T] each, and return its loss."""
         t = self.config.train
         self.steps += 1
         inputs = tokens, targets, random.state(t.seed, self.steps), np.array([t.lr], np.float32)
@@ -56,7 +56,7 @@ class Training:
         return next(iter(self.state.last.programs.values()))
 
     def kernels(self, times: int) -> list[KernelTime]:
-        """By name, the slowest first, each command run alone; medians over several steps."""
+        """Return the step's kernels, the slowest first, with the medians of `times` runs of each command alone."""
         found: dict[str, list[float]] = defaultdict(list)
         for runs in zip(*(self.program.profile() for _ in range(times)), strict=True):
             found[label(runs[0])].append(statistics.median(run.ms for run in runs))
@@ -64,7 +64,7 @@ class Training:
 
 
 def label(dispatch: Dispatch) -> str:
-    """A dispatch's kernel, with what tells its variants apart: a product's layout, the op it computes or ends in."""
+    """Return a dispatch's kernel and what tells its variants apart: a product's layout, the op it computes or fuses."""
     defines = dispatch.defines
     ops = {expression: op for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
@@ -74,7 +74,7 @@ def label(dispatch: Dispatch) -> str:
 
 
 def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.ndarray], float] | None:
-    """The other side's step; UserError where PyTorch is missing."""
+    """Return the peer's step, None for "none". Raises UserError where PyTorch is missing."""
     if name == "none":
         return None
     torch_module()
@@ -84,7 +84,7 @@ def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.nda
 
 
 def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict[str, Any]:
-    """The entry of "steps" in the JSON."""
+    """Measure steps in turn with a peer; return the entry of "steps" in the JSON."""
     config, be = ours.config, ours.backend
     theirs = peer(peer_name, config, be)
     shape = (config.train.batch_size, config.model.block_size)
@@ -110,10 +110,9 @@ def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict
     program = ours.program
     return {
         "preset": preset, "parameters": config.model.parameters(), "batch": shape[0],
-        "activation": config.model.activation,
-        "precision": config.train.precision, "tokens_per_sec": rate, "ms_per_step": ms,
-        "dispatches": program.dispatches, "submits": submits / len(took), "barriers": program.barriers,
-        "host_ms": statistics.median(host), "arena_bytes": program.arena_bytes,
+        "activation": config.model.activation, "precision": config.train.precision, "tokens_per_sec": rate,
+        "ms_per_step": ms, "dispatches": program.dispatches, "submits": submits / len(took),
+        "barriers": program.barriers, "host_ms": statistics.median(host), "arena_bytes": program.arena_bytes,
         "peer": None if theirs is None else peer_name, "peer_tokens_per_sec": peer_rate,
         "ratio": rate / peer_rate if peer_rate else None,
         "kernels": [k._asdict() for k in ours.kernels(effort.profiles)],
@@ -121,7 +120,7 @@ def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict
 
 
 def _timed(step: Callable[[np.ndarray, np.ndarray], float] | None, *inputs: np.ndarray) -> float:
-    """Milliseconds; a step returns its loss, so it is done."""
+    """Return the milliseconds of a step, which is done when it has returned its loss."""
     assert step
     start = time.perf_counter()
     step(*inputs)

@@ -1,7 +1,7 @@
-"""The peer: the same GPT, loss and update in PyTorch, as one writes them there.
+"""The PyTorch peer: the same GPT, loss and update, written as is usual there.
 
-Parameters have helios.model.GPT's names and shapes, so its state_dict fits. What differs: dropout draws its masks from
-PyTorch's generator, and a spike is not skipped, which there would need the host to wait for the norm.
+Parameters have helios.model.GPT's names and shapes, so its state_dict fits. Two things differ: dropout draws its masks
+from PyTorch's generator, and spikes are not skipped, since the host would have to wait for the norm.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from helios.train.config import TrainConfig
 
 
 def causal_mask(length: int, device: Any = None) -> Tensor:
-    """[T, T], True above the diagonal: what a query must not see."""
+    """Return a mask [T, T], True above the diagonal, where a query must not look."""
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
 
 
 def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> Tensor:
-    """As helios.ops.attention; through PyTorch's fused kernel where there is no soft cap, which that one lacks."""
+    """Compute what helios.ops.attention does, by PyTorch's fused kernel where there is no soft cap, which it lacks."""
     b, length, width = qkv.shape
     head = width // 3 // n_head
     q, k, v = qkv.view(b, length, 3, n_head, head).permute(2, 0, 3, 1, 4)
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 class Coefficients(nn.Module):
-    """The learnable vectors of universal and kan_spline."""
+    """The learnable vectors of universal and kan_spline, by name."""
 
     def __init__(self, values: dict[str, float], width: int) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss, in nats; int64 [B, T] both."""
+        """Return the mean loss in nats of tokens and targets, int64 [B, T] each."""
         x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
@@ -127,14 +127,14 @@ class GPT(nn.Module):
 
 
 def adamw(groups: Sequence[dict[str, Any]], lr: float, beta1: float, beta2: float, eps: float) -> torch.optim.Optimizer:
-    """PyTorch's fastest, one kernel for each dtype and device."""
+    """Return PyTorch's fastest AdamW, of one kernel for each dtype and device."""
     return torch.optim.AdamW(groups, lr=lr, betas=(beta1, beta2), eps=eps, fused=True)
 
 
 class Training:
-    """The whole step: zero_grad, loss, backward, clip, AdamW with helios.optim's groups.
+    """A whole training step: zero_grad, loss, backward, clipping, AdamW with helios.optim's groups.
 
-    Mixed precision is PyTorch's own: autocast to bfloat16, which needs no loss scaling.
+    Mixed precision is PyTorch's own, autocast to bfloat16, which needs no loss scaling.
     """
 
     def __init__(self, cfg: GPTConfig, t: TrainConfig, compiled: bool = False, device: str = "cpu") -> None:
@@ -149,7 +149,7 @@ class Training:
         ], t.lr, t.beta1, t.beta2, t.eps)
 
     def step(self, tokens: Any, targets: Any) -> float:
-        """One step on int32 numpy arrays [B, T]; the loss before it."""
+        """Make a step on tokens and targets, int32 numpy arrays [B, T], and return its loss."""
         x, y = (torch.from_numpy(a).to(self.device, torch.int64) for a in (tokens, targets))
         self.optimizer.zero_grad()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.mixed):

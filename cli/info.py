@@ -1,4 +1,4 @@
-"""helios-info: what this machine offers."""
+"""helios-info: show the devices and software that Helios can use here."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from helios.backends import get_backend
 from helios.cli.common import HeliosCommand
 from helios.errors import UserError
 from helios.train import settings_page
-from helios.train.device import ADVICE, advised
+from helios.train.device import ADVICE, MIB, advised
 
-MIB = 2**20
-BYTES = ("bytes", "allocation")  # in the name of a figure that counts bytes
+BYTES = ("bytes", "allocation")  # endings of the names of figures in bytes
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--json", "as_json", is_flag=True, help="The same as one JSON object.")
-@click.option("--settings", is_flag=True, help="Instead, all settings of a run, as the page docs/settings.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--settings", is_flag=True, help="Print the page of all settings of a run, docs/settings.md, instead.")
 def main(as_json: bool, settings: bool) -> None:
     """List devices, features, limits, compiler and caches."""
     if settings:
@@ -59,7 +58,7 @@ def main(as_json: bool, settings: bool) -> None:
 
 
 def _vulkan() -> dict[str, Any]:
-    """What the Vulkan backend says of itself, and why not if it cannot."""
+    """Return the Vulkan backend's description of itself, or the error that it meets."""
     try:
         from helios.backends.vulkan.device import describe
 

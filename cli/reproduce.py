@@ -1,4 +1,4 @@
-"""helios-reproduce: run a historic run again, and set the figures side by side."""
+"""helios-reproduce: run a historic run again, and compare its figures with the original's."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PAGES: Mapping[str, Callable[[Mapping[str, Here]], str]] = {"5ke3": page_5ke3.ma
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Those that every run has."""
+    """Add the options that every historic run has."""
     for option in reversed((
-        click.option("--data", type=TEXT, required=True, metavar="FILE", help="Training text, UTF-8."),
-        click.option("--val-data", type=TEXT, required=True, metavar="FILE", help="Validation text."),
+        click.option("--data", type=TEXT, required=True, metavar="FILE", help="Training text, a UTF-8 file."),
+        click.option("--val-data", type=TEXT, required=True, metavar="FILE", help="Validation text, a UTF-8 file."),
         click.option("--run-dir", "folder", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Where the runs go, or are continued; else runs/reproduce-…"),
+                     help="Directory of the runs, which go on if there are any. Default: runs/reproduce-<run>-<time>."),
         click.option("--page", "page_file", type=click.Path(path_type=Path), metavar="FILE.md",
-                     help="The page; else one in the run directory."),
-        click.option("--backend", metavar="TEXT", help="auto, vulkan or cpu_ref."),
+                     help="Where to write the page. Default: in the run directory."),
+        click.option("--backend", metavar="TEXT", help="What computes: auto, vulkan or cpu_ref. Default: auto."),
         click.option("--device", metavar="TEXT", help="Vulkan device: its index or part of its name."),
-        click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line of each run."),
+        click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line of each run."),
     )):
         command = option(command)
     return command
@@ -39,16 +39,16 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     """Run a historic run of the system that Helios replaces again, and write a page with both runs' figures.
 
-    An interrupted one goes on when the same command is given again with its --run-dir.
+    To continue after an interruption, give the same command with its --run-dir.
     """
 
 
 @main.command("5ke3", cls=HeliosCommand)
-@click.option("--faithful", is_flag=True, help="The original's way, with a selection that works.")
-@click.option("--fair", is_flag=True, help="A comparison under equal conditions, two seeds each.")
+@click.option("--faithful", is_flag=True, help="Search the original's way, but with a selection that works.")
+@click.option("--fair", is_flag=True, help="Compare candidates under equal conditions, with two seeds each.")
 @options
 def search_run(faithful: bool, fair: bool, **given: Any) -> None:
-    """A search over four activations, then 340 steps.
+    """Search over four activations, then train the winner for 340 steps.
 
     Neither --faithful nor --fair means both.
     """
@@ -58,10 +58,10 @@ def search_run(faithful: bool, fair: bool, **given: Any) -> None:
 
 @main.command("4kwo", cls=HeliosCommand)
 @click.option("--steps", type=click.IntRange(1, LONGEST), default=300, show_default=True, metavar="N",
-              help=f"Stop after so many, at most the {LONGEST} of its warm-up.")
+              help=f"Steps to train, at most the {LONGEST} of the original's warm-up.")
 @options
 def long_run(steps: int, **given: Any) -> None:
-    """The first steps of a training with gelu."""
+    """Train the first steps of a long run with gelu."""
     _reproduce("4kwo", NAMES["4kwo"], steps=steps, **given)
 
 

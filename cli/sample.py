@@ -13,14 +13,17 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--run", required=True, metavar="DIR", help="A run's directory, or one of its checkpoints.")
-@click.option("--prompt", required=True, help="Wrapped in <|user|> … <|assistant|> unless it has marks of its own.")
-@click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True, help="At most so many.")
+@click.option("--run", required=True, metavar="DIR", help="Directory of a run or of one of its checkpoints.")
+@click.option("--prompt", required=True, help="Text, put into <|user|> … <|assistant|> unless it has such marks.")
+@click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
+              help="Most tokens to draw.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=TEMPERATURE, show_default=True,
-              help="0 takes the likeliest token.")
-@click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True, help="0 draws from all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--backend", type=click.Choice(["auto", "vulkan", "cpu_ref"]), default="auto", show_default=True)
+              help="Divides the logits; 0: the likeliest token is taken.")
+@click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
+              help="Draw from this many likeliest tokens; 0: from all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--backend", type=click.Choice(["auto", "vulkan", "cpu_ref"]), default="auto", show_default=True,
+              help="What computes; auto: vulkan, and cpu_ref (numpy, slow) where it has no device.")
 @click.option("--device", help="Vulkan device: its index or part of its name.")
 def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, backend: str,
          device: str | None) -> None:

@@ -1,4 +1,4 @@
-"""helios-search: what came of a search for an activation."""
+"""helios-search: report on a search for an activation, or judge whether one is worth it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from helios.train.search import files, report
 
 @click.group(cls=HeliosGroup, no_args_is_help=False)
 def main() -> None:
-    """Report on a search for an activation."""
+    """Report on a search for an activation, or judge whether one is worth it."""
 
 
 @main.command("report")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--no-plots", is_flag=True, help="The page without pictures.")
+@click.option("--no-plots", is_flag=True, help="Write the page without pictures.")
 def report_(folder: Path, no_plots: bool) -> None:
     """Say who won and why, and write the page search/report.md.
 

@@ -1,4 +1,4 @@
-"""helios-train: train a GPT on a text, or continue a run."""
+"""helios-train: train a GPT on a text, or resume a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helios.train.run import Run
 
 
 def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the option of each setting. They arrive as text: flags, --set and files are read by the same rules."""
+    """Add an option for each setting with a flag; its value stays text, as with --set."""
     for s in reversed([s for s in SETTINGS if s.flag]):
         said = f"{s.help[0].upper()}{s.help[1:]}."
         command = click.option(f"--{s.flag}", s.key, metavar=s.kind.metavar, help=said)(command)
@@ -24,19 +24,20 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=HeliosCommand)
 @click.option("--preset", metavar="NAME", help=f"Settings to start from: {', '.join(presets())}.")
-@click.option("--config", "file", metavar="FILE.toml", help="Settings from a file, above the preset's.")
+@click.option("--config", "file", metavar="FILE.toml", help="File of settings, which win over the preset's.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
-              help="One setting, above the file's; KEY as in config.json, or a flag's name.")
+              help="A setting that wins over the file's; KEY as in config.json, or a flag's name.")
 @click.option("--search-config", "search_file", metavar="FILE.toml", help="Settings of a search; implies --search.")
-@click.option("--run-dir", metavar="DIR", help="New or empty directory for the run; else runs/<run id>.")
-@click.option("--resume", metavar="DIR", help="Continue this run, or this checkpoint of a run.")
-@click.option("--quiet", is_flag=True, help="Nothing but errors, warnings and the last line.")
+@click.option("--run-dir", metavar="DIR", help="New or empty directory. Default: runs/<run id>.")
+@click.option("--resume", metavar="DIR", help="Directory of a run to continue, or of one of its checkpoints.")
+@click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line.")
 @_settings
 def main(preset: str | None, file: str | None, assignments: tuple[str, ...], search_file: str | None,
          run_dir: str | None, resume: str | None, quiet: bool, **flags: Any) -> None:
-    """Train a GPT on a text.
+    """Train a GPT on a text, or continue a run.
 
-    Flags win over --set, --set over --config, --config over --preset; with --resume the run's own settings come first.
+    Flags win over --set, --set over --config, --config over --preset, and all over the settings of a resumed run.
+    docs/settings.md and helios-info --settings list the settings without a flag, too.
     """
     base = settings_of(resume) if resume else None
     config = resolve(preset, file, assignments, flags, base, search_file)

@@ -57,17 +57,19 @@ class GPTConfig(Settings):
     """
 
     vocab_size: int = setting(4000, COUNT, "tokens in the vocabulary, V", flag="vocab-size")
-    block_size: int = setting(256, COUNT, "tokens in a sequence, T", flag="block")
-    n_layer: int = setting(6, COUNT, "blocks, L", flag="layers")
-    n_head: int = setting(8, COUNT, "attention heads, H", flag="heads")
+    block_size: int = setting(256, COUNT, "tokens in a training sequence and the longest context, T", flag="block")
+    n_layer: int = setting(6, COUNT, "transformer blocks, L", flag="layers")
+    n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads")
     n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim")
     ffn_dim: int | str | None = setting(
-        None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLP, F; auto: 4D, for swiglu 8D/3 "
-        "rounded up to 64; matched: 8D² parameters in all", flag="ffn-dim", kind=WIDTH)
-    activation: str = setting("gelu", ANY, f"{', '.join(MLPS)}; one, or one for each block", flag="activation",
-                              kind=NAMES)
-    dropout: float = setting(0.0, SHARE, "on attention weights and residual branches", flag="dropout")
-    softcap: float = setting(30.0, NATURAL, "c of c·tanh(s/c) on attention scores; 0: none", flag="softcap")
+        None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLPs, F; auto: 4D, for swiglu "
+        "8D/3 rounded up to a multiple of 64; matched: as wide as 8D² parameters allow", flag="ffn-dim", kind=WIDTH)
+    activation: str = setting("gelu", ANY, f"activation of the MLPs, for all blocks or one for each: {', '.join(MLPS)}",
+                              flag="activation", kind=NAMES)
+    dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
+                             flag="dropout")
+    softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
+                             flag="softcap")
 
     def __post_init__(self) -> None:
         super().__post_init__()

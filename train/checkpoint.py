@@ -1,8 +1,7 @@
-"""Checkpoints: a directory a step, there whole or not at all.
+"""Checkpoints: one directory a step, whole or not there at all.
 
-checkpoints/step-000500/ holds model.safetensors, optimizer.safetensors and state.json, which is written last and
-names the size and SHA-256 of the others and its own, so that a damaged checkpoint is recognised before anything is
-taken from it.
+checkpoints/step-000500/ holds model.safetensors, optimizer.safetensors and state.json, which is written last. It names
+the sizes and SHA-256 of the others and a SHA-256 of its own, so that a damaged checkpoint is recognised before use.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from helios.files import sync_folder
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
-_PARTIAL, _OLD = ".partial-", ".old-"  # begin the names of a directory being written, and of one being replaced
+_PARTIAL, _OLD = ".partial-", ".old-"  # prefixes of a directory being written, and of one being replaced
 
 Tensors = Mapping[str, np.ndarray]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -37,11 +36,11 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 class Evaluation(TypedDict):
     step: Count
-    loss: float
+    loss: float  # nats
 
 
 class File(TypedDict):
-    size: Count
+    size: Count  # bytes
     sha256: str
 
 
@@ -51,7 +50,7 @@ class State(TypedDict):
     format: str
     step: Count
     seed: Count
-    position: Count  # batches drawn
+    position: Count  # batches drawn so far
     elapsed_ms: float
     best_val: Evaluation | None
     config_hash: str
@@ -65,6 +64,8 @@ class State(TypedDict):
 
 
 class Checkpoint(NamedTuple):
+    """A checkpoint that was read and verified."""
+
     path: Path
     state: State
     model: dict[str, np.ndarray]
@@ -72,14 +73,12 @@ class Checkpoint(NamedTuple):
 
 
 class Damaged(UserError):
-    """A checkpoint that cannot be used, and why."""
+    """A checkpoint that cannot be used; the message says why."""
 
 
 def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Mapping[str, Any]) -> Path:
-    """Write the checkpoint of `step` and return its directory, replacing one of the same step.
-
-    A kill at any moment leaves the old one or the new one whole; so does a full disk, which is a UserError.
-    """
+    """Write the checkpoint of `step`, replacing one of the same step, and return its directory.
+    A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written."""
     clean(run_dir)
     parent = run_dir / "checkpoints"
     path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
@@ -105,7 +104,7 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
 
 
 def clean(run_dir: Path) -> None:
-    """Put right what an interrupted save left: a checkpoint that has no successor yet returns, the rest is removed."""
+    """Undo an interrupted save: put back a replaced checkpoint that has no successor yet, remove partial ones."""
     parent = run_dir / "checkpoints"
     for old in parent.glob(f"{_OLD}*"):
         path = parent / f"step-{old.name.removeprefix(_OLD)}"
@@ -116,12 +115,8 @@ def clean(run_dir: Path) -> None:
 
 
 def prune(run_dir: Path, keep: int, every: int = 0) -> None:
-    """Remove the run's checkpoints but for the latest `keep` (0: all), that of the lowest validation loss, and those
-    at multiples of `every` steps (0: none of these).
-
-    The validation loss is known where the run evaluated at the checkpoint's own step, and counts in the training that
-    the run is for, not in a search before it.
-    """
+    """Remove checkpoints but for the latest `keep` (0: all), the best, and those at multiples of `every` (0: none).
+    The best has the lowest validation loss of those that were evaluated at their own step, and not during a search."""
     older = steps(run_dir)[:-keep] if keep else []
     losses = {path: _own_loss(path) for path in steps(run_dir)} if older else {}
     best = min(losses, key=losses.__getitem__, default=None)
@@ -138,7 +133,7 @@ def remove(path: Path) -> None:
 
 
 def states(run_dir: Path) -> list[State]:
-    """Return what state.json says in each of the run's checkpoints that has one; damaged ones are left out."""
+    """Return the states of the run's checkpoints, by step, without damaged ones."""
     found = []
     for path in steps(run_dir):
         with suppress(Damaged):
@@ -157,23 +152,23 @@ def _own_loss(path: Path) -> float:
 
 
 def steps(run_dir: Path) -> list[Path]:
-    """The run's checkpoint directories, whole or not, by step."""
+    """Return the run's checkpoint directories, whole or damaged, by step."""
     found = [p for p in (run_dir / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
     return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """Return the step that the name of a checkpoint directory tells."""
+    """Return the step in the name of a checkpoint directory."""
     return int(path.name.removeprefix("step-"))
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether `path` is to be read as a checkpoint, not as a run."""
+    """Return whether `path` means a checkpoint directory, not a run's."""
     return bool(_NAME.fullmatch(path.name)) or (path / STATE).exists()
 
 
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest whole checkpoint, and what is wrong with each newer one."""
+    """Return the newest whole checkpoint, None where there is none, and what is wrong with each newer one."""
     problems: list[str] = []
     for path in reversed(steps(run_dir)):
         try:
@@ -184,10 +179,8 @@ def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
-    """The checkpoint that `path`, a run or a checkpoint directory, stands for, and what is wrong with newer ones.
-
-    Raises UserError where there is none.
-    """
+    """Return the checkpoint `path`, or the newest whole one of the run `path`, and what is wrong with newer ones.
+    Raises UserError where there is none."""
     path = Path(path).absolute()
     if not path.is_dir():
         raise UserError(f"{path} is missing; give the directory of a run or of a checkpoint")
@@ -201,7 +194,7 @@ def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint directory and verify every byte of it. Raises Damaged, naming what is wrong."""
+    """Read a checkpoint directory and verify every byte of it. Raises Damaged, which says what is wrong."""
     if not path.is_dir():
         raise Damaged(f"the checkpoint {path} is missing")
     state = _state(path)
@@ -225,7 +218,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
-    """Raises UserError unless the checkpoint is of a model with these settings, naming each that differs."""
+    """Raise UserError, naming each difference, unless the checkpoint is of a model with these settings."""
     theirs = checkpoint.state["model"]
     differing = [f"{k} is {theirs.get(k)!r} there and {model.get(k)!r} here"
                  for k in sorted(theirs.keys() | model.keys()) if theirs.get(k) != model.get(k)]
@@ -261,7 +254,7 @@ def _state(path: Path) -> State:
 
 
 def _sealed(state: Mapping[str, Any]) -> bytes:
-    """state.json: these entries and the SHA-256 of what it would be without it."""
+    """Return the bytes of state.json: these entries, and the SHA-256 of the bytes without it."""
     dump = lambda values: json.dumps(values, indent=2, allow_nan=False).encode()
     return dump({**state, "sha256": hashlib.sha256(dump(state)).hexdigest()})
 

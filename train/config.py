@@ -1,4 +1,4 @@
-"""The settings of a run, and where they come from: defaults < preset < --config FILE.toml < --set key=value < flags."""
+"""The settings of a run. Each source wins over those before it: default, preset, --config, --set, flag."""
 
 from __future__ import annotations
 
@@ -36,100 +36,115 @@ from helios.train.monitors.fitness import FITNESS, fitness_coefficients
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
-    """What a run reads."""
+    """The texts that a run reads."""
 
-    data: str = setting("synth:2MB", ANY, "training text: a UTF-8 file, or synth:2MB[:SEED]", flag="data")
-    val_data: str | None = setting(None, ANY, "validation text; else documents of --data are set apart",
-                                   flag="val-data")
+    data: str = setting("synth:2MB", ANY, "training text: a UTF-8 file, or as much of the embedded corpus as "
+                        "synth:SIZE[:SEED] says", flag="data")
+    val_data: str | None = setting(None, ANY, "validation text, a file or synth: too; not given: about a tenth of the "
+                                   "documents of --data", flag="val-data")
 
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """How a run trains, and what it leaves on the way."""
+    """How a run trains, and what it writes on the way."""
 
-    backend: str = setting("auto", one_of("auto", "vulkan", "cpu_ref"), "auto, vulkan or cpu_ref", flag="backend")
-    device: str | None = setting(None, ANY, "Vulkan device: its index or part of its name", flag="device")
-    precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "f32, or mixed: matrices are rounded to float16 where "
-                             "they are multiplied", flag="precision")
-    seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "of everything random", flag="seed")
-    steps: int = setting(500, COUNT, "optimizer steps", flag="steps")
-    batch_size: int = setting(8, COUNT, "sequences in one micro-step", flag="batch")
-    accum: int = setting(1, COUNT, "micro-steps whose gradients make one step", flag="accum")
-    lr: float = setting(3e-4, POSITIVE, "highest learning rate", flag="lr")
-    lr_min: float = setting(3e-5, NATURAL, "learning rate at both ends of the schedule", flag="lr-min")
-    warmup: int = setting(50, NATURAL, "steps from --lr-min to --lr; then a cosine back", flag="warmup")
-    beta1: float = setting(0.9, SHARE, "AdamW: memory of the mean", flag="beta1")
-    beta2: float = setting(0.95, SHARE, "AdamW: memory of the squares", flag="beta2")
-    eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root", flag="eps")
-    weight_decay: float = setting(0.1, NATURAL, "of matrices; not of embeddings and norms", flag="weight-decay")
-    grad_clip: float = setting(1.0, NATURAL, "highest global gradient norm; 0: no clipping", flag="grad-clip")
-    spike_threshold: float = setting(0.0, NATURAL, "skip updates of a higher norm; 0: never", flag="spike-threshold")
-    eval_interval: int = setting(100, NATURAL, "steps between evaluations; 0: never", flag="eval-interval")
-    eval_iters: int = setting(8, COUNT, "batches in one evaluation, the same ones each time", flag="eval-iters")
-    sample_interval: int = setting(0, NATURAL, "steps between samples; 0: at the end only", flag="sample-interval")
+    backend: str = setting("auto", one_of("auto", "vulkan", "cpu_ref"), "what computes: vulkan, cpu_ref (numpy, slow), "
+                           "or auto: vulkan, and where it has no device cpu_ref, with a warning", flag="backend")
+    device: str | None = setting(None, ANY, "Vulkan device: its index in helios-info or part of its name; not given: a "
+                                 "GPU before a CPU", flag="device")
+    precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "number format: f32, or mixed, where products and "
+                             "attention take float16 and all else stays f32", flag="precision")
+    seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
+                        "batches, dropout, samples, a search's choices", flag="seed")
+    steps: int = setting(500, COUNT, "optimizer steps, those of a search not counted", flag="steps")
+    batch_size: int = setting(8, COUNT, "sequences in a micro-step", flag="batch")
+    accum: int = setting(1, COUNT, "micro-steps in a step, which uses the mean of their gradients", flag="accum")
+    lr: float = setting(3e-4, POSITIVE, "highest learning rate, reached at the end of the warm-up", flag="lr")
+    lr_min: float = setting(3e-5, NATURAL, "learning rate at the beginning and at the end", flag="lr-min")
+    warmup: int = setting(50, NATURAL, "steps from --lr-min to --lr, linearly; a cosine back follows", flag="warmup")
+    beta1: float = setting(0.9, SHARE, "AdamW: decay of the mean of gradients, for each step", flag="beta1")
+    beta2: float = setting(0.95, SHARE, "AdamW: decay of the mean of squared gradients, for each step", flag="beta2")
+    eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root of the mean square, which divides", flag="eps")
+    weight_decay: float = setting(0.1, NATURAL, "AdamW: decay of matrices, times the learning rate in each step; "
+                                  "embeddings and vectors have none", flag="weight-decay")
+    grad_clip: float = setting(1.0, NATURAL, "global gradient norm that larger ones are scaled down to; 0: none",
+                               flag="grad-clip")
+    spike_threshold: float = setting(0.0, NATURAL, "gradient norm above which the update is skipped; 0: never",
+                                     flag="spike-threshold")
+    eval_interval: int = setting(100, NATURAL, "steps between evaluations; the last step has one, too; 0: none at all",
+                                 flag="eval-interval")
+    eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
+    sample_interval: int = setting(0, NATURAL, "steps between samples of what the model writes; 0: at the end only",
+                                   flag="sample-interval")
     checkpoint_interval: int = setting(100, NATURAL, "steps between checkpoints; 0: at the end only",
                                        flag="checkpoint-interval")
-    keep: int = setting(3, NATURAL, "latest checkpoints to keep, beside the best one; 0: all", flag="keep")
-    keep_every: int = setting(0, NATURAL, "steps of which multiples are kept for good; 0: none", flag="keep-every")
-    retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint when the device is lost",
+    keep: int = setting(3, NATURAL, "how many latest checkpoints to keep, besides the best one; 0: all", flag="keep")
+    keep_every: int = setting(0, NATURAL, "keep the checkpoints at multiples of this many steps, too; 0: none of them",
+                              flag="keep-every")
+    retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint after the device was lost",
                            flag="retries")
 
 
 @dataclass(frozen=True)
 class SearchConfig(Settings):
-    """A search for the MLPs' activation, before the training. docs/search.md explains it."""
+    """The search for the MLPs' activation before the training; docs/search.md explains it."""
 
-    mode: str = setting("none", one_of("none", "ffn-activation"), "ffn-activation: search for the MLP's activation "
-                        "first, then train with the winner", flag="search")
-    max_cost: float = setting(1e9, POSITIVE, "refuse a search of more training tokens than this", flag="max-cost")
-    activation_pool: str = setting(",".join(MLPS), ANY, "what may be tried", kind=NAMES)
-    genome: str = setting("global", one_of("global", "per_block"), "one activation for all blocks, or one each")
-    genomes: str = setting("", ANY, "what generation 0 is made of, in the place of the pool's", kind=GENOMES)
+    mode: str = setting("none", one_of("none", "ffn-activation"), "what to search for before training: ffn-activation, "
+                        "the best activation of the MLPs, which is then trained; none: nothing", flag="search")
+    max_cost: float = setting(1e9, POSITIVE, "most training tokens of a search; one that may need more is refused",
+                              flag="max-cost")
+    activation_pool: str = setting(",".join(MLPS), ANY, "activations that may be tried", kind=NAMES)
+    genome: str = setting("global", one_of("global", "per_block"), "one activation for all blocks, or one for each")
+    genomes: str = setting("", ANY, "candidates of generation 0; not given: made from activation_pool", kind=GENOMES)
     population_size: int = setting(6, COUNT, "candidates in a generation")
-    generations: int = setting(2, COUNT, "how many of these")
-    replicates: int = setting(3, COUNT, "seeds for each candidate; from two on the noise is known")
-    budget: str = setting("steps", one_of("steps", "tokens", "seconds"), "of which all candidates have as much")
-    steps_per_candidate: int = setting(100, COUNT, "the budget in steps, of each replicate")
-    tokens_per_candidate: int = setting(200_000, COUNT, "the budget in tokens")
-    seconds_per_candidate: float = setting(60.0, POSITIVE, "the budget in seconds of training")
+    generations: int = setting(2, COUNT, "generations, the first one included")
+    replicates: int = setting(3, COUNT, "trainings of each candidate, with a seed each; two or more show the noise")
+    budget: str = setting("steps", one_of("steps", "tokens", "seconds"), "unit of a candidate's budget, which one of "
+                          "the next three settings gives")
+    steps_per_candidate: int = setting(100, COUNT, "steps of each training of a candidate")
+    tokens_per_candidate: int = setting(200_000, COUNT, "tokens that each training of a candidate reads")
+    seconds_per_candidate: float = setting(60.0, POSITIVE, "seconds that each training of a candidate takes")
     candidate_eval_interval: int = setting(25, NATURAL, "steps between a candidate's evaluations; 0: at its end only")
-    selection: str = setting("topk", one_of("topk", "tournament", "exhaustive"),
-                             "parents: the better half; winners of tournaments; or no children, but all genomes")
+    selection: str = setting("topk", one_of("topk", "tournament", "exhaustive"), "who has children: the better half; "
+                             "winners of tournaments; or nobody, and all genomes are tried")
     tournament_size: int = setting(3, COUNT, "candidates in a tournament")
-    elitism: bool = setting(True, ANY, "parents stay in the population with their results")
-    mutation_rate: float = setting(0.5, PORTION, "how likely a child (per_block: each block) mutates")
-    crossover_rate: float = setting(0.5, PORTION, "per_block: how likely a child has two parents")
-    diversity_bonus: float = setting(0.05, NATURAL, "in units of the score, for a child of a new genome")
-    diversity_decay: str = setting("cosine", one_of("none", "linear", "cosine"), "of the bonus over generations")
-    rank_by: str = setting("val_loss", one_of("val_loss", "fitness"), "what the best candidate is the best in")
-    fitness: str = setting("quality", one_of(*FITNESS), "the formula, where rank_by is fitness")
-    fitness_coefficients: str = setting("", ANY, "those that differ from the formula's own", kind=TERMS)
-    match: str = setting("rule", one_of("rule", "params"),
-                         "MLP width by the activation's rule, or so that all have as many parameters")
-    shared_init: bool = setting(True, ANY, "the same initial values for all candidates")
-    shared_batches: bool = setting(True, ANY, "the same batches in the same order for all candidates")
-    reuse: bool = setting(True, ANY, "a genome that was measured is not trained again")
-    candidate_schedule: str = setting("constant", one_of("constant", "run"), "warm-up, then constant, for each "
-                                      "candidate; or the run's schedule on through all of them")
-    candidate_lr: float | None = setting(None, POSITIVE, "a candidate's rate; auto: the run's lr")
-    candidate_warmup: int | None = setting(None, NATURAL, "steps; auto: half of the budget, at most the run's warmup")
-    early_stop: bool = setting(False, ANY, "end candidates that cannot win any more")
-    after: str = setting("restart", one_of("restart", "continue", "none"),
-                         "train the winner from fresh weights, from its own, or not at all")
-    after_schedule: str = setting("own", one_of("own", "run"),
-                                  "after the search: a warm-up and cosine of its own, or the rest of the run's")
+    elitism: bool = setting(True, ANY, "let parents be chosen again, by the results they have, like their children")
+    mutation_rate: float = setting(0.5, PORTION, "probability that a child (with per_block: each block of it) mutates")
+    crossover_rate: float = setting(0.5, PORTION, "probability that a child has two parents; with per_block only")
+    diversity_bonus: float = setting(0.05, NATURAL, "lead of a new genome when parents are chosen, in score units")
+    diversity_decay: str = setting("cosine", one_of("none", "linear", "cosine"), "how the bonus falls over generations")
+    rank_by: str = setting("val_loss", one_of("val_loss", "fitness"), "what candidates are ranked by")
+    fitness: str = setting("quality", one_of(*FITNESS), "formula of the fitness; docs/search.md has them")
+    fitness_coefficients: str = setting("", ANY, "coefficients of the formula that differ from its own", kind=TERMS)
+    match: str = setting("rule", one_of("rule", "params"), "MLPs' width: by a rule for each activation, or so that all "
+                         "candidates have as many parameters")
+    shared_init: bool = setting(True, ANY, "give all candidates the same initial values")
+    shared_batches: bool = setting(True, ANY, "give all candidates the same batches in the same order")
+    reuse: bool = setting(True, ANY, "take the result of an equal genome, where one was measured, instead of training")
+    candidate_schedule: str = setting("constant", one_of("constant", "run"), "learning rate of candidates: a warm-up, "
+                                      "then constant; or the run's schedule, which goes on through all of them")
+    candidate_lr: float | None = setting(None, POSITIVE, "highest learning rate of a candidate; auto: the run's lr")
+    candidate_warmup: int | None = setting(None, NATURAL, "warm-up of a candidate, in steps; auto: half of the budget, "
+                                           "at most the run's warmup")
+    early_stop: bool = setting(False, ANY, "end trainings of candidates that cannot win any more")
+    after: str = setting("restart", one_of("restart", "continue", "none"), "how the winner is trained: from fresh "
+                         "weights, from its own, or not at all")
+    after_schedule: str = setting("own", one_of("own", "run"), "learning rate after the search: a schedule of its own, "
+                                  "or the rest of the run's")
 
     @property
     def pool(self) -> tuple[str, ...]:
+        """Return the names in activation_pool."""
         return tuple(self.activation_pool.split(","))
 
     @property
     def reuses(self) -> bool:
-        """Whether a second training of a genome would be the first one again, and is left out."""
+        """Return whether equal genomes are trained once, which needs that a second training would repeat the first."""
         return self.reuse and self.shared_init and self.shared_batches and self.candidate_schedule == "constant"
 
     @property
     def coefficients(self) -> dict[str, float]:
+        """Return the values in fitness_coefficients by name."""
         terms = (term.split("=") for term in self.fitness_coefficients.split(",") if term)
         return {name: float(value) for name, value in terms}
 
@@ -139,41 +154,46 @@ class SearchConfig(Settings):
 
 @dataclass(frozen=True)
 class MonitorConfig(Settings):
-    """What is watched in every run, and what may act on it."""
+    """What is watched in a run, and what may change its training."""
 
-    cusum: bool = setting(True, ANY, "watch gradient norm, clipping, speed and validation loss")
-    cusum_sensitivity: float = setting(12.0, POSITIVE, "alarm threshold in standard deviations")
-    cusum_slack: float = setting(0.5, NATURAL, "drift that is let pass, in standard deviations")
-    cusum_window: int = setting(50, Range("at least 2", lambda x: x >= 2), "values that make a baseline")
-    cusum_grace: int = setting(10, NATURAL, "values left out before a baseline")
-    metrics_interval: int = setting(200, NATURAL, "steps between looks at the weights; 0: never")
-    track_weight_entropy: bool = setting(True, ANY, "look at the histograms of the weights")
-    track_effective_rank: bool = setting(True, ANY, "look at the singular values of the weights")
-    track_free_energy: bool = setting(True, ANY, "add loss and weighted entropy")
-    track_layer_grads: bool = setting(True, ANY, "look at the gradient norm of each layer")
-    track_mi_profiles: bool = setting(False, ANY, "mutual information of input, representation and output")
-    track_population_metrics: bool = setting(True, ANY, "entropy and diversity of a search's generation")
-    free_energy_beta: float = setting(0.01, NATURAL, "weight of the entropy in the free energy")
-    complexity: str = setting("parameters", one_of("parameters", "entropy", "description"), "what complexity_score is")
-    plateau_evals: int = setting(5, NATURAL, "evaluations that bring no better one; 0: off")
-    plateau_delta: float = setting(0.005, NATURAL, "what counts as better, in nats")
-    adaptive_batch: bool = setting(False, ANY, "let alarms change the batch")
-    batch_min: int = setting(1, COUNT, "sequences at the least")
-    batch_max: int = setting(64, COUNT, "sequences at the most")
-    batch_step: int = setting(4, COUNT, "sequences more or fewer at a time")
-    calm_steps_before_restore: int = setting(200, COUNT, "quiet steps before a control goes back a step")
-    dynamic_lr: str = setting("none", one_of("none", "cusum", "entropy"),
-                              "let alarms, or the population's entropy, change the learning rate")
+    cusum: bool = setting(True, ANY, "raise an alert where gradient norm, clipping, speed or validation loss shift")
+    cusum_sensitivity: float = setting(12.0, POSITIVE, "sum of deviations above which there is an alert, in standard "
+                                       "deviations")
+    cusum_slack: float = setting(0.5, NATURAL, "part of each deviation that is not added up, in standard deviations")
+    cusum_window: int = setting(50, Range("at least 2", lambda x: x >= 2), "values that make a baseline; at most 5 of "
+                                "the validation loss")
+    cusum_grace: int = setting(10, NATURAL, "first values of a training, which are left out of the baseline")
+    metrics_interval: int = setting(200, NATURAL, "steps between looks at weights, layers and representations; 0: "
+                                    "never")
+    track_weight_entropy: bool = setting(True, ANY, "record the entropy of the weights' histograms")
+    track_effective_rank: bool = setting(True, ANY, "record the effective rank of the weights' matrices")
+    track_free_energy: bool = setting(True, ANY, "record the loss plus free_energy_beta times the weights' entropy")
+    track_layer_grads: bool = setting(True, ANY, "record the gradient norm of each layer")
+    track_mi_profiles: bool = setting(False, ANY, "record mutual information of input, representation and output")
+    track_population_metrics: bool = setting(True, ANY, "record entropy and diversity of a search's generation")
+    free_energy_beta: float = setting(0.01, NATURAL, "weight of the entropy in the free energy, in nats a bit")
+    complexity: str = setting("parameters", one_of("parameters", "entropy", "description"), "what complexity_score is: "
+                              "log₁₀ of the number of parameters, entropy of a weight in bits, log₁₀ of the bits of "
+                              "all")
+    plateau_evals: int = setting(5, NATURAL, "evaluations without a better one that make a plateau; 0: never")
+    plateau_delta: float = setting(0.005, NATURAL, "nats by which a validation loss must be lower to be better")
+    adaptive_batch: bool = setting(False, ANY, "let alerts change the batch size")
+    batch_min: int = setting(1, COUNT, "smallest batch that adaptive_batch may choose, in sequences")
+    batch_max: int = setting(64, COUNT, "largest batch that adaptive_batch may choose, in sequences")
+    batch_step: int = setting(4, COUNT, "sequences by which adaptive_batch changes the batch")
+    calm_steps_before_restore: int = setting(200, COUNT, "steps without an alert after which one change is undone")
+    dynamic_lr: str = setting("none", one_of("none", "cusum", "entropy"), "what may change the learning rate: alerts, "
+                              "or the entropy of a search's population")
 
     @property
     def acts(self) -> bool:
-        """Whether what is watched may change the training."""
+        """Return whether alerts or the population may change the batch or the learning rate."""
         return self.adaptive_batch or self.dynamic_lr != "none"
 
 
 @dataclass(frozen=True)
 class Config:
-    """All settings of a run. Raises UserError where they cannot be used together."""
+    """All settings of a run. Raises UserError where some cannot be used together."""
 
     model: GPTConfig = field(default_factory=GPTConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -187,18 +207,16 @@ class Config:
                 raise UserError(message)
 
     def replaced(self, section: str, **values: Any) -> Config:
-        """Return the same settings with these values in one section."""
+        """Return these settings with other values in one section."""
         return replace(self, **{section: replace(getattr(self, section), **values)})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the sections as plain values, as config.json holds them; the search only where there is one."""
+        """Return the sections as config.json holds them; "search" is there only in a run with a search."""
         return {name: getattr(self, name).to_dict() for name in SECTIONS if name != "search" or self.search}
 
     def fingerprint(self, device: Mapping[str, str]) -> str:
-        """Return 32 hex digits that name everything that influences the bits of training, the texts excepted.
-
-        device: the backend and the kind of device that compute. Texts are compared by a hash of their own.
-        """
+        """Return 32 hex digits that name all that the bits of a training depend on, but for the texts.
+        device: what device_kind() returns. Texts have a hash of their own."""
         sections = self.to_dict()
         ignored = {"backend", "device", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries"}
         if not self.search and not self.monitor.acts:  # nothing is decided by evaluations
@@ -216,12 +234,12 @@ SETTINGS = tuple(s for section, cls in SECTIONS.items() for s in declared(cls, s
 BY_KEY = {s.key: s for s in SETTINGS}
 # A setting also answers to its flag's name: `--set layers=4`.
 BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS if s.flag} | BY_KEY
-# What others call some of them, for the hint on an unknown key.
+# Names that other trainers use, for the hint on an unknown key.
 ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 
 def canonical(value: Any) -> str:
-    """Return JSON with one spelling for one value."""
+    """Return the value as JSON; equal values give equal texts."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -235,9 +253,9 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
             search_file: str | Path | None = None) -> Config:
     """Return the settings of a run.
 
-    flags: values by key, None where not given. base: the sections of a run to resume, in the place of the defaults.
-    search_file: as `file`, its bare keys and [search] alike; a search is meant then. Raises UserError for unknown
-    names, wrong types and values out of range.
+    file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
+    a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. Raises
+    UserError for unknown names, wrong types and values out of range.
     """
     values: dict[str, Any] = {}
     if base is not None:
@@ -257,7 +275,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
     for key, value in (flags or {}).items():
         if value is not None:
             values[key] = BY_KEY[key].read(value, f"--{BY_KEY[key].flag}")
-    if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # who says how to search wants one
+    if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})
                                 for section, cls in SECTIONS.items()}
@@ -267,8 +285,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
 def _preset(name: str) -> dict[str, Any]:
     if name not in presets():
         raise UserError(f"unknown preset {name!r}{nearest(name, presets())}; there are {', '.join(presets())}")
-    return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")),
-                    f"preset {name}")
+    return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}")
 
 
 def _toml(path: str | Path) -> dict[str, Any]:
@@ -281,10 +298,10 @@ def _toml(path: str | Path) -> dict[str, Any]:
 
 
 def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return {key: value} of tables [model], [train], … and of bare keys."""
+    """Return {key: value} of the tables [model], [train], … and of bare keys."""
     values = {}
     for name, content in tables.items():
-        # `data` is a table and, as a bare key, a path.
+        # By its type, for `data` is the name of a table and of a setting.
         if isinstance(content, Mapping):
             if name not in SECTIONS:
                 raise UserError(f"{origin}: unknown table [{name}]{nearest(name, SECTIONS)}; "
@@ -309,7 +326,7 @@ def _named(name: str, origin: str) -> Setting:
 
 
 def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
-    """Yield what settings must not be together, as (whether they are, what to say)."""
+    """Yield (whether a rule on several settings is broken, the message), rule by rule."""
     t, m = config.train, config.monitor
     yield t.lr_min > t.lr, f"--lr-min {t.lr_min:g} is above --lr {t.lr:g}; give one at most as high"
     yield (m.adaptive_batch and not m.batch_min <= t.batch_size <= m.batch_max,
@@ -323,7 +340,7 @@ def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
 
 
 def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
-    """Yield the same of the settings of a search."""
+    """Yield the same for the rules on a search."""
     s, t, m = config.search, config.train, config.monitor
     for name in s.pool:
         yield (name not in MLPS, f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}"

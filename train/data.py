@@ -1,4 +1,4 @@
-"""From a text file to batches: documents, their split, cached token files, and offsets that need only a step number."""
+"""The way from a text to batches: documents, their split, cached token files, random windows."""
 
 import hashlib
 import re
@@ -14,11 +14,11 @@ from helios.files import write_atomic
 from helios.train import synth
 from helios.train.tokenizer import END, Tokenizer
 
-TRAIN, EVAL = 0, 1  # streams of random offsets: drawing from one never moves the other
+TRAIN, EVAL = 0, 1  # streams of random offsets, independent of each other
 
 
 class Dataset(NamedTuple):
-    """What a run trains on. `text_hash` names the two texts, so that a resumed run can tell whether they changed."""
+    """What a run trains on. text_hash: of both texts, by which a resumed run knows whether they changed."""
 
     tokenizer: Tokenizer
     train: np.ndarray  # uint16 [tokens]
@@ -27,7 +27,7 @@ class Dataset(NamedTuple):
 
 
 def read_text(path: str | Path) -> str:
-    """The file's text, line ends untouched. Raises UserError if it is missing, empty, a directory, or not UTF-8."""
+    """Return a file's text with its own line ends. Raises UserError if it cannot be read, is empty or not UTF-8."""
     try:
         text = Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -41,7 +41,7 @@ def read_text(path: str | Path) -> str:
 
 
 def source_text(source: str | Path) -> str:
-    """The text of a file, or of the embedded corpus for "synth:SIZE" or "synth:SIZE:SEED". Raises UserError."""
+    """Return the text of a file, or of the embedded corpus for "synth:SIZE[:SEED]". Raises UserError."""
     if not str(source).startswith("synth:"):
         return read_text(source)
     size, _, seed = str(source).removeprefix("synth:").partition(":")
@@ -51,17 +51,17 @@ def source_text(source: str | Path) -> str:
 
 
 def documents(text: str) -> list[str]:
-    """The text cut after every <|end_of_text|> and the white space behind it; joined, they are the text again."""
+    """Return the text cut after each <|end_of_text|> and the white space behind it; joined, they are the text."""
     ends = [m.end() for m in re.finditer(re.escape(END) + r"\s*", text)]
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True) if a < b]
 
 
 def split_documents(text: str, fraction: float = 0.1, seed: int = 0) -> tuple[str, str]:
-    """(training text, validation text): each document whole, on one side, in its old order.
+    """Return (training text, validation text): every document is whole, in one of them, in the old order.
 
-    Documents are ranked by a hash of the seed and their words, and the lowest `fraction` is for validation, at least
-    one and not all. So copies of a document stay together, and the split of a growing file hardly moves.
-    Raises UserError if there are not two different documents.
+    Documents are ranked by a hash of the seed and their text, and the lowest `fraction` is for validation, at least one
+    and not all. So copies of a document stay together, and the split of a growing file hardly changes. Raises UserError
+    if there are not two different documents.
     """
     docs = documents(text)
     ranks = [hashlib.blake2b(d.strip().encode(), digest_size=8, key=str(seed).encode()).digest() for d in docs]
@@ -77,10 +77,10 @@ def split_documents(text: str, fraction: float = 0.1, seed: int = 0) -> tuple[st
 
 
 def tokens(text: str, tokenizer: Tokenizer, cache_dir: str | Path) -> np.ndarray:
-    """The text's ids, uint16 [tokens], read-only memory-mapped from `tokens-<hash>.npy` in `cache_dir` if it is there.
+    """Return the text's ids, uint16 [tokens], memory-mapped from `tokens-<hash>.npy` in `cache_dir` if it exists.
 
-    The hash is over the text and the tokenizer. A damaged file is made anew; a directory that cannot be written is
-    no error. In the file two entries stand before the ids: their CRC-32, low half first.
+    The hash is that of text and tokenizer. Else the file is written, if it can be. Two entries before the ids are their
+    CRC-32, low half first.
     """
     path = Path(cache_dir) / f"tokens-{_hash(text, tokenizer.fingerprint)}.npy"
     try:
@@ -100,10 +100,10 @@ def tokens(text: str, tokenizer: Tokenizer, cache_dir: str | Path) -> np.ndarray
 
 def batch(tokens: np.ndarray, step: int, batch_size: int, block_size: int, seed: int, stream: int = TRAIN
           ) -> tuple[np.ndarray, np.ndarray]:
-    """(x, y), int32 [batch_size, block_size] each: windows at random offsets, and the same windows one token later.
+    """Return (x, y), int32 [batch_size, block_size] each: windows at random offsets, and the same one token later.
 
-    The offsets are a pure function of (seed, stream, step), uniform over all windows that fit. `tokens` is [N], with
-    N > block_size; raises UserError if it is shorter.
+    The offsets are a pure function of (seed, stream, step), uniform over all windows that fit. Raises UserError unless
+    `tokens` [N] has N > block_size.
     """
     _check_length(tokens, block_size, "text")
     offsets = (random.words(batch_size, seed, stream, step) % np.uint64(len(tokens) - block_size)).astype(np.int64)
@@ -113,10 +113,11 @@ def batch(tokens: np.ndarray, step: int, batch_size: int, block_size: int, seed:
 
 def load(data: str | Path, val_data: str | Path | None, vocab_size: int, block_size: int, cache_dir: str | Path,
          seed: int, tokenizer: Tokenizer | None = None) -> Dataset:
-    """Read, split, tokenize. `data` and `val_data` are files or "synth:2MB[:seed]"; without `val_data`, documents of
-    `data` are set apart by `seed`. Without a tokenizer, one of `vocab_size` is trained on the training text, or taken
-    from `cache_dir`, where it is kept. Raises UserError for bad sources, and for texts of fewer than block_size + 1
-    tokens.
+    """Read, split and tokenize the texts. `data` and `val_data` are files or "synth:SIZE[:SEED]".
+
+    Without `val_data`, `seed` sets documents of `data` apart. Without a tokenizer, one of `vocab_size` is trained on
+    the training text, or taken from `cache_dir`, where it is kept. Raises UserError for bad sources, and for texts of
+    fewer than block_size + 1 tokens.
     """
     train_text = source_text(data)
     if val_data is None:

@@ -1,4 +1,4 @@
-"""Where a run computes, and whether it fits there."""
+"""The backend that a run computes on, and whether the run fits in its memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ from helios.errors import NoDevice, UserError
 from helios.model.config import MLPS, GPTConfig
 
 MIB = 2**20
-SLACK = 1.03  # of the estimate of memory, for what is small
+SLACK = 1.03  # factor on the estimate of memory, for all small arrays
 ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend cpu_ref needs no driver"
 
 
 def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
-    """Return the backend of that name; for "auto" vulkan where it has a device, else cpu_ref, and say so.
-
-    Raises UserError, with advice where there is no device.
-    """
+    """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told.
+    Raises UserError; where there is no device it is NoDevice, with advice."""
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
     try:
@@ -31,35 +29,30 @@ def open_backend(name: str, device: str | None, say: Callable[[str], None], prec
 
 
 def device_kind(backend: Backend) -> dict[str, str]:
-    """Return what a run's bits depend on beside its settings: the backend, and the kind of device and its driver."""
+    """Return what a run's bits depend on besides its settings: backend, device and driver."""
     return {"backend": backend.name, "name": backend.device_name, "driver": backend.driver}
 
 
 def advised(error: Exception) -> str:
-    """Return the error's text and, where there is no device, what to do about it here."""
+    """Return the error's text, with ADVICE where no device was found."""
     return f"{error}; {ADVICE}" if isinstance(error, NoDevice) else str(error)
 
 
 def memory_needed(model: GPTConfig, batch_size: int) -> int:
-    """Return about how many bytes a training takes.
-
-    Weights, gradients and two moments are counted exactly, and what waits for the backward pass of a micro-step: one
-    arena serves steps, micro-steps and evaluations.
-    """
+    """Return about how many bytes a training takes: weights, gradients, two moments, and what a micro-step keeps for
+    its backward pass. One arena serves steps, micro-steps and evaluations."""
     b, t, d = batch_size, model.block_size, model.n_embd
-    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and what fc1 and the
-    # activation give. Beside all that there are, in turn, the logits (their gradient takes their place) and the
-    # gradients of one block's hidden values.
+    # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and the results of fc1 and
+    # the activation. Besides, there are either the logits (whose gradient takes their place) or the gradients of one
+    # block's hidden values.
     hidden = [(MLPS[name].parts + 1) * f for name, f in zip(model.activations, model.ffn_dims, strict=True)]
     kept = model.n_layer * (9 * d + model.n_head) + sum(hidden)
     return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + max(model.vocab_size, *hidden))))
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:
-    """Raise UserError where the model cannot be trained in what the device has left, or gives at once.
-
-    taken: bytes that the run itself has now, and would give back.
-    """
+    """Raise UserError where a training needs more memory than is left, or a larger array than the device allows.
+    taken: bytes that the run holds now and would give back."""
     needed, available = memory_needed(model, batch_size), backend.memory()["available"] + taken
     if needed > available:
         raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "

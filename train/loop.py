@@ -1,4 +1,4 @@
-"""The steps of a run: one replay a step, and everything that the host does hidden behind it."""
+"""The steps of a run: each replays a recording, and the host does its own work while the device computes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, ans
 from helios.train.stage import Plan, Stage
 from helios.train.state import TrainState
 
-# What a row says in these columns is also an event.
+# Column of a row → kind of the event that it also is.
 EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
                  "plateau": "plateau"}
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Loop:
-    """A run under way: the stage that it is in, what is trained there, and how many of the stage's steps are done.
+    """A run under way: its stage, what is trained in it, and how many of its steps are done.
 
-    plan: which stages there are. resumed: the checkpoint to go on from. Raises UserError where memory does not suffice
-    for a step and an evaluation.
+    plan: gives the stages in turn. resumed: the checkpoint to go on from. Raises UserError where memory does not
+    suffice for a step and an evaluation.
     """
 
     def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
@@ -53,13 +53,13 @@ class Loop:
         self.records, self.display = records, display
         self.monitors = Monitors(config)
         self.best: Evaluation | None = None  # the stage's lowest validation loss
-        self.elapsed = 0.0  # seconds of the run before this process
-        self.done = 0  # steps of the stage
+        self.elapsed = 0.0  # seconds that earlier processes took
+        self.done = 0  # steps of the stage that are done
         self.saved = 0  # step of the last checkpoint
-        self.signal: int | None = None  # that asked the run to stop
+        self.signal: int | None = None  # the one that asked the run to stop
         self.state: TrainState
         self.stage = plan.stage()
-        # Steps of the run, and batches drawn, before the stage.
+        # Steps of the run and batches drawn before the stage began.
         self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
         self._prepare(resumes=resumed is not None)
         if resumed is not None:
@@ -67,7 +67,7 @@ class Loop:
         self.began = time.perf_counter()
 
     def _prepare(self, resumes: bool = False) -> None:
-        """Make what the stage trains; that of the stage before serves again if its model is the same."""
+        """Make what the stage trains, or restart what the stage before trained where the model is the same."""
         stage, t = self.stage, self.config.train
         if stage is None:
             return
@@ -76,9 +76,9 @@ class Loop:
         else:
             if hasattr(self, "state"):
                 del self.state
-                gc.collect()  # its memory, before more is taken
+                gc.collect()  # frees its memory before more is taken
             self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
-        # All memory is taken here: what is too large is refused before a step is made, not at the first evaluation.
+        # Takes all memory now, so that a run too large is refused before its first step, not at its first evaluation.
         self.state.prepare(self.monitors.batch_size, t.batch_size if t.eval_interval else 0)
         if stage.start is not None and not resumes:
             self._load(checkpoint.load(stage.start))
@@ -94,24 +94,24 @@ class Loop:
             return
         self._load(found)
         self.best = state["best_val"]
-        # Not the stage's own where it went on with another accum.
+        # Derived, since the run may go on with another accum than the stage began with.
         self.offset = state["position"] - self.done * self.config.train.accum
         self.monitors.restore(state["monitors"])
 
     @property
     def step(self) -> int:
-        """The steps of the run that are done."""
+        """Return how many steps of the run are done."""
         return self.first + self.done
 
     @property
     def over(self) -> bool:
-        """Whether the stage is over."""
+        """Return whether the stage is over: after its last step, or earlier by the plan's decision."""
         assert self.stage is not None
         return self.done >= self.stage.steps or (not self.stage.final and self.plan.over)
 
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
-        """Train to the last step; return False if a signal ended it before. Either way a checkpoint is there."""
+        """Train to the last step and return True, or until a signal and return False; both leave a checkpoint."""
         with self._signals():
             try:
                 while self.stage is not None:
@@ -135,7 +135,7 @@ class Loop:
             return True
 
     def _train(self, stage: Stage) -> None:
-        """Make steps until the stage is over or a signal came."""
+        """Make steps until the stage is over or a signal comes."""
         row: dict[str, Any] | None = None
         batches = self._batches(stage)
         while not self.over and self.signal is None:
@@ -143,7 +143,7 @@ class Loop:
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
             wait = self.state.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))])
-            # While the device computes: the row of the step before, the batches of the next.
+            # Done while the device computes: the row of the step before, the batches of the next.
             if row is not None:
                 self._record(row)
             if not self.config.monitor.adaptive_batch and self.done + 1 < stage.steps:
@@ -161,7 +161,7 @@ class Loop:
             self._record(row)
 
     def _batches(self, stage: Stage, ahead: int = 0) -> tuple[list[tuple[np.ndarray, ...]], float]:
-        """Return what each micro-step reads, of the next step or one `ahead` of it, and the milliseconds that took."""
+        """Return the inputs of each micro-step of the step `ahead` of the next, and the milliseconds that took."""
         start, at = time.perf_counter(), self.done + ahead
         micro: list[tuple[np.ndarray, ...]] = []
         for position in range(self._position(at), self._position(at + 1)):
@@ -171,11 +171,11 @@ class Loop:
         return micro, 1000 * (time.perf_counter() - start)
 
     def _position(self, done: int) -> int:
-        """Return how many batches were drawn before the stage's 0-based step; it also counts the dropout masks."""
+        """Return how many batches were drawn before this 0-based step of the stage; dropout is keyed by it, too."""
         return done * self.config.train.accum + self.offset
 
     def _after_step(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
-        """Do what follows a step, with the device at rest; return the row, or None if it is written already."""
+        """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written."""
         t = self.config.train
         if not stage.final:
             self.plan.step(row, timed=not self.monitors.recorded)
@@ -187,7 +187,7 @@ class Loop:
         seen = self.monitors.observe(row, self)
         row |= {name: value for name, value in seen.items() if value is not None}
         if not stage.final:
-            self.plan.observe(row)  # which may end the stage
+            self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
         if not (end or samples or due(t.checkpoint_interval, self.step)):
             return row
@@ -198,7 +198,7 @@ class Loop:
         return None
 
     def fits(self, batch_size: int) -> bool:
-        """Return whether a step of so many sequences fits in memory, that of today's steps included."""
+        """Return whether a step of `batch_size` sequences fits in memory once the present recording is given back."""
         try:
             check_memory(self.state.model.config, batch_size, self.backend, self.backend.memory()["pool"])
         except UserError:
@@ -206,7 +206,7 @@ class Loop:
         return True
 
     def _next(self) -> None:
-        """Go from a stage that is over to the next one."""
+        """Finish the stage and go to the next one."""
         self.plan.finish(self.state, self._save)
         self.stage = self.plan.stage()
         if self.stage is None:
@@ -217,11 +217,11 @@ class Loop:
         self._prepare()
 
     def evaluate(self) -> float:
-        """Return the mean loss over the evaluation batches, in nats, which are the same each time."""
+        """Return the mean loss in nats over the evaluation batches, the same ones each time."""
         return self.state.evaluate(self._eval_batch(i) for i in range(self.config.train.eval_iters))
 
     def probe(self) -> np.ndarray:
-        """Return tokens [B, T] to look at the model's representations with: the first evaluation batch."""
+        """Return the tokens [B, T] that representations are measured on: the first evaluation batch."""
         return self._eval_batch(0)[0]
 
     def _eval_batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +229,7 @@ class Loop:
         return data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
 
     def sample(self) -> None:
-        """Let the model answer the prompts; the draws depend on seed and step alone."""
+        """Let the model answer PROMPTS, record and show the answers; they depend on weights, seed and step alone."""
         prompts = [chat_prompt(p) for p in PROMPTS]
         seed = self.config.train.seed * 1_000_003 + self.step
         texts = answer(self.state.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
@@ -299,13 +299,13 @@ class Loop:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Let the first of SIGNALS end the run after the step, and a second SIGINT at once."""
+        """Let the first of SIGNALS end the run after its step, and a SIGINT after that end it at once."""
         def stop(number: int, frame: FrameType | None) -> None:
             if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.signal = number
 
-        if threading.current_thread() is not threading.main_thread():  # only there can signals be heard
+        if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
             yield
             return
         before = {number: signal.signal(number, stop) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Pages of Markdown: sections, tables, and the figures in them."""
+"""Markdown pages: sections, tables and the figures in them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ def section(title: str, *paragraphs: str) -> Iterator[str]:
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, words: Collection[str] = ()
           ) -> list[str]:
-    """Return the lines of a table, none where there are no rows.
-
-    The first `left` columns, and those whose title is in `words`, hold words, the others numbers.
-    """
+    """Return the lines of a table; none where there are no rows. The first `left` columns and those titled in `words`
+    are aligned to the left, the others, of numbers, to the right."""
     head, *cells = [[" ".join(cell.replace("|", "\\|").split()) for _, cell in zip(titles, row, strict=True)]
                     for row in (titles, *rows)]
     align = ["left" if i < left or title in words else "right" for i, title in enumerate(titles)]
@@ -27,7 +25,7 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, w
 
 
 def figure(x: float | None) -> str:
-    """Return a figure with three digits or more; – for None."""
+    """Return a figure with three digits or more, "–" for None."""
     if x is None:
         return "–"
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"

@@ -1,4 +1,4 @@
-"""What the user sees of a run: a live line on a terminal, plain lines elsewhere, the last one only if quiet."""
+"""What the user sees of a run: a live line on a terminal, plain lines elsewhere, only the last line if quiet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-WIDEST = 1000  # characters of a table's row
+WIDEST = 1000  # characters in a row of a table
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
 class Output:
-    """A text file for what may get lost: once it cannot be written (its reader has gone, the disk is full), the rest
-    goes nowhere, and so does what Python would write there at exit."""
+    """A text file whose content may get lost: after a write fails (its reader has gone, the disk is full), all further
+    output is discarded, what Python writes at exit included."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
@@ -47,7 +47,7 @@ class Output:
 
 
 def show(console: Console, table: RenderableType) -> None:
-    """Print a table whole however narrow the terminal: rows that it breaks are better than cells that are cut."""
+    """Print a table at full width however narrow the terminal: broken rows are better than cut cells."""
     width, options = console.width, console.options.update(width=WIDEST)
     console.width = max(width, Measurement.get(console, options, table).maximum)
     console.print(table)
@@ -55,7 +55,7 @@ def show(console: Console, table: RenderableType) -> None:
 
 
 class Display:
-    """Rows of metrics, messages and samples, on a console."""
+    """Shows metrics, messages and samples on a console."""
 
     def __init__(self, quiet: bool = False, console: Console | None = None) -> None:
         self.quiet = quiet
@@ -66,10 +66,10 @@ class Display:
         self.bar: Progress | None = None
 
     def start(self, first: int, steps: int, done: int = 0, label: str = "") -> None:
-        """Of a stretch of `steps` steps, the run's step `first` before it and `done` of it done."""
+        """Begin to show a stage of `steps` steps, which follows the run's step `first`; `done` of them are done."""
         self.first, self.steps, self.label = first, steps, label and f"{label}: "
         self.val, self.val_step = "–", 0
-        self.rate: float | None = None  # a running mean: single steps jump about
+        self.rate: float | None = None  # tokens/s, a running mean, since single steps vary
         if self.quiet or not self.console.is_terminal:
             return
         bar = [BarColumn(min(24, self.console.width - 90))] if self.console.width > 95 else []
@@ -80,7 +80,7 @@ class Display:
         self.bar.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """A recorded step."""
+        """Show a recorded step."""
         step = row["step"] - self.first
         if row["val_loss"] is not None:
             self.val, self.val_step = f"{row['val_loss']:.4f}", step
@@ -101,28 +101,31 @@ class Display:
                 self.said = now
 
     def say(self, text: str) -> None:
+        """Print a message, unless quiet."""
         if not self.quiet:
             self._print(text)
 
     def show(self, what: RenderableType) -> None:
-        """A table."""
+        """Print a table, unless quiet."""
         if not self.quiet:
             show(self.console, what)
 
     def warn(self, text: str) -> None:
-        """Also where quiet, on standard error."""
+        """Print a warning on standard error, quiet or not."""
         if sys.stderr:
             print(text, file=Output(sys.stderr), flush=True)
 
     def final(self, text: str) -> None:
+        """Print a message, quiet or not."""
         self._print(text)
 
     def stop(self) -> None:
+        """End the live line, if there is one."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
     def _print(self, text: str) -> None:
         if self.bar is not None:
-            self.bar.refresh()  # or the line redrawn below the text would be an older one
-        self.console.print(Text(text))  # not a str: what a model says may look like markup
+            self.bar.refresh()  # else an older line would be drawn again below the text
+        self.console.print(Text(text))  # in a str, what a model says could be taken for markup

@@ -1,4 +1,4 @@
-"""Where a run starts: at nothing, or at a checkpoint, if its settings allow that."""
+"""The start of a run: from nothing, or from a checkpoint that its settings fit."""
 
 from __future__ import annotations
 
@@ -19,35 +19,33 @@ from helios.train.tokenizer import Tokenizer
 
 
 def settings_of(source: str | Path) -> dict[str, Any]:
-    """Return the sections of settings of the run or checkpoint directory `source`. Raises UserError."""
+    """Return the settings of the run or checkpoint directory `source`, by section. Raises UserError."""
     saved = directory.read_config(directory.run_of(Path(source).absolute()))
     return {section: saved[section] for section in SECTIONS if section in saved}
 
 
 class Start:
-    """The start of a new run."""
+    """The start of a new run, from nothing."""
 
     event = "run_start"
     step = 0
-    problems: Sequence[str] = ()  # what is wrong with checkpoints newer than the one that is taken, a line each
+    problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
     search: Mapping[str, Any] | None = None  # state of the search
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
-        """Prepare the directory `path`, and complete config.json's content `about`; return what changed, in words.
-
-        Raises UserError where that cannot be.
-        """
-        shutil.rmtree(path / FOLDER, ignore_errors=True)  # what a run left here that never came to a checkpoint
+        """Prepare the directory `path`, complete config.json's content `about`, and return which settings changed.
+        text_hash: of the texts as they are now. Raises UserError where the run cannot begin there."""
+        shutil.rmtree(path / FOLDER, ignore_errors=True)  # left by a run that ended before its first checkpoint
         return ""
 
 
 class Resumed(Start):
-    """The start at a checkpoint of a run, with that run's settings and vocabulary.
+    """The start from a checkpoint, with its vocabulary.
 
-    Raises UserError where `source`, a run or checkpoint directory, has none that is whole, or where `config` cannot go
-    on from it in the directory `path`.
+    Raises UserError where the run or checkpoint directory `source` has no whole checkpoint, or where a run with the
+    settings `config` cannot go on from it in the directory `path`.
     """
 
     event = "resumed"
@@ -71,7 +69,7 @@ class Resumed(Start):
                             "change; start a new run")
         if search:
             self._check_search(config.to_dict(), search["at"] is None)
-        # The model of a search is its candidate's.
+        # In a search, the checkpoint's model is that of the candidate under way.
         own = {key: self.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
         checkpoint.check_model(found, config.model.to_dict() | own)
         if config.train.seed != (seed := self.state["seed"]):
@@ -83,7 +81,7 @@ class Resumed(Start):
                 raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
 
     def _check_search(self, now: Mapping[str, Any], over: bool) -> None:
-        """Raise UserError where candidates would be trained, or were, in different ways."""
+        """Raise UserError where a setting has changed that all candidates must share."""
         free = {"steps", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries", "backend", "device",
                 "max_cost"}
         for section in ("search",) if over else ("train", "data", "search", "monitor"):
@@ -95,7 +93,7 @@ class Resumed(Start):
                                     f"{when}; start a new run")
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
-        # Settings name a text by its path: what is there may have changed.
+        # Settings name a text by its path, and its content may have changed.
         if self.saved["data"] == config.data.to_dict() and self.state["text_hash"] != text_hash:
             raise UserError(f"{config.data.data} or its validation text is no longer what the run began with; "
                             f"restore it, or name the other text with --data")
@@ -125,7 +123,7 @@ class Resumed(Start):
 
 
 def tokenizer_of(found: Checkpoint) -> Tokenizer:
-    """Return the vocabulary of the checkpoint's run. Raises UserError where it is not the one that it has."""
+    """Return the tokenizer of the checkpoint's run. Raises UserError where it is not that of the checkpoint."""
     path = found.path.parent.parent / TOKENIZER
     tokenizer = Tokenizer.load(path)
     if tokenizer.fingerprint != found.state["tokenizer"]:

@@ -1,4 +1,4 @@
-"""A run: a directory, its settings, and where it starts from.
+"""A run: its directory, its settings and where it starts from.
 
     result = Run.create(resolve("quickstart"), "runs/first").train()
 """
@@ -35,9 +35,9 @@ from helios.train.stage import Plan
 
 
 class Result(NamedTuple):
-    """What became of a run."""
+    """How a run ended."""
 
-    finished: bool  # False: a signal ended it; resumed, it goes on
+    finished: bool  # False: a signal ended it, and it can be resumed
     path: Path
     step: int
     summary: str  # in one line
@@ -48,9 +48,9 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the directory `path` with the settings `config`; `create`, `resume` and `open` make one.
+    """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    source: the run or checkpoint directory that it goes on from; None for a new run. Nothing is written before `train`.
+    source: the run or checkpoint directory that it goes on from; None for a new run.
     """
 
     path: Path
@@ -60,20 +60,18 @@ class Run:
 
     @classmethod
     def create(cls, config: Config, path: str | Path | None = None) -> Run:
-        """Return a new run in the new or empty directory `path`, else in runs/<run id>.
-
-        Raises UserError where a search may cost more than it is allowed to.
-        """
+        """Return a new run in the new or empty directory `path`; None: in runs/<run id>.
+        Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
         run_id = directory.run_id(config.data.data)
         return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
 
     @classmethod
     def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None) -> Run:
-        """Return the run of the directory `source`, of a run or of one of its checkpoints, so that it goes on there.
+        """Return a run that goes on from `source`, the directory of a run or of one of its checkpoints.
 
-        config: settings in the place of its own. path: a new or empty directory, in which it goes on as a run of its
-        own, with a copy of the records. Raises UserError where there is no run.
+        config: settings to use instead of its own. path: a new or empty directory, in which a run of its own goes on
+        with a copy of the records; None: it goes on where it is. Raises UserError where `source` holds no run.
         """
         source = Path(source).absolute()
         origin = directory.run_of(source)
@@ -84,16 +82,14 @@ class Run:
 
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
-        """Return the run of these settings in the directory `path`, be it new, begun or finished.
-
-        Raises UserError where another one is there; `what` is its name in that.
-        """
+        """Return the run with these settings in the directory `path`, be it new, begun or finished.
+        Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not directory.finished(path) and not checkpoint.steps(path):
             return cls.create(config, path)
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config), settings_of(path)
-        for name, ours in reversed(run.config.to_dict().items()):  # a search first: others follow from its budget
+        for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
             for key, here in ours.items():
                 if (there := theirs.get(name, {}).get(key)) != here:
                     raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give the "
@@ -102,14 +98,14 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Return whether the run has come to its end."""
         return directory.finished(self.path)
 
     def train(self, display: Display | None = None) -> Result:
-        """Train to the end, or until a signal, and hold the directory meanwhile.
+        """Train to the end or until a signal comes; the directory is locked meanwhile.
 
-        display: where progress is shown; by default on the console. Where the device is lost, the run goes on from its
-        last checkpoint, at most `retries` times. Raises UserError for what a user can put right, and DeviceLost.
+        display: where progress is shown; by default on the console. After a lost device the run goes on from its last
+        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right.
         """
         display, run, lost = display or Display(), self, ""
         origin = self.source and directory.run_of(self.source)
@@ -123,13 +119,13 @@ class Run:
                     display.warn(f"warning: {error}; going on from the last checkpoint")
                     lost = str(error)
                 backends.forget()
-                gc.collect()  # what was on the device
+                gc.collect()  # frees what was on the lost device
                 run = replace(self, source=self.path if checkpoint.steps(self.path) else self.source)
         raise AssertionError("the last try returns or raises")
 
     # -- in the locked directory --------------------------------------------------------------------------------------
     def _train(self, display: Display, lost: str) -> Result:
-        """Train. lost: how the device was lost that the run was on before, if it was."""
+        """Make one attempt to train. lost: the message of the device loss that ended the one before; "": none did."""
         config, path, t = self.config, self.path, self.config.train
         checkpoint.clean(path)
         checkpoint.clean(path / FOLDER)
@@ -150,7 +146,7 @@ class Run:
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
-            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # cut off, or copied over
+            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # not there, or cut off
                 records.event(start.step, "device_lost", lost)
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
@@ -171,7 +167,7 @@ class Run:
             display.final(result.summary)
             return result
         except DeviceLost as error:
-            # At the step that a resumed run keeps.
+            # At a step whose records stay when the run is resumed.
             records.event(loop.saved if loop else start.step, "device_lost", str(error))
             raise
         finally:
@@ -179,7 +175,7 @@ class Run:
 
 
 def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
-    """Return what config.json holds."""
+    """Return what config.json holds: settings, device, versions, and what follows from them."""
     versions = {"helios": helios.__version__, "python": platform.python_version()}
     for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
         try:
@@ -192,7 +188,7 @@ def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
 
 
 def _checked(config: Config) -> Config:
-    """Return the settings with absolute paths, for the run may be continued from another directory."""
+    """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
     given = {name: source for name, source in config.data.to_dict().items() if source}
@@ -201,7 +197,7 @@ def _checked(config: Config) -> Config:
 
 
 def _shown(path: Path) -> str:
-    """Return the path as short as it can be written from here."""
+    """Return the path, relative to the current directory where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

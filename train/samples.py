@@ -1,4 +1,4 @@
-"""What a model is asked, and its answers."""
+"""The questions that a model is asked, and its answers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SAMPLE_TOKENS, TEMPERATURE, TOP_K = 80, 0.8, 40
 
 
 def chat_prompt(text: str) -> str:
-    """`<|user|> text <|assistant|>`, unless the text brings its own marks."""
+    """Return `<|user|> text <|assistant|>`, or the text where it has such marks already."""
     return text if USER in text or ASSISTANT in text else f"{USER} {text.strip()} {ASSISTANT}"
 
 
 def answer(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], tokens: int, temperature: float,
            top_k: int | None, seed: int) -> list[str]:
-    """What the model says after each prompt, up to the user's next turn or the end of the conversation."""
+    """Return what the model says after each prompt, up to the user's next turn or the end of the conversation."""
     rows = sampler([tokenizer.encode(p).tolist() for p in prompts], tokens, temperature, top_k, seed,
                    stop={tokenizer.id(END), tokenizer.id(USER)})
     return [tokenizer.decode(row).removesuffix(END).removesuffix(USER).strip() for row in rows]

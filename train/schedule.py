@@ -6,10 +6,10 @@ import math
 
 
 def learning_rate(step: int, *, steps: int, warmup: int, lr: float, lr_min: float) -> float:
-    """Of 0-based `step` among `steps`: linear from lr_min to lr over `warmup` steps, then a cosine back to lr_min.
+    """Return the rate of the 0-based `step`: linear from lr_min to lr in `warmup` steps, then a cosine back to `steps`.
 
-    With n = step + 1: lr_min + (lr - lr_min)·n/warmup, then lr_min + (lr - lr_min)·½(1 + cos(π(step - warmup)/(steps -
-    warmup))). Beyond `steps` it stays at lr_min.
+    It is lr_min + (lr - lr_min)·(step + 1)/warmup, then lr_min + (lr - lr_min)·½(1 + cos(π·(step - warmup)/(steps -
+    warmup))), and lr_min from `steps` on.
     """
     if step < warmup:
         return lr_min + (lr - lr_min) * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""The page of all settings, docs/settings.md: `helios-info --settings` prints it."""
+"""The page of all settings: docs/settings.md, which `helios-info --settings` prints."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from helios.train.markdown import section, table
 
 HEAD = """# Settings
 
-Every setting of a run, as it is declared. Each can stand in a TOML file (in the table that its section names, or as a
-bare key), in `--set KEY=VALUE`, and in its flag where it has one. Flags win over `--set`, `--set` over `--config`, and
-that over `--preset`. `helios-info --settings` prints this page."""
+Every setting of a run. Each can stand in a TOML file (in the table that heads its section, or as a bare key), in
+`--set KEY=VALUE`, and in its flag where it has one. Flags win over `--set`, `--set` over `--config`, and that over
+`--preset`. A default of auto follows from other settings, and – means that the setting is not given. This page is what
+`helios-info --settings` prints."""
 ABOUT = {
-    "model": "What a GPT is made of.", "data": "What a run reads.",
-    "train": "How a run trains, and what it leaves on the way.",
+    "model": "What a GPT is made of.", "data": "The texts that a run reads.",
+    "train": "How a run trains, and what it writes on the way.",
     "search": "The search for an activation before the training; see [search.md](search.md).",
-    "monitor": "What is watched in every run, and what may act on it; see [search.md](search.md#monitors)."}
+    "monitor": "What is watched in a run, and what may change its training; see [search.md](search.md#monitors)."}
 
 
 def markdown() -> str:

@@ -1,4 +1,4 @@
-"""The stages of a run: stretches of steps, in each of which one model is trained from a start of its own."""
+"""The stages of a run: stretches of steps in which one model is trained, from a start of its own."""
 
 from __future__ import annotations
 
@@ -16,22 +16,24 @@ from helios.train.state import TrainState
 
 @dataclass(frozen=True)
 class Stage:
+    """A stretch of steps with one model."""
+
     model: GPTConfig
-    init_seed: int  # of the initial weights
-    data_seed: int  # of batches and dropout masks
+    init_seed: int  # seed of the initial weights
+    data_seed: int  # seed of batches and dropout masks
     first: int  # steps of the run before it
     steps: int  # its length, at most
     rate: Callable[[int], float]  # learning rate of its 0-based step
-    eval_interval: int  # in its own steps; the last is evaluated anyway
+    eval_interval: int  # steps of its own between evaluations; 0: none before its end
     final: bool = True  # whether it trains what the run is for
     label: str = ""  # what the display calls it
-    columns: Mapping[str, Any] = field(default_factory=dict)  # what each of its rows also has
-    start: Path | None = None  # folder with the weights and moments to begin with, in the place of new ones
+    columns: Mapping[str, Any] = field(default_factory=dict)  # added to each of its rows
+    start: Path | None = None  # checkpoint whose weights and moments it begins with; None: new ones
     offset: int = 0  # batches that were drawn before it
 
 
 def training(config: Config, first: int = 0) -> Stage:
-    """Return the stage that a run is for, after `first` steps of a search."""
+    """Return the training that a run is for, as a stage after `first` steps of a search."""
     t = config.train
     rate = partial(learning_rate, steps=t.steps, warmup=t.warmup, lr=t.lr, lr_min=t.lr_min)
     return Stage(model=config.model, init_seed=t.seed, data_seed=t.seed, first=first, steps=t.steps, rate=rate,
@@ -39,36 +41,36 @@ def training(config: Config, first: int = 0) -> Stage:
 
 
 class Plan:
-    """Which stage comes when. This one is of a run that trains and does nothing else; a search is another.
+    """The order of a run's stages: here a single training; a search is a subclass.
 
-    All that a plan has decided is in `state`; nothing else but the settings decides what comes next.
+    What comes next depends on nothing but the settings and what `state` returns.
     """
 
-    over = False  # whether the stage under way has ended, before its last step
+    over = False  # whether the present stage is to end before its last step
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def stage(self) -> Stage | None:
-        """Return the stage that is to be trained, now or next; None where nothing is left."""
+        """Return the present stage; None where nothing is left to train."""
         return training(self.config)
 
     def step(self, row: Mapping[str, Any], timed: bool) -> None:
-        """Count a step of a stage that is not final. timed: whether its time is that of a step and nothing else."""
+        """Count a step of a stage that is not final. timed: whether its time is that of computing alone."""
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Take in what a step's row came to have: the monitors' columns, and the validation loss if there is one."""
+        """Take in the same step's row once it has the monitors' columns and, if one was measured, a validation loss."""
 
     def finish(self, state: TrainState, save: Callable[[Path], Path]) -> None:
-        """Take the result of a stage that is over, and choose the next. save: writes a checkpoint below a folder."""
+        """Take the result of a stage that is over and choose the next. save: writes a checkpoint into a folder."""
 
     def prune(self) -> None:
-        """Remove files of its own that no checkpoint of the run needs."""
+        """Remove files of the plan's own that no checkpoint of the run needs."""
 
     def state(self) -> dict[str, Any] | None:
-        """Return what `restore` takes, as plain values; None where there is nothing to keep."""
+        """Return what a checkpoint keeps of the plan, as plain values; None where that is nothing."""
         return None
 
     def outcome(self) -> str:
-        """Return in words what was decided; "" where nothing was."""
+        """Return in words what the plan decided; "" where nothing was."""
         return ""

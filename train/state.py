@@ -1,4 +1,4 @@
-"""What is trained: a model on a device, its optimizer, and the recordings of a step and of an evaluation."""
+"""What is trained: a model on a device, its optimizer, and the recordings of a step and an evaluation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from helios.optim import AdamW
 from helios.tensor import Tensor
 from helios.train.config import TrainConfig
 
-KEPT = 2  # recordings of a step, where its batch changes
+KEPT = 2  # recordings of a step that are kept, where the batch size changes
 
 
 class TrainState:
-    """A model of the weights of `seed`, its optimizer, and what is recorded of them.
+    """A model with the initial weights of `seed`, its optimizer and its recordings.
 
-    A step is `accum` micro-steps, of which the last also updates.
+    A step is `accum` micro-steps, the last of which also updates the weights.
     """
 
     def __init__(self, model: GPTConfig, train: TrainConfig, backend: Backend, seed: int) -> None:
@@ -31,7 +31,7 @@ class TrainState:
                          weight_decay=train.weight_decay, grad_clip=train.grad_clip,
                          spike_threshold=train.spike_threshold, loss_scaling=train.precision == "mixed",
                          no_decay=self.model.no_decay)
-        self.total = Tensor(backend.zeros(()), backend)  # loss of a step, summed over its micro-steps
+        self.total = Tensor(backend.zeros(()), backend)  # the step's loss so far, over its micro-steps
         self.micro = Capture(self._micro, backend, keep=KEPT)
         self.last = Capture(self._last, backend, keep=KEPT)
         self.evaluation = Capture(self._evaluation, backend)
@@ -40,10 +40,8 @@ class TrainState:
             self.opt.zero_grad(fill=True)
 
     def prepare(self, batch_size: int, evaluated: int) -> None:
-        """Record a step of `batch_size` sequences and, unless it is 0, an evaluation of `evaluated`.
-
-        Nothing is computed. Afterwards all their memory is taken; raises UserError where there is not enough.
-        """
+        """Record a step of `batch_size` sequences and, unless `evaluated` is 0, an evaluation of that many.
+        Nothing is computed, but all memory is taken. Raises UserError where there is not enough."""
         ids = lambda n: np.zeros((n, self.model.config.block_size), np.int32)
         inputs = ids(batch_size), ids(batch_size), random.state(0, 0)
         if self.accum > 1:
@@ -53,35 +51,35 @@ class TrainState:
             self.evaluation.prepare(ids(evaluated), ids(evaluated))
 
     def restart(self, seed: int) -> None:
-        """Begin anew with the initial weights of `seed`; what is recorded stays."""
+        """Begin anew with the initial weights of `seed`, keeping the recordings."""
         self.model.load_state_dict(initial_state(self.model.config, seed))
         self.opt.reset()
 
     def submit(self, inputs: list[tuple[np.ndarray, ...]]) -> Callable[[], tuple[np.ndarray, ...]]:
-        """Start a step. The returned function waits for the loss, a scalar, and the optimizer's stats [len(STATS)].
+        """Start a step; the function returned waits for the loss, a scalar, and the optimizer's stats [len(STATS)].
 
-        inputs: tokens and targets, int32 [B, T] each, and rng, int32 [3], of each micro-step; of the last one also the
+        inputs: for each micro-step tokens and targets, int32 [B, T] each, and rng, int32 [3]; for the last one also the
         learning rate, float32 [1].
         """
         waits = [self.micro.submit(*micro) for micro in inputs[:-1]]
         last = self.last.submit(*inputs[-1])
 
         def wait() -> tuple[np.ndarray, ...]:
-            for done in waits:  # or what they work with would be held for ever
+            for done in waits:  # else their buffers would never be released
                 done()
             return last()
 
         return wait
 
     def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-        """Return the mean loss over the batches, in nats, without dropout; nothing that training reads is touched."""
+        """Return the mean loss in nats over (tokens, targets) batches, without dropout; training is not affected."""
         losses = [float(self.evaluation(*batch)[0]) for batch in batches]
         return sum(losses) / len(losses)
 
     def timings(self) -> dict[str, float]:
-        """Return the dispatches ("gpu_ops_count") and the milliseconds of each phase of the last step."""
+        """Return the last step's dispatches, "gpu_ops_count", and milliseconds by phase, "timing_<phase>_ms"."""
         row: dict[str, float] = {}
-        # A replay's timings are those of its last call; the micro-steps before the last are alike.
+        # A recording has the timings of its last replay only; the micro-steps before the last are taken to be alike.
         for capture, calls in ((self.micro, self.accum - 1), (self.last, 1)):
             for program in list(capture.programs.values())[-1:]:
                 row["gpu_ops_count"] = row.get("gpu_ops_count", 0) + calls * program.dispatches
@@ -92,11 +90,11 @@ class TrainState:
         return row
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Return every parameter's values, views of one copy on the host."""
+        """Return the parameters by name, as views of one copy on the host."""
         return self._slab(self.opt.weights)
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Return the gradients of the last step, before clipping; in mixed precision times the loss scale."""
+        """Return the last step's gradients by name, before clipping; in mixed precision times the loss scale."""
         return self._slab(self.opt.grads)
 
     def representations(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -123,7 +121,7 @@ class TrainState:
         return loss
 
     def _micro(self, tokens: Tensor, targets: Tensor, rng: Tensor) -> tuple[Tensor]:
-        """Add to the gradients and the loss of a step."""
+        """Compute a micro-step that adds to the step's gradients and loss."""
         self.backend.assign(self.total.data, self._sum(self._gradients(tokens, targets, rng)).data)
         return (self.total,)
 
@@ -131,14 +129,14 @@ class TrainState:
         return Tensor(self.backend.axpby(self.total.data, loss.data, 1.0, 1.0), self.backend)
 
     def _last(self, tokens: Tensor, targets: Tensor, rng: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-        """The last, or only, micro-step and the update."""
+        """Compute the last or only micro-step, and update the weights."""
         if self.accum == 1:
             self.opt.zero_grad()
         loss = self._gradients(tokens, targets, rng)
         if self.accum > 1:
             loss = self._sum(loss)
         self.opt.step(lr, loss)
-        if self.accum > 1:  # for the next step, whose first micro-step then is like any other
+        if self.accum > 1:  # so that the next step's first micro-step is like any other
             self.opt.zero_grad(fill=True)
             self.backend.assign(self.total.data, self.backend.zeros(()), take=True)
         return loss, self.opt.stats

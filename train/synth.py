@@ -1,7 +1,7 @@
-"""The embedded corpus: conversations with figures of history, from a small grammar over what train/corpus/ knows.
+"""The embedded corpus: conversations with figures of history, made by a small grammar from the facts in train/corpus/.
 
-An answer follows from its question (who is asked, and about what), so a small GPT learns to answer in voice and with
-the right facts; some answers repeat the visitor's name or need the difference of two years.
+An answer follows from who is asked and about what, so a small GPT can learn to answer in voice and with the right
+facts; some answers repeat the visitor's name or need the difference of two years.
 """
 
 import random
@@ -18,7 +18,7 @@ Pick = Callable[[Sequence[T]], T]
 
 
 class Figure(NamedTuple):
-    """Someone of history: true facts, told in the first person. Years before our era are negative."""
+    """A figure of history, with true facts told in the first person. Years before our era are negative."""
 
     name: str
     call: str  # how a visitor addresses the figure
@@ -33,7 +33,7 @@ class Figure(NamedTuple):
 
 
 def _tables(folder: str) -> list[dict[str, Any]]:
-    """Return the files of a folder below train/, in the order of their names."""
+    """Return the TOML files of a folder below train/, in the order of their names."""
     found = sorted(resources.files("helios.train").joinpath(folder).iterdir(), key=lambda file: file.name)
     return [tomllib.loads(file.read_text("utf-8")) for file in found if file.name.endswith(".toml")]
 
@@ -48,7 +48,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "
 
 
 def parse_size(size: str) -> int:
-    """Return the bytes that "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
+    """Return how many bytes "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
     if not parts or parts[2] not in UNITS or (count := int(float(parts[1]) * UNITS[parts[2]])) < 1:
         raise UserError(f"{size!r} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
@@ -57,9 +57,7 @@ def parse_size(size: str) -> int:
 
 def corpus(size_bytes: int, seed: int = 0) -> str:
     """Return about `size_bytes` of UTF-8 text, one conversation a line: as many whole ones as fit, at least one.
-
-    The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one.
-    """
+    The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one."""
     lines: list[str] = []
     size = 0
     for line in _conversations(seed):
@@ -90,7 +88,7 @@ def _conversations(seed: int) -> Iterator[str]:
         yield "".join(f"<|user|> {q} <|assistant|> {a} " for q, a in exchanges.items()) + "<|end_of_text|>\n"
 
 
-# Each maker of an exchange takes (figure, visitor's name, pick) and returns (question, answer).
+# Each function from here to _farewell takes (figure, visitor's name, pick) and returns (question, answer).
 
 def _topic(figure: Figure, visitor: str, pick: Pick) -> tuple[str, str]:
     topic = pick(tuple(figure.topics))

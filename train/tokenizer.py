@@ -1,4 +1,4 @@
-"""Byte-level BPE: any UTF-8 text to uint16 ids and back, with the marks of a conversation as atomic tokens."""
+"""Byte-level BPE: any UTF-8 text to uint16 ids and back; the marks of a conversation are one token each."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ import numpy as np
 from helios.errors import UserError
 from helios.files import write_atomic
 
-# Left unset, the library drops to one thread, with a warning, in a process that has forked.
+# Unset, the library falls back to one thread, with a warning, in a process that has forked.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 import tokenizers
@@ -20,16 +20,16 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 SPECIALS = USER, ASSISTANT, END = ("<|user|>", "<|assistant|>", "<|end_of_text|>")
 SMALLEST = 256 + len(SPECIALS)  # every byte has a token of its own, so no text is out of vocabulary
 LARGEST = 65_535  # ids are uint16
-PIECE = 1 << 12  # characters handed to one thread at a time
-GROUP = 256  # pieces in flight: the library keeps some 150 bytes for each token of them
+PIECE = 1 << 12  # characters that one thread encodes at a time
+GROUP = 256  # pieces encoded at a time, since the library takes some 150 bytes a token of them
 
-# Where a text may be cut without changing its tokens: after an end mark, and before a single line break that begins a
-# run of other characters (the pre-tokenizer makes that break a word of its own, whatever white space stands before it).
+# Where a text may be cut without changing its tokens: after an end mark, and before a line break that a character other
+# than white space or < follows (the pre-tokenizer makes that break a word of its own, whatever white space precedes).
 CUT = re.compile(re.escape(END) + r"|(?=\n[^\s<])")
 
 
 class Tokenizer:
-    """A trained vocabulary. Ids 0, 1 and 2 are SPECIALS when trained here; `vocab_size` is the largest id plus one."""
+    """A trained vocabulary. Where it was trained here, ids 0, 1 and 2 are SPECIALS. vocab_size: the largest id + 1."""
 
     def __init__(self, bpe: tokenizers.Tokenizer):
         self._bpe = bpe
@@ -39,10 +39,10 @@ class Tokenizer:
 
     @classmethod
     def train(cls, text: str, vocab_size: int) -> "Tokenizer":
-        """Learn `vocab_size` tokens (the specials and all 256 bytes included) from the whole text; deterministic.
+        """Learn `vocab_size` tokens, SPECIALS and all 256 bytes included, from the whole text, deterministically.
 
-        A pair of tokens that is met only once is not merged. Raises UserError if the size is outside 259..65,535 or
-        the text supports fewer tokens.
+        Pairs of tokens that occur only once are not merged. Raises UserError if the size is outside 259..65,535 or the
+        text supports fewer tokens.
         """
         if not SMALLEST <= vocab_size <= LARGEST:
             raise UserError(f"a vocabulary of {vocab_size:,} was asked for; give one from {SMALLEST} to {LARGEST:,}")
@@ -52,7 +52,7 @@ class Tokenizer:
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size, min_frequency=2, special_tokens=list(SPECIALS),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
-        # The trainer would learn merges inside the special tokens if it saw them.
+        # Without SPECIALS, inside which the trainer would learn merges.
         bpe.train_from_iterator(re.split("|".join(map(re.escape, SPECIALS)), text), trainer)
         if (found := bpe.get_vocab_size()) < vocab_size:
             raise UserError(f"a vocabulary of {vocab_size:,} was asked for, but the text supports only {found:,}; "
@@ -61,7 +61,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json. Raises UserError if it is missing, damaged, or not a byte-level BPE with SPECIALS."""
+        """Read a tokenizer.json. Raises UserError if it is missing, damaged or not a byte-level BPE with SPECIALS."""
         try:
             bpe = tokenizers.Tokenizer.from_str(Path(path).read_text("utf-8"))
         except OSError as error:
@@ -78,14 +78,14 @@ class Tokenizer:
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write tokenizer.json, the old file or the new whatever happens. Raises UserError if that cannot be."""
+        """Write tokenizer.json; a kill at any moment leaves the old file or the new. Raises UserError if it cannot."""
         try:
             write_atomic(path, lambda file: file.write(self._json()))
         except OSError as error:
             raise UserError(f"cannot write the tokenizer {path}: {error.strerror}; choose another place") from error
 
     def encode(self, text: str) -> np.ndarray:
-        """The text's ids, uint16 [tokens]. Raises UserError for a text that has no UTF-8 form (a lone surrogate)."""
+        """Return the text's ids, uint16 [tokens]. Raises UserError for text without a UTF-8 form (lone surrogates)."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -97,16 +97,16 @@ class Tokenizer:
         return np.concatenate(groups) if groups else np.zeros(0, np.uint16)
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
-        """The text of `ids`, specials included; bytes that are not valid UTF-8 become U+FFFD."""
+        """Return the text of `ids`, SPECIALS included; bytes that are not valid UTF-8 become U+FFFD."""
         return self._bpe.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def id(self, special: str) -> int:
-        """The id of one of SPECIALS. Raises KeyError for anything else."""
+        """Return the id of one of SPECIALS. Raises KeyError for anything else."""
         return self._ids[special]
 
     @property
     def fingerprint(self) -> str:
-        """32 hex digits that name this vocabulary: a hash of its tokenizer.json."""
+        """Return 32 hex digits that name this vocabulary, a hash of its tokenizer.json."""
         return hashlib.blake2b(self._json(), digest_size=16).hexdigest()
 
     def _json(self) -> bytes:

@@ -1,1 +1,1 @@
-"""What watches a training run, measures its weights, scores it, and acts on what is seen."""
+"""Monitors: they watch a run, measure its weights, score it, and may act on what they see."""

@@ -1,6 +1,6 @@
-"""What acts on a run while it trains, or tells that it is time to: batch, learning rate, plateau, hopelessness.
+"""Controls of the batch and the learning rate, and the signs of a training's course: slope, plateau, hopelessness.
 
-`alerts` is the mask of a step's alerts, of the bits in cusum.py. `calm` counts steps without any.
+`alerts` is a step's mask of bits as cusum.py defines them. `calm` is a number of steps without any.
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ def _names(alerts: int) -> str:
 
 
 class _Calm(Kept):
-    """Counts quiet steps; every `calm` of them are one occasion to go back a step."""
+    """Counts steps without an alert; each `calm` of them in a row undo one change."""
 
     def __init__(self, calm: int) -> None:
         self.calm, self.quiet = calm, 0
 
     def calmed(self, alerts: int) -> bool:
-        """Count a step; return whether it is such an occasion."""
+        """Count a step and return whether a change is to be undone."""
         self.quiet = 0 if alerts else self.quiet + 1
         return self.quiet > 0 and self.quiet % self.calm == 0
 
 
 class AdaptiveBatch(_Calm):
-    """Controls the batch: an alert of grad or tps takes `step` sequences off, one of clip adds as many, and calm leads
-    back.
-    """
+    """Controls the batch: a grad or tps alert takes `step` sequences off, a clip alert adds them, calm undoes it."""
 
     KEPT = ("batch", "quiet")
 
@@ -45,7 +43,7 @@ class AdaptiveBatch(_Calm):
         self.batch = batch
 
     def update(self, alerts: int) -> tuple[int, str | None]:
-        """Return the batch for the next step, and why it changed, if it did."""
+        """Return the next step's batch, and why it changed; None where it did not."""
         before, reason = self.batch, _names(alerts)
         if self.calmed(alerts):
             back = self.original - self.batch
@@ -58,15 +56,15 @@ class AdaptiveBatch(_Calm):
 
 
 LR_LEAST = 1 / 16
-ENTROPY = 1.0  # bits at which the rate stays; what two equally frequent activations have
+ENTROPY = 1.0  # bits at which the rate stays: those of two equally frequent activations
 
 
 class DynamicLR(_Calm):
     """Controls a factor on the schedule's rate.
 
-    "cusum": an alert of grad or val halves it, down to LR_LEAST; after calm it doubles, up to 1. Alerts of tps count
-    neither way: a busy machine says nothing of the rate.
-    "entropy": 2^(1 - H / ENTROPY) within [1/2, 2], H the population's entropy in bits: the less varied, the faster.
+    "cusum": a grad or val alert halves it, down to LR_LEAST; calm doubles it, up to 1. A tps alert counts neither way,
+    since a busy machine says nothing of the rate.
+    "entropy": it is 2^(1 - H / ENTROPY) within [1/2, 2], where H is the population's entropy in bits.
     """
 
     KEPT = ("factor", "quiet")
@@ -78,7 +76,7 @@ class DynamicLR(_Calm):
         self.mode, self.factor = mode, 1.0
 
     def update(self, alerts: int, population_entropy: float | None = None) -> tuple[float, str | None]:
-        """Return the factor for the next step, and why it changed, if it did."""
+        """Return the next step's factor, and why it changed; None where it did not."""
         before, reason = self.factor, None
         alerts &= ~TPS
         if self.mode == "entropy":
@@ -93,11 +91,10 @@ class DynamicLR(_Calm):
 
 
 class HeatCapacity(Kept):
-    """Measures d(loss)/d(lr), in nats per unit of the rate: the slope of a regression of loss on rate over the last
-    WINDOW steps.
+    """Measures d(loss)/d(lr) in nats: the slope of a regression of loss on rate over the last WINDOW steps.
 
-    It says how they moved together, not that one moved the other: in a warm-up the loss also falls by itself.
-    None until the window is full, and while the rate moves by less than a hundredth: there the slope would be noise.
+    It says how they moved together, not that one moved the other: in a warm-up the loss also falls by itself. It is
+    None until the window is full, and where the rate moves by less than SPAN of itself, for there it would be noise.
     """
 
     WINDOW = 50
@@ -108,7 +105,7 @@ class HeatCapacity(Kept):
         self.points: list[list[float]] = []  # loss and rate
 
     def update(self, loss: float, lr: float) -> float | None:
-        """Take in a step, unless it is not finite, and return the slope."""
+        """Take in a step, if it is finite, and return the slope."""
         if math.isfinite(loss) and math.isfinite(lr):
             self.points = [*self.points, [float(loss), float(lr)]][-self.WINDOW:]
         losses, rates = np.array(self.points or [[0.0, 0.0]]).T
@@ -119,7 +116,7 @@ class HeatCapacity(Kept):
 
 
 class Plateau(Kept):
-    """Tells when `patience` evaluations brought no loss that is `min_delta` nats better than the best before."""
+    """Finds plateaus: `patience` evaluations without a loss that is lower by `min_delta` nats than the best before."""
 
     KEPT = ("best", "waited")
 
@@ -129,7 +126,7 @@ class Plateau(Kept):
         self.waited = 0
 
     def update(self, val_loss: float) -> bool:
-        """Return True once a plateau, when it is long enough; not again before an improvement, which NaN is not."""
+        """Take in an evaluation; return whether a plateau begins with it. NaN is no improvement."""
         better = math.isfinite(val_loss) and (
             self.best is None or (val_loss < self.best and self.best - val_loss >= self.min_delta))
         if better:
@@ -142,9 +139,9 @@ class Plateau(Kept):
 def bound(values: Sequence[tuple[int, float]], steps: int) -> float:
     """Return the lowest validation loss that a training can still have at `steps`, from its evaluations so far.
 
-    values: (step, loss) each. It lies on the line through the last one with the slope of the steepest interval: under a
-    constant rate losses fall ever more slowly, so the curve stays above. It is -inf while fewer than three evaluations
-    are there, or where one is not finite.
+    values: (step, loss) each. The bound is on the line through the last one with the slope of the steepest interval: at
+    a constant rate losses fall ever more slowly, so the curve stays above. It is -inf for fewer than three evaluations,
+    or where one is not finite.
     """
     if len(values) < 3 or not all(math.isfinite(loss) for _, loss in values):
         return -math.inf

@@ -1,28 +1,28 @@
-"""Change-point detection on a training run: has the gradient, the clipping, the speed or the validation loss shifted?
+"""Change-point detection: whether a run's gradient norm, clipping, speed or validation loss has shifted.
 
-CUSUM (Page 1954): with z the deviation of a value from a learned baseline in standard deviations, the sums
+CUSUM (Page 1954): with z the deviation of a value from a baseline in standard deviations, the sums
 max(0, S + z - slack) and max(0, S - z - slack) stay near zero on noise and grow steadily after a shift; one above the
-sensitivity is a shift. The textbook's baseline is known and at rest. That of a training is neither, so here
+sensitivity is a shift. In the textbook the baseline is known and does not move. Here it is learned and moves, so
 
 * a value is compared with the n before it by Student's t, taken to the normal scale, as in the self-starting CUSUM
-  (Hawkins 1987): a baseline of few values knows itself badly, and raises no more false alarms for it;
+  (Hawkins 1987), so that an imprecise baseline of few values raises no more false alerts than a good one;
 * the baseline follows: after it is learned, every value moves mean and variance with the weight 1/n, n growing to the
   window. What moves by less than slack standard deviations in a window is no shift, in either direction;
-* one value counts as a few standard deviations at most (`cap`), in the sums and in the baseline, so that a spike is
-  no regime. Only of the validation loss, whose values are few and have no outliers, all counts;
-* a shift in the harmless direction moves the baseline, without alarm or pause, to the mean since that sum was last
-  zero, which is the likeliest time of the shift. After an alarm the baseline is learned anew, over `window` values;
-* no standard deviation is taken to be below a floor, the change that would not matter if it were real. Else a clip
-  coefficient of exactly 1, or a loss on the same batches, would alarm by its last digit;
-* the noise of the validation loss is taken from second differences, which leave out the trend, most of its movement,
-  and from their median, which leaves out the steep beginning.
+* one value counts as `cap` standard deviations at most, in the sums and in the baseline, so that a single spike is no
+  shift. Values of the validation loss, which are few and have no outliers, count in full;
+* a shift in the harmless direction moves the baseline, without alert or pause, to the mean since that sum was last
+  zero, which is the likeliest time of the shift. After an alert the baseline is learned anew, over `window` values;
+* no standard deviation is taken to be below a floor, a change too small to matter. Else a clip coefficient of exactly
+  1, or a loss on the same batches, would raise an alert by its last digit;
+* the noise of the validation loss is taken from second differences, which remove the trend, and from their median,
+  which ignores the steep beginning.
 
 Measured with the defaults, all four channels together, on 10,000 steps of independent noise (norm lognormal of sigma
 0.25 around 0.9, clip coefficient min(1, 1/norm), speed ±5 %, a validation loss of ±0.03 at every step): 3 of 1,000 runs
-have a false alarm, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 64 of 200. A norm × 2.5
+have a false alert, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 64 of 200. A norm × 2.5
 is found after 7 steps in the median of 300 runs and 11 at most, a speed × 0.7 or a coefficient from 1 to 0.6 after 7. A
-norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise is less well served: at 0.3 from one
-evaluation to the next, and those at every step, 32 of 60 runs have a false alarm, again of the validation loss.
+norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise does worse: with a correlation of 0.3
+from one evaluation to the next, and one at every step, 32 of 60 runs have a false alert, again of the validation loss.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 SENSITIVITY, SLACK, WINDOW, GRACE = 12.0, 0.5, 50, 10
-CAP, REACH = 2.5, 4.0  # what one value counts as at most in the sums, and in the baseline
-VAL_WINDOW, VAL_KEPT = 5, 17  # evaluations are few: that make a baseline, and that tell the noise
-LEAST_MEMORY, LEAST_COUNT = 20, 4  # of a baseline that follows, and of one that was moved
-LARGEST = 1e100  # what is beyond has no square
-TINY = 1e-30  # in place of what has no logarithm
+CAP, REACH = 2.5, 4.0  # most standard deviations that one value counts as in the sums, and in the baseline
+VAL_WINDOW, VAL_KEPT = 5, 17  # evaluations that make a baseline, and from which the noise is estimated
+LEAST_MEMORY, LEAST_COUNT = 20, 4  # least n of a baseline that follows, and of one that was moved
+LARGEST = 1e100  # the square of a larger value may overflow
+TINY = 1e-30  # stands for values that have no logarithm
 GRAD, CLIP, TPS, VAL = 1, 2, 4, 8
 
 
 class Channel(NamedTuple):
     column: str
-    bit: int
-    source: str
-    reason: str
-    direction: int  # of harm
-    log: bool
+    bit: int  # in the mask of alerts
+    source: str  # column of the values
+    reason: str  # of an alert
+    direction: int  # of harm: 1 up, -1 down
+    log: bool  # whether logarithms are watched
     floor: float
     cap: float = CAP
     trend: bool = False
@@ -56,16 +56,16 @@ class Channel(NamedTuple):
 CHANNELS = (
     # A norm that wanders by a third within a window is seen in healthy training.
     Channel("cusum_grad", GRAD, "grad_norm", "grad_norm regime shift", 1, True, 0.3),
-    # At 0.85 a step still is nearly whole.
+    # A clip coefficient of 0.85 leaves nearly the whole step.
     Channel("cusum_clip", CLIP, "clip_coef", "persistent clipping onset", -1, False, 0.15),
     Channel("cusum_tps", TPS, "tokens_per_sec", "throughput collapse", -1, True, 0.05),
-    # A hundredth of a nat is what other evaluation batches would change.
+    # Other evaluation batches would change the loss by about a hundredth of a nat.
     Channel("cusum_val", VAL, "val_loss", "validation loss divergence", 1, False, 0.01, cap=math.inf, trend=True),
 )
 
 
 class Kept:
-    """What a checkpoint keeps of an object: the attributes that KEPT names, of plain values."""
+    """An object whose attributes in KEPT, all plain values, a checkpoint keeps."""
 
     KEPT: tuple[str, ...] = ()
 
@@ -74,6 +74,7 @@ class Kept:
         return {name: getattr(self, name) for name in self.KEPT}
 
     def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
         for name in self.KEPT:
             setattr(self, name, state[name])
 
@@ -81,8 +82,8 @@ class Kept:
 class Cusum(Kept):
     """Watches one series by both sums.
 
-    direction: 1 where rising is harm, -1 where falling is. floor: of the standard deviation. cap: the most that one
-    value counts as, in standard deviations. trend: whether most of the series' movement is a trend.
+    direction: 1 where a rise is harm, -1 where a fall is. floor: least standard deviation. cap: most standard
+    deviations that one value counts as. trend: whether the series moves mostly by a trend.
     """
 
     KEPT = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
@@ -97,20 +98,21 @@ class Cusum(Kept):
         self.reset()
 
     def reset(self) -> None:
+        """Begin anew, as for another series."""
         self.value: float | None = None  # the larger sum; None while learning
-        self.skip = self.grace  # values still to be thrown away
+        self.skip = self.grace  # values still to be left out
         self._forget()
 
     def _forget(self) -> None:
-        self.values: list[float] = []  # that are being learned from; of a series with a trend, later the last ones
-        self.n = 0  # how many values the baseline counts as; 0: not there yet
+        self.values: list[float] = []  # to learn from; of a series with a trend, later the last ones
+        self.n = 0  # how many values the baseline counts as; 0: none is learned yet
         self.mean = self.variance = 0.0
         self.up = self.down = 0.0  # towards harm, and away from it
         self.since, self.total = 0, 0.0  # values since `down` was zero, and their sum
 
     def update(self, x: float | None) -> str | None:
-        """The next value (None: none was measured) → "shift", "not finite", or None. A value that is not finite changes
-        nothing."""
+        """Take in the next value, None where none was measured; return "shift", "not finite" (such a value changes
+        nothing) or None."""
         if x is None:
             return None
         if not abs(x) < LARGEST:
@@ -132,7 +134,7 @@ class Cusum(Kept):
         if self.trend:
             self.mean = fmean(v)
             return
-        # Drawn in to REACH standard deviations of a robust kind, or one spike would blunt the baseline it fell into.
+        # Limited to REACH robust standard deviations, since a spike would make the baseline too wide.
         middle = median(v)
         reach = REACH * max(self.floor, _spread(x - middle for x in v))
         v = [_within(x, middle, reach) for x in v]
@@ -140,10 +142,10 @@ class Cusum(Kept):
         self.variance = sum((x - self.mean) ** 2 for x in v) / (self.window - 1)
 
     def _noise(self) -> tuple[float, float]:
-        """The standard deviation, and the degrees of freedom that it has (of bends, which overlap: by simulation)."""
+        """Return the standard deviation and its degrees of freedom (of bends, which overlap, by simulation)."""
         if not self.trend:
             return max(self.floor, math.sqrt(self.variance)), self.n - 1
-        # Of independent values a second difference over the root of 6 has their variance; of a straight line it is 0.
+        # A second difference over √6 has the variance of independent values, and is 0 on a straight line.
         v = self.values
         bends = [(a - 2 * b + c) / math.sqrt(6) for a, b, c in zip(v, v[1:], v[2:], strict=False)] or [0.0]
         return max(self.floor, _spread(bends)), max(1.0, len(bends) / 5)
@@ -177,19 +179,19 @@ def _within(x: float, middle: float, reach: float) -> float:
 
 
 def _spread(deviations: Iterable[float]) -> float:
-    """The standard deviation of normal values from the median of their sizes, which outliers hardly move."""
+    """Return normal values' standard deviation, by the median of their sizes, which outliers hardly move."""
     return 1.4826 * median(map(abs, deviations))
 
 
 def _normal(t: float, freedom: float) -> float:
-    """Student's t on the scale of a standard normal variable (Wallace 1959)."""
+    """Return Student's t on the scale of a standard normal variable (Wallace 1959)."""
     size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
     return math.copysign(size, t)
 
 
 class Monitor:
-    """The four channels of a training step. Values of the validation loss are few: its window is VAL_WINDOW or the
-    given one, whichever is shorter, and no value of it is thrown away."""
+    """Watches the four channels of a run. The validation loss, whose values are few, has a window of VAL_WINDOW at most
+    and no grace."""
 
     def __init__(self, sensitivity: float = SENSITIVITY, slack: float = SLACK, window: int = WINDOW,
                  grace: int = GRACE) -> None:
@@ -197,27 +199,29 @@ class Monitor:
                             0 if c.trend else grace, c.cap, c.trend) for c in CHANNELS]
 
     def reset(self) -> None:
-        """For another model, whose norms and speed are its own."""
+        """Begin anew, as for another model."""
         for part in self.parts:
             part.reset()
 
     def forget(self, bit: int) -> None:
-        """Learn the baseline of that channel anew."""
+        """Learn the baseline of the channel with this bit anew."""
         for c, part in zip(CHANNELS, self.parts, strict=True):
             if c.bit == bit:
                 part.reset()
 
     def state(self) -> dict[str, Any]:
+        """Return what `restore` takes."""
         return {c.column: part.state() for c, part in zip(CHANNELS, self.parts, strict=True)}
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
         for c, part in zip(CHANNELS, self.parts, strict=True):
             part.restore(state[c.column])
 
     def update(self, grad_norm: float | None, clip_coef: float | None, tokens_per_sec: float | None,
                val_loss: float | None) -> dict[str, Any]:
-        """A step's measurements, None where there is none → the columns cusum_grad, cusum_clip, cusum_tps, cusum_val
-        (the larger sum, None while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
+        """Take in a step's measurements, None where there is none; return the channels' columns (the larger sum, None
+        while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
         columns: dict[str, Any] = {}
         alerts, reasons = 0, []
         for c, part, x in zip(CHANNELS, self.parts, (grad_norm, clip_coef, tokens_per_sec, val_loss), strict=True):

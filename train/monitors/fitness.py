@@ -1,4 +1,4 @@
-"""What a candidate of a search is worth, and how varied a population is."""
+"""The fitness of a candidate of a search, and the diversity of a population."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from helios.errors import UserError, nearest
 
 
 def free_energy(loss: float, entropy: float, beta: float) -> float:
+    """Return loss + beta · entropy."""
     return loss + beta * entropy
 
 
@@ -22,7 +23,7 @@ def _needed(name: str, value: float | None) -> float:
 
 
 def _bits(parameters: int, entropy: float | None) -> float:
-    # Weights of no entropy still need the one that says so.
+    # At least one bit, so that there is a logarithm.
     return math.log10(max(1.0, parameters * _needed("weight_entropy", entropy)))
 
 
@@ -34,32 +35,30 @@ COMPLEXITY: Mapping[str, Callable[[int, float | None], float]] = MappingProxyTyp
 
 
 def complexity(mode: str, parameters: int, entropy: float | None = None) -> float:
-    """"parameters": log10 of their number; "entropy": bits of one weight; "description": log10 of the bits of all.
-
-    Raises UserError for another mode, ValueError where the mode needs the entropy and it is None.
-    """
+    """Return by `mode` log10 of the number of parameters, the entropy of a weight in bits or, for "description", log10
+    of the bits of all weights. Raises UserError for another mode, ValueError where the entropy is needed and None."""
     if mode not in COMPLEXITY:
         raise UserError(f"unknown complexity {mode!r}{nearest(mode, COMPLEXITY)}; there are {', '.join(COMPLEXITY)}")
     return COMPLEXITY[mode](parameters, entropy)
 
 
 def activation_distribution(activations: Sequence[str]) -> dict[str, float]:
-    """The share of each name, in alphabetic order."""
+    """Return the share of each name, in alphabetical order."""
     return {name: n / len(activations) for name, n in sorted(Counter(activations).items())}
 
 
 def population_entropy(activations: Sequence[str]) -> float:
-    """Shannon entropy of the names in bits: 0 where all are one, log2 of the number where each is another."""
+    """Return the Shannon entropy of the names in bits: 0 where all are equal, log2 of their number where none are."""
     return math.fsum(-p * math.log2(p) for p in activation_distribution(activations).values())
 
 
 def architecture_diversity(activations: Sequence[str]) -> float:
-    """Distinct names over all, from 1/n to 1; 0 for none at all."""
+    """Return the number of distinct names over that of all, from 1/n to 1; 0 where there is none."""
     return len(set(activations)) / max(1, len(activations))
 
 
 class Measurements(NamedTuple):
-    """What one training came to; None where it was not measured.
+    """The measurements of one training; None where there is none.
 
     clip_rate: share of steps whose gradient was clipped, 0 to 1. instability: share of steps in trouble, as trouble.py
     defines it, 0 to 1. tokens_per_sec: mean over the training.
@@ -75,7 +74,7 @@ class Measurements(NamedTuple):
 
 
 class Formula(NamedTuple):
-    """value: of the coefficients by name and what it needs, in that order."""
+    """A fitness: a function of the coefficients by name and, in order, of the Measurements that it needs."""
 
     value: Callable[..., float]
     needs: tuple[str, ...]
@@ -115,7 +114,7 @@ FITNESS: Mapping[str, Formula] = MappingProxyType({
 
 
 def fitness_coefficients(name: str, given: Mapping[str, float]) -> dict[str, float]:
-    """The formula's own coefficients with the `given` ones in their place. Raises UserError for unknown names."""
+    """Return the formula's coefficients, with the `given` ones replaced. Raises UserError for unknown names."""
     if name not in FITNESS:
         raise UserError(f"unknown fitness {name!r}{nearest(name, FITNESS)}; there are {', '.join(FITNESS)}")
     own = FITNESS[name].coefficients
@@ -127,10 +126,8 @@ def fitness_coefficients(name: str, given: Mapping[str, float]) -> dict[str, flo
 
 
 def fitness(name: str, measurements: Measurements, coefficients: Mapping[str, float]) -> float:
-    """The more the better; -inf, which loses to all, where an input or the result is not finite.
-
-    Raises UserError for an unknown formula or coefficient, ValueError for an input that it needs and is None.
-    """
+    """Return the fitness, of which more is better; -inf where an input or the result is not finite.
+    Raises UserError for an unknown formula or coefficient, ValueError for a needed input that is None."""
     c, formula = fitness_coefficients(name, coefficients), FITNESS[name]
     inputs = [_needed(need, getattr(measurements, need)) for need in formula.needs]
     if not all(map(math.isfinite, inputs)):

@@ -1,4 +1,4 @@
-"""Everything that watches a run, and what acts on it: it is asked once after every step."""
+"""All monitors and controls of a run, which are asked once after every step."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from helios.train.state import TrainState
 
 
 class Run(Protocol):
-    """What the monitors ask of a run."""
+    """The part of a run that monitors use."""
 
     state: TrainState
     done: int  # steps of the stage
 
     @property
     def over(self) -> bool:
-        """Whether the stage is over."""
+        """Return whether the stage is over."""
         ...
 
     def fits(self, batch_size: int) -> bool:
-        """Return whether a step of so many sequences fits in memory."""
+        """Return whether a step of `batch_size` sequences fits in memory."""
         ...
 
     def probe(self) -> np.ndarray:
-        """Return tokens [B, T] to look at the model's representations with."""
+        """Return the tokens [B, T] that representations are measured on."""
         ...
 
 
 class Monitors:
-    """The monitors of a run. `observe` returns the columns of a step; `batch_size` and `lr_factor` are for the next."""
+    """The monitors of a run: `observe` returns a step's columns; `batch_size` and `lr_factor` are for the next step."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, for another model or the same from its start."""
+        """Begin anew, as for another model."""
         m, batch = self.config.monitor, self.config.train.batch_size
-        self.recorded = True  # whether the step recorded its work first, so that its time says nothing
+        self.recorded = True  # whether the step was recorded first, so that its time is no measure of speed
         self.parts: dict[str, Any] = {"heat": HeatCapacity()}
         if m.cusum:
             self.parts["cusum"] = Monitor(m.cusum_sensitivity, m.cusum_slack, m.cusum_window, m.cusum_grace)
@@ -59,25 +59,28 @@ class Monitors:
 
     @property
     def batch_size(self) -> int:
+        """Return the next step's batch, in sequences."""
         return self.parts["batch"].batch if "batch" in self.parts else self.config.train.batch_size
 
     @property
     def lr_factor(self) -> float:
+        """Return the factor on the next step's learning rate."""
         return self.parts["lr"].factor if "lr" in self.parts else 1.0
 
     def state(self) -> dict[str, Any]:
+        """Return what `restore` takes."""
         return {name: part.state() for name, part in self.parts.items()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave; a part that was not there, or is no more, begins anew."""
+        """Take over what `state` returned; a part that is new begins anew."""
         for name in self.parts.keys() & state.keys():
             self.parts[name].restore(state[name])
 
     def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
-        """Return the columns of the monitors for the row of a step."""
+        """Return the monitors' columns for the row of a step."""
         m, columns, alerts = self.config.monitor, dict[str, Any](), 0
         if "cusum" in self.parts:
-            overflow = row.get("skip_reason") == "overflow"  # what loss scaling is for
+            overflow = row.get("skip_reason") == "overflow"  # loss scaling expects it
             columns |= self.parts["cusum"].update(
                 None if overflow else row["grad_norm"], None if overflow else row["clip_coef"],
                 None if self.recorded else row["tokens_per_sec"], row["val_loss"])
@@ -106,8 +109,7 @@ class Monitors:
 
     def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         m, state, columns = self.config.monitor, run.state, dict[str, Any]()
-        tracks_weights = m.track_weight_entropy or m.track_effective_rank or m.track_free_energy
-        if tracks_weights:
+        if m.track_weight_entropy or m.track_effective_rank or m.track_free_energy:
             found = weights.weight_metrics(state.weights())
             entropy = found["weight_entropy"]
             energy = fitness.free_energy(row["loss"], entropy, m.free_energy_beta)
@@ -118,10 +120,10 @@ class Monitors:
             if m.track_free_energy:
                 columns |= {"free_energy": energy, "fitness_score": 1.0 / energy}
             columns["complexity_score"] = fitness.complexity(m.complexity, state.model.num_parameters(), entropy)
-        if m.track_layer_grads and state.accum == 1:  # with more, a step ends with gradients of zero
+        if m.track_layer_grads and state.accum == 1:  # with more, gradients are zero after a step
             norms = weights.layer_norms(state.gradients())
             total = math.sqrt(sum(x * x for x in norms.values()))
-            # They carry the loss scale; the norm that the step itself computed does not.
+            # These gradients are multiplied by the loss scale; the norm in the row is not.
             scale = row["grad_norm"] / total if state.opt.loss_scaling and total else 1.0
             columns["per_layer_grad_norms"] = {name: scale * x for name, x in norms.items()}
         if m.track_mi_profiles:

@@ -1,4 +1,4 @@
-"""Which steps of a training are in trouble: the one definition that candidates are compared by, without a clock."""
+"""The steps of a training that are in trouble, by which candidates are compared; the clock has no part in it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ from typing import Any, NamedTuple
 
 from helios.train.monitors.cusum import TPS
 
-SPIKE = 10.0  # times the usual norm
-WINDOW, LEAST = 50, 10  # norms that tell what is usual, and how many it takes
+SPIKE = 10.0  # times the usual norm is a spike
+WINDOW, LEAST = 50, 10  # last norms whose median is usual, and how many it needs
 
 
 class Trouble(NamedTuple):
-    """What was wrong at a step."""
+    """The kinds of trouble at a step."""
 
-    spike: bool  # the norm was above the spike threshold, or SPIKE times the median of the last ones
-    skipped: bool  # the update was held back, and not for an overflow, which is how a loss scale is found
-    alert: bool  # a shift of gradient norm, clipping or validation loss was reported; the speed is the machine's
+    spike: bool  # the norm was above the spike threshold, or above SPIKE times the median of the last ones
+    skipped: bool  # the update was skipped, except for an overflow, by which loss scaling finds its scale
+    alert: bool  # of gradient norm, clipping or validation loss; the speed is the machine's
 
     @property
     def any(self) -> bool:
-        """Whether the step counts as one in trouble, once whatever was wrong."""
+        """Return whether there was trouble of any kind."""
         return self.spike or self.skipped or self.alert
 
     @classmethod
     def of(cls, row: Mapping[str, Any], norms: list[float]) -> Trouble:
-        """Judge the row of a step. norms: the last gradient norms before it, to which its own is added.
-
-        So a spike is also seen where no threshold is set.
-        """
+        """Judge the row of a step. norms: the gradient norms before it, to which its own is added; by them a spike is
+        seen without a threshold, too."""
         norm, reason = row["grad_norm"], row.get("skip_reason")
         finite = norm is not None and math.isfinite(norm)
         spike = reason == "spike" or (finite and len(norms) >= LEAST and norm > SPIKE * median(norms))

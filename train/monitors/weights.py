@@ -1,4 +1,4 @@
-"""What the weights look like: entropy and rank of the matrices, gradient norms of the layers, mutual information."""
+"""Measures of a model: entropy and rank of its matrices, gradient norms of its layers, mutual information."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from statistics import fmean
 
 import numpy as np
 
-SIDE = 64  # of the sampled sub-matrix
-BINS, PER_RMS = 32, 8  # of the histogram of |w|; bins in one root mean square
-ROWS = 1024  # that a principal component is taken from
-MI_BINS, FILL = 30, 5  # of a histogram in both directions; values that a cell should have on the average
+SIDE = 64  # of a sampled sub-matrix, at most
+BINS, PER_RMS = 32, 8  # bins of the histogram of |w|; bins in one root mean square
+ROWS = 1024  # from which a principal component is taken
+MI_BINS, FILL = 30, 5  # bins of a joint histogram along each axis; values that a cell should have on average
 
 
 def sample(w: np.ndarray) -> np.ndarray:
-    """A sub-matrix of [m, n], at most SIDE × SIDE, of evenly spaced rows and columns, always the same."""
+    """Return a sub-matrix of [m, n], at most SIDE × SIDE, of evenly spaced rows and columns."""
     rows, columns = (np.arange(min(size, SIDE)) * size // min(size, SIDE) for size in w.shape)
     return w[np.ix_(rows, columns)]
 
 
 def _scaled(w: np.ndarray) -> np.ndarray | None:
-    """In float64, a finite largest magnitude made 1, so that no square overflows; None where all are zero."""
+    """Return w in float64, over its largest magnitude if that is finite, lest squares overflow; None if all zero."""
     w = np.asarray(w, np.float64)
     peak = np.abs(w).max(initial=0.0)
     if not peak:
@@ -30,16 +30,16 @@ def _scaled(w: np.ndarray) -> np.ndarray | None:
 
 
 def _entropy(p: np.ndarray) -> float:
-    """In nats, of shares that sum to 1."""
+    """Return the Shannon entropy in nats of shares that sum to 1."""
     p = p[p > 0]
     return float(np.sum(p * np.log(1 / p)))
 
 
 def weight_entropy(w: np.ndarray) -> float:
-    """Shannon entropy in bits of the histogram of |w|; nan if w is not finite, 0 if it is all zero.
+    """Return the Shannon entropy in bits of the histogram of |w|; nan if w is not finite, 0 if it is all zero.
 
-    BINS bins, each 1/PER_RMS of the root mean square of w wide, the last one open: multiplying w by a constant changes
-    nothing. Normally distributed weights give 4.0, weights of one magnitude 0; the most is 5.
+    There are BINS bins, each 1/PER_RMS of the root mean square of w wide, the last one open, so the scale of w does not
+    count. Normally distributed weights give 4.0, weights of one magnitude 0; the most is 5.
     """
     scaled = _scaled(w)
     if scaled is None:
@@ -52,11 +52,11 @@ def weight_entropy(w: np.ndarray) -> float:
 
 
 def effective_rank(w: np.ndarray) -> float:
-    """exp of the Shannon entropy of the normalised singular values of [m, n] (Roy & Vetterli 2007): 1 to min(m, n).
+    """Return exp of the Shannon entropy of the normalised singular values of [m, n] (Roy & Vetterli 2007).
 
-    0 if w is all zero, nan if it is not finite. The singular values are roots of the eigenvalues of the smaller Gram
-    matrix, whose rounding errors are up to max(m, n)·eps of the largest. What is that small is taken as zero; the root
-    would make singular values of 1e-7 of it.
+    It is 1 to min(m, n), 0 if w is all zero, nan if it is not finite. Singular values are roots of the eigenvalues of
+    the smaller Gram matrix, whose rounding errors are up to max(m, n)·eps of the largest. Eigenvalues as small as that
+    are taken as zero, for their roots would be singular values of 1e-7 of the largest.
     """
     scaled = _scaled(w)
     if scaled is None:
@@ -71,7 +71,7 @@ def effective_rank(w: np.ndarray) -> float:
 
 
 def weight_metrics(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """weight_entropy and effective_rank, each the mean over samples of the matrices; gains and biases are left out."""
+    """Return the means of weight_entropy and effective_rank over samples of all matrices, without gains and biases."""
     samples = [sample(w) for w in weights.values() if w.ndim == 2]
     return {"weight_entropy": fmean(map(weight_entropy, samples)),
             "effective_rank": fmean(map(effective_rank, samples))}
@@ -81,10 +81,8 @@ LAYERS = {"wte": "embedding", "wpe": "embedding", "ln_f": "head", "lm_head": "he
 
 
 def layer_norms(grads: Mapping[str, np.ndarray], scale: float = 1.0) -> dict[str, float]:
-    """scale × the L2 norm of the gradient of each layer: embedding, block0…, head, by the names of GPT's parameters.
-
-    nan where it is not finite. Raises ValueError for a name that is of no layer.
-    """
+    """Return scale × the L2 norm of the gradient of each layer (embedding, block0, …, head), nan if it is not finite.
+    grads: by the names of GPT's parameters. Raises ValueError for a name that belongs to no layer."""
     squares: dict[str, float] = {}
     for name, grad in grads.items():
         first, *rest = name.split(".")
@@ -97,11 +95,11 @@ def layer_norms(grads: Mapping[str, np.ndarray], scale: float = 1.0) -> dict[str
 
 
 def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = MI_BINS) -> float:
-    """In bits, of two series [N], by a histogram of bins × bins of equal width; nan if they are not finite.
+    """Return the mutual information in bits, at least 0, of two series [N]; nan if they are not finite.
 
-    The plain estimate is too high by about (cells - rows - columns + 1) / (2N ln 2), the numbers of those that are not
-    empty; for independent series that fill every cell, (bins - 1)² / (2N ln 2). It is taken off (Miller & Madow 1955).
-    Never below 0. Of a series with itself: the entropy of its histogram.
+    It is estimated from a histogram of bins × bins of equal width. The plain estimate is too high by about
+    (cells - rows - columns + 1) / (2N ln 2), where only those that are not empty count; this is subtracted (Miller &
+    Madow 1955).
     """
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         return math.nan
@@ -114,10 +112,8 @@ def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = MI_BINS) -> flo
 
 
 def _principal(x: np.ndarray) -> np.ndarray:
-    """[N, d] → [N]: the place of each row along the first principal component, up to sign and scale.
-
-    The component is that of at most ROWS evenly spaced rows, so that its cost is bounded.
-    """
+    """Return the place of each row of [N, d] along the first principal component, up to sign and scale, as [N].
+    The component is that of at most ROWS evenly spaced rows, which bounds its cost."""
     x = np.asarray(x, np.float64)
     if not np.isfinite(x).all():
         return np.full(len(x), np.nan)
@@ -131,10 +127,10 @@ def _principal(x: np.ndarray) -> np.ndarray:
 
 
 def mi_profile(inputs: np.ndarray, representation: np.ndarray, outputs: np.ndarray) -> dict[str, float | None]:
-    """Mutual information in bits between three arrays [N, d], each reduced to its first principal component.
+    """Return the mutual information in bits of three arrays [N, d], each reduced to its first principal component.
 
-    mi_input_repr, mi_repr_output, and mi_compression: the second over the first, None where that is 0. With N below
-    FILL·MI_BINS² the histograms are coarser, as the correction for the bias fails where most cells are empty.
+    mi_compression is mi_repr_output over mi_input_repr, None where that is 0. With N below FILL·MI_BINS² the
+    histograms are coarser, since the correction of the bias fails where most cells are empty.
     """
     bins = max(2, min(MI_BINS, math.isqrt(len(inputs) // FILL)))
     x, r, y = map(_principal, (inputs, representation, outputs))

@@ -1,1 +1,1 @@
-"""What a run leaves for others to read: its directory, and the rows, events and samples in it."""
+"""Records: the directory of a run, and the rows, events and samples in it."""

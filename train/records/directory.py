@@ -1,4 +1,4 @@
-"""The run directory: which files it holds, who may write to it, and what may begin in it."""
+"""The run directory: its files, the lock of the process that writes to it, and whether a run may begin in it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jso
 
 
 def run_id(data: str) -> str:
-    """Return a new name for a run on that text: `<data stem with _>_<UTC yyyymmddHHMMSS>_<4 base36>`."""
+    """Return a new id for a run on that text: `<stem of data>_<UTC yyyymmddHHMMSS>_<4 random base-36 digits>`."""
     stem = re.sub(r"[^0-9A-Za-z]+", "_", Path(data).stem).strip("_") or "run"
     tail = "".join(secrets.choice(string.digits + string.ascii_lowercase) for _ in range(4))
     return f"{stem}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{tail}"
 
 
 def run_of(path: Path) -> Path:
-    """Return the run directory of `path`, which is a run's or a checkpoint's. Raises UserError where there is none."""
+    """Return the run's directory, where `path` is that or a checkpoint's. Raises UserError where there is none."""
     if not path.is_dir():
         raise UserError(f"{path}: no such directory; give the directory of a run or of a checkpoint")
     return path.parent.parent if checkpoint.is_checkpoint(path) else path
@@ -40,13 +40,13 @@ def run_of(path: Path) -> Path:
 
 @contextmanager
 def locked(path: Path, new: bool) -> Iterator[None]:
-    """Hold the run directory `path`; a new one is made, and removed again if nothing came to be in it.
+    """Hold the lock of the run directory `path`; a new one is made, and removed again if it stays empty.
 
-    The lock goes with the process, also where that is killed. Raises UserError if another process holds the directory,
-    it cannot be made, or a new run may not begin there.
+    The lock ends with the process, even when that is killed. Raises UserError if another process holds it, if the
+    directory cannot be made, or if a new run may not begin there.
     """
     made = new and not path.exists()
-    if new and not (path / LOCK).exists():  # before a file of ours is put among those of others
+    if new and not (path / LOCK).exists():  # before a lock is put into a folder of other files
         check_new(path)
     lock = FileLock(path / LOCK)
     try:
@@ -76,7 +76,7 @@ def check_new(path: Path) -> None:
         raise UserError(f"--run-dir {path} is a file; give a new or empty directory")
     if (path / CONFIG).exists() and checkpoint.steps(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
-    if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # a run that never came to a checkpoint begins anew
+    if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
 
 
@@ -89,7 +89,7 @@ def _is_run(path: Path) -> bool:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return config.json of the run directory `path`. Raises UserError where it is missing, damaged or foreign."""
+    """Return the content of config.json in the run directory `path`. Raises UserError where there is no valid one."""
     try:
         config = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
@@ -103,7 +103,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def finished(path: Path) -> bool:
-    """Return whether the directory `path` holds a run that came to its end, and has not been continued since."""
+    """Return whether the run in the directory `path` came to its end and has not been continued since."""
     told = {"run_start": False, "resumed": False, "run_complete": True}
     kinds = [event.get("kind") for _, event in lines(path / EVENTS)]
     return next((told[kind] for kind in reversed(kinds) if kind in told), False)

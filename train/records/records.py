@@ -1,4 +1,4 @@
-"""The records of a run: a row for every step, events and samples, each an object on a line, and config.json."""
+"""The records of a run: config.json, and a row for every step, events and samples, each a JSON object on a line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from helios.files import write_atomic
 from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
 from helios.train.records.rows import finite, line, lines
 
-# In every row, null where unknown. Times in milliseconds, memory in MiB. clip_pct is the share of the last CLIP_WINDOW
-# steps whose gradient was clipped, in percent. A guarded step also has "skipped": true and "skip_reason": spike,
-# overflow, gradient not finite or loss not finite. In mixed precision there is "loss_scale", that of the next step.
+# In every row, null where unknown. Times are in milliseconds, memory in MiB. clip_pct is the percentage of the last
+# CLIP_WINDOW steps whose gradient was clipped. A skipped update has "skipped": true and "skip_reason": spike, overflow,
+# gradient not finite or loss not finite. In mixed precision there is "loss_scale", that of the next step.
 COLUMNS = (
     "step", "loss", "val_loss", "lr", "grad_norm", "elapsed_ms", "ms_per_iter", "tokens_per_sec", "clip_coef",
     "clip_pct", "gpu_util_pct", "gpu_vram_used_mb", "gpu_vram_total_mb", "gpu_mem_pool_mb", "gpu_ops_count",
     "timing_data_ms", "timing_fwd_ms", "timing_bwd_ms", "timing_grad_norm_ms", "timing_optim_ms", "timing_flush_ms",
 )
-# In the rows where they are known: what watches a run (train/monitors/), and what a search is at (train/search/).
+# In rows where they are known: from the monitors (train/monitors/) and from a search (train/search/).
 MORE_COLUMNS = (
     "skipped", "skip_reason", "loss_scale", "cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts",
     "cusum_alert_reason", "plateau", "heat_capacity", "lr_change_reason", "adaptive_batch_size", "batch_change_reason",
@@ -38,13 +38,11 @@ CLIP_WINDOW = 100
 
 
 class Records:
-    """Writes what a run leaves. When a method returns, its line is whole and on its way to the disk."""
+    """Writes a run's records. When a method returns, the operating system has its whole line."""
 
     def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
-        """Begin anew, or with `keep` go on after that step: later rows, and one cut short by a kill, are removed.
-
-        path: the run directory. config: what config.json is to hold. Raises UserError where nothing can be written.
-        """
+        """Begin anew, or go on after the step `keep`: later rows, and one cut short by a kill, are removed.
+        path: the run directory. config: the content of config.json. Raises UserError where nothing can be written."""
         self.path, self.about = path, dict(config)
         self.files: dict[str, IO[bytes]] = {}
         try:
@@ -57,11 +55,11 @@ class Records:
                 self.files[name] = open(path / name, "ab", buffering=0)  # noqa: SIM115 (close() below)
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}") from error
-        # The window goes on over a resume, so that the column does not depend on where it was.
+        # Read back, so that clip_pct does not depend on where a run was resumed.
         self.clipped = deque((_clipped(row) for _, row in lines(path / METRICS)), CLIP_WINDOW)
 
     def metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the row of a step with all COLUMNS, and return it; numbers that are not finite are an event, too."""
+        """Write a step's row with all COLUMNS and return it; write an event where a number in it is not finite."""
         self.clipped.append(_clipped(row))
         full = dict.fromkeys(COLUMNS) | {"clip_pct": 100 * sum(self.clipped) / len(self.clipped)} | dict(row)
         if wrong := {k: str(v) for k, v in full.items() if isinstance(v, float) and not math.isfinite(v)}:
@@ -70,7 +68,7 @@ class Records:
         return full
 
     def config(self, **more: Any) -> None:
-        """Write config.json, with `more` in it from now on."""
+        """Write config.json, with `more` added for good."""
         self.about |= more
         text = json.dumps(finite(self.about), indent=2, ensure_ascii=False) + "\n"
         try:
@@ -79,15 +77,15 @@ class Records:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def event(self, step: int, kind: str, message: str, **more: Any) -> None:
-        """Write that something of that kind happened at that step."""
+        """Write an event of some kind at a step."""
         self._line(EVENTS, {"step": step, "time": _now(), "kind": kind, "message": message, **more})
 
     def sample(self, step: int, **more: Any) -> None:
-        """Write what the model said at that step."""
+        """Write what the model said at a step."""
         self._line(SAMPLES, {"step": step, "time": _now(), **more})
 
     def sync(self) -> None:
-        """Wait until all is on the disk, as a checkpoint wants it that says that these rows are there."""
+        """Wait until all lines are on the disk, as they must be before a checkpoint relies on them."""
         try:
             for file in self.files.values():
                 os.fsync(file.fileno())
@@ -95,6 +93,7 @@ class Records:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
+        """Close the files."""
         for file in self.files.values():
             file.close()
 
@@ -105,7 +104,7 @@ class Records:
             while raw:
                 raw = raw[file.write(raw):]
         except OSError as error:
-            os.ftruncate(file.fileno(), start)  # no half line
+            os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
                             f"free space and continue with --resume {self.path}") from error
 

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, no NaN or Infinity literals."""
+"""JSON lines: one object a line, without NaN or Infinity."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from helios.errors import UserError
 
 
 def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield every line of the file that holds an object, and the object; nothing where there is no file.
+    """Yield each line of the file that holds an object, and the object; nothing where there is no file.
 
-    A last line without an end is being written, or was cut short by a kill: it is left out. So is a damaged line,
-    unless `strict`: then it raises UserError, which names the line.
+    A last line without an end, which is being written or was cut short by a kill, is left out. So is a damaged line; if
+    `strict`, it raises UserError, which names the line.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
@@ -39,17 +39,17 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
 
 
 def rows(path: Path, strict: bool = False) -> list[dict[str, Any]]:
-    """Return the objects of a file, as `lines` reads it."""
+    """Return the objects in a file, read as `lines` reads it."""
     return [row for _, row in lines(path, strict)]
 
 
 def line(value: Mapping[str, Any]) -> bytes:
-    """Return the object as a line, with null for numbers that are not finite."""
+    """Return the object as a line of JSON, with null for numbers that are not finite."""
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def finite(value: Any) -> Any:
-    """Return the value with None for the numbers in it that are not finite."""
+    """Return the value with None for numbers in it that are not finite."""
     if isinstance(value, Mapping):
         return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

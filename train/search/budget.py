@@ -1,4 +1,4 @@
-"""What a search may cost, and which models it may train."""
+"""The cost that a search may come to, and the models that it may train."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MOST_CANDIDATES = 10_000
 
 
 def candidate_model(model: GPTConfig, search: SearchConfig, activation: str) -> GPTConfig:
-    """Return the model of a candidate with that activation: the run's, but for the MLPs."""
+    """Return a candidate's model: the run's with that activation and, where match = params, a matched width."""
     width = "matched" if search.match == "params" else model.ffn_dim
     return replace(model, activation=activation, ffn_dim=width)
 
 
 def budget(config: Config) -> tuple[int, int]:
-    """Return the most (steps, tokens) of one training; where it is counted in seconds, those of max_cost."""
+    """Return the most (steps, tokens) of one training; where the budget is in seconds, those of max_cost."""
     s, t = config.search, config.train
     step = t.batch_size * t.accum * config.model.block_size
     if s.budget == "steps":
@@ -45,14 +45,14 @@ def check_cost(config: Config) -> None:
 
 
 def told(config: Config) -> str:
-    """Return in words what the search may take."""
+    """Return in words how many trainings, steps and tokens the search may take."""
     s, n, (steps, tokens) = config.search, trainings(config.search, config.model.n_layer), budget(config)
     each = f"{s.seconds_per_candidate:g} seconds" if s.budget == "seconds" else f"{steps:,} steps, {tokens:,} tokens"
     return f"search: at most {n:,} trainings of {each} each{', equal ones once' if s.reuses else ''}"
 
 
 def models(config: Config) -> list[GPTConfig]:
-    """Return every kind of model that the run may train."""
+    """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these."""
     if not config.search:
         return [config.model]
     genomes = [*config.search.pool, *filter(None, config.search.genomes.split(";"))]

@@ -1,10 +1,10 @@
-"""Candidates of a search, and how a generation of them follows from the one before.
+"""Candidates of a search, and how one generation of them follows from another.
 
-Everything here is a pure function of the settings, the seed and the candidates measured so far, so that a search that
-was killed goes on as it would have gone on.
+Everything here is a pure function of the settings, the seed and the candidates measured so far, so a search that was
+killed goes on as it would have.
 
-A genome is the activation of all blocks, or with genome = per_block one for each; equal ones in all blocks are written
-as one, so that equal genomes are equal texts.
+A genome is the activation of all blocks or, with genome = per_block, one for each. The same in all blocks is written
+once, so that equal genomes are equal texts.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ PREFIXES = {"gelu": "G", "silu": "S", "relu": "R", "swiglu": "Sw", "universal": 
 GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
          "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
 DECAYS = {"none": lambda p: 1.0, "linear": lambda p: 1.0 - p, "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p))}
-STREAM = int.from_bytes(b"genomes", "little")  # apart from the streams that batches and weights are drawn from
-CHILD, TOURNAMENT = 0, 1  # what a draw is for
+STREAM = int.from_bytes(b"genomes", "little")  # of random numbers, apart from those of batches and weights
+CHILD, TOURNAMENT = 0, 1  # purposes of a draw
 
 Genes = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Record:
-    """Holds plain values only, None where a number is not finite: what is read back equals what was written."""
+    """A record of plain values, None for numbers that are not finite, so that reading back gives what was written."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             object.__setattr__(self, name, _plain(value))
 
     def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
         return dataclasses.asdict(self)
 
 
@@ -53,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Replicate(_Record):
-    """One training of a candidate. Losses in nats; None: not finite, or not to be had."""
+    """One training of a candidate. Losses are in nats; None: not finite or not measured."""
 
     seed: int
     val_loss: float | None  # of the last evaluation
@@ -65,17 +66,17 @@ class Replicate(_Record):
     evaluations: list[tuple[int, float | None]]  # step of this training, loss
     spikes: int
     skipped: int
-    clip_rate: float  # share of the steps, 0 to 1
+    clip_rate: float  # share of the steps that were clipped, 0 to 1
     max_grad_norm: float | None
     tokens_per_sec_mean: float | None
-    cusum_alerts: int  # steps with an alert, those of the speed alone left out
+    cusum_alerts: int  # steps with an alert, not counting those of the speed alone
     seconds: float
     trouble: int = 0  # steps in trouble, as monitors/trouble.py defines it
 
 
 @dataclass(frozen=True)
 class Candidate(_Record):
-    """A genome, where it comes from and, from `steps` on, what was measured over its replicates."""
+    """A genome, its descent and, in `parameters` and below, what was measured over its replicates."""
 
     id: str
     name: str
@@ -85,8 +86,8 @@ class Candidate(_Record):
     parent_id: str | None = None
     parent_name: str | None = None
     lineage: list[str] = field(default_factory=list)  # ids, the eldest first
-    mutation: str | None = None  # what makes it differ from its parent; blocks are counted from 0, as in weights' names
-    bonus: float = 0.0  # for a new genome, in units of the score; for the choice of parents only
+    mutation: str | None = None  # how it differs from its parent; blocks count from 0, as in weights' names
+    bonus: float = 0.0  # of a new genome when parents are chosen, in units of the score
     parameters: int | None = None
     steps: int | None = None
     tokens: int | None = None
@@ -107,15 +108,13 @@ class Candidate(_Record):
 
 
 def genome_key(candidate: Candidate) -> str:
-    """Equal for candidates of equal genomes."""
+    """Return the genome as a text, equal for candidates of equal genomes."""
     return _text(candidate.activation.split(","))
 
 
 def score(candidate: Candidate, cfg: SearchConfig) -> float:
-    """What a search ranks by, the lower the better: mean validation loss, or fitness with its sign turned.
-
-    Infinite for what was not measured, diverged or was stopped.
-    """
+    """Return what a search ranks by, lower being better: the mean validation loss, or minus the fitness.
+    It is infinite for candidates that were not measured, diverged or were stopped."""
     value = candidate.val_loss_mean if cfg.rank_by == "val_loss" else candidate.fitness
     if value is None or candidate.status not in ("complete", "reused"):
         return math.inf
@@ -123,16 +122,16 @@ def score(candidate: Candidate, cfg: SearchConfig) -> float:
 
 
 def trainings(cfg: SearchConfig, n_layer: int) -> int:
-    """The most trainings, of one candidate and one replicate each, that a search does; `reuse` saves some of them."""
+    """Return how many trainings, one a replicate, a search makes at most; `reuse` saves some of them."""
     if cfg.selection == "exhaustive":
         return cfg.replicates * (len(_given(cfg)) or _genomes(cfg, n_layer))
     return cfg.replicates * (_first_size(cfg) + cfg.population_size * (cfg.generations - 1))
 
 
 def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candidate]:
-    """population_size candidates: the pool's activations, each in all blocks, in turn; with genome = per_block only
-    once, then random ones. With selection = exhaustive instead every genome once, in the pool's order. The setting
-    `genomes`, where it is given, is taken in the place of any of these."""
+    """Return generation 0: the setting `genomes`, if given; with selection = exhaustive, every genome once, in the
+    pool's order; else population_size candidates, which have the pool's activations, each in all blocks, in turn or,
+    with genome = per_block, once each and then random genomes."""
     pool, size = cfg.pool, cfg.population_size
     genomes = _given(cfg)
     if not genomes and cfg.selection == "exhaustive":
@@ -147,13 +146,12 @@ def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candida
 
 def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candidate], generation: int, seed: int
                     ) -> list[Candidate]:
-    """The population_size children that make `generation`, from 1 on; none with selection = exhaustive.
+    """Return the population_size children of `generation`, which is at least 1; none with selection = exhaustive.
 
-    population: all candidates so far, or those of the generation before and, with elitism, their parents: parents are
-    chosen from these alone. Child i comes from parent i modulo their number. With genome = per_block it takes, with
-    probability crossover_rate, each block from this or another parent, evenly. Then it mutates with probability
-    mutation_rate, with genome = per_block each block by itself (on average mutation_rate · n_layer blocks of a child),
-    to another activation of the pool.
+    population: all candidates so far. Parents are chosen from the generation before and, with elitism, from its
+    parents. Child i comes from parent i modulo their number. With genome = per_block and probability crossover_rate,
+    it takes each block from that or from another parent, evenly. Then it mutates to another activation of the pool with
+    probability mutation_rate, with genome = per_block each block by itself.
     """
     if cfg.selection == "exhaustive":
         return []
@@ -179,17 +177,15 @@ def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candid
 
 
 def _living(cfg: SearchConfig, candidates: Sequence[Candidate], generation: int) -> list[Candidate]:
-    """The last generation before this one, and with elitism the parents that brought it forth."""
+    """Return the generation before this one and, with elitism, its parents."""
     last = max(c.generation for c in candidates if c.generation < generation)
     parents = {c.parent_id for c in candidates if c.generation == last} if cfg.elitism else set()
     return [c for c in candidates if c.generation == last or c.id in parents]
 
 
 def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int, seed: int) -> list[Candidate]:
-    """⌈population_size/2⌉ of those with a finite score, or all of these if there are fewer; where none has one, any.
-
-    topk: the best. tournament: the best each of tournament_size drawn from those that have not won yet.
-    """
+    """Return ⌈population_size/2⌉ candidates of finite score, all if there are fewer, or any where none has one.
+    topk: the best. tournament: each is the best of tournament_size drawn from those that have not won yet."""
     finite = [c for c in population if math.isfinite(score(c, cfg))] or population
     best_first = sorted(finite, key=lambda c: score(c, cfg) - c.bonus)
     count = min(math.ceil(cfg.population_size / 2), len(best_first))
@@ -204,7 +200,7 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
 
 def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate], draws: Sequence[float]
           ) -> tuple[Genes, list[str]]:
-    """A child's genes, and in words what was done to the parent's. draws: 2 + 3·n_layer numbers, used by position."""
+    """Return a child's genes, and the changes to the parent's in words. draws: 2 + 3·n_layer, used by position."""
     places, changes = _places(cfg, n_layer), []
     genes = _genes(parent, places)
     chosen, mutates, which = (draws[2 + k * n_layer:][:places] for k in range(3))
@@ -268,5 +264,5 @@ def _pick(names: Sequence[str], u: float) -> str:
 
 
 def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:
-    """Numbers in [0, 1), a pure function of the arguments."""
+    """Return `count` numbers in [0, 1), a pure function of the arguments."""
     return random.uniform(count, seed, STREAM, index, generation, purpose).tolist()

@@ -1,6 +1,6 @@
-"""What a search left in a run directory: candidates.jsonl and summary.json in its folder search/, and rows of metrics.
+"""The files of a search in a run directory: candidates.jsonl and summary.json in its folder search/, and metrics.jsonl.
 
-A search in progress may lack one of the first two, or have one ahead of the other.
+During a search, one of the first two may be missing or ahead of the other.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ NOT_YET: Summary = {
 
 @dataclass
 class Track:
-    """The rows of one replicate of a candidate, with NaN for what is not finite."""
+    """The rows of one replicate of a candidate, with NaN where a number is missing or not finite."""
 
     candidate: str  # its id
-    first: int  # step of the run
-    steps: list[int] = field(default_factory=list)  # of the replicate, from 1
+    first: int  # the run's step at which it began
+    steps: list[int] = field(default_factory=list)  # of the replicate, from 1 on
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)  # (step of the replicate, loss)
     rates: list[float] = field(default_factory=list)  # tokens/s
-    alerts: Counter[str] = field(default_factory=Counter)  # how often for which reason
+    alerts: Counter[str] = field(default_factory=Counter)  # number by reason, as of skips
     skips: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -61,7 +61,7 @@ def _finite(x: Any) -> float:
 
 
 def find(path: Path) -> Path:
-    """Return the run directory that `path` means: itself, or the one whose folder search/ it is. Raises UserError."""
+    """Return the run directory `path`, or the one whose folder search/ it is. Raises UserError if none searched."""
     path = path.absolute()
     run = path.parent if path.name == FOLDER and not (path / FOLDER).exists() else path
     if not any((run / FOLDER / name).exists() for name in (CANDIDATES, SUMMARY)):
@@ -71,7 +71,7 @@ def find(path: Path) -> Path:
 
 
 def read(run: Path) -> tuple[list[Candidate], Summary]:
-    """Return the candidates, in order of creation, and the summary, or NOT_YET. Raises UserError."""
+    """Return the candidates, in order of creation, and the summary, or NOT_YET. Raises UserError for damaged files."""
     candidates: dict[str, Candidate] = {}
     path = run / FOLDER / CANDIDATES
     for number, row in enumerate(rows(path, strict=True), 1):
@@ -110,10 +110,8 @@ def _summary(path: Path, candidates: Mapping[str, Candidate]) -> Summary:
 
 
 def tracks(run: Path, candidates: Iterable[Candidate]) -> list[Track]:
-    """Return what metrics.jsonl says of the replicates of `candidates`, in their order of training.
-
-    Raises UserError where a line of it is damaged.
-    """
+    """Return the rows of metrics.jsonl by replicate of `candidates`, in order of training.
+    Raises UserError where a line is damaged."""
     found: dict[tuple[str, int], Track] = {}
     known, path = {c.id for c in candidates}, run / METRICS
     for number, row in enumerate(rows(path, strict=True), 1):
@@ -127,5 +125,5 @@ def tracks(run: Path, candidates: Iterable[Candidate]) -> list[Track]:
 
 
 def _damaged(path: Path, why: object, number: int = 0) -> UserError:
-    """Return the error that says so; `number` is of the line, 0 where it is none in particular."""
+    """Return the error to raise. number: of the damaged line; 0: of the whole file."""
     return UserError(f"{path}{f', line {number},' if number else ''} is damaged: {why}")

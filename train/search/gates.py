@@ -1,14 +1,14 @@
-"""Three gates that a study of activations passes or not, judged from the candidates of its searches.
+"""The three gates of a study of activations, judged from the candidates of its searches.
 
-1. Is the choice worth it: some activation is better than gelu at equal tokens, or as good and steadier, and not much
+1. The choice is worth it: some activation is better than gelu at equal tokens, or as good and steadier, and not much
    slower.
-2. Does it survive equal time: that activation is still better than gelu when it has trained only as long as gelu.
-3. Are per-block activations justified: some genome of several activations is better than the best single one at equal
+2. It survives equal time: that activation is still better than gelu when it has trained only as long as gelu.
+3. Activations by block are justified: some genome of several activations is better than the best single one at equal
    tokens.
 
-Better is a lower validation loss by more than separation.py says that chance makes of as many equal candidates, seed by
-seed: all must have started alike and seen the same batches. Gates 2 and 3 do not pass without gate 1, so a study in
-which nothing differs passes gate 1 by the loss in at most that share of cases, and the others no more often.
+Better is a validation loss that is lower by more than chance makes among as many equal candidates (separation.py), seed
+by seed: all must have the same starts and batches. Gates 2 and 3 do not pass without gate 1; so, where nothing differs,
+a study passes gate 1 by the loss no more often than the stated rate, and the others no more often than that.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from helios.train.search.ranking import aggregate, measurements
 from helios.train.search.separation import PERCENT, Separation, separation
 
 BASELINE = "gelu"
-ACCEPTABLE_SPEED = 0.5  # of the baseline's tokens/s, at least
-MATERIAL = 0.01  # of the steps, that are without trouble in the one and not in the other
+ACCEPTABLE_SPEED = 0.5  # least tokens/s, as a multiple of the baseline's
+MATERIAL = 0.01  # least difference between shares of steps in trouble that makes one steadier
 BY_LOSS = SearchConfig()
 
 
 class Comparison(NamedTuple):
-    """A candidate beside another. Losses in nats; None: not known."""
+    """A candidate compared with another. Losses are in nats; None: not known."""
 
     activation: str
     against: str
@@ -41,39 +41,41 @@ class Comparison(NamedTuple):
     against_loss: float | None
     difference: float | None  # of the losses, below 0 where the candidate's is lower; None: not comparable
     error: float | None  # standard error of that; None: one seed
-    limit: float | None  # what the difference must exceed to be one
+    limit: float | None  # which a difference exceeds if it is more than chance
     seeds: int
     tokens_per_sec: float | None
-    speed: float | None  # over the other's
+    speed: float | None  # tokens/s over the other's
     trouble: float  # share of steps in trouble
     against_trouble: float
-    tokens: int | None  # that the candidate had read
+    tokens: int | None  # read by the candidate
 
     @property
     def better(self) -> bool:
-        """Whether the candidate's loss is lower by more than chance."""
+        """Return whether the candidate's loss is lower by more than chance."""
         return self.difference is not None and self.limit is not None and self.difference < -self.limit
 
     @property
     def steadier(self) -> bool:
-        """Whether the candidate has less trouble by what matters, and a loss that is not higher by more than chance."""
+        """Return whether the candidate has less trouble, by MATERIAL, and a loss not higher by more than chance."""
         if self.difference is None or self.limit is None or self.difference > self.limit:
             return False
-        return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # 0.03 - 0.02 is 0.01
+        return round(self.against_trouble - self.trouble, 9) >= MATERIAL  # rounded, so that 0.03 - 0.02 is 0.01
 
 
 class Verdict(NamedTuple):
+    """The verdict on a gate."""
+
     gate: int
     passed: bool
     sentence: str
-    chosen: Comparison | None = None  # that the sentence is about
-    rows: tuple[Comparison, ...] = ()  # all that were compared
+    chosen: Comparison | None = None  # what the sentence is about
+    rows: tuple[Comparison, ...] = ()  # all comparisons
 
 
 # -- the gates ---------------------------------------------------------------------------------------------------------
 
 def worth_it(candidates: Sequence[Candidate]) -> Verdict:
-    """Judge gate 1. candidates: of one activation each, the baseline among them."""
+    """Judge gate 1. candidates: with one activation each, the baseline among them."""
     base, test = _baseline(candidates), told_apart(candidates)
     rows = tuple(compare(c, base, test) for c in candidates if c is not base)
     passing = [r for r in rows if (r.better or r.steadier) and _fast(r)]
@@ -92,7 +94,7 @@ def worth_it(candidates: Sequence[Candidate]) -> Verdict:
 
 
 def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verdict:
-    """Judge gate 2, for the activation that gate 1 was decided by; the rows are of all whose speed is known."""
+    """Judge gate 2 for the activation that decided gate 1; the verdict's rows are of all whose speed is known."""
     base, seconds = _baseline(candidates), baseline_seconds(candidates)
     then = [at(c, c.tokens_per_sec_mean * seconds) for c in candidates
             if c is not base and c.tokens_per_sec_mean and seconds]
@@ -108,7 +110,7 @@ def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verd
 
 
 def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candidate] | None, first: Verdict) -> Verdict:
-    """Judge gate 3. blocks: genomes of several activations, of the same tokens and seeds; None: not trained."""
+    """Judge gate 3. blocks: genomes of several activations, with the same tokens and seeds; None: not trained."""
     leaders = best_two(candidates)
     if blocks is None or leaders is None:
         return Verdict(3, False, "Not run: gate 1 did not pass.")
@@ -124,16 +126,14 @@ def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candid
 # -- what they are made of ---------------------------------------------------------------------------------------------
 
 def told_apart(candidates: Sequence[Candidate]) -> Separation | None:
-    """Return what tells the losses of these candidates apart, of those that have one for each seed of the first."""
+    """Return the test of differences among the candidates that have a loss for each seed of the first."""
     return separation([measurements(c, BY_LOSS) for c in candidates if measured(c) and _alike(c, candidates[0])],
                       paired=True)
 
 
 def compare(candidate: Candidate, against: Candidate, test: Separation | None) -> Comparison:
-    """Set a candidate beside another, by a `test` of all that they are compared with.
-
-    Their losses are comparable where both have one for each seed.
-    """
+    """Compare a candidate with another, by the `test` of all candidates that are compared.
+    Losses are comparable where both have one for each of the same seeds."""
     difference = error = limit = None
     if measured(candidate) and measured(against) and _alike(candidate, against):
         difference = score(candidate, BY_LOSS) - score(against, BY_LOSS)
@@ -160,7 +160,7 @@ def trouble(candidate: Candidate) -> float:
 
 
 def at(candidate: Candidate, tokens: float) -> Candidate:
-    """Return the candidate as it was after so many tokens; as it ended where it has not read more."""
+    """Return the candidate as it was after so many tokens, or as it ended if it read fewer."""
     if not candidate.replicates or not candidate.tokens or not candidate.status:
         return candidate
     then = [replace(r, val_loss=loss_at(r, tokens)) for r in candidate.replicates]
@@ -168,10 +168,8 @@ def at(candidate: Candidate, tokens: float) -> Candidate:
 
 
 def loss_at(replicate: Replicate, tokens: float) -> float | None:
-    """Return the validation loss after so many tokens, on a line between the evaluations before and after.
-
-    Beyond the last evaluation it is that one's; it is None before the first, and where one of the two is not finite.
-    """
+    """Return the validation loss after so many tokens, interpolated between the evaluations before and after.
+    After the last evaluation it is that one's; it is None before the first, and where one of the two is not finite."""
     each = replicate.tokens / max(1, replicate.steps)
     read = [step * each for step, _ in replicate.evaluations]
     losses = [math.nan if loss is None else loss for _, loss in replicate.evaluations]
@@ -180,21 +178,20 @@ def loss_at(replicate: Replicate, tokens: float) -> float | None:
 
 
 def baseline_seconds(candidates: Sequence[Candidate]) -> float | None:
-    """Return the baseline's time for one training, at its mean speed."""
+    """Return how long a training of the baseline takes at its mean speed; None where that is not known."""
     base = _baseline(candidates)
     return base.tokens / base.tokens_per_sec_mean if base.tokens and base.tokens_per_sec_mean else None
 
 
 def best_two(candidates: Sequence[Candidate]) -> tuple[Candidate, Candidate] | None:
-    """Return the two of the lowest mean validation loss; None where fewer have one."""
+    """Return the two candidates with the lowest mean validation losses; None where fewer have one."""
     found = sorted(filter(measured, candidates), key=lambda c: score(c, BY_LOSS))
     return (found[0], found[1]) if len(found) > 1 else None
 
 
 def variants(a: str, b: str, n_layer: int) -> list[str]:
-    """Return genomes of two activations: a in the first half of the blocks and b in the second, the reverse, and in
-    turn; each once. The middle one of an odd number of blocks is in the first half.
-    """
+    """Return the distinct genomes with a in the first half of the blocks and b in the second, the reverse, and in turn.
+    The middle one of an odd number of blocks is in the first half."""
     half = (n_layer + 1) // 2
     genomes = ([a] * half + [b] * (n_layer - half), [b] * half + [a] * (n_layer - half),
                [(a, b)[i % 2] for i in range(n_layer)])
@@ -202,7 +199,7 @@ def variants(a: str, b: str, n_layer: int) -> list[str]:
 
 
 def told(row: Comparison) -> str:
-    """Return in words which of two comparable candidates is ahead."""
+    """Return in words how two comparable candidates differ."""
     assert row.difference is not None
     side = "above" if row.difference > 0 else "below"
     apart = f"{row.activation} is {abs(row.difference):.3g} nats {side} {row.against}"
@@ -224,12 +221,12 @@ def _fast(row: Comparison) -> bool:
 
 
 def _best(rows: Sequence[Comparison]) -> Comparison | None:
-    """Return the lowest of those that are better, else of those that are comparable."""
+    """Return the row of the lowest loss, of those that are better or else of all that are comparable."""
     known = [(not r.better, r.difference, i) for i, r in enumerate(rows) if r.difference is not None]
     return rows[min(known)[-1]] if known else None
 
 
 def _after(first: Verdict, verdict: Verdict) -> Verdict:
-    """Return the verdict on a gate that does not pass without the first."""
+    """Return the verdict, failed where gate 1 did not pass."""
     return verdict if first.passed else verdict._replace(
         passed=False, sentence=f"{verdict.sentence} But gate 1 did not pass.")

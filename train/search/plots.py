@@ -13,8 +13,8 @@ import numpy as np
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import Track
 
-PREPARING = 2  # first steps of a replicate, whose time is for preparing kernels
-# Okabe and Ito's colours, which also those tell apart who do not see all of them.
+PREPARING = 2  # first steps of a replicate, which prepare kernels and so are no measure of speed
+# Okabe and Ito's colours, which colour-blind people can tell apart, too.
 COLOURS = {"gelu": "#0072b2", "silu": "#e69f00", "relu": "#009e73", "swiglu": "#d55e00", "universal": "#cc79a7",
            "kan_spline": "#56b4e9", "mixed": "#666666"}
 WIDTH, DPI = 9.0, 150  # inches; readable where a page is 900 pixels wide
@@ -25,7 +25,7 @@ STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, 
 
 
 def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:
-    """Tokens/s of every step but the first PREPARING of each replicate, by activation in its short form."""
+    """Return the tokens/s of the steps of each replicate but its first PREPARING, by activation in short form."""
     activation = {c.id: short(c.activation) for c in candidates}
     rates: dict[str, list[float]] = {}
     for track in found:
@@ -35,7 +35,7 @@ def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str,
 
 
 def short(activation: str) -> str:
-    """One for each block in brief: "gelu×4 relu×2", the most frequent first; where they stand is left out."""
+    """Return an activation in short form: "gelu×4 relu×2" where blocks differ, the most frequent first."""
     if "," not in activation:
         return activation
     counts = Counter(sorted(activation.split(","), key=list(COLOURS).index))
@@ -43,21 +43,21 @@ def short(activation: str) -> str:
 
 
 def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Name by id, with the id's number where several have the name, as siblings can."""
+    """Return names by id; where several candidates share a name, as siblings can, the id's number follows it."""
     candidates = list(candidates)
     often = Counter(c.name for c in candidates)
     return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
 
 
 def kind(activation: str) -> str:
-    """The name that an activation, or its short form, has its colour by."""
+    """Return the key in COLOURS of an activation or its short form."""
     return activation if activation in COLOURS else "mixed"
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
 
 def draw(candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> dict[str, bytes]:
-    """PNG images by file name; one for which there is nothing to show yet is left out."""
+    """Return the plots as PNG images by file name, without those that have nothing to show yet."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -74,7 +74,7 @@ def draw(candidates: Sequence[Candidate], winner: str | None, found: Sequence[Tr
 
 
 def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
-    """Left the losses on the way, right the last validation losses, where candidates differ by little."""
+    """Plot the losses by step on the left, and on the right the last validation losses, on a scale of their own."""
     by_id = {c.id: c for c in candidates}
     if not found:
         return False
@@ -96,7 +96,7 @@ def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, foun
 
 
 def _reach(found: Sequence[Track]) -> dict[str, tuple[float, float]]:
-    """The loss axis, which neither spikes nor what diverged stretch: from the lowest to about where training began."""
+    """Return the loss axis's limits, from the lowest to about the first losses, whatever spikes or diverges."""
     values = np.array([x for track in found for x in (*track.losses, *(v for _, v in track.evaluations))])
     began = np.array([track.losses[0] for track in found])
     if not np.isfinite(began).any():
@@ -153,7 +153,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     for c in candidates:
         (x, y), colour = at[c.id], COLOURS[kind(c.activation)]
         if c.parent_id:
-            past = x - at[c.parent_id][0] > 1  # a straight line could lead through others of the same height
+            past = x - at[c.parent_id][0] > 1  # a straight line might cross others
             axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
                 "arrowstyle": "-", "connectionstyle": f"arc3,rad={0.1 * past}", "color": "#aaaaaa"})
         if c.id == winner:
@@ -174,18 +174,18 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
 
 
 def _places(candidates: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
-    """(generation, height) of each: evenly spaced in its generation, children in the order of their parents."""
+    """Return (generation, height) by id: evenly spaced in a generation, children in their parents' order."""
     at: dict[str, tuple[int, float]] = {}
     generations = sorted({c.generation for c in candidates})
     for x in generations:
         mine = [c for c in candidates if c.generation == x]
-        mine.sort(key=lambda c: -at[c.parent_id][1] if c.parent_id else 0)  # stable: else in order of creation
+        mine.sort(key=lambda c: -at[c.parent_id][1] if c.parent_id else 0)  # stable: siblings stay in order
         at |= {c.id: (x, (len(mine) - 1) / 2 - i) for i, c in enumerate(mine)}
     return at
 
 
 def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
-    """Of candidates; of their blocks where these may differ."""
+    """Plot how many candidates, or blocks where these differ, have each activation in each generation."""
     if not candidates:
         return False
     mixed = any("," in c.activation for c in candidates)
@@ -212,7 +212,7 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
 
 
 def _legend(axes: Any, activations: Iterable[str], **where: Any) -> None:
-    """The colours of those that are there."""
+    """Draw a legend of the colours in use."""
     present = {kind(activation) for activation in activations}
     shown = [name for name in COLOURS if name in present]
     axes.legend([axes.scatter([], [], color=COLOURS[name], s=40) for name in shown], shown, **where)

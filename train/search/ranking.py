@@ -1,4 +1,4 @@
-"""What the measurements of a search say: who is best, whether it is more than noise, and whether it was fair."""
+"""The result of a search: the ranking, whether differences are more than noise, and what was not fair."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from helios.train.config import SearchConfig
 from helios.train.search.evolution import Candidate, Replicate, genome_key, score
 from helios.train.search.separation import PERCENT, Separation, separation
 
-ENOUGH = 5  # replicates to recommend
-LISTED = 8  # names in a sentence
-# What summary() calls unfair, by setting: the value that makes it so, and why.
+ENOUGH = 5  # replicates that are recommended
+LISTED = 8  # most names in a sentence
+# What summary() calls unfair: a setting, the value that makes a search unfair, and why.
 UNFAIR = (
     ("shared_init", False, "the candidates started from different initial values, so luck with these is in the "
                            "comparison"),
@@ -25,38 +25,38 @@ UNFAIR = (
     ("after_schedule", "run", "the training after the search has only the rest of the run's schedule, lower learning "
                               "rates than a run without a search would have"),
 )
-# The fields that aggregate() fills, but for the status.
+# The fields, other than the status, that aggregate() fills.
 MEASURED = ("steps", "tokens", "train_loss", "best_val_loss", "val_loss_mean", "val_loss_se", "fitness", "spikes",
              "skipped", "clip_rate", "max_grad_norm", "tokens_per_sec_mean", "cusum_alerts", "trouble", "replicates")
 
 
 class Entry(TypedDict):
-    """A candidate in the ranking of a search, the best first; None where something is not known."""
+    """A candidate's entry in the ranking; None where something is not known."""
 
     rank: int  # from 1 on
     id: str
     name: str
     activation: str
-    score: float | None  # what the search ranks by, the lower the better
+    score: float | None  # what the search ranks by, lower being better
     val_loss_mean: float | None
     val_loss_se: float | None
     fitness: float | None
     difference: float | None  # to the winner, in what the search ranks by
     difference_se: float | None
-    separated: bool | None  # from the winner; None where they are not compared
+    separated: bool | None  # from the winner; None: not compared
 
 
 class Summary(TypedDict):
     """What summary.json holds."""
 
     status: str  # running or complete
-    config: dict[str, Any]  # of the search
+    config: dict[str, Any]  # the search's settings
     base: dict[str, Any]  # the model's settings
     ranking: list[Entry]
     winner: str | None  # its id
     winner_name: str | None
     winner_activation: str | None
-    separated: bool  # the winner from the best candidate of another genome
+    separated: bool  # whether the winner is, from the best candidate of another genome
     reasons: list[str]
     unfair: list[str]
     cost: dict[str, float]  # trainings, steps, tokens, seconds
@@ -64,12 +64,12 @@ class Summary(TypedDict):
 
 
 def aggregate(candidate: Candidate, replicates: Sequence[Replicate], status: str = "complete") -> Candidate:
-    """Return the candidate with what its replicates measured, at least one. status: complete or stopped.
+    """Return the candidate with the measurements of its K replicates, at least one. status: complete or stopped.
 
-    Means over replicates, for steps and tokens rounded; the best and largest of best_val_loss and max_grad_norm; sums
-    of spikes, skipped, cusum_alerts and trouble; clip_rate over all steps; val_loss_se the sample deviation over √K,
-    None for one. A mean is None where a value is missing; with a missing last validation loss the status is
-    "diverged".
+    Fields are means, rounded for steps and tokens, but: the lowest best_val_loss, the largest max_grad_norm, the sums
+    of spikes, skipped, cusum_alerts and trouble, the clip_rate over all steps, and val_loss_se, the sample deviation
+    over √K, None for one. A mean is None where a value is missing; if it is that of the last validation losses, the
+    status is "diverged".
     """
     def values(name: str) -> list[Any]:
         return [getattr(r, name) for r in replicates]
@@ -92,7 +92,7 @@ def aggregate(candidate: Candidate, replicates: Sequence[Replicate], status: str
 
 
 def reused(candidate: Candidate, earlier: Candidate) -> Candidate:
-    """Return the candidate with the results of an earlier one of the same genome; it can win only where that could."""
+    """Return the candidate with the results of an earlier one of the same genome; without a score if that has none."""
     if genome_key(candidate) != genome_key(earlier):
         raise ValueError(f"{candidate.id} is {candidate.activation}, and {earlier.id} is {earlier.activation}")
     copied = {name: getattr(earlier, name) for name in MEASURED}
@@ -107,10 +107,8 @@ def rank(candidates: Sequence[Candidate], cfg: SearchConfig) -> list[Candidate]:
 
 
 def compared(candidates: Sequence[Candidate], cfg: SearchConfig) -> Separation | None:
-    """Return what tells the candidates of different genomes apart, of those that have a score; None where nothing can.
-
-    A genome counts once, by the first candidate that measured it.
-    """
+    """Return the test of differences among the genomes that have a score; None where there cannot be one.
+    A genome counts once, by the first candidate that measured it."""
     genomes: dict[str, Candidate] = {}
     for c in candidates:
         if math.isfinite(score(c, cfg)):
@@ -120,24 +118,20 @@ def compared(candidates: Sequence[Candidate], cfg: SearchConfig) -> Separation |
 
 
 def measurements(candidate: Candidate, cfg: SearchConfig) -> list[float]:
-    """Return what the search ranks by, of each replicate that has it, in the order of their seeds."""
+    """Return what the search ranks by of each replicate that has it, in the order of seeds."""
     values = [(r.seed, r.val_loss if cfg.rank_by == "val_loss" else r.fitness) for r in candidate.replicates]
     return [x for _, x in sorted(values) if x is not None]
 
 
 def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[str, Any], device: str, status: str
             ) -> Summary:
-    """Return what the search has come to. candidates: all of it, in order of creation; base: the model's settings;
-    status: running or complete.
-
-    Two candidates are separated as in separation.py; those of equal genomes are not compared. The search as a whole is,
-    if its winner is separated from the best candidate of another genome.
-    """
+    """Return the search's result so far. candidates: all, in order of creation. base: the model's settings. status:
+    running or complete. Two candidates are separated as separation.py says; those of equal genomes are not compared."""
     ranked = rank([c for c in candidates if c.status is not None], cfg)
     winner = next((c for c in ranked if math.isfinite(score(c, cfg))), None)
     test = compared(candidates, cfg)
     entries = [_entry(i, c, winner, test, cfg) for i, c in enumerate(ranked, 1)]
-    # The genomes but the winner's, each by its best candidate.
+    # The other genomes than the winner's, each by its best candidate.
     rivals = {genome_key(c): (c, entry) for c, entry in reversed(list(zip(ranked, entries, strict=True)))
               if entry["separated"] is not None}
     others = sorted(rivals.values(), key=lambda pair: pair[1]["rank"])
@@ -160,7 +154,7 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
 
 
 def _estimate(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Return the mean and its standard error; neither where a value is missing, no error for one value."""
+    """Return the mean and its standard error, which is None for one value; both are None where a value is missing."""
     known = [x for x in values if x is not None]
     if not known or len(known) < len(values):
         return None, None
@@ -191,7 +185,7 @@ def _entry(position: int, candidate: Candidate, winner: Candidate | None, test: 
 
 def _comparison(winner: Candidate, others: Sequence[tuple[Candidate, Entry]], test: Separation | None,
                 cfg: SearchConfig) -> list[str]:
-    """Return sentences on the winner and the best candidate of another genome, and others not separated from it."""
+    """Return sentences on the winner, the best of another genome, and what else is not separated from the winner."""
     if not others:
         return [f"{_told(winner, cfg)} is the only genome with a result: there is nothing to compare it with."]
     runner_up, entry = others[0]
@@ -210,7 +204,7 @@ def _comparison(winner: Candidate, others: Sequence[tuple[Candidate, Entry]], te
 
 
 def _unranked(candidates: Sequence[Candidate], cfg: SearchConfig) -> list[str]:
-    """Return why candidates that were trained have no score."""
+    """Return sentences on why trained candidates have no score."""
     lost = [f"{_who(c)} in {sum(r.val_loss is None for r in c.replicates)} of {len(c.replicates)} replicates"
             for c in candidates if c.status == "diverged"]
     stopped = [f"{_who(c)} after {c.steps} steps" for c in candidates if c.status == "stopped"]

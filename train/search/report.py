@@ -1,4 +1,4 @@
-"""The report of a search, from what it left in the run directory: a table for the terminal, and a page with plots."""
+"""The report of a search, made from its files: a table for the terminal, and a page with plots."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from helios.train.search.ranking import Entry, Summary
 from helios.train.search.separation import PERCENT
 
 PAGE = "report.md"
-RIVALS = 4  # of the winner, named in the first line
+RIVALS = 4  # most rivals of the winner that the first line names
 TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
           "spikes", "alerts", "status")
 PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
@@ -33,7 +33,7 @@ WORDS = {"name", "activation", "parent", "separated", "status", "blocks", "alert
 
 _table = partial(markdown_table, left=0, words=WORDS)
 
-# What makes a comparison fair: a setting, its value, and what all candidates then have.
+# What makes a comparison fair: a setting, its value, and what all candidates then have in common.
 FAIR = (
     ("shared_init", True, "the same seeds of initial weights"),
     ("shared_batches", True, "the same batches in the same order"),
@@ -68,7 +68,7 @@ HOW_TO_READ = (
 # -- the result, and the table for the terminal ------------------------------------------------------------------------
 
 def result(candidates: Sequence[Candidate], summary: Summary) -> str:
-    """Return in one sentence who won, and whether the data say so."""
+    """Return in one sentence who won, and whether that is more than noise."""
     names, by_id = labels(candidates), {c.id: c for c in candidates}
     named = lambda c: f"{short(c.activation)} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
@@ -94,7 +94,7 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
 
 
 def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
-    """Return the candidates, those with a rank first, then the others in order of creation; – is not known yet."""
+    """Return the table of candidates: those with a rank first, then the others in order of creation."""
     titles, rows = _ranked(candidates, summary or NOT_YET, TITLES)
     shown = Table(box=None, pad_edge=False)
     for title in titles:
@@ -107,7 +107,7 @@ def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
 
 def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str, ...]
             ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Return the columns, and every candidate's cells by them."""
+    """Return the titles of the columns, and each candidate's cells by title."""
     entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
     order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
     mixed = any("," in c.activation for c in candidates)
@@ -147,10 +147,8 @@ def _count(x: float | None) -> str:
 # -- the page ----------------------------------------------------------------------------------------------------------
 
 def write(run: Path, plots: bool = True) -> Path:
-    """Make search/report.md in the run directory `run` and, with `plots`, its pictures; return the page's path.
-
-    Raises UserError where a file is damaged or nothing can be written.
-    """
+    """Write search/report.md and, with `plots`, its pictures in the run directory `run`; return the page's path.
+    Raises UserError where a file is damaged or cannot be written."""
     candidates, summary = read(run)
     found, folder = tracks(run, candidates), run / FOLDER
     pictures = draw(candidates, summary["winner"], found) if plots else {}
@@ -164,7 +162,7 @@ def write(run: Path, plots: bool = True) -> Path:
 
 
 def markdown(run: Path) -> str:
-    """Return the page on the search of the run directory `run`, with the pictures that are there. Raises UserError."""
+    """Return the page on the search in the run directory `run`, with the pictures that exist. Raises UserError."""
     candidates, summary = read(run)
     return _page(candidates, summary, tracks(run, candidates), [p.name for p in (run / FOLDER).glob("*.png")])
 

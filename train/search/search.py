@@ -1,4 +1,4 @@
-"""The search of a run: which candidate is trained next, with which seed, and what came of those before."""
+"""The search of a run, as a plan: which candidate is trained next, with which seed, and the results so far."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from helios.train.search.tally import Tally
 from helios.train.stage import Plan, Stage, training
 from helios.train.state import TrainState
 
-APART = 1_000_003  # between the seeds of candidates that share nothing
+APART = 1_000_003  # distance of the seeds of candidates that share nothing
 
 
 class Search(Plan):
-    """A plan of generations of candidates, each trained with several seeds, and then of the training of the winner.
+    """A plan of generations of candidates, each trained with several seeds, and of the training of the winner.
 
-    records: of the run, in whose folder search/ the candidates are written. device: its name. state: what `state` gave.
+    records: of the run, in whose folder search/ results are written. device: its name. state: what `state` returned.
     """
 
     def __init__(self, config: Config, records: Records, device: str, display: Display,
@@ -52,10 +52,10 @@ class Search(Plan):
         self.folder = records.path / FOLDER
         self.spent = 0  # steps of the trainings that are over
         self.candidates = first_generation(self.cfg, config.model.n_layer, config.train.seed)
-        self.at: int | None = 0  # the candidate under way; None: the search is over
-        self.replicates: list[Replicate] = []  # its trainings that are over
-        self.tally = Tally()  # of the one under way
-        # Checkpoints of the first training of the best candidate, and of the one under way, where they may be needed.
+        self.at: int | None = 0  # index of the candidate under way; None: the search is over
+        self.replicates: list[Replicate] = []  # its finished trainings
+        self.tally = Tally()  # of its training under way
+        # For after = continue: checkpoints of the first trainings of the best candidate, and of the one under way.
         self.start: str | None = None
         self.pending: str | None = None
         if state is not None:
@@ -97,6 +97,7 @@ class Search(Plan):
 
     @property
     def seed(self) -> int:
+        """Return the seed of the training under way."""
         return self.config.train.seed + len(self.replicates)
 
     def _rate(self, steps: int) -> Any:
@@ -111,7 +112,7 @@ class Search(Plan):
         return min(self.config.train.warmup, steps // 2)
 
     def _of_run(self, first: int) -> Any:
-        """The schedule of a run as long as search and training together, from its step `first` on."""
+        """Return the schedule of a run as long as search and training together, from its step `first` on."""
         t = self.config.train
         in_all = trainings(self.cfg, self.config.model.n_layer) * budget(self.config)[0] + t.steps
         return lambda step: learning_rate(first + step, steps=in_all, warmup=t.warmup, lr=t.lr, lr_min=t.lr_min)
@@ -145,7 +146,7 @@ class Search(Plan):
                             f"higher one, or start one with a lower seconds_per_candidate")
 
     def _tokens(self) -> int:
-        """Return the tokens of the trainings that are over."""
+        """Return how many tokens the finished trainings read."""
         measured = (r for c in self.candidates if c.status != "reused" for r in c.replicates)
         return sum(r.tokens for r in (*measured, *self.replicates))
 
@@ -155,18 +156,18 @@ class Search(Plan):
             self.tally.over = "stopped"
 
     def _hopeless(self) -> bool:
-        """Return whether the mean over seeds will be above the best one even if the rest goes as well as it can."""
+        """Return whether the candidate's mean loss must end above the best one, however well the rest goes."""
         best = min((c.val_loss_mean for c in self.candidates if c.status == "complete"
                     and c.val_loss_mean is not None), default=math.inf)
         steps, _ = budget(self.config)
         warm = self._warmup(steps)
         values = [(step, loss) for step, loss in self.tally.evaluations if loss is not None and step >= warm]
         at_best = math.fsum(r.val_loss or 0.0 for r in self.replicates) + bound(values, steps)
-        return at_best / self.cfg.replicates > best  # seeds still to come count as a loss of zero
+        return at_best / self.cfg.replicates > best  # seeds still to come are taken to reach a loss of zero
 
     def finish(self, state: TrainState, save: Callable[[Path], Path]) -> None:
         assert self.at is not None
-        if self.cfg.after == "continue" and not self.replicates:  # whose weights may be needed again
+        if self.cfg.after == "continue" and not self.replicates:  # whose weights may be continued
             self.pending = save(self.folder).name
         c = replace(self.candidates[self.at], parameters=state.model.num_parameters())
         self.replicates.append(self.tally.replicate(self.seed, state, self.config))
@@ -191,13 +192,13 @@ class Search(Plan):
         self.display.say("\n".join(found["reasons"]))
         try:
             report.write(run)
-        except Exception as error:  # of the plotting library; a picture is no reason not to train the winner
+        except Exception as error:  # a failing plot is no reason not to train the winner
             message = f"no report: {type(error).__name__}: {error}; helios-search report {run} makes it"
             self.records.event(step, "report_failed", message)
             self.display.warn(f"warning: {message}")
 
     def prune(self) -> None:
-        """Remove weights of candidates that neither this search nor a checkpoint of the run will go on from."""
+        """Remove checkpoints of candidates that neither this search nor a checkpoint of the run refers to."""
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
         named = {state[key] for state in states if state for key in ("start", "pending")}
         for path in checkpoint.steps(self.folder):
@@ -212,7 +213,7 @@ class Search(Plan):
                 f"({found['winner_activation']})")
 
     def _next(self) -> None:
-        """Go to the next candidate that must be trained, of this generation or of a new one."""
+        """Go to the next candidate to train, of this generation or a new one, or end the search."""
         while True:
             for i, c in enumerate(self.candidates):
                 if c.status is None and not self._reused(i):
@@ -231,7 +232,7 @@ class Search(Plan):
             raise UserError(f"the search has no winner: {reasons} See {self.folder / SUMMARY}")
 
     def _reused(self, i: int) -> bool:
-        """Give candidate `i` the results of an earlier one that trained the same, if there is one."""
+        """Give candidate `i` the results of an earlier equal one, if there is one; return whether there is."""
         c = self.candidates[i]
         if not self.cfg.reuses:
             return False
@@ -243,6 +244,7 @@ class Search(Plan):
 
     # -- what is written of it ----------------------------------------------------------------------------------------
     def summary(self) -> ranking.Summary:
+        """Return the result so far."""
         found = ranking.summary(self.cfg, self.candidates, self.config.model.to_dict(), self.device,
                                 "running" if self.at is not None else "complete")
         m = self.config.monitor
@@ -255,7 +257,7 @@ class Search(Plan):
         return found
 
     def write(self) -> None:
-        """candidates.jsonl and summary.json. Raises UserError."""
+        """Write candidates.jsonl and summary.json. Raises UserError where they cannot be written."""
         lines = "".join(json.dumps(c.to_json(), ensure_ascii=False, allow_nan=False) + "\n" for c in self.candidates)
         summary = json.dumps(self.summary(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         try:
@@ -268,14 +270,14 @@ class Search(Plan):
 
 
 def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:
-    """Return the activation that the search in a checkpoint's state has chosen, if it is over."""
+    """Return the winning activation of the search in a checkpoint's state; None before the search is over."""
     if not state or state["at"] is not None:
         return None
     return ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), config.search)[0].activation
 
 
 def _constant(step: int, *, lr: float, lr_min: float, warmup: int) -> float:
-    """Linear from lr_min to lr over `warmup` steps, then lr."""
+    """Return the rate of a 0-based step: linear from lr_min to lr over `warmup` steps, then lr."""
     return lr if step >= warmup else lr_min + (lr - lr_min) * (step + 1) / warmup
 
 

@@ -1,8 +1,8 @@
-"""Which of several candidates differ by more than chance makes of equals.
+"""The test of which candidates differ by more than equal ones do by chance.
 
-The winner of a search is the best of many, and often of few seeds. So a difference is called one only if it exceeds
-what the range of as many equal candidates would exceed in 4 % of searches (Tukey's range test). The noise is estimated
-from all candidates together, which makes much of few seeds; it is taken to be alike for all, and normally distributed.
+The winner of a search is the best of many, often by few seeds. So a difference counts only if it exceeds what the
+range of as many equal candidates exceeds in 4 % of searches (Tukey's range test). The noise is taken to be normal and
+alike for all candidates, and is estimated from all of them together, so that few seeds suffice.
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-RATE = 0.04  # of whole searches over equal candidates that separate any two
+RATE = 0.04  # share of searches over equal candidates in which any two are separated
 PERCENT = f"{100 * RATE:g} %"  # the same, in words
 
 
 class Separation(NamedTuple):
-    """What tells the candidates of a search apart."""
+    """The test's measure for the candidates of a search."""
 
     candidates: int
-    error: float  # standard error of the difference of two of them
-    limit: float  # beyond which a difference separates
+    error: float  # standard error of the difference between two of them
+    limit: float  # a larger difference separates two
 
 
 def separation(values: Sequence[Sequence[float]], paired: bool) -> Separation | None:
-    """Return it for the measurements [candidates][replicates], finite all; None where they tell no noise.
-
-    paired: the replicates of one position had the same initial values and batches. Then what they have in common is
-    taken out of the noise.
-    """
+    """Return the test for finite measurements [candidates][replicates]; None where they do not show the noise.
+    paired: replicates at the same position had the same initial values and batches, whose effect is no noise then."""
     x = np.array(values, np.float64)
     if x.ndim != 2 or x.shape[0] < 2 or x.shape[1] < 2:
         return None
@@ -44,7 +41,7 @@ def separation(values: Sequence[Sequence[float]], paired: bool) -> Separation | 
 
 @cache
 def _range(k: int, freedom: int) -> float:
-    """Return what the range of k means exceeds in RATE of all cases, in their standard errors."""
+    """Return what the range of k equal means, in their standard errors, exceeds in RATE of all cases."""
     from scipy.stats import studentized_range
 
     return float(studentized_range.isf(RATE, k, freedom))

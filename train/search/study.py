@@ -1,4 +1,4 @@
-"""A study of activations: the searches that the gates are judged by, run to their end."""
+"""A study of activations: it runs the searches by which the gates are judged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from helios.train.search import files, gates
 from helios.train.search.evolution import Candidate
 from helios.train.search.gates import Verdict
 
-PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the names of the models
+PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the study's names of the models
 POOL = (gates.BASELINE, "silu", "relu", "swiglu")
-STEPS = 200  # of a training, where nothing else is asked for
-EVALUATIONS = 8  # of a training, about; gate 2 reads between them
+STEPS = 200  # of a training, unless its tokens are given
+EVALUATIONS = 8  # of a training, about; gate 2 interpolates between them
 
 
 class Study(NamedTuple):
-    """What came of the searches of one model."""
+    """The results of one model's searches."""
 
     model: str
     config: Config
@@ -34,10 +34,10 @@ class Study(NamedTuple):
 
 def configured(model: str, given: Mapping[str, Any], seeds: int, tokens: int | None, genomes: Iterable[str] = (),
                more: Iterable[str] = ()) -> Config:
-    """Return the settings of a model's search over POOL, or over `genomes` of one activation for each block.
+    """Return the settings of a model's search over POOL or, if given, over `genomes` with one activation a block.
 
-    given: values by setting, None where not given. tokens: of each training. more: "key=value" each, above all the
-    others, for models that train in seconds. Raises UserError.
+    given: values by setting, None where not given. tokens: of each training; None: those of STEPS steps. more:
+    "key=value" each, which win over the preset, for models that train in seconds. Raises UserError.
     """
     pool = [f"genomes={';'.join(genomes)}", "genome=per_block"] if genomes else []
     config = resolve(PRESETS[model], assignments=(
@@ -53,10 +53,10 @@ def configured(model: str, given: Mapping[str, Any], seeds: int, tokens: int | N
 
 def study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, tokens: int | None, all_gates: bool,
           display: Display) -> Study | None:
-    """Run the searches of one model to their end, in folders below `folder`, or go on with them; judge the gates.
+    """Run or continue the searches of one model, in folders below `folder`, and judge the gates.
 
-    all_gates: train genomes for gate 3 also where gate 1 does not pass. Returns None where a signal came. Raises
-    UserError where other searches are there.
+    all_gates: train genomes for gate 3 even where gate 1 does not pass. Returns None where a signal came. Raises
+    UserError where the folders hold other searches.
     """
     config = configured(model, given, seeds, tokens)
     candidates = _search(config, folder / model, display)
@@ -78,6 +78,6 @@ def _search(config: Config, path: Path, display: Display) -> list[Candidate] | N
     run = Run.open(config, path, "search")
     if not run.finished and not run.train(display).finished:
         return None
-    gc.collect()  # its memory, before the next one takes its own
-    shutil.rmtree(path / "checkpoints", ignore_errors=True)  # of candidates in the middle of their trainings
+    gc.collect()  # frees its memory before the next one takes its own
+    shutil.rmtree(path / "checkpoints", ignore_errors=True)  # not needed once it is over
     return files.read(path)[0]

@@ -1,4 +1,4 @@
-"""What a study of activations found: as JSON, as a table for the terminal, and as a page."""
+"""The result of a study of activations: as JSON, as a table for the terminal, and as a page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOW_TO_READ = (
 
 
 def data(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict[str, Any]:
-    """Return what gates.json holds. given: the command's other settings."""
+    """Return the content of gates.json. given: the command's other settings."""
     row = lambda r: r and {**r._asdict(), "better": r.better, "steadier": r.steadier}
     return {
         **given, "seeds": seeds, "rate": RATE, "acceptable_speed": gates.ACCEPTABLE_SPEED, "material": gates.MATERIAL,
@@ -62,7 +62,7 @@ def shown(studies: Iterable[Study]) -> Table:
 
 
 def markdown(studies: Sequence[Study], seeds: int) -> str:
-    """Return the page."""
+    """Return the page gates.md."""
     lines = ["# " + "; ".join(f"{s.model}: {_passed(s.verdicts)}" for s in studies), "",
              *table(("model", "gate", "verdict", "in words"), (
                  [s.model, f"{v.gate} {QUESTIONS[v.gate]}", _verdict(v), v.sentence]

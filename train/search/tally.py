@@ -1,4 +1,4 @@
-"""What is counted while a candidate trains."""
+"""The counts and sums that a candidate's training is measured by."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from helios.train.state import TrainState
 
 
 class Tally:
-    """The sums over one training under way, as plain values; a checkpoint keeps them."""
+    """The counts and sums of a training under way, all plain values, which a checkpoint keeps."""
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
         self.steps = self.tokens = self.spikes = self.skipped = self.clipped = self.alerts = self.trouble = 0
         self.seconds = self.max_grad_norm = 0.0
         self.losses: list[float | None] = []  # None: not finite
         self.evaluations: list[tuple[int, float | None]] = []  # step, loss
-        self.norms: list[float] = []  # the last ones, for Trouble
-        self.timed = 0  # tokens of the steps that `seconds` counts
+        self.norms: list[float] = []  # the last gradient norms, for Trouble
+        self.timed = 0  # tokens of the steps that are in `seconds`
         self.over: str | None = None  # why the training ended
         vars(self).update(state or {})
 
     def step(self, row: Mapping[str, Any], timed: bool) -> None:
-        """Count the row of a step. timed: whether its time is that of a step and nothing else."""
+        """Count the row of a step. timed: whether its time is that of computing alone."""
         self.steps += 1
         tokens = round(row["tokens_per_sec"] * row["ms_per_iter"] / 1000)
         self.tokens += tokens
@@ -42,7 +42,7 @@ class Tally:
             self.max_grad_norm = max(self.max_grad_norm, row["grad_norm"])
 
     def observe(self, row: Mapping[str, Any]) -> None:
-        """Count the monitors' columns of the same step, and its validation loss where there is one."""
+        """Count the same step's columns of the monitors, and its validation loss if there is one."""
         found = Trouble.of(row, self.norms)
         self.spikes += found.spike
         self.alerts += found.alert
@@ -51,7 +51,7 @@ class Tally:
             self.evaluations.append((self.steps, row["val_loss"] if math.isfinite(row["val_loss"]) else None))
 
     def replicate(self, seed: int, state: TrainState, config: Config) -> Replicate:
-        """Return what the training, which is over, came to."""
+        """Return the measurements of the training, which is over."""
         values = [v for _, v in self.evaluations if v is not None]
         tail = self.losses[-max(1, len(self.losses) // 10):]
         train_loss = math.nan if None in tail else math.fsum(x for x in tail if x is not None) / len(tail)
