@@ -181,12 +181,12 @@ def _norm(here: Here, points: Sequence[Point]) -> Iterator[Finding]:
 def _spikes(here: Here, points: Sequence[Point]) -> Iterator[Finding]:
     limit, there = next(iter(original.NORMS_ABOVE.items()))
     mine = share(list(here.rows.values()), above(limit)) or 0.0
-    first = next(p.step for p in LONG.points if p.grad_norm > 10)
+    first = next(p.step for p in LONG.points if p.grad_norm > original.SPIKE)
     text = f"{percent(mine)} of the steps have a gradient norm above {limit}; {percent(there)} of the original's had."
     if here.last < first:
         text += (" That says little yet: of the original's norms in the table none exceeds "
-                 f"{norm(max(p.grad_norm for p in points))}, and the first above 10 that is known is at step "
-                 f"{first:,}.")
+                 f"{norm(max(p.grad_norm for p in points))}, and the first above {original.SPIKE:g} that is known is "
+                 f"at step {first:,}.")
     yield Finding(mine >= there / 2, "Spikes", text)
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import click
 
 from helios.errors import DeviceLost, UserError
+from helios.train.config import BY_KEY
+
+INTERRUPTED = 130  # exit code, a shell's for SIGINT
 
 
 class HeliosCommand(click.Command):
@@ -39,6 +44,27 @@ class HeliosGroup(HeliosCommand, click.Group):
     """A group of such commands, which may be plain click commands themselves."""
 
 
+def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the flags of these settings to a command; their values stay text, as with --set."""
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for s in (BY_KEY[key] for key in reversed(keys)):
+            said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
+            metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
+            command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said)(command)
+        return command
+    return add
+
+
+def new_folder(kind: str) -> Path:
+    """Return runs/KIND-<the present time in UTC>."""
+    return Path("runs") / f"{kind}-{time.strftime('%Y%m%d%H%M%S', time.gmtime())}"
+
+
+def interrupted() -> NoReturn:
+    """End the command with the exit code of an interruption."""
+    raise click.exceptions.Exit(INTERRUPTED)
+
+
 @contextmanager
 def _exit_codes() -> Iterator[None]:
     try:
@@ -51,4 +77,4 @@ def _exit_codes() -> Iterator[None]:
         click.echo(f"error: {' '.join(message.splitlines())}", err=True)
         raise click.exceptions.Exit(1 if isinstance(error, DeviceLost) else 2) from None
     except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(INTERRUPTED) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import click
 
 from helios.bench import page_4kwo, page_5ke3, report, reproduce
 from helios.bench.reproduce import LONGEST, NAMES, Here, plans
-from helios.cli.common import HeliosCommand, HeliosGroup
+from helios.cli.common import HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
 from helios.train.progress import Display
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -27,8 +26,7 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Directory of the runs, which go on if there are any. Default: runs/reproduce-<run>-<time>."),
         click.option("--page", "page_file", type=click.Path(path_type=Path), metavar="FILE.md",
                      help="Where to write the page. Default: in the run directory."),
-        click.option("--backend", metavar="TEXT", help="What computes: auto, vulkan or cpu_ref. Default: auto."),
-        click.option("--device", metavar="TEXT", help="Vulkan device: its index or part of its name."),
+        setting_options("backend", "device"),
         click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line of each run."),
     )):
         command = option(command)
@@ -66,17 +64,16 @@ def long_run(steps: int, **given: Any) -> None:
 
 
 def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder: Path | None, page_file: Path | None,
-               backend: str | None, device: str | None, quiet: bool, **more: Any) -> None:
+               backend: str | None, device: str | None, quiet: bool, steps: int = 0) -> None:
     if page_file is not None:
         report.check(page_file)
-    stamp = time.strftime("%Y%m%d%H%M%S", time.gmtime())
-    folder = (folder or Path("runs") / f"reproduce-{run}-{stamp}").absolute()
+    folder = (folder or new_folder(f"reproduce-{run}")).absolute()
     planned = plans(run, ways, {"data": str(data.resolve()), "val_data": str(val_data.resolve()), "backend": backend,
-                                "device": device}, **more)
+                                "device": device}, steps)
     display = Display(quiet)
     if not reproduce.run(planned, folder, display):
         display.final(f"go on with the same command and --run-dir {folder}")
-        click.get_current_context().exit(130)
+        interrupted()
     page_file = page_file or folder / f"{run}.md"
     report.write(page_file, PAGES[run](reproduce.found(run, folder)))
     display.final(str(page_file))

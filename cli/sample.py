@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from helios.cli.common import HeliosCommand
+from helios.cli.common import HeliosCommand, setting_options
 from helios.model import GPT, GPTConfig, Sampler
 from helios.train import checkpoint
+from helios.train.config import resolve
 from helios.train.device import open_backend
 from helios.train.resume import tokenizer_of
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
@@ -22,17 +25,15 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
 @click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
               help="Draw from this many likeliest tokens; 0: from all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
-@click.option("--backend", type=click.Choice(["auto", "vulkan", "cpu_ref"]), default="auto", show_default=True,
-              help="What computes; auto: vulkan, and cpu_ref (numpy, slow) where it has no device.")
-@click.option("--device", help="Vulkan device: its index or part of its name.")
-def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, backend: str,
-         device: str | None) -> None:
+@setting_options("backend", "device")
+def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, **flags: Any) -> None:
     """Continue a prompt with a trained model."""
     found, problems = checkpoint.find(run)
     for problem in problems:
         click.echo(f"warning: {problem}; an earlier one is taken", err=True)
     tokenizer = tokenizer_of(found)
-    where = open_backend(backend, device, lambda text: click.echo(text, err=True))
+    chosen = resolve(flags=flags).train
+    where = open_backend(chosen.backend, chosen.device, lambda text: click.echo(text, err=True))
     model = GPT(GPTConfig.from_dict(found.state["model"]), device=where)
     model.load_state_dict(found.model)
     text = chat_prompt(prompt)

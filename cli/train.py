@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import click
 
-from helios.cli.common import HeliosCommand
+from helios.cli.common import HeliosCommand, interrupted, setting_options
 from helios.train.config import SETTINGS, presets, resolve
 from helios.train.progress import Display
 from helios.train.resume import settings_of
 from helios.train.run import Run
-
-
-def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add an option for each setting with a flag; its value stays text, as with --set."""
-    for s in reversed([s for s in SETTINGS if s.flag]):
-        said = f"{s.help[0].upper()}{s.help[1:]}."
-        command = click.option(f"--{s.flag}", s.key, metavar=s.kind.metavar, help=said)(command)
-    return command
 
 
 @click.command(cls=HeliosCommand)
@@ -31,7 +22,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--run-dir", metavar="DIR", help="New or empty directory. Default: runs/<run id>.")
 @click.option("--resume", metavar="DIR", help="Directory of a run to continue, or of one of its checkpoints.")
 @click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line.")
-@_settings
+@setting_options(*(s.key for s in SETTINGS if s.flag))
 def main(preset: str | None, file: str | None, assignments: tuple[str, ...], search_file: str | None,
          run_dir: str | None, resume: str | None, quiet: bool, **flags: Any) -> None:
     """Train a GPT on a text, or continue a run.
@@ -43,7 +34,7 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], sea
     config = resolve(preset, file, assignments, flags, base, search_file)
     run = Run.resume(resume, config, run_dir) if resume else Run.create(config, run_dir)
     if not run.train(Display(quiet)).finished:
-        click.get_current_context().exit(130)
+        interrupted()
 
 
 if __name__ == "__main__":

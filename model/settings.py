@@ -122,6 +122,15 @@ class Setting(NamedTuple):
     default: Any
 
     @property
+    def default_text(self) -> str:
+        """The default as it would be given, "" where the setting is not given."""
+        if self.default is None:
+            return "auto" if self.takes_auto else ""
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
     def takes_auto(self) -> bool:
         """Whether "auto" stands for None."""
         return self.default is None and self.kind is not TEXT

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from helios.backends import NAMES as BACKENDS
 from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
 from helios.model.config import MLPS, GPTConfig
@@ -48,8 +49,8 @@ class DataConfig(Settings):
 class TrainConfig(Settings):
     """How a run trains, and what it writes on the way."""
 
-    backend: str = setting("auto", one_of("auto", "vulkan", "cpu_ref"), "what computes: vulkan, cpu_ref (numpy, slow), "
-                           "or auto: vulkan, and where it has no device cpu_ref, with a warning", flag="backend")
+    backend: str = setting("auto", one_of("auto", *BACKENDS), "what computes: vulkan, cpu_ref (numpy, slow), or "
+                           "auto: vulkan, and where it has no device cpu_ref, with a warning", flag="backend")
     device: str | None = setting(None, ANY, "Vulkan device: its index in helios-info or part of its name; not given: a "
                                  "GPU before a CPU", flag="device")
     precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "number format: f32, or mixed, where products and "

@@ -24,17 +24,10 @@ def markdown() -> str:
     lines = [HEAD]
     for name, cls in SECTIONS.items():
         lines += section(f"[{name}]", ABOUT[name])
-        lines += table(("setting", "flag", "default", "values", "meaning"), (
-            (f"`{s.key}`", f"`--{s.flag}`" if s.flag else "", _default(s), _values(s), s.help) for s in declared(cls)),
-            left=5)
+        rows = ((f"`{s.key}`", f"`--{s.flag}`" if s.flag else "", s.default_text or "–", _values(s), s.help)
+                for s in declared(cls))
+        lines += table(("setting", "flag", "default", "values", "meaning"), rows, left=5)
     return "\n".join(lines) + "\n"
-
-
-def _default(s: Setting) -> str:
-    if s.default is None or s.default == "":
-        return "auto" if s.takes_auto else "–"
-    return str(s.default).lower() if isinstance(s.default, bool) else f"{s.default:g}" if isinstance(
-        s.default, float) else str(s.default)
 
 
 def _values(s: Setting) -> str:

@@ -74,7 +74,7 @@ class Tokenizer:
         if not (self.vocab_size <= LARGEST and len(ids := list(self._ids.values())) == len(SPECIALS)
                 and self.encode(probe)[-len(ids):].tolist() == ids and self.decode(self.encode(probe)) == probe):
             raise UserError(f"{path} is a foreign tokenizer; a byte-level BPE of at most {LARGEST:,} tokens with "
-                            f"{' '.join(SPECIALS)} was expected; train one with helios-data tokenize")
+                            f"{' '.join(SPECIALS)} was expected; a run trains its own")
         return self
 
     def save(self, path: str | Path) -> None:

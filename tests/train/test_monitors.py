@@ -11,7 +11,7 @@ import pytest
 from helios.backends.backend import Backend
 from helios.train import checkpoint
 from helios.train.loop import Loop
-from helios.train.monitors import weights
+from helios.train.monitors import fitness, weights
 from helios.train.monitors.cusum import CLIP, GRAD
 from helios.train.records.directory import EVENTS
 from helios.train.schedule import learning_rate
@@ -35,6 +35,13 @@ def test_the_weights_are_those_of_the_step(make: Make, each_backend: Backend) ->
         assert row["free_energy"] == pytest.approx(row["loss"] + 0.5 * row["weight_entropy"])
         assert row["fitness_score"] == pytest.approx(1 / row["free_energy"])
         assert row["complexity_score"] == pytest.approx(math.log10(t.state.model.num_parameters()))
+
+
+def test_a_free_energy_of_zero_ends_no_run(make: Make, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitness, "free_energy", lambda *_: 0.0)
+    t = make(cpu_ref, metrics_interval=4)
+    assert t.run()
+    assert [r["fitness_score"] for r in rows(t) if "free_energy" in r] == [None] * 3  # where -inf is written as null
 
 
 def test_layers_make_up_the_gradient(make: Make, each_backend: Backend) -> None:

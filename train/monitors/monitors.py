@@ -118,7 +118,8 @@ class Monitors:
             if m.track_effective_rank:
                 columns["effective_rank"] = found["effective_rank"]
             if m.track_free_energy:
-                columns |= {"free_energy": energy, "fitness_score": 1.0 / energy}
+                columns |= {"free_energy": energy, "fitness_score": fitness.fitness(
+                    "inverse", fitness.Measurements(free_energy=energy), {})}
             columns["complexity_score"] = fitness.complexity(m.complexity, state.model.num_parameters(), entropy)
         if m.track_layer_grads and state.accum == 1:  # with more, gradients are zero after a step
             norms = weights.layer_norms(state.gradients())

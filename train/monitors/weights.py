@@ -80,8 +80,8 @@ def weight_metrics(weights: Mapping[str, np.ndarray]) -> dict[str, float]:
 LAYERS = {"wte": "embedding", "wpe": "embedding", "ln_f": "head", "lm_head": "head"}
 
 
-def layer_norms(grads: Mapping[str, np.ndarray], scale: float = 1.0) -> dict[str, float]:
-    """Return scale × the L2 norm of the gradient of each layer (embedding, block0, …, head), nan if it is not finite.
+def layer_norms(grads: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the L2 norm of the gradient of each layer (embedding, block0, …, head), nan if it is not finite.
     grads: by the names of GPT's parameters. Raises ValueError for a name that belongs to no layer."""
     squares: dict[str, float] = {}
     for name, grad in grads.items():
@@ -91,7 +91,7 @@ def layer_norms(grads: Mapping[str, np.ndarray], scale: float = 1.0) -> dict[str
             raise ValueError(f"layer_norms: {name!r} is no parameter of a GPT")
         values = np.asarray(grad, np.float64).ravel()
         squares[layer] = squares.get(layer, 0.0) + float(values @ values)
-    return {layer: scale * math.sqrt(s) if math.isfinite(s) else math.nan for layer, s in squares.items()}
+    return {layer: math.sqrt(s) if math.isfinite(s) else math.nan for layer, s in squares.items()}
 
 
 def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = MI_BINS) -> float:

@@ -20,7 +20,7 @@ from helios.train.monitors import fitness
 from helios.train.monitors.controls import bound
 from helios.train.progress import Display
 from helios.train.records.records import Records
-from helios.train.schedule import learning_rate
+from helios.train.schedule import learning_rate, warmed_up
 from helios.train.search import ranking, report
 from helios.train.search.budget import budget, candidate_model
 from helios.train.search.evolution import (
@@ -104,7 +104,7 @@ class Search(Plan):
         t, s = self.config.train, self.cfg
         if s.candidate_schedule == "run":
             return self._of_run(self.spent)
-        return partial(_constant, lr=s.candidate_lr or t.lr, lr_min=t.lr_min, warmup=self._warmup(steps))
+        return partial(warmed_up, lr=s.candidate_lr or t.lr, lr_min=t.lr_min, warmup=self._warmup(steps))
 
     def _warmup(self, steps: int) -> int:
         if self.cfg.candidate_warmup is not None:
@@ -274,11 +274,6 @@ def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:
     if not state or state["at"] is not None:
         return None
     return ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), config.search)[0].activation
-
-
-def _constant(step: int, *, lr: float, lr_min: float, warmup: int) -> float:
-    """Return the rate of a 0-based step: linear from lr_min to lr over `warmup` steps, then lr."""
-    return lr if step >= warmup else lr_min + (lr - lr_min) * (step + 1) / warmup
 
 
 def _line(c: Candidate) -> str:
