@@ -88,7 +88,7 @@ class Timed:
         return Sample(*(fn(x) for x in zip(*self.samples, strict=True)))
 
 
-def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
+def time_replays(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
     """Return `work`, which computes on `be`, in the form that Timed takes: a submit holds all repetitions."""
     programs: dict[int, Program] = {}
 
@@ -109,7 +109,7 @@ def recorded(be: Backend, work: Callable[[], Any]) -> Callable[[int], Sample]:
     return run
 
 
-def called(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None) -> Callable[[int], Sample]:
+def time_calls(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None) -> Callable[[int], Sample]:
     """Return work that starts at once in the form that Timed takes; `finish` waits for its end."""
     def run(times: int) -> Sample:
         start = time.perf_counter()
@@ -161,8 +161,8 @@ def torch_finish(device: str) -> Callable[[], Any]:
     return torch_module().cuda.synchronize if device == "cuda" else lambda: None
 
 
-def graphed(work: Callable[[], Any]) -> Callable[[int], Sample]:
-    """Return work of PyTorch on a GPU as `called` does, but in a CUDA graph, which launches all repetitions at once."""
+def time_graph(work: Callable[[], Any]) -> Callable[[int], Sample]:
+    """Return work of PyTorch on a GPU in the form that Timed takes: a CUDA graph launches all repetitions at once."""
     torch, graphs = torch_module(), dict[int, Any]()
 
     def run(times: int) -> Sample:
@@ -203,8 +203,8 @@ def peer_side(name: str, row: Row, arguments: Sequence[np.ndarray], device: str,
     """Return the peer's work in the form that Timed takes."""
     work = peer_work(name, row, arguments, device, precision)
     if device == "cuda" and row.primitive == "matmul":
-        return graphed(work)
-    return called(work, torch_finish(device))
+        return time_graph(work)
+    return time_calls(work, torch_finish(device))
 
 
 # -- rows ------------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def measure(be: Backend, table: Iterable[Row], peer: str, effort: Effort) -> Ite
         arrays = [be.array(x) for x in arguments]
         outputs = row.outputs(row.call(be, *arrays))
         be.numpy(outputs[0])
-        sides = [Timed(recorded(be, partial(row.call, be, *arrays)), effort)]
+        sides = [Timed(time_replays(be, partial(row.call, be, *arrays)), effort)]
         if peer != "none":
             sides.append(Timed(peer_side(peer, row, arguments, device, be.precision), effort))
         for _ in range(effort.rounds):

@@ -15,12 +15,12 @@ from helios.bench.reproduce import (
     Finding,
     Here,
     above,
-    apart,
     between,
     clipped,
     comparable,
+    distance,
+    exact,
     findings,
-    given,
     loss,
     mean,
     median,
@@ -28,7 +28,7 @@ from helios.bench.reproduce import (
     norm,
     percent,
     rates,
-    recorded,
+    records_kept,
     run_rows,
     samples,
     seconds,
@@ -58,7 +58,7 @@ def markdown(runs: Mapping[str, Here]) -> str:
         *table(("step", "original", "here"), _validation(here)),
         *section("Speed"),
         *table(("step", "ms: original", "here", "tokens/s: original", "here"), (
-            [f"{p.step:,}", given(p.ms), figure(here.at(p.step, "ms_per_iter")), given(p.tokens_per_sec),
+            [f"{p.step:,}", exact(p.ms), figure(here.at(p.step, "ms_per_iter")), exact(p.tokens_per_sec),
              figure(here.at(p.step, "tokens_per_sec"))] for p in points)),
         *_phases(here),
         *section("Gradient norms", f"The original's are over all {LONG.recorded:,} steps in its records, here they are "
@@ -73,7 +73,7 @@ def markdown(runs: Mapping[str, Here]) -> str:
 
 def _lead(here: Here, p: Point) -> str:
     return (f"At step {p.step:,} the original's loss was {loss(p.loss)}, here it is {loss(here.at(p.step, 'loss'))}; a "
-            f"step took {given(LONG.ms)} ms and takes {figure(milliseconds(here))} ms.")
+            f"step took {exact(LONG.ms)} ms and takes {figure(milliseconds(here))} ms.")
 
 
 def _about(runs: Mapping[str, Here]) -> Iterator[str]:
@@ -89,10 +89,10 @@ def _facts(runs: Mapping[str, Here]) -> Iterator[list[str]]:
     here = runs[AGAIN]
     most = lambda column: figure(max(values(here.rows.values(), column), default=None))
     yield from run_rows(LONG, runs)
-    yield ["parameters", given(LONG.parameters), given(here.about["parameters"])]
-    yield ["operations (here dispatches) a step", given(LONG.ops), figure(_dispatches(here))]
-    yield ["memory in use, MB (here MiB)", "–".join(map(given, original.USED_MB)), most("gpu_vram_used_mb")]
-    yield ["memory pools, alike", "–".join(map(given, original.POOL_MB)), most("gpu_mem_pool_mb")]
+    yield ["parameters", exact(LONG.parameters), exact(here.about["parameters"])]
+    yield ["operations (here dispatches) a step", exact(LONG.ops), figure(_dispatches(here))]
+    yield ["memory in use, MB (here MiB)", "–".join(map(exact, original.USED_MB)), most("gpu_vram_used_mb")]
+    yield ["memory pools, alike", "–".join(map(exact, original.POOL_MB)), most("gpu_mem_pool_mb")]
 
 
 def _dispatches(here: Here) -> float | None:
@@ -102,7 +102,7 @@ def _dispatches(here: Here) -> float | None:
 def _steps(here: Here, points: Sequence[Point]) -> Iterator[list[str]]:
     for p in points:
         x = here.at(p.step, "loss")
-        yield [given(p.step), loss(p.loss), loss(x), "–" if x is None else f"{x - p.loss:+.3f}", norm(p.grad_norm),
+        yield [exact(p.step), loss(p.loss), loss(x), "–" if x is None else f"{x - p.loss:+.3f}", norm(p.grad_norm),
                norm(here.at(p.step, "grad_norm"))]
 
 
@@ -121,7 +121,7 @@ def _means(here: Here) -> Iterator[str]:
 def _validation(here: Here) -> Iterator[list[str]]:
     known = [step for step, row in here.rows.items() if row["val_loss"] is not None]
     for step in sorted({*known, *LONG.validation}):
-        yield [given(step), loss(LONG.validation.get(step)), loss(here.at(step, "val_loss"))]
+        yield [exact(step), loss(LONG.validation.get(step)), loss(here.at(step, "val_loss"))]
 
 
 def _phases(here: Here) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _phases(here: Here) -> Iterator[str]:
     if any(x is not None for x in found.values()):
         yield ""
         yield from table(("ms of a step", "original", "here"), (
-            [words, given(original.PHASES_MS[name]), figure(found[name])] for name, words in PHASES.items()))
+            [words, exact(original.PHASES_MS[name]), figure(found[name])] for name, words in PHASES.items()))
 
 
 def _norms(here: Here) -> Iterator[list[str]]:
@@ -157,7 +157,7 @@ def _findings(runs: Mapping[str, Here], points: Sequence[Point]) -> Iterator[Fin
     yield from _spikes(here, points)
     yield from _speed(here)
     yield from _forward(here)
-    yield from recorded(LONG, runs)
+    yield from records_kept(LONG, runs)
 
 
 def _losses(here: Here, points: Sequence[Point]) -> Iterator[Finding]:
@@ -166,8 +166,9 @@ def _losses(here: Here, points: Sequence[Point]) -> Iterator[Finding]:
         most = max(abs(x - p.loss) for p, x in pairs)
         p, x = pairs[-1]
         yield Finding(most <= SAME_LOSS, "Loss", f"At the {len(pairs)} steps in the table it differs by {loss(most)} "
-                      f"at most; at step {p.step:,} it is {loss(x)} here, {apart({AGAIN: x}, p.loss)} the original's "
-                      f"{loss(p.loss)}. Initial values and batches are others, and the loss is that of one batch.")
+                      f"at most; at step {p.step:,} it is {loss(x)} here, {distance({AGAIN: x}, p.loss)} the "
+                      f"original's {loss(p.loss)}. Initial values and batches are others, and the loss is "
+                      "that of one batch.")
 
 
 def _norm(here: Here, points: Sequence[Point]) -> Iterator[Finding]:
@@ -194,7 +195,7 @@ def _speed(here: Here) -> Iterator[Finding]:
     if ms := milliseconds(here):
         ratio = ms / LONG.ms
         yield Finding(0.8 <= ratio <= 1.25, "Speed", f"A step takes {figure(ms)} ms on {here.about['device']['name']} "
-                      f"and took {given(LONG.ms)} ms on {LONG.device}: {figure(ratio)} times as long.")
+                      f"and took {exact(LONG.ms)} ms on {LONG.device}: {figure(ratio)} times as long.")
     if count := _dispatches(here):
         yield Finding(False, "Dispatches", f"A step is {figure(count)} dispatches here and was {LONG.ops:,} operations "
                       f"there, {original.SOFTCAP_OPS} of them for the soft cap in the forward pass; here that is part "

@@ -13,27 +13,27 @@ from helios.bench.reproduce import (
     Finding,
     Here,
     above,
-    apart,
     between,
     clipped,
     comparable,
-    counted,
+    distance,
+    each_way,
+    exact,
     findings,
-    given,
     listed,
     loss,
     mean,
     norm,
     percent,
     rates,
-    recorded,
+    records_kept,
     run_rows,
     samples,
     seconds,
     share,
+    share_of,
     speed,
     starts,
-    told,
     values,
 )
 from helios.model import GPTConfig
@@ -84,21 +84,21 @@ def _lead(runs: Runs) -> str:
     ends = {name: loss(h.at(h.last, "loss")) for name, h in runs.items()}
     winners = {name: h.winner or "none" for name, h in runs.items()}
     return (f"The original ended at a loss of {loss(SEARCHED.last_loss)} and called {original.AFTER_LABEL} the winner. "
-            f"Here the loss after {next(iter(runs.values())).last:,} steps is {told(ends)}, and the winner is "
-            f"{told(winners)}.")
+            f"Here the loss after {next(iter(runs.values())).last:,} steps is {each_way(ends)}, and the winner is "
+            f"{each_way(winners)}.")
 
 
 def _clock(runs: Runs) -> str:
     took = {name: f"{x / SEARCHED.seconds:.2f}" for name, h in runs.items() if (x := seconds(h)) is not None}
-    return f"The whole run took {told(took)} times the original's {SEARCHED.seconds:,.0f} s." if took else ""
+    return f"The whole run took {each_way(took)} times the original's {SEARCHED.seconds:,.0f} s." if took else ""
 
 
 def _facts(runs: Runs) -> Iterator[list[str]]:
     here = list(runs.values())
     yield from run_rows(SEARCHED, runs)
     yield ["trainings in the search", str(len(RANKING)), *(str(len(_replicates(h))) for h in here)]
-    yield ["steps in the search", given(original.SEARCH_STEPS), *(given(len(h.phase("search"))) for h in here)]
-    yield ["steps after it", given(original.AFTER_STEPS), *(given(len(h.phase("after"))) for h in here)]
+    yield ["steps in the search", exact(original.SEARCH_STEPS), *(exact(len(h.phase("search"))) for h in here)]
+    yield ["steps after it", exact(original.AFTER_STEPS), *(exact(len(h.phase("after"))) for h in here)]
     yield ["winner", original.AFTER_LABEL, *(h.winner or "none" for h in here)]
     yield ["trained after the search", f"likely {original.AFTER_LIKELY}",
            *(h.about.get("symbio_winner") or "–" for h in here)]
@@ -108,7 +108,7 @@ def _steps(runs: Runs) -> Iterator[list[str]]:
     there = {p.step: (loss(p.loss), norm(p.grad_norm)) for p in SEARCHED.points}
     for step in sorted({*there, *(h.last for h in runs.values())}):
         loss_there, norm_there = there.get(step, ("–", "–"))
-        yield [given(step), loss_there, *(loss(h.at(step, "loss")) for h in runs.values()),
+        yield [exact(step), loss_there, *(loss(h.at(step, "loss")) for h in runs.values()),
                norm_there, *(norm(h.at(step, "grad_norm")) for h in runs.values())]
 
 
@@ -122,7 +122,7 @@ def _fifties(runs: Runs) -> Iterator[list[str]]:
 def _validation(runs: Runs) -> Iterator[list[str]]:
     known = {row["step"] for h in runs.values() for row in h.phase("after") if row["val_loss"] is not None}
     for step in sorted({*SEARCHED.validation, *known}):
-        yield [given(step), loss(SEARCHED.validation.get(step)), *(loss(h.at(step, "val_loss")) for h in runs.values())]
+        yield [exact(step), loss(SEARCHED.validation.get(step)), *(loss(h.at(step, "val_loss")) for h in runs.values())]
     yield ["lowest", loss(SEARCHED.best_validation),
            *(loss(min(values(h.rows.values(), "val_loss"), default=None)) for h in runs.values())]
 
@@ -152,8 +152,8 @@ def _beside_gelu(rate: float | None, gelu: float | None) -> tuple[str, str]:
 
 def _health(runs: Runs) -> Iterator[list[str]]:
     o, here = original, list(runs.values())
-    yield ["spikes in the search", counted(o.SEARCH_SPIKES, o.SEARCH_RECORDED), *(_spiked(h, "search") for h in here)]
-    yield ["spikes after it", counted(o.AFTER_SPIKES, o.AFTER_RECORDED), *(_spiked(h, "after") for h in here)]
+    yield ["spikes in the search", share_of(o.SEARCH_SPIKES, o.SEARCH_RECORDED), *(_spiked(h, "search") for h in here)]
+    yield ["spikes after it", share_of(o.AFTER_SPIKES, o.AFTER_RECORDED), *(_spiked(h, "after") for h in here)]
     highest = [max(h.rows.values(), key=lambda r: r["grad_norm"] or 0.0) for h in here]
     yield ["highest norm", f"{norm(o.WORST_NORM)} at step {o.WORST_STEP}",
            *(f"{norm(r['grad_norm'])} at step {r['step']}" for r in highest)]
@@ -167,7 +167,7 @@ def _health(runs: Runs) -> Iterator[list[str]]:
 
 def _spiked(here: Here, phase: str) -> str:
     rows = here.phase(phase)
-    return counted(sum(map(above(original.SPIKE), rows)), len(rows))
+    return share_of(sum(map(above(original.SPIKE), rows)), len(rows))
 
 
 def _alerts(here: Here, phase: str) -> list[int]:
@@ -191,7 +191,7 @@ def _rankings(runs: Runs) -> Iterator[str]:
     counts, titles = ("clipped", "alerts", "tokens/s"), ("behind", "spikes")
     yield from table(("original", "lowest loss", *titles, *counts), (
         [c.id, loss(c.loss), "–" if c is RANKING[0] else loss(c.loss - RANKING[0].loss), str(c.spikes),
-         percent(c.clipped / c.steps), str(c.alerts), given(c.tokens_per_sec)] for c in RANKING))
+         percent(c.clipped / c.steps), str(c.alerts), exact(c.tokens_per_sec)] for c in RANKING))
     for name, h in runs.items():
         measured = _measured(h)
         rows = [(measured[e["id"]], e) for e in h.summary["ranking"] if e["id"] in measured]
@@ -215,15 +215,16 @@ def _findings(runs: Runs) -> Iterator[Finding]:
     for found in (_end, _reached, _spikes, _after, _gap, _selection, _winner, _separation, _noise, _position, _width,
                   _shifts):
         yield from found(runs)
-    yield from recorded(SEARCHED, runs, ", where a row with a value that was not finite was lost")
+    yield from records_kept(SEARCHED, runs, ", where a row with a value that was not finite was lost")
 
 
 def _end(runs: Runs) -> Iterator[Finding]:
     there, ends = SEARCHED.last_loss, {n: x for n, h in runs.items() if (x := h.at(h.last, "loss")) is not None}
     if not ends:
         return
-    text = (f"After the last step the loss is {told({name: loss(x) for name, x in ends.items()})}, "
-            f"{apart(ends, there)} the {loss(there)} of the last step in the original's records, {SEARCHED.last_step}.")
+    text = (f"After the last step the loss is {each_way({name: loss(x) for name, x in ends.items()})}, "
+            f"{distance(ends, there)} the {loss(there)} of the last step in the original's records, "
+            f"{SEARCHED.last_step}.")
     if all(x < there - SAME_LOSS for x in ends.values()):
         text += (" Model, batch and optimizer are set as there. But the original's attention mixed the heads and let a "
                  "token see later ones, its kernels lacked barriers, one of them left three quarters of its tensor as "
@@ -236,8 +237,8 @@ def _reached(runs: Runs) -> Iterator[Finding]:
     for name, h in runs.items():
         below = (i for i, row in enumerate(h.phase("after"), 1) if row["loss"] is not None and row["loss"] < there)
         steps[name] = f"after {first} steps" if (first := next(below, None)) else "never"
-    yield Finding(False, "How soon", f"The training that follows the search is below {loss(there)} {told(steps)}; the "
-                  f"original's took its {original.AFTER_STEPS} steps to come there.")
+    yield Finding(False, "How soon", f"The training that follows the search is below {loss(there)} {each_way(steps)}; "
+                  f"the original's took its {original.AFTER_STEPS} steps to come there.")
 
 
 def _spikes(runs: Runs) -> Iterator[Finding]:
@@ -247,9 +248,9 @@ def _spikes(runs: Runs) -> Iterator[Finding]:
     text = f"Of the steps after the search {percent(there)} were spikes, up to a norm of {norm(o.WORST_NORM)}. "
     if most == 0:
         norms = {name: norm(max(values(rows, "grad_norm"), default=None)) for name, rows in after.items()}
-        text += f"Here none is: the highest norm is {told(norms)}. The likely source there is missing barriers."
+        text += f"Here none is: the highest norm is {each_way(norms)}. The likely source there is missing barriers."
     else:
-        text += f"Here there are {told({name: _spiked(h, 'after') for name, h in runs.items()})}."
+        text += f"Here there are {each_way({name: _spiked(h, 'after') for name, h in runs.items()})}."
     yield Finding(most >= there / 2, "Spikes", text)
 
 
@@ -257,10 +258,10 @@ def _after(runs: Runs) -> Iterator[Finding]:
     o, speeds = original, _rates_there()
     likely, label = o.AFTER_LIKELY, o.AFTER_LABEL
     first = {name: loss(rows[0]["loss"]) for name, h in runs.items() if (rows := h.phase("after"))}
-    begins = f" Here it begins at {told(first)}." if first else ""
+    begins = f" Here it begins at {each_way(first)}." if first else ""
     yield Finding(False, "What was trained after the search", f"The original's records say {label}; most likely it was "
                   f"{likely}, its last candidate. The loss went on at {loss(o.AFTER_FIRST_LOSS)} where fresh weights "
-                  f"have {loss(SEARCHED.first_loss)}, at {given(o.AFTER_TOKENS_PER_SEC)} tokens/s, which is {likely}'s "
+                  f"have {loss(SEARCHED.first_loss)}, at {exact(o.AFTER_TOKENS_PER_SEC)} tokens/s, which is {likely}'s "
                   f"speed ({figure(speeds[likely])}) and not {label}'s ({figure(speeds[label])}). So neither the loss "
                   f"nor the spikes after the search are {label}'s.{begins}")
 
@@ -274,12 +275,12 @@ def _gap(runs: Runs) -> Iterator[Finding]:
                                 "back and differentiated on the host. The activations' arithmetic was not the reason.")
         yield Finding(alike, "Speed", f"The fastest activation was {ratio(_rates_there()):.1f} times as fast as the "
                       f"slowest ({original.GAP} by the original's account) and is "
-                      f"{told({name: f'{x:.2f}' for name, x in here.items()})} times as fast.{why}")
+                      f"{each_way({name: f'{x:.2f}' for name, x in here.items()})} times as fast.{why}")
 
 
 def _selection(runs: Runs) -> Iterator[Finding]:
     counts = {name: (sum(bool(r.evaluations) for r in _replicates(h)), len(_replicates(h))) for name, h in runs.items()}
-    told_here = told({name: f"{evaluated} of {trained}" for name, (evaluated, trained) in counts.items()})
+    told_here = each_way({name: f"{evaluated} of {trained}" for name, (evaluated, trained) in counts.items()})
     yield Finding(False, "Selection", "The original's evaluations never reached its selection, which had seen each "
                   f"step before the step was evaluated. Here {told_here} trainings have evaluations of their own to be "
                   "ranked by.")
@@ -288,7 +289,7 @@ def _selection(runs: Runs) -> Iterator[Finding]:
 def _winner(runs: Runs) -> Iterator[Finding]:
     here = {name: h.winner or "none" for name, h in runs.items()}
     yield Finding(set(here.values()) == {RANKING[0].activation}, "Winner",
-                  f"It was {RANKING[0].activation} and is {told(here)}.")
+                  f"It was {RANKING[0].activation} and is {each_way(here)}.")
 
 
 def _separation(runs: Runs) -> Iterator[Finding]:
@@ -378,5 +379,5 @@ def _shifts(runs: Runs) -> Iterator[Finding]:
         here[name] = f"{len(alerts)}" + f", {sum(bool(a & TPS) for a in alerts)} of them for speed" * bool(alerts)
     yield Finding(False, "Alerts", f"In the search there were {sum(c.alerts for c in RANKING)}, all for speed, by a "
                   "baseline from the run's first five steps, whatever was trained. Here, with a baseline for each "
-                  f"training, there are {told(here)}. There watching ended with step {original.LAST_MONITORED}, here "
-                  "it goes on to the end.")
+                  f"training, there are {each_way(here)}. There watching ended with step {original.LAST_MONITORED}, "
+                  "here it goes on to the end.")

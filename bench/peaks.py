@@ -9,7 +9,7 @@ import numpy as np
 
 from helios.backends.backend import Backend
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.bench.measure import Effort, Peaks, Timed, recorded
+from helios.bench.measure import Effort, Peaks, Timed, time_replays
 
 # Pairs that are tried in turn: chains of fma in a lane, enough to hide an fma's latency and few enough for the
 # registers, and their length in a round. The driver decides whether an fma is one instruction; in lavapipe it is two.
@@ -24,7 +24,7 @@ def peaks(be: Backend, effort: Effort, small: bool = False) -> Peaks:
     work = _vulkan(be, shrink) if isinstance(be, VulkanBackend) else _numpy(shrink)
     gflops, gbps = 0.0, 0.0
     for kind, amount, run in work:
-        side = Timed(recorded(be, run), effort)
+        side = Timed(time_replays(be, run), effort)
         for _ in range(effort.rounds):
             side.sample()
         rate = amount / side.best().device_ms / 1e6  # a peak, not a median

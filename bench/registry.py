@@ -27,7 +27,7 @@ Prepare = Callable[..., Callable[[], Any]]
 REF = CpuRef()
 EPS = 1e-5
 ADAM = {"beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "weight_decay": 0.1}
-PLUMBING = {"array", "numpy", "zeros", "reshape", "view", "record", "mark", "memory", "assign", "upload"}
+NOT_MEASURED = {"array", "numpy", "zeros", "reshape", "view", "record", "mark", "memory", "assign", "upload"}
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ def loss(x: float | None) -> str:
     return "–" if x is None else f"{x:.3f}"
 
 
-def given(x: float) -> str:
+def exact(x: float) -> str:
     """Return a figure with the digits that the original gave."""
     return f"{x:,.7g}"
 
@@ -168,25 +168,25 @@ def percent(x: float | None) -> str:
     return "–" if x is None else f"{100 * x:.1f} %"
 
 
-def counted(part: int, whole: int) -> str:
+def share_of(part: int, whole: int) -> str:
     """Return a share in words, as "52 of 283, 18.4 %"."""
     return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
 
 
-def told(figures: Mapping[str, str]) -> str:
+def each_way(figures: Mapping[str, str]) -> str:
     """Return "5.41 (faithful) and 5.40 (fair)", without the names where all figures are equal."""
     if len(set(figures.values())) == 1:
         return next(iter(figures.values()))
     return listed([f"{text} ({name})" for name, text in figures.items()])
 
 
-def apart(figures: Mapping[str, float], reference: float) -> str:
+def distance(figures: Mapping[str, float], reference: float) -> str:
     """Return the distances from the reference in words, as "1.85 (faithful) and 1.86 (fair) below"."""
     sides = {name: "below" if x < reference else "above" for name, x in figures.items()}
     amounts = {name: loss(abs(x - reference)) for name, x in figures.items()}
     if len(set(sides.values())) == 1:
-        return f"{told(amounts)} {next(iter(sides.values()))}"
-    return told({name: f"{amounts[name]} {side}" for name, side in sides.items()})
+        return f"{each_way(amounts)} {next(iter(sides.values()))}"
+    return each_way({name: f"{amounts[name]} {side}" for name, side in sides.items()})
 
 
 def listed(words: Sequence[str]) -> str:
@@ -202,11 +202,11 @@ def run_rows(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[list[
         "driver": (historic.driver, lambda h: h.about["device"]["driver"]),
         "begun": (historic.date, lambda h: h.events[0]["time"][:10] if h.events else "–"),
         "training text": (historic.text, lambda h: Path(h.about["data"]["data"]).name),
-        "steps": (given(historic.steps), lambda h: given(h.last)),
-        "steps in the records": (given(historic.recorded), lambda h: given(len(h.rows))),
-        "wall clock, s": (given(historic.seconds), lambda h: figure(seconds(h))),
-        "ms a step": (given(historic.ms), lambda h: figure(milliseconds(h))),
-        "tokens/s": (given(historic.tokens_per_sec), lambda h: figure(speed(h.rows.values()))),
+        "steps": (exact(historic.steps), lambda h: exact(h.last)),
+        "steps in the records": (exact(historic.recorded), lambda h: exact(len(h.rows))),
+        "wall clock, s": (exact(historic.seconds), lambda h: figure(seconds(h))),
+        "ms a step": (exact(historic.ms), lambda h: figure(milliseconds(h))),
+        "tokens/s": (exact(historic.tokens_per_sec), lambda h: figure(speed(h.rows.values()))),
     }
     for name, (there, here) in facts.items():
         yield [name, there, *map(here, runs.values())]
@@ -276,7 +276,7 @@ def starts(historic: original.Run, runs: Mapping[str, Here]) -> Iterator[Finding
     size = next(iter(runs.values())).about["model"]["vocab_size"]
     same = all(x is not None and abs(x - historic.first_loss) <= SAME_LOSS for x in first.values())
     yield Finding(same, "Start", f"The first step's loss was {loss(historic.first_loss)} and is "
-                  f"{told({name: loss(x) for name, x in first.items()})}; an even guess among {size:,} tokens has "
+                  f"{each_way({name: loss(x) for name, x in first.items()})}; an even guess among {size:,} tokens has "
                   f"ln {size:,} = {math.log(size):.3f}.")
 
 
@@ -289,8 +289,8 @@ def rates(historic: original.Run, here: Here, whose: str) -> Iterator[Finding]:
                       f"known, to two or three digits, {whose} differs by {percent(most)} at most.")
 
 
-def recorded(historic: original.Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
+def records_kept(historic: original.Run, runs: Mapping[str, Here], why: str = "") -> Iterator[Finding]:
     """Yield the finding on how many steps the records hold."""
-    kept = told({name: f"{len(h.rows):,} of {h.last:,} steps" for name, h in runs.items()})
+    kept = each_way({name: f"{len(h.rows):,} of {h.last:,} steps" for name, h in runs.items()})
     yield Finding(False, "Records", f"They hold {kept} here and {historic.recorded:,} of {historic.steps:,} "
                   f"there{why}. The original's means and shares are over what is left.")

@@ -10,7 +10,7 @@ from helios.backends.backend import Backend
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.tuning import Tile
-from helios.bench.measure import Effort, Timed, recorded
+from helios.bench.measure import Effort, Timed, time_replays
 from helios.bench.registry import Row
 from helios.errors import UserError
 
@@ -67,4 +67,4 @@ def _product(row: Row) -> tuple[bool, bool, int, int, int]:
 
 def _timed(be: Backend, row: Row, arrays: list[Any], effort: Effort) -> Timed:
     """Return the row's Timed, which records it at once, with the tile that the backend uses now."""
-    return Timed(recorded(be, partial(row.call, be, *arrays)), effort)
+    return Timed(time_replays(be, partial(row.call, be, *arrays)), effort)

@@ -117,8 +117,8 @@ def clean(run_dir: Path) -> None:
 def prune(run_dir: Path, keep: int, every: int = 0) -> None:
     """Remove checkpoints but for the latest `keep` (0: all), the best, and those at multiples of `every` (0: none).
     The best has the lowest validation loss of those that were evaluated at their own step, and not during a search."""
-    older = steps(run_dir)[:-keep] if keep else []
-    losses = {path: _own_loss(path) for path in steps(run_dir)} if older else {}
+    older = directories(run_dir)[:-keep] if keep else []
+    losses = {path: _own_loss(path) for path in directories(run_dir)} if older else {}
     best = min(losses, key=losses.__getitem__, default=None)
     for path in older:
         if (path != best or losses[path] == math.inf) and not (every and step_of(path) % every == 0):
@@ -135,7 +135,7 @@ def remove(path: Path) -> None:
 def states(run_dir: Path) -> list[State]:
     """Return the states of the run's checkpoints, by step, without damaged ones."""
     found = []
-    for path in steps(run_dir):
+    for path in directories(run_dir):
         with suppress(Damaged):
             found.append(_state(path))
     return found
@@ -151,7 +151,7 @@ def _own_loss(path: Path) -> float:
     return math.inf if searching or best is None or best["step"] != state["step"] else best["loss"]
 
 
-def steps(run_dir: Path) -> list[Path]:
+def directories(run_dir: Path) -> list[Path]:
     """Return the run's checkpoint directories, whole or damaged, by step."""
     found = [p for p in (run_dir / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
     return sorted(found, key=step_of)
@@ -170,7 +170,7 @@ def is_checkpoint(path: Path) -> bool:
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, None where there is none, and what is wrong with each newer one."""
     problems: list[str] = []
-    for path in reversed(steps(run_dir)):
+    for path in reversed(directories(run_dir)):
         try:
             return load(path), problems
         except Damaged as error:

@@ -57,7 +57,7 @@ class Resumed(Start):
         self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
         self._check(config, found)
         self.tokenizer = tokenizer_of(found)
-        later = [p.name for p in checkpoint.steps(path) if checkpoint.step_of(p) > self.step]
+        later = [p.name for p in checkpoint.directories(path) if checkpoint.step_of(p) > self.step]
         if later and not self.problems:
             raise UserError(f"{path} has later checkpoints ({', '.join(later)}); remove them to continue from step "
                             f"{self.step}, or give a new --run-dir")

@@ -28,7 +28,7 @@ from helios.train.records.directory import EVENTS, METRICS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
-from helios.train.search.budget import check_cost, models, told
+from helios.train.search.budget import check_cost, cost_in_words, models
 from helios.train.search.files import FOLDER
 from helios.train.search.search import Search
 from helios.train.stage import Plan
@@ -85,7 +85,7 @@ class Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
-        if not directory.finished(path) and not checkpoint.steps(path):
+        if not directory.finished(path) and not checkpoint.directories(path):
             return cls.create(config, path)
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config), settings_of(path)
@@ -120,7 +120,7 @@ class Run:
                     lost = str(error)
                 backends.forget()
                 gc.collect()  # frees what was on the lost device
-                run = replace(self, source=self.path if checkpoint.steps(self.path) else self.source)
+                run = replace(self, source=self.path if checkpoint.directories(self.path) else self.source)
         raise AssertionError("the last try returns or raises")
 
     # -- in the locked directory --------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ class Run:
                         f"{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
                         f"vocabulary {dataset.tokenizer.vocab_size:,}")
             if config.search and not start.checkpoint:
-                display.say(told(config))
+                display.say(cost_in_words(config))
             finished = loop.run()
             if finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")

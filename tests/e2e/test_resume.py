@@ -65,9 +65,9 @@ def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend) -> None:
     draw = random.Random(seed)
     command = train(each_backend, *settings, "--run-dir", killed)
     for _ in range(2):
-        before = len(checkpoint.steps(killed))
+        before = len(checkpoint.directories(killed))
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while len(checkpoint.steps(killed)) <= before and process.poll() is None:
+        while len(checkpoint.directories(killed)) <= before and process.poll() is None:
             time.sleep(0.002)
         time.sleep(draw.uniform(0, 0.25))
         process.send_signal(signal.SIGKILL)

@@ -42,7 +42,7 @@ def settings(tmp_path: Path) -> Path:
 def result(path: Path) -> tuple:
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     found = [json.loads(line) for line in (path / "search" / "candidates.jsonl").read_text().splitlines()]
-    last = checkpoint.steps(path)[-1]
+    last = checkpoint.directories(path)[-1]
     return ([(r["step"], r["loss"], r["val_loss"], r["lr"]) for r in rows],
             [(c["id"], c["status"], c["val_loss_mean"], c["mutation"]) for c in found],
             (last / checkpoint.MODEL).read_bytes(), (last / checkpoint.OPTIMIZER).read_bytes())
@@ -72,8 +72,9 @@ def test_killed_and_resumed_it_is_the_same(tmp_path: Path, backend: Backend, set
     assert run([*words, "--run-dir", str(whole)]).returncode == 0
     draw, kills, resume = random.Random(5), 0, ["--run-dir", str(killed)]
     while True:
-        process, before = subprocess.Popen([*words, *resume], stdout=subprocess.DEVNULL), len(checkpoint.steps(killed))
-        while process.poll() is None and (kills >= 4 or len(checkpoint.steps(killed)) < before + 2):
+        before = len(checkpoint.directories(killed))
+        process = subprocess.Popen([*words, *resume], stdout=subprocess.DEVNULL)
+        while process.poll() is None and (kills >= 4 or len(checkpoint.directories(killed)) < before + 2):
             time.sleep(0.02)
         time.sleep(draw.uniform(0.0, 0.2))
         if process.poll() is not None:
@@ -104,7 +105,7 @@ def test_the_conditions_of_a_search_cannot_change_under_way(tmp_path: Path, back
     path = tmp_path / "run"
     process = subprocess.Popen(command(backend, "--preset", "tiny", "--search-config", settings, "--run-dir", path,
                                        "--checkpoint-interval", "1", "--quiet", "--set", "steps_per_candidate=200"))
-    while not checkpoint.steps(path):
+    while not checkpoint.directories(path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 130

@@ -28,7 +28,7 @@ def rows(t: Loop, name: str = METRICS) -> list[dict[str, Any]]:
 
 def final(t: Loop) -> bytes:
     """Weights and moments of the last checkpoint."""
-    (path,) = checkpoint.steps(t.records.path)[-1:]
+    (path,) = checkpoint.directories(t.records.path)[-1:]
     return (path / checkpoint.MODEL).read_bytes() + (path / checkpoint.OPTIMIZER).read_bytes()
 
 

@@ -52,7 +52,7 @@ def test_latest_is_by_number(tmp_path: Path) -> None:
     for step in (999_999, 1_000_000, 2):
         save(tmp_path, step)
     assert checkpoint.find(tmp_path)[0].state["step"] == 1_000_000
-    assert [p.name for p in checkpoint.steps(tmp_path)] == ["step-000002", "step-999999", "step-1000000"]
+    assert [p.name for p in checkpoint.directories(tmp_path)] == ["step-000002", "step-999999", "step-1000000"]
 
 
 def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
@@ -216,7 +216,7 @@ def evaluated(run: Path, step: int, loss: float | None, best: int | None = None,
 
 
 def steps(run: Path) -> list[int]:
-    return [checkpoint.step_of(path) for path in checkpoint.steps(run)]
+    return [checkpoint.step_of(path) for path in checkpoint.directories(run)]
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from helios.train.search.gates import (
     compare,
     loss_at,
     per_block_justified,
+    separation_of,
     survives_equal_time,
-    told_apart,
     variants,
     worth_it,
 )
@@ -258,7 +258,7 @@ def test_a_candidate_on_the_way(share: float) -> None:
     then = at(silu, share * TOKENS)
     assert then.val_loss_mean == pytest.approx((silu.val_loss_mean or 0) + max(0.0, 1 - share))
     assert then.val_loss_se == pytest.approx(silu.val_loss_se) and then.tokens == round(min(1.0, share) * TOKENS)
-    assert told_apart([gelu(), then]) == pytest.approx(told_apart([gelu(), silu]))
+    assert separation_of([gelu(), then]) == pytest.approx(separation_of([gelu(), silu]))
 
 
 def test_one_that_diverges_later_is_not_better_before() -> None:
@@ -282,7 +282,7 @@ def test_a_better_genome_passes_gate_3() -> None:
     assert third.chosen.against == "silu" and third.chosen.difference == pytest.approx(-0.05)
     assert third.sentence == ("Beside the best single one, gelu,silu is 0.05 nats below silu, more than equals come "
                               "to lie apart in 4 % of studies (0.0132).")
-    test = told_apart([gelu(), silu, relu, *mixed])
+    test = separation_of([gelu(), silu, relu, *mixed])
     assert judged(silu, relu, blocks=mixed)[2].chosen == compare(mixed[2], silu, test)
     # Better than gelu is not enough.
     third = judged(silu, blocks=[candidate("silu,gelu", below(0.05, -0.01, 0.01, 0.0))])[2]

@@ -44,7 +44,7 @@ def test_one_row_a_step_and_it_learns(make: Make, each_backend: Backend) -> None
     samples = rows(t, SAMPLES)
     assert [s["step"] for s in samples] == [20] * 5 + [40] * 5
     assert all(s["prompt"].startswith("<|user|> ") and s["prompt"].endswith(" <|assistant|>") for s in samples)
-    assert [p.name for p in checkpoint.steps(t.records.path)] == [
+    assert [p.name for p in checkpoint.directories(t.records.path)] == [
         f"step-{n:06d}" for n in (6, 12, 18, 20, 24, 30, 36, 40)]  # one before the samples, too
 
 
@@ -98,7 +98,7 @@ def test_accumulation_of_three_draws_three_batches(make: Make, cpu_ref: Backend,
     t = make(cpu_ref, accum=3, steps=4, eval_interval=0)
     assert t.run()
     assert drawn == list(range(12))
-    state = json.loads((checkpoint.steps(t.records.path)[-1] / "state.json").read_text())
+    state = json.loads((checkpoint.directories(t.records.path)[-1] / "state.json").read_text())
     assert state["position"] == 12 and state["step"] == 4
 
 
@@ -236,7 +236,7 @@ def test_a_checkpoint_comes_before_samples(make: Make, cpu_ref: Backend, monkeyp
         pass
 
     def killed(self: Loop) -> None:
-        assert checkpoint.step_of(checkpoint.steps(self.records.path)[-1]) == self.step == len(rows(self))
+        assert checkpoint.step_of(checkpoint.directories(self.records.path)[-1]) == self.step == len(rows(self))
         raise Killed
 
     settings = {"steps": 6, "sample_interval": 4, "eval_interval": 0, "checkpoint_interval": 0}
@@ -270,7 +270,7 @@ def test_sampling_that_fails_loses_no_step(make: Make, cpu_ref: Backend,
     t = make(cpu_ref, steps=4, eval_interval=2, sample_interval=2, checkpoint_interval=interval)
     with pytest.raises(MemoryError, match="of the device"):
         t.run()
-    (path,) = checkpoint.steps(t.records.path)
+    (path,) = checkpoint.directories(t.records.path)
     found = checkpoint.load(path)
     assert found.state["step"] == found.state["best_val"]["step"] == saved == len(rows(t))
 

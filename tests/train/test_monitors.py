@@ -28,7 +28,7 @@ def test_the_weights_are_those_of_the_step(make: Make, each_backend: Backend) ->
     assert t.run()
     log = rows(t)
     assert [r["step"] for r in log if "weight_entropy" in r] == [4, 8, 12]
-    for path in checkpoint.steps(t.records.path):
+    for path in checkpoint.directories(t.records.path):
         found = checkpoint.load(path)
         row, expected = log[found.state["step"] - 1], weights.weight_metrics(found.model)
         assert {name: row[name] for name in expected} == expected
@@ -83,7 +83,7 @@ def test_alarms_change_the_batch(make: Make, each_backend: Backend, planted: dic
         (n, True) for n in (3, 5, 6, 11)]
     assert len(t.state.last.programs) <= 2
     assert [e["step"] for e in rows(t, EVENTS) if e["kind"] == "batch"] == [3, 5, 6, 11]
-    for path in checkpoint.steps(t.records.path)[1:]:  # as if it had died soon after step 4
+    for path in checkpoint.directories(t.records.path)[1:]:  # as if it had died soon after step 4
         for file in path.iterdir():
             file.unlink()
         path.rmdir()

@@ -37,9 +37,9 @@ def test_a_picture_shows_the_colours_of_its_activations(made: Make) -> None:
 
 
 def test_short() -> None:
-    assert plots.short("relu") == "relu"
-    assert plots.short("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
-    assert plots.short("swiglu,relu,gelu") == plots.short("gelu,swiglu,relu") == "gelu×1 relu×1 swiglu×1"
+    assert plots.short_name("relu") == "relu"
+    assert plots.short_name("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
+    assert plots.short_name("swiglu,relu,gelu") == plots.short_name("gelu,swiglu,relu") == "gelu×1 relu×1 swiglu×1"
 
 
 def test_what_diverged_does_not_stretch_the_axis() -> None:
@@ -52,7 +52,7 @@ def test_what_diverged_does_not_stretch_the_axis() -> None:
 
 def test_colours() -> None:
     assert list(plots.COLOURS) == [*MLPS, "mixed"] and len(set(plots.COLOURS.values())) == len(plots.COLOURS)
-    assert [plots.kind(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
+    assert [plots.colour_key(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
 
 
 def test_no_pictures_where_none_are_wanted(made: Make) -> None:

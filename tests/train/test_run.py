@@ -34,7 +34,7 @@ def kinds(path: Path) -> list[str]:
 
 
 def final(path: Path) -> bytes:
-    last = checkpoint.steps(path)[-1]
+    last = checkpoint.directories(path)[-1]
     return (last / checkpoint.MODEL).read_bytes() + (last / checkpoint.OPTIMIZER).read_bytes()
 
 
@@ -175,5 +175,5 @@ def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monk
     monkeypatch.setattr("helios.train.run.open_backend", once)
     with pytest.raises(UserError, match="no Vulkan device"):
         Run.create(tiny(retries=5, checkpoint_interval=2), tmp_path / "run").train(QUIET)
-    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step-000002", "step-000004"]
+    assert [p.name for p in checkpoint.directories(tmp_path / "run")] == ["step-000002", "step-000004"]
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["retries"] == 5

@@ -164,7 +164,7 @@ def test_it_continues_from_the_winners_own_weights(search: Make, each_backend: B
     its = [r for r in log if r.get("symbio_candidate_id") == best["id"] and r["symbio_replicate"] == 0]
     assert after[0]["loss"] < its[0]["loss"] - 0.1
     assert [r["lr"] for r in after[:4]] == pytest.approx([1e-3 + 9e-3 * n / 4 for n in (1, 2, 3, 4)])
-    names = [p.name for p in checkpoint.steps(t.records.path / "search")]
+    names = [p.name for p in checkpoint.directories(t.records.path / "search")]
     assert len(names) == 1
     assert checkpoint.load(t.records.path / "search" / "checkpoints" / names[0]).state["model"]["activation"] \
         == best["activation"]
@@ -266,14 +266,14 @@ def test_what_an_older_checkpoint_goes_on_from_is_kept(search: Make, cpu_ref: Ba
 
     def pruned() -> None:
         prune()
-        there = {path.name for path in checkpoint.steps(t.records.path / "search")}
+        there = {path.name for path in checkpoint.directories(t.records.path / "search")}
         folders.update(there)
         assert named() <= there and len(there) <= 4
 
     t.plan.prune = pruned  # type: ignore[method-assign]
     assert t.run() and len(folders) == 3
     # The best candidate was found, and its rivals' weights dropped, between the two newest checkpoints.
-    newest = checkpoint.steps(t.records.path)[-1]
+    newest = checkpoint.directories(t.records.path)[-1]
     (newest / checkpoint.STATE).write_text("damaged")
     again = search(cpu_ref, **settings)
     assert again.step < t.step and again.run()

@@ -11,14 +11,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, TPS, VAL, Kept
+from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, TPS, VAL, Restorable
 
 
 def _names(alerts: int) -> str:
     return " and ".join(c.column.removeprefix("cusum_") for c in CHANNELS if c.bit & alerts) + " alert"
 
 
-class _Calm(Kept):
+class _Calm(Restorable):
     """Counts steps without an alert; each `calm` of them in a row undo one change."""
 
     def __init__(self, calm: int) -> None:
@@ -33,7 +33,7 @@ class _Calm(Kept):
 class AdaptiveBatch(_Calm):
     """Controls the batch: a grad or tps alert takes `step` sequences off, a clip alert adds them, calm undoes it."""
 
-    KEPT = ("batch", "quiet")
+    STATE = ("batch", "quiet")
 
     def __init__(self, batch: int, minimum: int, maximum: int, step: int, calm: int) -> None:
         if not minimum <= batch <= maximum:
@@ -67,7 +67,7 @@ class DynamicLR(_Calm):
     "entropy": it is 2^(1 - H / ENTROPY) within [1/2, 2], where H is the population's entropy in bits.
     """
 
-    KEPT = ("factor", "quiet")
+    STATE = ("factor", "quiet")
 
     def __init__(self, mode: str, calm: int) -> None:
         if mode not in ("cusum", "entropy"):
@@ -90,7 +90,7 @@ class DynamicLR(_Calm):
         return self.factor, None if self.factor == before else f"{reason}: rate × {self.factor:g}"
 
 
-class HeatCapacity(Kept):
+class HeatCapacity(Restorable):
     """Measures d(loss)/d(lr) in nats: the slope of a regression of loss on rate over the last WINDOW steps.
 
     It says how they moved together, not that one moved the other: in a warm-up the loss also falls by itself. It is
@@ -99,7 +99,7 @@ class HeatCapacity(Kept):
 
     WINDOW = 50
     SPAN = 0.01
-    KEPT = ("points",)
+    STATE = ("points",)
 
     def __init__(self) -> None:
         self.points: list[list[float]] = []  # loss and rate
@@ -115,10 +115,10 @@ class HeatCapacity(Kept):
         return float(apart @ (losses - losses.mean()) / (apart @ apart))
 
 
-class Plateau(Kept):
+class Plateau(Restorable):
     """Finds plateaus: `patience` evaluations without a loss that is lower by `min_delta` nats than the best before."""
 
-    KEPT = ("best", "waited")
+    STATE = ("best", "waited")
 
     def __init__(self, patience: int, min_delta: float) -> None:
         self.patience, self.min_delta = patience, min_delta

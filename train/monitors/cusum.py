@@ -64,29 +64,29 @@ CHANNELS = (
 )
 
 
-class Kept:
-    """An object whose attributes in KEPT, all plain values, a checkpoint keeps."""
+class Restorable:
+    """An object whose attributes named in STATE, all plain values, are kept in a checkpoint."""
 
-    KEPT: tuple[str, ...] = ()
+    STATE: tuple[str, ...] = ()
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` takes."""
-        return {name: getattr(self, name) for name in self.KEPT}
+        return {name: getattr(self, name) for name in self.STATE}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned."""
-        for name in self.KEPT:
+        for name in self.STATE:
             setattr(self, name, state[name])
 
 
-class Cusum(Kept):
+class Cusum(Restorable):
     """Watches one series by both sums.
 
     direction: 1 where a rise is harm, -1 where a fall is. floor: least standard deviation. cap: most standard
     deviations that one value counts as. trend: whether the series moves mostly by a trend.
     """
 
-    KEPT = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
+    STATE = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
 
     def __init__(self, direction: int, floor: float, sensitivity: float = SENSITIVITY, slack: float = SLACK,
                  window: int = WINDOW, grace: int = GRACE, cap: float = CAP, trend: bool = False) -> None:

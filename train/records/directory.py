@@ -74,7 +74,7 @@ def check_new(path: Path) -> None:
         return
     if not path.is_dir():
         raise UserError(f"--run-dir {path} is a file; give a new or empty directory")
-    if (path / CONFIG).exists() and checkpoint.steps(path):
+    if (path / CONFIG).exists() and checkpoint.directories(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
     if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")

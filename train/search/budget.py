@@ -44,7 +44,7 @@ def check_cost(config: Config) -> None:
                         f"{s.budget}_per_candidate, or raise --max-cost")
 
 
-def told(config: Config) -> str:
+def cost_in_words(config: Config) -> str:
     """Return in words how many trainings, steps and tokens the search may take."""
     s, n, (steps, tokens) = config.search, trainings(config.search, config.model.n_layer), budget(config)
     each = f"{s.seconds_per_candidate:g} seconds" if s.budget == "seconds" else f"{steps:,} steps, {tokens:,} tokens"

@@ -76,7 +76,7 @@ class Verdict(NamedTuple):
 
 def worth_it(candidates: Sequence[Candidate]) -> Verdict:
     """Judge gate 1. candidates: with one activation each, the baseline among them."""
-    base, test = _baseline(candidates), told_apart(candidates)
+    base, test = _baseline(candidates), separation_of(candidates)
     rows = tuple(compare(c, base, test) for c in candidates if c is not base)
     passing = [r for r in rows if (r.better or r.steadier) and _fast(r)]
     chosen = _best(passing) or _best([r for r in rows if r.better or r.steadier]) or _best(rows)
@@ -84,8 +84,9 @@ def worth_it(candidates: Sequence[Candidate]) -> Verdict:
         return Verdict(1, False, f"Nothing to judge by: {BASELINE}, or all others, lack a finite validation loss with "
                                  f"some seed.", None, rows)
     if not (chosen.better or chosen.steadier):
-        return Verdict(1, False, f"No activation is better or steadier than {BASELINE}: {told(chosen)}.", chosen, rows)
-    merit = told(chosen) if chosen.better else (
+        return Verdict(1, False, f"No activation is better or steadier than {BASELINE}: {in_words(chosen)}.", chosen,
+                       rows)
+    merit = in_words(chosen) if chosen.better else (
         f"{chosen.activation} is steadier than {BASELINE}, with trouble in {100 * chosen.trouble:.1f} % of the steps "
         f"against {100 * chosen.against_trouble:.1f} %, and its loss is not worse")
     speed = "an unknown speed" if chosen.speed is None else f"{chosen.speed:.2f} times its speed"
@@ -98,14 +99,14 @@ def survives_equal_time(candidates: Sequence[Candidate], first: Verdict) -> Verd
     base, seconds = _baseline(candidates), baseline_seconds(candidates)
     then = [at(c, c.tokens_per_sec_mean * seconds) for c in candidates
             if c is not base and c.tokens_per_sec_mean and seconds]
-    test = told_apart([base, *then])
+    test = separation_of([base, *then])
     rows = tuple(compare(c, base, test) for c in then)
     chosen = next((r for r in rows if first.chosen and r.activation == first.chosen.activation), None)
     if chosen is None or chosen.difference is None:
         return Verdict(2, False, f"Nothing to judge by: there is no loss at {BASELINE}'s time.", chosen, rows)
     part = (f"{chosen.tokens:,} of {base.tokens:,} tokens" if (chosen.tokens or 0) < (base.tokens or 0) else
             "all its tokens, so that its last loss counts")
-    sentence = f"In {BASELINE}'s {seconds:,.1f} s {chosen.activation} reads {part}; there {told(chosen)}."
+    sentence = f"In {BASELINE}'s {seconds:,.1f} s {chosen.activation} reads {part}; there {in_words(chosen)}."
     return _after(first, Verdict(2, chosen.better, sentence, chosen, rows))
 
 
@@ -114,18 +115,18 @@ def per_block_justified(candidates: Sequence[Candidate], blocks: Sequence[Candid
     leaders = best_two(candidates)
     if blocks is None or leaders is None:
         return Verdict(3, False, "Not run: gate 1 did not pass.")
-    test = told_apart([*candidates, *blocks])
+    test = separation_of([*candidates, *blocks])
     rows = tuple(compare(c, leaders[0], test) for c in blocks)
     chosen = _best(rows)
     if chosen is None:
         return Verdict(3, False, "Nothing to judge by: no genome has a finite validation loss with every seed.",
                        None, rows)
-    return _after(first, Verdict(3, chosen.better, f"Beside the best single one, {told(chosen)}.", chosen, rows))
+    return _after(first, Verdict(3, chosen.better, f"Beside the best single one, {in_words(chosen)}.", chosen, rows))
 
 
 # -- what they are made of ---------------------------------------------------------------------------------------------
 
-def told_apart(candidates: Sequence[Candidate]) -> Separation | None:
+def separation_of(candidates: Sequence[Candidate]) -> Separation | None:
     """Return the test of differences among the candidates that have a loss for each seed of the first."""
     return separation([measurements(c, BY_LOSS) for c in candidates if measured(c) and _alike(c, candidates[0])],
                       paired=True)
@@ -198,7 +199,7 @@ def variants(a: str, b: str, n_layer: int) -> list[str]:
     return list(dict.fromkeys(",".join(genome) for genome in genomes))
 
 
-def told(row: Comparison) -> str:
+def in_words(row: Comparison) -> str:
     """Return in words how two comparable candidates differ."""
     assert row.difference is not None
     side = "above" if row.difference > 0 else "below"

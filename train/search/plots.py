@@ -26,7 +26,7 @@ STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, 
 
 def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:
     """Return the tokens/s of the steps of each replicate but its first PREPARING, by activation in short form."""
-    activation = {c.id: short(c.activation) for c in candidates}
+    activation = {c.id: short_name(c.activation) for c in candidates}
     rates: dict[str, list[float]] = {}
     for track in found:
         rates.setdefault(activation[track.candidate], []).extend(track.rates[PREPARING:])
@@ -34,7 +34,7 @@ def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str,
     return {name: values for name, values in finite.items() if values.size}
 
 
-def short(activation: str) -> str:
+def short_name(activation: str) -> str:
     """Return an activation in short form: "gelu×4 relu×2" where blocks differ, the most frequent first."""
     if "," not in activation:
         return activation
@@ -49,7 +49,7 @@ def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
     return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
 
 
-def kind(activation: str) -> str:
+def colour_key(activation: str) -> str:
     """Return the key in COLOURS of an activation or its short form."""
     return activation if activation in COLOURS else "mixed"
 
@@ -83,7 +83,7 @@ def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, foun
     figure.set_size_inches(WIDTH, min(max(4.2, 1 + 0.3 * len(ended)), TALLEST))
     way, end = figure.subplots(1, 2, width_ratios=(3, 2)) if ended else (figure.subplots(), None)
     for track in found:
-        colour = COLOURS[kind(by_id[track.candidate].activation)]
+        colour = COLOURS[colour_key(by_id[track.candidate].activation)]
         way.plot(track.steps, track.losses, color=colour, linewidth=0.6, alpha=0.4)
         if track.evaluations:
             way.scatter(*zip(*track.evaluations, strict=True), color=colour, s=16, edgecolor="white", linewidth=0.4,
@@ -108,7 +108,7 @@ def _reach(found: Sequence[Track]) -> dict[str, tuple[float, float]]:
 
 def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapping[str, str]) -> None:
     for y, c in enumerate(ended):
-        colour, mean = COLOURS[kind(c.activation)], c.val_loss_mean
+        colour, mean = COLOURS[colour_key(c.activation)], c.val_loss_mean
         values = [r.val_loss for r in c.replicates if r.val_loss is not None]
         axes.scatter(values, [y] * len(values), color=colour, s=12, alpha=0.6, linewidth=0)
         axes.errorbar(mean, y, xerr=2 * (c.val_loss_se or 0), color=colour, marker="|", markersize=11, linewidth=1.4)
@@ -131,7 +131,7 @@ def _speed(figure: Any, candidates: Sequence[Candidate], winner: str | None, fou
     boxes = axes.boxplot([rates[name] for name in names], orientation="horizontal", whis=(5, 95), showfliers=False,
                          widths=0.6, patch_artist=True, medianprops={"color": "black"})
     for name, box in zip(names, boxes["boxes"], strict=True):
-        box.set(facecolor=COLOURS[kind(name)], edgecolor="black", linewidth=0.8, alpha=0.85)
+        box.set(facecolor=COLOURS[colour_key(name)], edgecolor="black", linewidth=0.8, alpha=0.85)
     axes.set_yticks(range(1, len(names) + 1), names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
@@ -151,7 +151,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     figure.set_size_inches(WIDTH * max(1, generations / ROOMY), min(1.2 + 0.75 * rows, TALLEST))
     axes, halo = figure.subplots(), [withStroke(linewidth=2, foreground="white")]
     for c in candidates:
-        (x, y), colour = at[c.id], COLOURS[kind(c.activation)]
+        (x, y), colour = at[c.id], COLOURS[colour_key(c.activation)]
         if c.parent_id:
             past = x - at[c.parent_id][0] > 1  # a straight line might cross others
             axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
@@ -161,7 +161,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
         open_ = c.status in (None, "reused")
         axes.scatter(x, y, s=90, facecolor="white" if open_ else colour, edgecolor=colour, linewidth=1.6, zorder=3)
         loss = "" if c.val_loss_mean is None else f"\n{c.val_loss_mean:.4f}"
-        genome = f"\n{short(c.activation)}" if "," in c.activation and 2 * generations <= ROOMY else ""
+        genome = f"\n{short_name(c.activation)}" if "," in c.activation and 2 * generations <= ROOMY else ""
         axes.annotate(f"{names[c.id]}{genome}{loss}", (x, y), (0, -10), textcoords="offset points", ha="center",
                       va="top", fontsize=8, path_effects=halo)
     axes.set_xticks(range(generations))
@@ -213,6 +213,6 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
 
 def _legend(axes: Any, activations: Iterable[str], **where: Any) -> None:
     """Draw a legend of the colours in use."""
-    present = {kind(activation) for activation in activations}
+    present = {colour_key(activation) for activation in activations}
     shown = [name for name in COLOURS if name in present]
     axes.legend([axes.scatter([], [], color=COLOURS[name], s=40) for name in shown], shown, **where)

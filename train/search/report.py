@@ -20,7 +20,7 @@ from helios.train.config import SearchConfig
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
-from helios.train.search.plots import PREPARING, draw, labels, short, speeds
+from helios.train.search.plots import PREPARING, draw, labels, short_name, speeds
 from helios.train.search.ranking import Entry, Summary
 from helios.train.search.separation import PERCENT
 
@@ -70,7 +70,7 @@ HOW_TO_READ = (
 def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     """Return in one sentence who won, and whether that is more than noise."""
     names, by_id = labels(candidates), {c.id: c for c in candidates}
-    named = lambda c: f"{short(c.activation)} ({names[c.id]})"
+    named = lambda c: f"{short_name(c.activation)} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
     if summary["status"] != "complete":
         leads = f"; {named(winner)} leads" if winner else ""
@@ -117,7 +117,7 @@ def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str
 
 def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
     return {
-        "rank": _count(entry.get("rank")), "name": names[c.id], "activation": short(c.activation),
+        "rank": _count(entry.get("rank")), "name": names[c.id], "activation": short_name(c.activation),
         "gen.": str(c.generation), "parent": names.get(c.parent_id or "", "–"), "val loss ± SE": _loss(c),
         "behind ± SE": _with_error(entry.get("difference"), entry.get("difference_se"), "#.3g"),
         "separated": {None: "–", True: "yes", False: "no"}[entry.get("separated")],
@@ -242,7 +242,7 @@ def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
             came = f" ({c.mutation or 'unchanged'})" if parent else ""
             loss = "not measured yet" if c.status is None else _loss(c)
             again = f", {c.status}" if c.status in ("reused", "stopped") else ""
-            yield f"{'  ' * depth}* **{names[c.id]}**, {short(c.activation)}{came}: {loss}{again}"
+            yield f"{'  ' * depth}* **{names[c.id]}**, {short_name(c.activation)}{came}: {loss}{again}"
             yield from branch(c.id, depth + 1)
     if children.keys() - {None}:
         yield from branch(None, 0)
@@ -258,7 +258,7 @@ def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterato
     said = lambda counts: "; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "–"
     yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
                        "clip %", "highest gradient norm"), (
-        [names[c.id], short(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
+        [names[c.id], short_name(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
          said(skips[c.id]), _number(c.clip_rate, ".1%").rstrip("%"), _number(c.max_grad_norm, ",.4g")]
         for c in candidates if c.status != "reused"))
     if any(c.status == "reused" for c in candidates):

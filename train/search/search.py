@@ -201,7 +201,7 @@ class Search(Plan):
         """Remove checkpoints of candidates that neither this search nor a checkpoint of the run refers to."""
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
         named = {state[key] for state in states if state for key in ("start", "pending")}
-        for path in checkpoint.steps(self.folder):
+        for path in checkpoint.directories(self.folder):
             if path.name not in named:
                 checkpoint.remove(path)
 

@@ -34,7 +34,7 @@ HOW_TO_READ = (
 )
 
 
-def data(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+def to_json(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict[str, Any]:
     """Return the content of gates.json. given: the command's other settings."""
     row = lambda r: r and {**r._asdict(), "better": r.better, "steadier": r.steadier}
     return {
@@ -48,7 +48,7 @@ def data(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict
     }
 
 
-def shown(studies: Iterable[Study]) -> Table:
+def verdict_table(studies: Iterable[Study]) -> Table:
     """Return the verdicts as a table for the terminal."""
     found = Table(box=None, pad_edge=False)
     for title in ("model", "gate", "", "activation", "less the other's ± SE", "speed", "in words"):
