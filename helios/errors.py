@@ -20,6 +20,8 @@ class NoDevice(UserError):
 class DeviceLost(RuntimeError):
     """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
 
+    device: Mapping[str, str] | None = None  # what was lost, by whoever knows it
+
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.4, others: Mapping[str, str] | None = None) -> str:
     """Return "; did you mean …?", or nothing where none of `names` is as like as `cutoff`, from 0 to 1.

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -53,6 +53,7 @@ class State(TypedDict):
     position: Count  # batches drawn so far
     elapsed_ms: float
     best_val: Evaluation | None
+    val_loss: NotRequired[float | None]  # at this step; None: not evaluated, or not finite
     config_hash: str
     tokenizer: str  # its fingerprint
     text_hash: str
@@ -114,11 +115,13 @@ def clean(run_dir: Path) -> None:
         shutil.rmtree(rest, ignore_errors=True)
 
 
-def prune(run_dir: Path, keep: int, every: int = 0) -> None:
-    """Remove checkpoints but for the latest `keep` (0: all), the best, and those at multiples of `every` (0: none).
-    The best has the lowest validation loss of those that were evaluated at their own step, and not during a search."""
-    older = directories(run_dir)[:-keep] if keep else []
-    losses = {path: _own_loss(path) for path in directories(run_dir)} if older else {}
+def prune(run_dir: Path, step: int, keep: int, every: int = 0) -> None:
+    """Remove checkpoints but for the latest `keep` up to `step` (0: all), the best, and those at multiples of `every`
+    (0: none). Later ones than `step`, which a run that was resumed could not read, neither count nor go. The best has
+    the lowest validation loss of those that were evaluated at their own step, and not during a search."""
+    present = [path for path in directories(run_dir) if step_of(path) <= step]
+    older = present[:-keep] if keep else []
+    losses = {path: _own_loss(path) for path in present} if older else {}
     best = min(losses, key=losses.__getitem__, default=None)
     for path in older:
         if (path != best or losses[path] == math.inf) and not (every and step_of(path) % every == 0):
@@ -146,9 +149,8 @@ def _own_loss(path: Path) -> float:
         state = _state(path)
     except Damaged:
         return math.inf
-    best, search = state["best_val"], state["search"]
-    searching = search is not None and search.get("at") is not None
-    return math.inf if searching or best is None or best["step"] != state["step"] else best["loss"]
+    loss, search = state.get("val_loss"), state["search"]
+    return math.inf if loss is None or (search is not None and search.get("at") is not None) else loss
 
 
 def directories(run_dir: Path) -> list[Path]:

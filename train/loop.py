@@ -53,6 +53,7 @@ class Loop:
         self.records, self.display = records, display
         self.monitors = Monitors(config)
         self.best: Evaluation | None = None  # the stage's lowest validation loss
+        self.latest: Evaluation | None = None  # its last finite one
         self.elapsed = 0.0  # seconds that earlier processes took
         self.done = 0  # steps of the stage that are done
         self.saved = 0  # step of the last checkpoint
@@ -79,7 +80,9 @@ class Loop:
                 gc.collect()  # frees its memory before more is taken
             self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
         # Takes all memory now, so that a run too large is refused before its first step, not at its first evaluation.
-        self.state.prepare(self.monitors.batch_size, t.batch_size if t.eval_interval else 0)
+        m = self.config.monitor
+        self.state.prepare(self.monitors.batch_size, t.batch_size if t.eval_interval else 0,
+                           t.batch_size if m.track_mi_profiles and m.metrics_interval else 0)
         if stage.start is not None and not resumes:
             self._load(checkpoint.load(stage.start))
 
@@ -182,8 +185,10 @@ class Loop:
         due = lambda interval, n: interval > 0 and n % interval == 0
         if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
             row["val_loss"] = self.evaluate()
-            if math.isfinite(row["val_loss"]) and (self.best is None or row["val_loss"] < self.best["loss"]):
-                self.best = {"step": self.step, "loss": row["val_loss"]}
+            if math.isfinite(row["val_loss"]):
+                self.latest = {"step": self.step, "loss": row["val_loss"]}
+                if self.best is None or self.latest["loss"] < self.best["loss"]:
+                    self.best = self.latest
         seen = self.monitors.observe(row, self)
         row |= {name: value for name, value in seen.items() if value is not None}
         if not stage.final:
@@ -212,7 +217,8 @@ class Loop:
         if self.stage is None:
             self._checkpoint()
             return
-        self.first, self.offset, self.done, self.best = self.stage.first, self.stage.offset, 0, None
+        self.first, self.offset, self.done = self.stage.first, self.stage.offset, 0
+        self.best = self.latest = None
         self.monitors.reset()
         self._prepare()
 
@@ -244,13 +250,14 @@ class Loop:
         path, t = self._save(self.records.path), self.config.train
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
-        checkpoint.prune(self.records.path, t.keep, t.keep_every)
+        checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)
         self.plan.prune()
 
     def _save(self, folder: Path) -> Path:
         t, model = self.config.train, self.state.model
         return checkpoint.save(folder, self.step, model.state_dict(), self.state.opt.state_dict(), {
             "seed": t.seed, "position": self._position(self.done), "best_val": self.best,
+            "val_loss": self.latest["loss"] if self.latest and self.latest["step"] == self.step else None,
             "elapsed_ms": self._elapsed_ms(), "config_hash": self.config.fingerprint(device_kind(self.backend)),
             "model": model.config.to_dict(), "tokenizer": self.dataset.tokenizer.fingerprint,
             "text_hash": self.dataset.text_hash, "monitors": self.monitors.state(), "search": self.plan.state()})
@@ -308,7 +315,9 @@ class Loop:
         if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
             yield
             return
-        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        # What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background job.
+        before = {number: signal.signal(number, stop) for number in SIGNALS
+                  if signal.getsignal(number) is not signal.SIG_IGN}
         try:
             yield
         finally:

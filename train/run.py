@@ -107,25 +107,26 @@ class Run:
         display: where progress is shown; by default on the console. After a lost device the run goes on from its last
         checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right.
         """
-        display, run, lost = display or Display(), self, ""
-        origin = self.source and directory.run_of(self.source)
+        display, run, lost = display or Display(), self, None
+        origin, left = self.source and directory.run_of(self.source), self.config.train.retries
         with directory.locked(self.path, new=self.path != origin):
-            for left in reversed(range(self.config.train.retries + 1)):
+            while True:
                 try:
                     return run._train(display, lost)
                 except DeviceLost as error:
                     if not left:
                         raise
                     display.warn(f"warning: {error}; going on from the last checkpoint")
-                    lost = str(error)
+                    lost = DeviceLost(str(error))  # a new one, for this one's traceback holds what was on the device
+                    lost.device = error.device
+                left -= 1
                 backends.forget()
-                gc.collect()  # frees what was on the lost device
+                gc.collect()
                 run = replace(self, source=self.path if checkpoint.directories(self.path) else self.source)
-        raise AssertionError("the last try returns or raises")
 
     # -- in the locked directory --------------------------------------------------------------------------------------
-    def _train(self, display: Display, lost: str) -> Result:
-        """Make one attempt to train. lost: the message of the device loss that ended the one before; "": none did."""
+    def _train(self, display: Display, lost: DeviceLost | None) -> Result:
+        """Make one attempt to train. lost: the device loss that ended the one before; None: none did."""
         config, path, t = self.config, self.path, self.config.train
         checkpoint.clean(path)
         checkpoint.clean(path / FOLDER)
@@ -133,6 +134,10 @@ class Run:
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
         backend = open_backend(t.backend, t.device, display.warn, t.precision)
+        device = device_kind(backend)
+        if lost and lost.device and lost.device != device:  # whose bits, and whose speed, would be others
+            raise UserError(f"{lost}; it has not come back, and {device['name']} is another device: to go on there, "
+                            f"give --resume {path}")
         for model in models(config):
             check_memory(model, t.batch_size, backend)
         dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
@@ -145,9 +150,10 @@ class Run:
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
+            records.config()  # only now, so that settings which do not fit the device are not what a resumed run finds
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
-            if lost and all(event["message"] != lost for event in rows(path / EVENTS)):  # not there, or cut off
-                records.event(start.step, "device_lost", lost)
+            if lost and all(event["message"] != str(lost) for event in rows(path / EVENTS)):  # not there, or cut off
+                records.event(start.step, "device_lost", str(lost))
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed:
@@ -168,8 +174,15 @@ class Run:
             return result
         except DeviceLost as error:
             # At a step whose records stay when the run is resumed.
-            records.event(loop.saved if loop else start.step, "device_lost", str(error))
-            raise
+            step = loop.saved if loop else start.step
+            records.event(step, "device_lost", str(error))
+            error.device = device
+            if loop is None or loop.signal is None:
+                raise
+            result = Result(False, path, step, f"interrupted at step {step}, as the device was lost ({error}); "
+                                               f"continue with --resume {_shown(path)}")
+            display.final(result.summary)
+            return result
         finally:
             records.close()
 
@@ -178,10 +191,7 @@ def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
     """Return what config.json holds: settings, device, versions, and what follows from them."""
     versions = {"helios": helios.__version__, "python": platform.python_version()}
     for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "missing"
+        versions[package] = metadata.version(package)
     device = device_kind(backend)
     return {"run_id": run_id, "config_hash": config.fingerprint(device), "parameters": config.model.parameters(),
             **config.to_dict(), "device": device, "versions": versions}

@@ -35,13 +35,15 @@ class TrainState:
         self.micro = Capture(self._micro, backend, keep=KEPT)
         self.last = Capture(self._last, backend, keep=KEPT)
         self.evaluation = Capture(self._evaluation, backend)
+        self.probe = Capture(self._probe, backend)
         self.sampler = Sampler(self.model)
         if self.accum > 1:
             self.opt.zero_grad(fill=True)
 
-    def prepare(self, batch_size: int, evaluated: int) -> None:
-        """Record a step of `batch_size` sequences and, unless `evaluated` is 0, an evaluation of that many.
-        Nothing is computed, but all memory is taken. Raises UserError where there is not enough."""
+    def prepare(self, batch_size: int, evaluated: int, probed: int = 0) -> None:
+        """Record a step of `batch_size` sequences and, unless they are 0, an evaluation of `evaluated` sequences and
+        the representations of `probed` ones. Nothing is computed, but all memory is taken. Raises UserError where there
+        is not enough."""
         ids = lambda n: np.zeros((n, self.model.config.block_size), np.int32)
         inputs = ids(batch_size), ids(batch_size), random.state(0, 0)
         if self.accum > 1:
@@ -49,6 +51,8 @@ class TrainState:
         self.last.prepare(*inputs, np.zeros(1, np.float32))
         if evaluated:
             self.evaluation.prepare(ids(evaluated), ids(evaluated))
+        if probed:
+            self.probe.prepare(ids(probed))
 
     def restart(self, seed: int) -> None:
         """Begin anew with the initial weights of `seed`, keeping the recordings."""
@@ -99,13 +103,8 @@ class TrainState:
 
     def representations(self, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return embeddings [N, D], final hidden values [N, D] and logits [N, V] of int32 tokens [B, T]; N = B·T."""
-        with self.model.no_grad():
-            weights, ids = self.model.weights, Tensor(self.backend.array(tokens), self.backend)
-            inputs = ops.embedding(weights["wte.weight"], ids, weights["wpe.weight"])
-            hidden = self.model.hidden(ids)
-            logits = self.model.head(hidden)
-        n = tokens.size
-        return inputs.numpy().reshape(n, -1), hidden.numpy().reshape(n, -1), logits.numpy().reshape(n, -1)
+        inputs, hidden, logits = (x.reshape(tokens.size, -1) for x in self.probe(tokens))
+        return inputs, hidden, logits
 
     def _slab(self, slab: object) -> dict[str, np.ndarray]:
         values = self.backend.numpy(slab)
@@ -140,6 +139,12 @@ class TrainState:
             self.opt.zero_grad(fill=True)
             self.backend.assign(self.total.data, self.backend.zeros(()), take=True)
         return loss, self.opt.stats
+
+    def _probe(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        with self.model.no_grad():
+            weights, hidden = self.model.weights, self.model.eval().hidden(tokens)
+            return (ops.embedding(weights["wte.weight"], tokens, weights["wpe.weight"]), hidden,
+                    self.model.head(hidden))
 
     def _evaluation(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor]:
         with self.model.no_grad():

@@ -192,6 +192,24 @@ def test_interrupted(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "run" / last).read_bytes() == (done / last).read_bytes()
 
 
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As nohup does with SIGHUP."""
+    real, heard = Display.row, []
+
+    def row(self: Display, values: Any) -> None:
+        real(self, values)
+        os.kill(os.getpid(), signal.SIGHUP)
+        heard.append(values["step"])
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        monkeypatch.setattr(Display, "row", row)
+        assert helios_train("--run-dir", tmp_path / "run").exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == list(range(1, 13))
+
+
 def test_a_lost_device_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the user's mistake, and no bug: exit 1 without a traceback."""
     def lost(self: TrainState, inputs: list) -> Any:

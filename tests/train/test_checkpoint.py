@@ -69,7 +69,7 @@ def flip(path: Path) -> None:
     (path / MODEL).write_bytes(raw)
 
 
-ENTRIES = [key for key in checkpoint.State.__annotations__ if key != "format"]
+ENTRIES = [key for key in checkpoint.State.__annotations__ if key not in ("format", "val_loss")]  # in every state.json
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated model": (lambda p: os.truncate(p / MODEL, 50), "model.safetensors is truncated"),
     "truncated optimizer": (lambda p: os.truncate(p / OPTIMIZER, 0), "optimizer.safetensors is truncated"),
@@ -209,10 +209,9 @@ def test_a_kill_while_one_replaces_another_of_its_step(tmp_path: Path, moment: i
     assert list(checkpoint.find(tmp_path)[0].model) == ["b"]
 
 
-def evaluated(run: Path, step: int, loss: float | None, best: int | None = None, search: Any = None) -> Path:
-    """A checkpoint of a run whose lowest validation loss so far is `loss`, of step `best`, else of its own."""
-    found = None if loss is None else {"step": best or step, "loss": loss}
-    return checkpoint.save(run, step, WEIGHTS, MOMENTS, STATES | {"best_val": found, "search": search})
+def evaluated(run: Path, step: int, loss: float | None, search: Any = None) -> Path:
+    """A checkpoint at a step whose validation loss is `loss`; None: it had none."""
+    return checkpoint.save(run, step, WEIGHTS, MOMENTS, STATES | {"val_loss": loss, "search": search})
 
 
 def steps(run: Path) -> list[int]:
@@ -220,13 +219,12 @@ def steps(run: Path) -> list[int]:
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
-    losses = [5.0, 4.0, 4.0, 4.0, 4.0, 4.0]  # of the best so far; step 2's own, and no better one since
-    for step, loss in enumerate(losses, 1):
-        evaluated(tmp_path, step, loss, None if step < 3 else 2)
-        checkpoint.prune(tmp_path, 3)
+    for step, loss in enumerate([5.0, 4.0, 4.5, None, None, 4.2], 1):
+        evaluated(tmp_path, step, loss)
+        checkpoint.prune(tmp_path, step, 3)
     assert steps(tmp_path) == [2, 4, 5, 6]
     evaluated(tmp_path, 7, 3.5)
-    checkpoint.prune(tmp_path, 3)
+    checkpoint.prune(tmp_path, 7, 3)
     assert steps(tmp_path) == [5, 6, 7]  # the best is among them
 
 
@@ -235,18 +233,18 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     (1, 10, [10, 20, 30, 40, 50, 60])])
 def test_how_many_are_kept(tmp_path: Path, keep: int, every: int, left: list[int]) -> None:
     for step in range(10, 70, 10):
-        evaluated(tmp_path, step, 4.0, 20)
-    checkpoint.prune(tmp_path, keep, every)
+        evaluated(tmp_path, step, 4.0 if step == 20 else None)
+    checkpoint.prune(tmp_path, 60, keep, every)
     assert steps(tmp_path) == left and left_over(tmp_path) == [f"step-{n:06d}" for n in left]
 
 
 def test_candidates_of_a_search_are_not_the_best(tmp_path: Path) -> None:
-    evaluated(tmp_path, 1, 1.0, search={"at": 0, "start": None, "pending": None})
+    evaluated(tmp_path, 1, 1.0, {"at": 0, "start": None, "pending": None})
     evaluated(tmp_path, 2, None)
-    evaluated(tmp_path, 3, 2.0, search={"at": None, "start": None, "pending": None})
+    evaluated(tmp_path, 3, 2.0, {"at": None, "start": None, "pending": None})
     for step in (4, 5):
-        evaluated(tmp_path, step, 2.0, 3)
-    checkpoint.prune(tmp_path, 1)
+        evaluated(tmp_path, step, None)
+    checkpoint.prune(tmp_path, 5, 1)
     assert steps(tmp_path) == [3, 5]
 
 
@@ -254,8 +252,16 @@ def test_a_damaged_one_is_no_best(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         evaluated(tmp_path, step, 4.0 + step)
     (tmp_path / "checkpoints" / "step-000001" / STATE).write_text("{")
-    checkpoint.prune(tmp_path, 1)
+    checkpoint.prune(tmp_path, 3, 1)
     assert steps(tmp_path) == [2, 3]
+
+
+def test_one_that_a_resumed_run_has_passed_over_does_not_count(tmp_path: Path) -> None:
+    """Resumed from step 4, since step 6 was damaged, and now at step 5: the newest one that is whole stays."""
+    for step in (2, 4, 6, 5):
+        evaluated(tmp_path, step, None)
+    checkpoint.prune(tmp_path, 5, 1)
+    assert steps(tmp_path) == [5, 6]
 
 
 def test_a_kill_while_one_is_removed_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +273,7 @@ def test_a_kill_while_one_is_removed_leaves_no_half(tmp_path: Path, monkeypatch:
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint.shutil, "rmtree", killed)
-        checkpoint.prune(tmp_path, 1)
+        checkpoint.prune(tmp_path, 2, 1)
     assert steps(tmp_path) == [2]
     checkpoint.clean(tmp_path)
     assert left_over(tmp_path) == ["step-000002"]

@@ -62,6 +62,14 @@ def layers_make_up_the_gradient(t: Loop) -> None:
         assert math.hypot(*norms.values()) == pytest.approx(r["grad_norm"], rel=1e-4)
 
 
+def test_all_memory_is_taken_before_the_first_step(make: Make, each_backend: Backend) -> None:
+    t = make(each_backend, metrics_interval=4, track_mi_profiles="true")
+    recorded = [len(capture.programs) for capture in (t.state.last, t.state.evaluation, t.state.probe)]
+    assert recorded == [1, 1, 1]
+    assert t.run() and recorded == [len(c.programs) for c in (t.state.last, t.state.evaluation, t.state.probe)]
+    assert [r["step"] for r in rows(t) if "mi_input_repr" in r] == [4, 8, 12]
+
+
 def test_looking_changes_nothing(make: Make, each_backend: Backend) -> None:
     looked = make(each_backend, "looked", metrics_interval=1, track_mi_profiles="true")
     blind = make(each_backend, "blind", metrics_interval=0, cusum="false", plateau_evals=0)

@@ -160,16 +160,18 @@ def test_the_limit_itself_is_not_enough() -> None:
     assert concluded(candidates([0.0, 0.0], apart(15.90)))["separated"] is True
 
 
-def test_equal_genomes_are_not_compared() -> None:
-    """silu measured twice with very different results: gelu in between is what decides."""
+def test_a_genome_is_compared_by_its_first_measurement() -> None:
+    """silu measured twice with very different results: gelu in between, as measured first, is what decides."""
     found = candidates([5.0, 5.001], [4.0, 4.001], [6.0, 6.001], [9.0, 9.001], names=("gelu", "silu"))
     result = concluded(found)
     assert [(row["activation"], row["separated"]) for row in result["ranking"]] == [
-        ("silu", None), ("gelu", True), ("gelu", True), ("silu", None)]
-    assert result["ranking"][3]["difference"] == pytest.approx(5.0) and result["ranking"][3]["difference_se"] is None
-    # of another genome's measurements its best counts
-    found = candidates([5.0, 5.01], [5.02, 5.0], [6.0, 6.0], [9.0, 9.01], names=("gelu", "silu"))
-    assert concluded([found[0], found[1], found[3]])["separated"] is False
+        ("silu", None), ("gelu", True), ("gelu", None), ("silu", None)]
+    assert result["ranking"][3]["difference"] is None
+    # silu's second measurement wins, and its first, which does not differ from gelu's, is what is compared
+    found = candidates([5.0, 5.01], [5.02, 5.0], [6.0, 6.0], [4.0, 4.01], names=("gelu", "silu"))
+    result = concluded([found[0], found[1], found[3]])
+    assert result["winner"] == found[3].id and result["separated"] is False
+    assert result["reasons"][0].startswith(f"{found[1].name} (silu) 5.0100 ± 0.010 and {found[0].name} (gelu) 5.0050")
     alone = concluded(candidates([4.0, 4.1], [9.0, 9.1], names=("gelu",)))
     assert alone["winner"] == "gen0_gelu_1" and alone["separated"] is False
     assert alone["reasons"][0] == ("G-Alpha (gelu) 4.0500 ± 0.050 is the only genome with a result: "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
+from helios.backends.cpu_ref import CpuRef
 from helios.errors import DeviceLost, UserError
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
@@ -160,6 +163,48 @@ def test_lost_before_it_has_a_checkpoint_of_its_own(tmp_path: Path, losing: Call
     assert forked.train(QUIET).step == 14
     assert [r["step"] for r in rows(tmp_path / "fork" / METRICS)] == list(range(1, 15))
     assert kinds(tmp_path / "fork").count("device_lost") == 1
+
+
+def test_a_signal_before_the_device_was_lost_ends_the_run(tmp_path: Path, losing: Callable) -> None:
+    losing(4)
+    run = Run.create(tiny(retries=5, checkpoint_interval=2), tmp_path / "run")
+
+    def stop(self: Loop, row: dict) -> None:
+        record(self, row)
+        if row["step"] == 3:  # while the device computes step 4
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    record = Loop._record
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_record", stop)
+        result = run.train(QUIET)
+    assert not result.finished and result.step == 2 and "interrupted at step 2, as the device was lost" in str(result)
+    assert Run.resume(run.path).train(QUIET).finished
+
+
+def test_no_other_device_takes_the_place_of_a_lost_one(tmp_path: Path, losing: Callable, backend: Backend,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    losing(5)
+    backends_ = iter([backend, CpuRef(precision="f32")])
+    monkeypatch.setattr("helios.train.run.open_backend", lambda *_: next(backends_))
+    with pytest.raises(UserError, match=r"lost in replay 5; it has not come back, and .* is another device"):
+        Run.create(tiny(retries=5, checkpoint_interval=2), tmp_path / "run").train(QUIET)
+
+
+def test_settings_that_do_not_fit_the_device_leave_a_run_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                   ) -> None:
+    run = Run.create(tiny(), tmp_path / "run")
+    run.train(QUIET)
+    before = (run.path / "config.json").read_bytes()
+
+    def refuse(self: TrainState, *sizes: int) -> None:
+        raise UserError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="out of memory"):
+        patch.setattr(TrainState, "prepare", refuse)
+        Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"batch_size": 64, "steps": 14})).train(QUIET)
+    assert (run.path / "config.json").read_bytes() == before
+    assert Run.resume(run.path).train(QUIET).finished
 
 
 def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

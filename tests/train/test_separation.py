@@ -73,7 +73,8 @@ def test_equals_are_separated_in_4_percent(genomes: int, seeds: int, paired: boo
 
 @pytest.mark.parametrize("settings", [
     {"population_size": 6}, {"population_size": 6, "shared_init": False},
-    {"population_size": 6, "generations": 2, "genome": "per_block"}])
+    {"population_size": 6, "generations": 2, "genome": "per_block"},
+    {"population_size": 6, "generations": 5, "shared_init": False, "activation_pool": "gelu,silu,relu"}])
 def test_whole_searches_over_equals(settings: dict[str, Any]) -> None:
     """What the summary separates is what lies beyond the limit, also where children are bred from noise."""
     cfg = SearchConfig("ffn-activation", **{"generations": 1, **settings})
@@ -82,12 +83,15 @@ def test_whole_searches_over_equals(settings: dict[str, Any]) -> None:
         common, found, losses = 3 * paired * noise.standard_normal(3), list[Candidate](), dict[str, np.ndarray]()
         for generation in range(cfg.generations):
             for c in next_generation(cfg, 3, found, generation, seed) if generation else first_generation(cfg, 3, seed):
-                if c.activation not in losses:  # else it is reused
-                    losses[c.activation] = common + noise.standard_normal(3)
-                    found.append(measured(c, losses[c.activation]))
+                if c.activation in losses and cfg.reuses:
+                    continue
+                drawn = common + noise.standard_normal(3)
+                losses.setdefault(c.activation, drawn)
+                found.append(measured(c, drawn))
         any_of = any(entry["separated"] for entry in summary(cfg, found, {}, "", "complete")["ranking"])
         test, means = separation(list(losses.values()), paired), [x.mean() for x in losses.values()]
-        assert test and any_of == (np.ptp(means) > test.limit)
+        # Where genomes are measured again, the winner need not be the one that was best at first.
+        assert test and (any_of == (np.ptp(means) > test.limit) or not (any_of or cfg.reuses))
         separated += any_of
     assert separated / 500 == pytest.approx(RATE, abs=0.03)
 

@@ -56,6 +56,9 @@ def locked(path: Path, new: bool) -> Iterator[None]:
     except Timeout:
         raise UserError(f"the run directory {path} is in use by another process; wait for it or give another --run-dir"
                         ) from None
+    except NotImplementedError:
+        raise UserError(f"cannot use {path} as a run directory: its file system has no locks; give another --run-dir"
+                        ) from None
     except OSError as error:
         raise UserError(f"cannot use {path} as a run directory: {error.strerror}") from error
     try:

@@ -48,7 +48,8 @@ class Records:
         try:
             for name in LOGS:
                 _cut(path / name, keep)
-            self.config()
+            if not (path / CONFIG).exists():  # else `config` replaces it
+                self.config()
             if not keep:
                 tokenizer.save(path / TOKENIZER)
             for name in LOGS:

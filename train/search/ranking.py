@@ -41,7 +41,7 @@ class Entry(TypedDict):
     val_loss_mean: float | None
     val_loss_se: float | None
     fitness: float | None
-    difference: float | None  # to the winner, in what the search ranks by
+    difference: float | None  # in what the search ranks by, to the first measurement of the winner's genome
     difference_se: float | None
     separated: bool | None  # from the winner; None: not compared
 
@@ -109,12 +109,18 @@ def rank(candidates: Sequence[Candidate], cfg: SearchConfig) -> list[Candidate]:
 def compared(candidates: Sequence[Candidate], cfg: SearchConfig) -> Separation | None:
     """Return the test of differences among the genomes that have a score; None where there cannot be one.
     A genome counts once, by the first candidate that measured it."""
+    found = [measurements(c, cfg) for c in _first(candidates, cfg).values()]
+    return separation(found, _paired(cfg)) if len({len(x) for x in found}) == 1 else None
+
+
+def _first(candidates: Sequence[Candidate], cfg: SearchConfig) -> dict[str, Candidate]:
+    """Return the first candidate of each genome that has a score. Later measurements of a genome are in no comparison:
+    the best of several would lie apart from others by chance too often."""
     genomes: dict[str, Candidate] = {}
     for c in candidates:
         if math.isfinite(score(c, cfg)):
             genomes.setdefault(genome_key(c), c)
-    found = [measurements(c, cfg) for c in genomes.values()]
-    return separation(found, _paired(cfg)) if len({len(x) for x in found}) == 1 else None
+    return genomes
 
 
 def measurements(candidate: Candidate, cfg: SearchConfig) -> list[float]:
@@ -129,17 +135,15 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
     running or complete. Two candidates are separated as separation.py says; those of equal genomes are not compared."""
     ranked = rank([c for c in candidates if c.status is not None], cfg)
     winner = next((c for c in ranked if math.isfinite(score(c, cfg))), None)
-    test = compared(candidates, cfg)
-    entries = [_entry(i, c, winner, test, cfg) for i, c in enumerate(ranked, 1)]
-    # The other genomes than the winner's, each by its best candidate.
-    rivals = {genome_key(c): (c, entry) for c, entry in reversed(list(zip(ranked, entries, strict=True)))
-              if entry["separated"] is not None}
-    others = sorted(rivals.values(), key=lambda pair: pair[1]["rank"])
-    if winner is None:
+    test, first = compared(candidates, cfg), _first(candidates, cfg)
+    reference = first[genome_key(winner)] if winner else None
+    entries = [_entry(i, c, reference, c in first.values(), test, cfg) for i, c in enumerate(ranked, 1)]
+    others = [(c, entry) for c, entry in zip(ranked, entries, strict=True) if entry["separated"] is not None]
+    if reference is None:
         reasons = ["No candidate has a result yet." if status == "running" else
                    "No candidate has a result to rank by: there is no winner."]
     else:
-        reasons = _comparison(winner, others, test, cfg)
+        reasons = _comparison(reference, others, test, cfg)
     trained = [r for c in candidates if c.status != "reused" for r in c.replicates]
     return {
         "status": status, "config": dataclasses.asdict(cfg), "base": dict(base), "ranking": entries,
@@ -165,31 +169,34 @@ def _paired(cfg: SearchConfig) -> bool:
     return cfg.shared_init and cfg.shared_batches
 
 
-def _entry(position: int, candidate: Candidate, winner: Candidate | None, test: Separation | None, cfg: SearchConfig
-           ) -> Entry:
+def _entry(position: int, candidate: Candidate, reference: Candidate | None, first: bool, test: Separation | None,
+           cfg: SearchConfig) -> Entry:
+    """Return a candidate's entry. reference: the first measurement of the winner's genome. first: whether the candidate
+    is that of its own genome."""
     c, value = candidate, score(candidate, cfg)
     entry: Entry = {
         "rank": position, "id": c.id, "name": c.name, "activation": c.activation,
         "score": value if math.isfinite(value) else None, "val_loss_mean": c.val_loss_mean,
         "val_loss_se": c.val_loss_se, "fitness": c.fitness, "difference": None, "difference_se": None,
         "separated": None}
-    if winner is None or c is winner or not math.isfinite(value):
+    if reference is None or not first or c is reference:
         return entry
-    apart = value - score(winner, cfg)
+    apart = value - score(reference, cfg)
     entry["difference"] = apart
-    if genome_key(c) != genome_key(winner):
-        entry["difference_se"] = test and test.error
-        entry["separated"] = test is not None and apart > test.limit
+    entry["difference_se"] = test and test.error
+    entry["separated"] = test is not None and apart > test.limit
     return entry
 
 
 def _comparison(winner: Candidate, others: Sequence[tuple[Candidate, Entry]], test: Separation | None,
                 cfg: SearchConfig) -> list[str]:
-    """Return sentences on the winner, the best of another genome, and what else is not separated from the winner."""
+    """Return sentences on the winner, the best of another genome, and what else is not separated from the winner.
+    winner: the first measurement of its genome. others: those of the other genomes, by rank."""
     if not others:
         return [f"{_told(winner, cfg)} is the only genome with a result: there is nothing to compare it with."]
     runner_up, entry = others[0]
-    pair = f"{_told(winner, cfg)} and {_told(runner_up, cfg)} differ by {entry['difference']:.3g}"
+    assert entry["difference"] is not None
+    pair = f"{_told(winner, cfg)} and {_told(runner_up, cfg)} differ by {abs(entry['difference']):.3g}"
     if test is None:
         return [f"{pair} with one replicate each: the noise between seeds is unknown, so nothing is separated; "
                 f"set replicates to {ENOUGH} or more."]
