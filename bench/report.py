@@ -19,15 +19,9 @@ from helios.backends.backend import Backend
 from helios.bench.measure import Peaks, Result, cores
 from helios.bench.step import KernelTime
 from helios.bench.tune import Choice
-from helios.errors import UserError
+from helios.files import write_text
 
 MIB = 2**20
-
-
-def check(path: Path | None) -> None:
-    """Raise UserError where no file can be written at `path`, before anything is measured."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
 
 
 def about(be: Backend) -> dict[str, Any]:
@@ -45,19 +39,11 @@ def processor() -> str:
 
 def save(path: Path, be: Backend, rows: Sequence[dict[str, Any]] = (), steps: Sequence[dict[str, Any]] = ()) -> None:
     """Write what was measured on `be` to a JSON file."""
-    write(path, dump({**about(be), "rows": list(rows), "steps": list(steps)}))
+    write_text(path, dump({**about(be), "rows": list(rows), "steps": list(steps)}))
 
 
 def dump(report: dict[str, Any]) -> str:
     return json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file. Raises UserError where that fails."""
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 def console() -> Console:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helios.model import GPT as HeliosGPT
 from helios.model.config import MLPS, GPTConfig
 from helios.train.config import TrainConfig
 
@@ -142,7 +143,7 @@ class Training:
         self.loss = torch.compile(self.model) if compiled else self.model
         self.device, self.clip, self.mixed = device, t.grad_clip, t.precision == "mixed"
         parameters = dict(self.model.named_parameters())
-        decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in ("wte.weight", "wpe.weight")]
+        decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in HeliosGPT.no_decay]
         self.optimizer = adamw([
             {"params": [parameters[n] for n in decaying], "weight_decay": t.weight_decay},
             {"params": [p for n, p in parameters.items() if n not in decaying], "weight_decay": 0.0},

@@ -15,6 +15,7 @@ from helios.backends.vulkan.backend import VulkanBackend
 from helios.bench import measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup
 from helios.errors import UserError
+from helios.files import check_writable, write_text
 from helios.train.config import resolve
 from helios.train.device import open_backend
 
@@ -74,7 +75,7 @@ def main(ctx: click.Context, only: tuple[str, ...], products: tuple[Lengths, ...
     config = resolve(preset, flags={"batch_size": batch})
     more = [registry.product(layout, *lengths) for lengths in products for layout in registry.LAYOUTS]
     table = measure.choose([*more, *registry.rows(registry.Sizes.of(config.model, config.train.batch_size))], only)
-    report.check(json_file)
+    check_writable(json_file)
     if peer == "torch":
         measure.torch_module()
     be = open_backend(backend, device, _say, dtype)
@@ -120,7 +121,7 @@ def step_command(preset: str, batch: int | None, activation: str | None, precisi
                  json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
     """Measure whole training steps: forward, backward, clipping, AdamW."""
     config = resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
-    report.check(json_file)
+    check_writable(json_file)
     if set(peers) != {"none"}:
         measure.torch_module()
     be = open_backend(backend, device, _say, config.train.precision)
@@ -167,15 +168,15 @@ def tune_command(preset: str, batch: int | None, precision: str | None, device: 
 def page_command(files: tuple[Path, ...], json_file: Path | None, markdown_file: Path | None) -> None:
     """Make a Markdown page of FILES: figures that --json wrote, and JUnit XML of tests."""
     for path in (json_file, markdown_file):
-        report.check(path)
+        check_writable(path)
     found = page.merge(files)
     text = page.markdown(found)
     if json_file is not None:
-        report.write(json_file, report.dump(found))
+        write_text(json_file, report.dump(found))
     if markdown_file is None:
         click.echo(text, nl=False)
     else:
-        report.write(markdown_file, text)
+        write_text(markdown_file, text)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from helios.bench import page_4kwo, page_5ke3, report, reproduce
+from helios.bench import page_4kwo, page_5ke3, reproduce
 from helios.bench.reproduce import LONGEST, NAMES, Here, plans
 from helios.cli.common import HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
+from helios.files import check_writable, write_text
 from helios.train.progress import Display
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -66,7 +67,7 @@ def long_run(steps: int, **given: Any) -> None:
 def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder: Path | None, page_file: Path | None,
                backend: str | None, device: str | None, quiet: bool, steps: int = 0) -> None:
     if page_file is not None:
-        report.check(page_file)
+        check_writable(page_file)
     folder = (folder or new_folder(f"reproduce-{run}")).absolute()
     planned = plans(run, ways, {"data": str(data.resolve()), "val_data": str(val_data.resolve()), "backend": backend,
                                 "device": device}, steps)
@@ -75,7 +76,7 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
         display.final(f"go on with the same command and --run-dir {folder}")
         interrupted()
     page_file = page_file or folder / f"{run}.md"
-    report.write(page_file, PAGES[run](reproduce.found(run, folder)))
+    write_text(page_file, PAGES[run](reproduce.found(run, folder)))
     display.final(str(page_file))
 
 

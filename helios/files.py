@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from helios.errors import UserError
+
 
 def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Make the file `path` by `write(file)`; a kill or power cut at any moment leaves the old file or the new.
@@ -24,6 +26,20 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file with `write_atomic`. Raises UserError where that fails."""
+    try:
+        write_atomic(path, lambda file: file.write(text.encode()))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise UserError where no file can be written at `path`, before the work whose result it is to hold."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
 
 
 def sync_folder(path: Path) -> None:

@@ -32,7 +32,7 @@ from helios.model.settings import (
     one_of,
     setting,
 )
-from helios.train.monitors.fitness import FITNESS, fitness_coefficients
+from helios.train.fitness import FITNESS, fitness_coefficients
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ class Loop:
         """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written."""
         t = self.config.train
         if not stage.final:
-            self.plan.step(row, timed=not self.monitors.recorded)
+            self.plan.step(row, timed=not self.monitors.untimed)
         due = lambda interval, n: interval > 0 and n % interval == 0
         if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
             row["val_loss"] = self.evaluate()

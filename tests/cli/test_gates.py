@@ -14,10 +14,11 @@ from click.testing import Result
 from helios.backends.backend import Backend
 from helios.cli.search import main
 from helios.train.config import Config
+from helios.train.gates import judge, study
 from helios.train.loop import Loop
 from helios.train.records import directory
 from helios.train.run import Run
-from helios.train.search import gates, report, study
+from helios.train.search import report
 
 from ..commands import invoke, refused
 
@@ -132,7 +133,7 @@ def test_gate_3_waits_for_gate_1(text: Path, tmp_path: Path, monkeypatch: pytest
     planted = {"gelu": 5.0, "silu": 5.0, "relu": 5.5, "swiglu": 5.5}
     monkeypatch.setattr(Loop, "evaluate", lambda self: sum(
         planted[name] for name in self.state.model.config.activations) / 2 + 0.01 * self.stage.init_seed)
-    monkeypatch.setattr(gates, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
+    monkeypatch.setattr(judge, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
     assert run(text, tmp_path / "equal", "--model", "6l").exit_code == 0
     check(tmp_path / "equal", ["6l"], blocks=False, steps=4)
     assert [" not run " in line for line in (tmp_path / "equal" / "gates.md").read_text().splitlines()

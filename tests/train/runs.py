@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from helios.train import checkpoint
-from helios.train.config import Config, resolve
+from helios.train.config import Config, MonitorConfig, resolve
 from helios.train.loop import Loop
+from helios.train.monitors.cusum import Monitor
 from helios.train.records.directory import METRICS
 from helios.train.search.files import CANDIDATES, SUMMARY
 
@@ -20,6 +21,15 @@ SMALL = {"activation_pool": "gelu,relu,swiglu", "population_size": "3", "generat
 
 def configured(**settings: Any) -> Config:
     return resolve("tiny", assignments=[f"{k}={v}" for k, v in ({"keep": 0} | settings).items()])
+
+
+WATCHED = MonitorConfig()
+
+
+def monitor_of(sensitivity: float = WATCHED.cusum_sensitivity, slack: float = WATCHED.cusum_slack,
+            window: int = WATCHED.cusum_window, grace: int = WATCHED.cusum_grace) -> Monitor:
+    """A monitor as a run has it, but for what is given."""
+    return Monitor(sensitivity, slack, window, grace)
 
 
 def rows(t: Loop, name: str = METRICS) -> list[dict[str, Any]]:

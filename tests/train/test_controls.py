@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helios.train.monitors.controls import LR_LEAST, AdaptiveBatch, DynamicLR, HeatCapacity, Plateau, bound
-from helios.train.monitors.cusum import CLIP, GRAD, TPS, VAL, Monitor
+from helios.train.monitors.cusum import CLIP, GRAD, TPS, VAL
+
+from .runs import monitor_of
 
 
 def draw(seed: int) -> np.random.Generator:
@@ -98,7 +100,7 @@ def test_a_planted_regime_shift(series: int, bit: int, batch: int, factor: float
                      3 + r.normal(0, 0.01, steps)])
     shifted = [2.5, 0.6, 0.7, (3 + 0.5) / 3][series]
     rows[series, at:] *= shifted
-    monitor, sizes, rates = Monitor(), AdaptiveBatch(16, 4, 64, 4, calm), DynamicLR("cusum", calm)
+    monitor, sizes, rates = monitor_of(), AdaptiveBatch(16, 4, 64, 4, calm), DynamicLR("cusum", calm)
     seen = []
     for row in rows.T.tolist():
         alerts = monitor.update(*row)["cusum_alerts"]

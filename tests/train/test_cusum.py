@@ -12,12 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helios.train.monitors.cusum import CLIP, GRACE, GRAD, SENSITIVITY, TPS, VAL, WINDOW, Cusum, Monitor, _normal
+from helios.train.monitors.cusum import CLIP, GRAD, TPS, VAL, Cusum, Monitor, _normal
+
+from .runs import WATCHED, monitor_of
 
 NAMES = ("grad_norm", "clip_coef", "tokens_per_sec", "val_loss")
 COLUMNS = ("cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts", "cusum_alert_reason")
 SEEDS = range(8)
 AT = 300  # where a shift is planted
+
+
+def cusum_of(direction: int = 1, floor: float = 0.1, sensitivity: float = WATCHED.cusum_sensitivity,
+             slack: float = WATCHED.cusum_slack, window: int = WATCHED.cusum_window, grace: int = WATCHED.cusum_grace
+             ) -> Cusum:
+    return Cusum(direction, floor, sensitivity, slack, window, grace)
 
 
 def draw(seed: int) -> np.random.Generator:
@@ -34,7 +42,7 @@ def noise(seed: int, steps: int, norm: Any = 0.9) -> dict[str, np.ndarray]:
 
 def watch(series: dict[str, Any], monitor: Monitor | None = None) -> list[tuple[int, int]]:
     """(step, mask) of every alert; channels that are not given are not measured."""
-    monitor = monitor or Monitor()
+    monitor = monitor or monitor_of()
     rows = zip(*(np.asarray(x).tolist() for x in series.values()), strict=True)
     found = []
     for step, row in enumerate(rows):
@@ -59,7 +67,7 @@ def test_silent_on_noise() -> None:
 
 def test_noise_would_alarm_a_nervous_monitor() -> None:
     """The control: silence is no matter of course. The second is accepted as it is."""
-    for nervous in (Monitor(slack=0.0), Monitor(sensitivity=4, window=5)):
+    for nervous in (monitor_of(slack=0.0), monitor_of(sensitivity=4, window=5)):
         assert len(watch(noise(1, 10_000), nervous)) > 3
 
 
@@ -163,7 +171,7 @@ def test_a_baseline_without_variance_has_a_floor() -> None:
 # -- what is no number ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_an_event_and_changes_nothing(bad: float) -> None:
-    clean, dirty = Monitor(), Monitor()
+    clean, dirty = monitor_of(), monitor_of()
     for step, row in enumerate(zip(*(x.tolist() for x in noise(3, 200).values()), strict=True)):
         if step in (0, 30, 150, 151):
             columns = dirty.update(bad, bad, bad, bad)
@@ -175,7 +183,7 @@ def test_what_is_not_finite_is_an_event_and_changes_nothing(bad: float) -> None:
 
 
 def test_one_channel_only() -> None:
-    columns = Monitor().update(1.0, 1.0, math.nan, None)
+    columns = monitor_of().update(1.0, 1.0, math.nan, None)
     assert columns["cusum_alerts"] == TPS and columns["cusum_alert_reason"] == "tokens_per_sec not finite"
 
 
@@ -187,19 +195,20 @@ def test_what_has_no_logarithm_is_a_low_value() -> None:
 
 # -- columns ----------------------------------------------------------------------------------------------------------
 def test_columns_and_reasons() -> None:
-    monitor, rest = Monitor(), noise(0, 600)
+    monitor, rest = monitor_of(), noise(0, 600)
     rows: list[dict[str, Any]] = []
     for step, norm in enumerate((rest["grad_norm"] * then(1, 2.5)).tolist()):
         rows.append(monitor.update(norm, 1.0, None, 3.0 if step % 100 == 99 else None))
     assert all(tuple(row) == COLUMNS for row in rows)
-    learning = GRACE + WINDOW
+    window = WATCHED.cusum_window
+    learning = WATCHED.cusum_grace + window
     assert [r["cusum_grad"] is None for r in rows[:learning + 1]] == [True] * learning + [False]
     assert all(r["cusum_tps"] is None for r in rows)
     assert [r["cusum_val"] for r in rows[:599]] == [None] * 599 and rows[599]["cusum_val"] == 0.0
     (alarm,) = [i for i, r in enumerate(rows) if r["cusum_alerts"]]
     assert rows[alarm]["cusum_alerts"] == GRAD and rows[alarm]["cusum_alert_reason"] == "grad_norm regime shift"
-    assert rows[alarm]["cusum_grad"] > SENSITIVITY > rows[alarm - 1]["cusum_grad"]
-    assert [r["cusum_grad"] is None for r in rows[alarm + 1:alarm + WINDOW + 2]] == [True] * WINDOW + [False]
+    assert rows[alarm]["cusum_grad"] > WATCHED.cusum_sensitivity > rows[alarm - 1]["cusum_grad"]
+    assert [r["cusum_grad"] is None for r in rows[alarm + 1:alarm + window + 2]] == [True] * window + [False]
     assert all(r["cusum_alert_reason"] is None for i, r in enumerate(rows) if i != alarm)
 
 
@@ -208,24 +217,24 @@ def test_columns_and_reasons() -> None:
     ({"val_loss": then(3, 4)}, "validation loss divergence"),
 ])
 def test_reasons(series: dict[str, np.ndarray], reason: str) -> None:
-    monitor = Monitor()
+    monitor = monitor_of()
     ((name, values),) = series.items()
     rows = [monitor.update(*(x if name == n else None for n in NAMES)) for x in values.tolist()]
     assert [r["cusum_alert_reason"] for r in rows if r["cusum_alerts"]] == [reason]
 
 
 def test_reset_begins_anew() -> None:
-    monitor, rest = Monitor(), noise(0, 400)
+    monitor, rest = monitor_of(), noise(0, 400)
     slow = rest | {"tokens_per_sec": rest["tokens_per_sec"] / 2.7, "grad_norm": rest["grad_norm"] * 3}
     watch(rest, monitor)
     monitor.reset()
-    assert monitor.state() == Monitor().state()
+    assert monitor.state() == monitor_of().state()
     assert watch(slow, monitor) == []
 
 
 # -- one series -------------------------------------------------------------------------------------------------------
 def test_sums_by_hand() -> None:
-    cusum = Cusum(1, 0.01, slack=0.5, window=50, grace=2)
+    cusum = cusum_of(1, 0.01, grace=2)
     baseline = [(-1.0) ** i for i in range(50)]
     for x in [99.0, 99.0, *baseline]:
         assert cusum.update(x) is None and cusum.value is None
@@ -251,13 +260,13 @@ def test_student_on_the_normal_scale(t: float, freedom: float, z: float) -> None
 def test_the_direction_of_harm() -> None:
     for direction in (1, -1):
         for sign in (1, -1):
-            cusum = Cusum(direction, 0.1)
+            cusum = cusum_of(direction, 0.1)
             alarms = [cusum.update(x) for x in (sign * then(0, 3) + draw(1).normal(0, 1, 600)).tolist()]
             assert ("shift" in alarms) == (direction == sign)
 
 
 def test_no_value_is_no_observation() -> None:
-    sparse, dense = Cusum(1, 0.1), Cusum(1, 0.1)
+    sparse, dense = cusum_of(1, 0.1), cusum_of(1, 0.1)
     for x in draw(1).normal(0, 1, 300).tolist():
         assert sparse.update(None) is None
         assert sparse.update(x) == dense.update(x)
@@ -267,7 +276,7 @@ def test_no_value_is_no_observation() -> None:
 @pytest.mark.parametrize("wrong", [{"window": 1}, {"sensitivity": 0.0}, {"floor": 0.0}])
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Cusum needs a window"):
-        Cusum(**({"direction": 1, "floor": 0.1} | wrong))
+        cusum_of(**wrong)
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
@@ -282,8 +291,8 @@ def test_restored_is_never_stopped(rows: list[tuple[float | None, ...]], at: int
     def run(monitor: Monitor, part: Iterable[tuple[float | None, ...]]) -> list[dict[str, Any]]:
         return [monitor.update(*row) for row in part]
 
-    whole = Monitor(sensitivity, 0.5, window, grace)
-    first, second = Monitor(sensitivity, 0.5, window, grace), Monitor(sensitivity, 0.5, window, grace)
+    whole = monitor_of(sensitivity, 0.5, window, grace)
+    first, second = monitor_of(sensitivity, 0.5, window, grace), monitor_of(sensitivity, 0.5, window, grace)
     expected = run(whole, rows)
     begun = run(first, rows[:at])
     second.restore(json.loads(json.dumps(first.state(), allow_nan=False)))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios.errors import UserError
-from helios.train.monitors.fitness import (
+from helios.train.fitness import (
     FITNESS,
     Measurements,
     activation_distribution,

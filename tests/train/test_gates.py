@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.train.search.evolution import Candidate, Replicate
-from helios.train.search.gates import (
+from helios.train.gates.judge import (
     Verdict,
     at,
     baseline_seconds,
@@ -26,6 +25,7 @@ from helios.train.search.gates import (
     variants,
     worth_it,
 )
+from helios.train.search.evolution import Candidate, Replicate
 from helios.train.search.ranking import aggregate
 from helios.train.search.separation import RATE
 

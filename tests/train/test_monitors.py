@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from helios.backends.backend import Backend
-from helios.train import checkpoint
+from helios.train import checkpoint, fitness
 from helios.train.loop import Loop
-from helios.train.monitors import fitness, weights
+from helios.train.monitors import weights
 from helios.train.monitors.cusum import CLIP, GRAD
 from helios.train.records.directory import EVENTS
 from helios.train.schedule import learning_rate

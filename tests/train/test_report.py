@@ -20,6 +20,11 @@ from helios.train.search.evolution import Candidate
 from .made_up import PER_BLOCK, SPEED, STEPS, Make
 
 
+def page_of(run: Path) -> str:
+    """The page, without new pictures."""
+    return report.write(run, plots=False).read_text("utf-8")
+
+
 def section(page: str, title: str) -> str:
     return page.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
@@ -78,14 +83,14 @@ def test_many_rivals_are_counted(made: Make) -> None:
     plan = [(f"X-{i}", f"{name},{other}", 0, None, 3.0) for i, (name, other) in
             enumerate((a, b) for a in ("gelu", "relu", "silu") for b in MLPS if a != b)]
     run = made(plan, replicates=1, noise=0.0, genome="per_block")
-    first = report.markdown(run.run).splitlines()[0]
+    first = page_of(run.run).splitlines()[0]
     assert first.endswith(f"and {len(plan) - 1 - report.RIVALS} more is best.")
     assert first.count("X-") == 2 + report.RIVALS  # the winner twice
 
 
 def test_every_candidate_is_in_the_ranking(made: Make) -> None:
     run = made(noise=0.002)
-    page = report.markdown(run.run)
+    page = page_of(run.run)
     ranking_, names = cells(page, "Ranking"), [c.name for c in run.candidates]
     assert sorted(ranking_) == sorted(names) and next(iter(ranking_)) == "R-Gamma"
     winner, child, last = ranking_["R-Gamma"], ranking_["G-Delta.1"], ranking_["S-Beta"]
@@ -99,30 +104,30 @@ def test_every_candidate_is_in_the_ranking(made: Make) -> None:
 
 
 def test_what_was_fair(made: Make) -> None:
-    fair = section(report.markdown(made(match="params").run), "What was fair, and what was not")
+    fair = section(page_of(made(match="params").run), "What was fair, and what was not")
     assert "3 replicates of 100 steps" in fair and "the same batches" in fair and "as many parameters" in fair
 
 
 def test_what_was_switched_off(made: Make) -> None:
     run = made(shared_batches=False, candidate_schedule="run", budget="seconds", seconds_per_candidate=2.5)
-    fair = section(report.markdown(run.run), "What was fair, and what was not")
+    fair = section(page_of(run.run), "What was fair, and what was not")
     given, _, off = fair.partition("switched off")
     assert "2.5 seconds" in given and "the same seeds" in given
     assert "the same batches" not in given and "learning rate" not in given
     assert "shared_batches" in off and "candidate_schedule" in off
     run.save(unfair=[])
-    assert "Nothing that makes candidates comparable was switched off." in report.markdown(run.run)
+    assert "Nothing that makes candidates comparable was switched off." in page_of(run.run)
 
 
 def test_cost(made: Make) -> None:
-    cost = section(report.markdown(made().run), "Budget and cost")
+    cost = section(page_of(made().run), "Budget and cost")
     assert "12 trainings, 1,200 steps, 2,457,600 tokens; 6.2 minutes of training on a device." in cost
     assert "n_layer 6, n_embd 256." in cost
 
 
 def test_speed_leaves_out_the_first_rows(made: Make) -> None:
     run = made()
-    rows = cells(report.markdown(run.run), "Speed by activation")
+    rows = cells(page_of(run.run), "Speed by activation")
     assert list(rows) == ["relu", "gelu", "silu", "swiglu"]
     for name, row in rows.items():
         assert float(row["median"].replace(",", "")) == pytest.approx(SPEED[name], rel=0.01)
@@ -132,7 +137,7 @@ def test_speed_leaves_out_the_first_rows(made: Make) -> None:
 
 
 def test_lineage_is_nested(made: Make) -> None:
-    lines = section(report.markdown(made().run), "Lineage").splitlines()
+    lines = section(page_of(made().run), "Lineage").splitlines()
     mother = next(i for i, line in enumerate(lines) if line.startswith("* **R-Gamma**"))
     assert lines[mother + 1].startswith("  * **R-Gamma.1**, relu (unchanged): ")
     assert lines[mother + 2].startswith("  * **S-Gamma.1**, silu (relu→silu): ")
@@ -141,7 +146,7 @@ def test_lineage_is_nested(made: Make) -> None:
 
 def test_alerts_and_skips(made: Make) -> None:
     run = made()
-    table = cells(report.markdown(run.run), "Alerts and skipped updates")
+    table = cells(page_of(run.run), "Alerts and skipped updates")
     assert list(table) == [c.name for c in run.candidates if c.status == "complete"]
     assert table["G-Alpha"] | {"steps with alerts": "9", "alerts for": "persistent clipping onset: 3",
                                "updates skipped": "6", "skipped for": "overflow: 3; spike: 3",
@@ -159,7 +164,7 @@ def test_genomes_of_blocks(made: Make) -> None:
 
 def test_cells_are_escaped(made: Make) -> None:
     run = made([("G|Alpha", "gelu", 0, None, 3.4), ("R-Beta", "relu", 0, None, 3.3)])
-    page = report.markdown(run.run)
+    page = page_of(run.run)
     assert "| G\\|Alpha |" in page and cells(page, "Ranking")["G\\|Alpha"]["activation"] == "gelu"
 
 
@@ -202,7 +207,7 @@ def test_the_summary_may_be_ahead(made: Make) -> None:
     run.save("running")
     lines = (run.run / "search" / "candidates.jsonl").read_text().splitlines(keepends=True)
     (run.run / "search" / "candidates.jsonl").write_text("".join(lines[:4]))
-    assert len(cells(report.markdown(run.run), "Ranking")) == 4
+    assert len(cells(page_of(run.run), "Ranking")) == 4
 
 
 def test_the_table(made: Make) -> None:
@@ -286,15 +291,15 @@ def test_a_row_cut_short_at_the_end_is_left_out(made: Make) -> None:
     run = made().run
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 1201, "symbio_cand')
-    assert "1,200 steps" in report.markdown(run)
+    assert "1,200 steps" in page_of(run)
 
 
 def test_the_training_after_the_search_is_left_out(made: Make) -> None:
     run = made()
-    before = report.markdown(run.run)
+    before = page_of(run.run)
     run.rows.append({"step": 1201, "loss": 1.0, "val_loss": None, "tokens_per_sec": 9.0, "symbio_phase": "after"})
     run.save()
-    assert report.markdown(run.run) == before
+    assert page_of(run.run) == before
 
 
 def test_nothing_can_be_written(made: Make, monkeypatch: pytest.MonkeyPatch) -> None:

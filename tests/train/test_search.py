@@ -16,9 +16,8 @@ from helios.backends.backend import Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.config import MLPS
-from helios.train import checkpoint
+from helios.train import checkpoint, fitness
 from helios.train.loop import Loop
-from helios.train.monitors import fitness
 from helios.train.monitors.cusum import CLIP
 from helios.train.records.directory import EVENTS, check_new
 from helios.train.records.records import COLUMNS, MORE_COLUMNS

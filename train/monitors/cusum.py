@@ -32,7 +32,6 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-SENSITIVITY, SLACK, WINDOW, GRACE = 12.0, 0.5, 50, 10
 CAP, REACH = 2.5, 4.0  # most standard deviations that one value counts as in the sums, and in the baseline
 VAL_WINDOW, VAL_KEPT = 5, 17  # evaluations that make a baseline, and from which the noise is estimated
 LEAST_MEMORY, LEAST_COUNT = 20, 4  # least n of a baseline that follows, and of one that was moved
@@ -83,13 +82,14 @@ class Cusum(Restorable):
     """Watches one series by both sums.
 
     direction: 1 where a rise is harm, -1 where a fall is. floor: least standard deviation. cap: most standard
-    deviations that one value counts as. trend: whether the series moves mostly by a trend.
+    deviations that one value counts as. trend: whether the series moves mostly by a trend. The others are the settings
+    cusum_… of MonitorConfig.
     """
 
     STATE = ("value", "skip", "values", "n", "mean", "variance", "up", "down", "since", "total")
 
-    def __init__(self, direction: int, floor: float, sensitivity: float = SENSITIVITY, slack: float = SLACK,
-                 window: int = WINDOW, grace: int = GRACE, cap: float = CAP, trend: bool = False) -> None:
+    def __init__(self, direction: int, floor: float, sensitivity: float, slack: float, window: int, grace: int,
+                 cap: float = CAP, trend: bool = False) -> None:
         if window < 2 or sensitivity <= 0 or floor <= 0:
             raise ValueError(f"Cusum needs a window of 2 or more, a sensitivity and a floor above 0; "
                              f"got {window}, {sensitivity}, {floor}")
@@ -193,8 +193,7 @@ class Monitor:
     """Watches the four channels of a run. The validation loss, whose values are few, has a window of VAL_WINDOW at most
     and no grace."""
 
-    def __init__(self, sensitivity: float = SENSITIVITY, slack: float = SLACK, window: int = WINDOW,
-                 grace: int = GRACE) -> None:
+    def __init__(self, sensitivity: float, slack: float, window: int, grace: int) -> None:
         self.parts = [Cusum(c.direction, c.floor, sensitivity, slack, min(window, VAL_WINDOW) if c.trend else window,
                             0 if c.trend else grace, c.cap, c.trend) for c in CHANNELS]
 

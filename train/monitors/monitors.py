@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from helios.train import fitness
 from helios.train.config import Config
-from helios.train.monitors import fitness, weights
+from helios.train.monitors import weights
 from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
 from helios.train.monitors.cusum import TPS, Monitor
 from helios.train.state import TrainState
+
+PARTS = ("heat", "cusum", "plateau", "batch", "lr")  # attributes of Monitors that a checkpoint keeps
 
 
 class Run(Protocol):
@@ -45,66 +48,63 @@ class Monitors:
     def reset(self) -> None:
         """Begin anew, as for another model."""
         m, batch = self.config.monitor, self.config.train.batch_size
-        self.recorded = True  # whether the step was recorded first, so that its time is no measure of speed
-        self.parts: dict[str, Any] = {"heat": HeatCapacity()}
-        if m.cusum:
-            self.parts["cusum"] = Monitor(m.cusum_sensitivity, m.cusum_slack, m.cusum_window, m.cusum_grace)
-        if m.plateau_evals:
-            self.parts["plateau"] = Plateau(m.plateau_evals, m.plateau_delta)
-        if m.adaptive_batch:
-            self.parts["batch"] = AdaptiveBatch(batch, m.batch_min, m.batch_max, m.batch_step,
-                                                m.calm_steps_before_restore)
-        if m.dynamic_lr != "none":
-            self.parts["lr"] = DynamicLR(m.dynamic_lr, m.calm_steps_before_restore)
+        self.untimed = True  # whether the next step is recorded first, so that its time is no measure of speed
+        self.heat = HeatCapacity()
+        self.cusum = (Monitor(m.cusum_sensitivity, m.cusum_slack, m.cusum_window, m.cusum_grace) if m.cusum else None)
+        self.plateau = Plateau(m.plateau_evals, m.plateau_delta) if m.plateau_evals else None
+        self.batch = (AdaptiveBatch(batch, m.batch_min, m.batch_max, m.batch_step, m.calm_steps_before_restore)
+                      if m.adaptive_batch else None)
+        self.lr = DynamicLR(m.dynamic_lr, m.calm_steps_before_restore) if m.dynamic_lr != "none" else None
 
     @property
     def batch_size(self) -> int:
         """Return the next step's batch, in sequences."""
-        return self.parts["batch"].batch if "batch" in self.parts else self.config.train.batch_size
+        return self.batch.batch if self.batch else self.config.train.batch_size
 
     @property
     def lr_factor(self) -> float:
         """Return the factor on the next step's learning rate."""
-        return self.parts["lr"].factor if "lr" in self.parts else 1.0
+        return self.lr.factor if self.lr else 1.0
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` takes."""
-        return {name: part.state() for name, part in self.parts.items()}
+        return {name: part.state() for name in PARTS if (part := getattr(self, name))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take over what `state` returned; a part that is new begins anew."""
-        for name in self.parts.keys() & state.keys():
-            self.parts[name].restore(state[name])
+        for name in PARTS:
+            if name in state and (part := getattr(self, name)):
+                part.restore(state[name])
 
     def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """Return the monitors' columns for the row of a step."""
         m, columns, alerts = self.config.monitor, dict[str, Any](), 0
-        if "cusum" in self.parts:
+        if self.cusum:
             overflow = row.get("skip_reason") == "overflow"  # loss scaling expects it
-            columns |= self.parts["cusum"].update(
+            columns |= self.cusum.update(
                 None if overflow else row["grad_norm"], None if overflow else row["clip_coef"],
-                None if self.recorded else row["tokens_per_sec"], row["val_loss"])
+                None if self.untimed else row["tokens_per_sec"], row["val_loss"])
             alerts = columns["cusum_alerts"]
-        self.recorded = False
-        if "plateau" in self.parts and row["val_loss"] is not None and self.parts["plateau"].update(row["val_loss"]):
+        self.untimed = False
+        if self.plateau and row["val_loss"] is not None and self.plateau.update(row["val_loss"]):
             columns["plateau"] = f"no better validation loss in {m.plateau_evals} evaluations"
-        columns["heat_capacity"] = self.parts["heat"].update(row["loss"], row["lr"])
-        if "batch" in self.parts:
-            columns |= self._batch(alerts, run)
-        if "lr" in self.parts:
-            _, columns["lr_change_reason"] = self.parts["lr"].update(alerts, row.get("population_entropy"))
+        columns["heat_capacity"] = self.heat.update(row["loss"], row["lr"])
+        if self.batch:
+            columns |= self._batch(self.batch, alerts, run)
+        if self.lr:
+            _, columns["lr_change_reason"] = self.lr.update(alerts, row.get("population_entropy"))
         if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over):
             columns |= self._weights(row, run)
         return columns
 
-    def _batch(self, alerts: int, run: Run) -> dict[str, Any]:
+    def _batch(self, batch: AdaptiveBatch, alerts: int, run: Run) -> dict[str, Any]:
         before = self.batch_size
-        size, reason = self.parts["batch"].update(alerts)
+        size, reason = batch.update(alerts)
         if size > before and not run.fits(size):
-            self.parts["batch"].batch, reason = before, f"no memory for a batch of {size}"
-        self.recorded = self.batch_size != before
-        if self.recorded and "cusum" in self.parts:
-            self.parts["cusum"].forget(TPS)  # another batch has another speed
+            batch.batch, reason = before, f"no memory for a batch of {size}"
+        self.untimed = self.batch_size != before
+        if self.untimed and self.cusum:
+            self.cusum.forget(TPS)  # another batch has another speed
         return {"adaptive_batch_size": before, "batch_change_reason": reason}
 
     def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The search for an activation: candidates and their children, their ranking, reports, and the three gates."""
+"""The search for an activation: candidates and their children, their ranking, and reports."""

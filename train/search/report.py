@@ -161,12 +161,6 @@ def write(run: Path, plots: bool = True) -> Path:
     return folder / PAGE
 
 
-def markdown(run: Path) -> str:
-    """Return the page on the search in the run directory `run`, with the pictures that exist. Raises UserError."""
-    candidates, summary = read(run)
-    return _page(candidates, summary, tracks(run, candidates), [p.name for p in (run / FOLDER).glob("*.png")])
-
-
 def _page(candidates: Sequence[Candidate], summary: Summary, found: Sequence[Track],
           pictures: Collection[str]) -> str:
     titles, rows = _ranked(candidates, summary, PAGE_TITLES)

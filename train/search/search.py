@@ -14,9 +14,8 @@ import msgspec
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.train import checkpoint
+from helios.train import checkpoint, fitness
 from helios.train.config import Config
-from helios.train.monitors import fitness
 from helios.train.monitors.controls import bound
 from helios.train.progress import Display
 from helios.train.records.records import Records

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from helios.train import fitness
 from helios.train.config import Config
-from helios.train.monitors import fitness
 from helios.train.monitors.trouble import Trouble
 from helios.train.monitors.weights import weight_metrics
 from helios.train.search.evolution import Replicate

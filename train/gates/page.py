@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from helios.train.gates import judge
+from helios.train.gates.judge import Comparison, Verdict
+from helios.train.gates.study import PRESETS, Study
 from helios.train.markdown import section, table
-from helios.train.search import gates
-from helios.train.search.gates import Comparison, Verdict
 from helios.train.search.separation import PERCENT, RATE
-from helios.train.search.study import PRESETS, Study
 
 QUESTIONS = {1: "is the choice worth it", 2: "does it survive equal time", 3: "are per-block ones justified"}
 HOW_TO_READ = (
@@ -21,12 +22,12 @@ HOW_TO_READ = (
     f"is the mean of the seeds' last evaluations, in nats a token, ± its standard error. Differences are taken seed by "
     f"seed. Better is lower by more than as many candidates that do not differ come to lie apart in {PERCENT} of "
     f"studies; so nothing passes gate 1 by its loss more often than that where nothing differs.",
-    f"Gate 1 passes if some activation is better than {gates.BASELINE}, or not worse and steadier: with trouble in a "
-    f"share of the steps that is lower by at least {gates.MATERIAL:g}; at {gates.ACCEPTABLE_SPEED:g} times its "
+    f"Gate 1 passes if some activation is better than {judge.BASELINE}, or not worse and steadier: with trouble in a "
+    f"share of the steps that is lower by at least {judge.MATERIAL:g}; at {judge.ACCEPTABLE_SPEED:g} times its "
     f"tokens/s or more. Trouble is a spike, a skipped update or an alert of norm, clipping or validation loss; alerts "
     f"of the speed are the machine's.",
-    f"Gate 2 passes if the activation of gate 1 is better than {gates.BASELINE} after as many tokens as it reads, at "
-    f"its own speed, in the time of {gates.BASELINE}'s training. Between two evaluations the loss is taken to lie on a "
+    f"Gate 2 passes if the activation of gate 1 is better than {judge.BASELINE} after as many tokens as it reads, at "
+    f"its own speed, in the time of {judge.BASELINE}'s training. Between two evaluations the loss is taken to lie on a "
     f"line. Speeds are those of this machine, and wrong where it had other work to do meanwhile.",
     "Gate 3 passes if gate 1 does and some genome of the best two activations is better than the best single one at "
     "equal tokens. The genomes have one of the two in each half of the blocks, or both in turn.",
@@ -34,18 +35,19 @@ HOW_TO_READ = (
 )
 
 
-def to_json(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> dict[str, Any]:
+def json_text(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) -> str:
     """Return the content of gates.json. given: the command's other settings."""
     row = lambda r: r and {**r._asdict(), "better": r.better, "steadier": r.steadier}
-    return {
-        **given, "seeds": seeds, "rate": RATE, "acceptable_speed": gates.ACCEPTABLE_SPEED, "material": gates.MATERIAL,
+    content = {
+        **given, "seeds": seeds, "rate": RATE, "acceptable_speed": judge.ACCEPTABLE_SPEED, "material": judge.MATERIAL,
         "models": {s.model: {
             "preset": PRESETS[s.model], "device": s.device, "tokens": s.config.search.tokens_per_candidate,
-            f"{gates.BASELINE}_seconds": gates.baseline_seconds(s.candidates),
+            f"{judge.BASELINE}_seconds": judge.baseline_seconds(s.candidates),
             "gates": [{**v._asdict(), "chosen": row(v.chosen), "rows": [row(r) for r in v.rows]} for v in s.verdicts],
             "candidates": [c.to_json() for c in [*s.candidates, *(s.blocks or ())]],
         } for s in studies},
     }
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def verdict_table(studies: Iterable[Study]) -> Table:
@@ -80,19 +82,19 @@ def _passed(verdicts: Iterable[Verdict]) -> str:
 
 def _model(s: Study, seeds: int) -> Iterator[str]:
     m, (first, second, third) = s.config.model, s.verdicts
-    base = next(c for c in s.candidates if c.activation == gates.BASELINE)
+    base = next(c for c in s.candidates if c.activation == judge.BASELINE)
     yield from section(s.model, f"Preset {PRESETS[s.model]}: {m.n_layer} blocks, width {m.n_embd}, {m.block_size} "
                        f"tokens in a sequence. {s.config.search.tokens_per_candidate:,} tokens for each of {seeds} "
                        f"seeds, on {s.device}.")
     yield from ("### At equal tokens", "")
-    itself = gates.compare(base, base, None)._replace(difference=None)
-    yield from table(("activation", "val loss ± SE", f"less {gates.BASELINE}'s ± SE", "better", "tokens/s", "speed",
+    itself = judge.compare(base, base, None)._replace(difference=None)
+    yield from table(("activation", "val loss ± SE", f"less {judge.BASELINE}'s ± SE", "better", "tokens/s", "speed",
                       "trouble"),
                      ([r.activation, _loss(r), _apart(r), _better(r), _count(r.tokens_per_sec), _times(r),
                        f"{100 * r.trouble:.2f} %"] for r in (itself, *first.rows)))
-    if second.rows and (seconds := gates.baseline_seconds(s.candidates)):
-        yield from ("", f"### In {gates.BASELINE}'s {seconds:,.1f} seconds", "")
-        yield from table(("activation", "tokens", "val loss ± SE", f"less {gates.BASELINE}'s last ± SE", "better"),
+    if second.rows and (seconds := judge.baseline_seconds(s.candidates)):
+        yield from ("", f"### In {judge.BASELINE}'s {seconds:,.1f} seconds", "")
+        yield from table(("activation", "tokens", "val loss ± SE", f"less {judge.BASELINE}'s last ± SE", "better"),
                          ([r.activation, _count(r.tokens), _loss(r), _apart(r), _better(r)] for r in second.rows))
     if third.rows:
         yield from ("", "### One activation for each block", "")

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios.train.config import Config, resolve
+from helios.train.gates import judge
+from helios.train.gates.judge import Verdict
 from helios.train.progress import Display
 from helios.train.run import Run
-from helios.train.search import files, gates
+from helios.train.search import files
 from helios.train.search.evolution import Candidate
-from helios.train.search.gates import Verdict
 
 PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the study's names of the models
-POOL = (gates.BASELINE, "silu", "relu", "swiglu")
+POOL = (judge.BASELINE, "silu", "relu", "swiglu")
 STEPS = 200  # of a training, unless its tokens are given
 EVALUATIONS = 8  # of a training, about; gate 2 interpolates between them
 
@@ -62,15 +63,15 @@ def study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, tokens
     candidates = _search(config, folder / model, display)
     if candidates is None:
         return None
-    first, blocks = gates.worth_it(candidates), None
-    best = gates.best_two(candidates)
+    first, blocks = judge.worth_it(candidates), None
+    best = judge.best_two(candidates)
     if best is not None and (first.passed or all_gates):
-        genomes = gates.variants(best[0].activation, best[1].activation, config.model.n_layer)
+        genomes = judge.variants(best[0].activation, best[1].activation, config.model.n_layer)
         blocks = _search(configured(model, given, seeds, tokens, genomes), folder / f"{model}-blocks", display)
         if blocks is None:
             return None
-    verdicts = (first, gates.survives_equal_time(candidates, first),
-                gates.per_block_justified(candidates, blocks, first))
+    verdicts = (first, judge.survives_equal_time(candidates, first),
+                judge.per_block_justified(candidates, blocks, first))
     return Study(model, config, files.read(folder / model)[1]["device"], candidates, blocks, verdicts)
 
 

@@ -1,0 +1,1 @@
+"""Whether the choice of an activation matters: a study of searches, judged by three gates."""
