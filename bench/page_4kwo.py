@@ -16,7 +16,6 @@ from helios.bench.reproduce import (
     Here,
     above,
     between,
-    clipped,
     comparable,
     distance,
     exact,
@@ -37,6 +36,7 @@ from helios.bench.reproduce import (
     values,
 )
 from helios.train.markdown import figure, section, table
+from helios.train.records.rows import clipped
 
 SAME_NORM = 1.5  # largest ratio of single steps' norms that counts as agreement
 PHASES = {"fwd": "forward", "bwd": "backward", "grad_norm": "gradient norm", "optim": "optimizer"}

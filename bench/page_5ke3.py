@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from helios.bench import original
@@ -14,7 +15,6 @@ from helios.bench.reproduce import (
     Here,
     above,
     between,
-    clipped,
     comparable,
     distance,
     each_way,
@@ -37,8 +37,9 @@ from helios.bench.reproduce import (
     values,
 )
 from helios.model import GPTConfig
-from helios.train.markdown import figure, section, table
+from helios.train.markdown import YES_NO, figure, section, table, with_error
 from helios.train.monitors.cusum import TPS
+from helios.train.records.rows import clipped
 from helios.train.search.evolution import Candidate, Replicate
 from helios.train.search.separation import PERCENT
 
@@ -197,13 +198,12 @@ def _rankings(runs: Runs) -> Iterator[str]:
         rows = [(measured[e["id"]], e) for e in h.summary["ranking"] if e["id"] in measured]
         yield ""
         yield from table((name, "separated", "validation loss", *titles, "skipped", *counts), (
-            [c.id, {None: "–", True: "yes", False: "no"}[e["separated"]], _error(c.val_loss_mean, c.val_loss_se),
+            [c.id, YES_NO[e["separated"]], _error(c.val_loss_mean, c.val_loss_se),
              _error(e["difference"], e["difference_se"]), str(c.spikes), str(c.skipped), percent(c.clip_rate),
              str(c.cusum_alerts), figure(c.tokens_per_sec_mean)] for c, e in rows), left=2)
 
 
-def _error(x: float | None, error: float | None) -> str:
-    return loss(x) + ("" if error is None else f" ± {loss(error)}")
+_error = partial(with_error, form=".3f")
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------

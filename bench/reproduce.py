@@ -134,10 +134,6 @@ def above(norm: float) -> Callable[[Row], bool]:
     return lambda row: row.get("grad_norm") is not None and row["grad_norm"] > norm
 
 
-def clipped(row: Row) -> bool:
-    return row.get("clip_coef") is not None and row["clip_coef"] < 1
-
-
 def between(here: Here, first: int, past: int) -> list[Row]:
     """Return the rows of the steps first ≤ step < past."""
     return [row for step, row in here.rows.items() if first <= step < past]

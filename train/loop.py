@@ -47,8 +47,6 @@ class Loop:
 
     def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
                  display: Display, resumed: Checkpoint | None = None) -> None:
-        if config.train.precision != backend.precision:
-            raise ValueError(f"the run computes in {config.train.precision} and its backend in {backend.precision}")
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
         self.records, self.display = records, display
         self.monitors = Monitors(config)
@@ -181,7 +179,7 @@ class Loop:
         """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written."""
         t = self.config.train
         if not stage.final:
-            self.plan.step(row, timed=not self.monitors.untimed)
+            self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
         due = lambda interval, n: interval > 0 and n % interval == 0
         if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
             row["val_loss"] = self.evaluate()
@@ -262,16 +260,20 @@ class Loop:
             "model": model.config.to_dict(), "tokenizer": self.dataset.tokenizer.fingerprint,
             "text_hash": self.dataset.text_hash, "monitors": self.monitors.state(), "search": self.plan.state()})
 
+    def _tokens(self) -> int:
+        """Return how many tokens a step reads."""
+        return self.monitors.batch_size * self.config.model.block_size * self.config.train.accum
+
     def _elapsed_ms(self) -> float:
         return 1000 * (self.elapsed + time.perf_counter() - self.began)
 
     def _row(self, stage: Stage, loss: np.ndarray, stats: np.ndarray, rate: float, ms: float) -> dict[str, Any]:
-        t, s = self.config.train, dict(zip(STATS, stats.tolist(), strict=True))
+        s = dict(zip(STATS, stats.tolist(), strict=True))
         row: dict[str, Any] = {
             "step": self.step, "loss": float(loss), "val_loss": None, "lr": rate,
             "grad_norm": s["grad_norm"], "clip_coef": s["clip_coef"],
             "elapsed_ms": self._elapsed_ms(), "ms_per_iter": ms,
-            "tokens_per_sec": 1000 * self.monitors.batch_size * self.config.model.block_size * t.accum / ms,
+            "tokens_per_sec": 1000 * self._tokens() / ms,
             **self.state.timings(), **stage.columns,
         }
         if self.backend.name == "cpu_ref":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tabulate import tabulate
+
+YES_NO = {None: "–", True: "yes", False: "no"}
 
 
 def section(title: str, *paragraphs: str) -> Iterator[str]:
@@ -22,6 +25,16 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, w
                     for row in (titles, *rows)]
     align = ["left" if i < left or title in words else "right" for i, title in enumerate(titles)]
     return tabulate(cells, head, "pipe", colalign=align, disable_numparse=True).splitlines() if cells else []
+
+
+def number(x: float | None, form: str) -> str:
+    """Return a number in a format; "–" for None, "not finite" where it is not."""
+    return "–" if x is None else format(x, form) if math.isfinite(x) else "not finite"
+
+
+def with_error(x: float | None, error: float | None, form: str) -> str:
+    """Return a number and, where it is known, its standard error, in a format."""
+    return number(x, form) + ("" if error is None else f" ± {number(error, form.lstrip('+'))}")
 
 
 def figure(x: float | None) -> str:

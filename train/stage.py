@@ -55,8 +55,9 @@ class Plan:
         """Return the present stage; None where nothing is left to train."""
         return training(self.config)
 
-    def step(self, row: Mapping[str, Any], timed: bool) -> None:
-        """Count a step of a stage that is not final. timed: whether its time is that of computing alone."""
+    def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
+        """Count a step of a stage that is not final, which read so many tokens. timed: whether its time is that of
+        computing alone."""
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Take in the same step's row once it has the monitors' columns and, if one was measured, a validation loss."""

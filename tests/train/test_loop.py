@@ -164,11 +164,6 @@ def test_overflows_are_skipped_and_counted(make: Make, each_mixed: Backend) -> N
     assert events[0]["reason"] == "overflow" and f"loss scale now {SCALE_MAX / 2:g}" in events[0]["message"]
 
 
-def test_the_backend_has_the_precision_of_the_run(make: Make, cpu_ref: Backend) -> None:
-    with pytest.raises(ValueError, match="computes in mixed and its backend in f32"):
-        make(cpu_ref, precision="mixed")
-
-
 def test_one_submit_a_step(make: Make, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Loop, "sample", lambda self: None)
     counts = []

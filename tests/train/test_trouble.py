@@ -51,7 +51,7 @@ def test_a_step_counts_once_whatever_was_wrong() -> None:
                            row(cusum_alerts=TPS), row(skipped=True, skip_reason="loss not finite"),
                            row(cusum_alerts=CLIP), row(60.0)]
     for r in rows:
-        tally.step(r, timed=True)
+        tally.step(r, 64, timed=True)
         tally.observe(r)
     assert (tally.spikes, tally.skipped, tally.alerts) == (2, 2, 2)
     assert tally.trouble == 4  # not 6: the spike was skipped, and an alert as well

@@ -12,7 +12,7 @@ from rich.text import Text
 from helios.train.gates import judge
 from helios.train.gates.judge import Comparison, Verdict
 from helios.train.gates.study import PRESETS, Study
-from helios.train.markdown import section, table
+from helios.train.markdown import number, section, table, with_error
 from helios.train.search.separation import PERCENT, RATE
 
 QUESTIONS = {1: "is the choice worth it", 2: "does it survive equal time", 3: "are per-block ones justified"}
@@ -112,14 +112,11 @@ def _better(r: Comparison) -> str:
 
 
 def _loss(r: Comparison) -> str:
-    return "–" if r.val_loss is None else f"{r.val_loss:.4f}" + ("" if r.val_loss_se is None
-                                                                   else f" ± {r.val_loss_se:.4f}")
+    return with_error(r.val_loss, r.val_loss_se, ".4f")
 
 
 def _apart(r: Comparison | None) -> str:
-    if r is None or r.difference is None:
-        return "–"
-    return f"{r.difference:+.4f}" + ("" if r.error is None else f" ± {r.error:.4f}")
+    return with_error(r.difference, r.error, "+.4f") if r else "–"
 
 
 def _times(r: Comparison | None) -> str:
@@ -127,4 +124,4 @@ def _times(r: Comparison | None) -> str:
 
 
 def _count(x: float | None) -> str:
-    return "–" if x is None else f"{x:,.0f}"
+    return number(x, ",.0f")

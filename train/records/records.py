@@ -14,7 +14,7 @@ from typing import IO, Any
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
-from helios.train.records.rows import finite, line, lines
+from helios.train.records.rows import clipped, finite, line, lines
 
 # In every row, null where unknown. Times are in milliseconds, memory in MiB. clip_pct is the percentage of the last
 # CLIP_WINDOW steps whose gradient was clipped. A skipped update has "skipped": true and "skip_reason": spike, overflow,
@@ -57,11 +57,11 @@ class Records:
         except OSError as error:
             raise UserError(f"cannot write to {path}: {error.strerror}") from error
         # Read back, so that clip_pct does not depend on where a run was resumed.
-        self.clipped = deque((_clipped(row) for _, row in lines(path / METRICS)), CLIP_WINDOW)
+        self.clipped = deque((clipped(row) for _, row in lines(path / METRICS)), CLIP_WINDOW)
 
     def metrics(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Write a step's row with all COLUMNS and return it; write an event where a number in it is not finite."""
-        self.clipped.append(_clipped(row))
+        self.clipped.append(clipped(row))
         full = dict.fromkeys(COLUMNS) | {"clip_pct": 100 * sum(self.clipped) / len(self.clipped)} | dict(row)
         if wrong := {k: str(v) for k, v in full.items() if isinstance(v, float) and not math.isfinite(v)}:
             self.event(row["step"], "non_finite", f"not finite at step {row['step']}: {', '.join(wrong)}", values=wrong)
@@ -108,10 +108,6 @@ class Records:
             os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
                             f"free space and continue with --resume {self.path}") from error
-
-
-def _clipped(row: Mapping[str, Any]) -> bool:
-    return row["clip_coef"] is not None and row["clip_coef"] < 1
 
 
 def _cut(path: Path, keep: int) -> None:

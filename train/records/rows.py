@@ -43,6 +43,11 @@ def rows(path: Path, strict: bool = False) -> list[dict[str, Any]]:
     return [row for _, row in lines(path, strict)]
 
 
+def clipped(row: Mapping[str, Any]) -> bool:
+    """Return whether a step's gradient was scaled down."""
+    return row["clip_coef"] is not None and row["clip_coef"] < 1
+
+
 def line(value: Mapping[str, Any]) -> bytes:
     """Return the object as a line of JSON, with null for numbers that are not finite."""
     return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).encode() + b"\n"

@@ -17,6 +17,7 @@ from rich.text import Text
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import SearchConfig
+from helios.train.markdown import YES_NO, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
@@ -119,29 +120,21 @@ def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> 
     return {
         "rank": _count(entry.get("rank")), "name": names[c.id], "activation": short_name(c.activation),
         "gen.": str(c.generation), "parent": names.get(c.parent_id or "", "–"), "val loss ± SE": _loss(c),
-        "behind ± SE": _with_error(entry.get("difference"), entry.get("difference_se"), "#.3g"),
-        "separated": {None: "–", True: "yes", False: "no"}[entry.get("separated")],
-        "fitness": _number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
-        "tok/s": _count(c.tokens_per_sec_mean), "clip %": _number(c.clip_rate, ".1%").rstrip("%"),
+        "behind ± SE": with_error(entry.get("difference"), entry.get("difference_se"), "#.3g"),
+        "separated": YES_NO[entry.get("separated")],
+        "fitness": number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
+        "tok/s": _count(c.tokens_per_sec_mean), "clip %": number(c.clip_rate, ".1%").rstrip("%"),
         "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": c.status or "–",
         "blocks": c.activation.replace(",", ", ") if "," in c.activation else "",
     }
 
 
 def _loss(c: Candidate) -> str:
-    return "not finite" if c.status == "diverged" else _with_error(c.val_loss_mean, c.val_loss_se, ".4f")
-
-
-def _with_error(mean: float | None, error: float | None, form: str) -> str:
-    return _number(mean, form) + ("" if error is None else f" ± {_number(error, form)}")
-
-
-def _number(x: float | None, form: str) -> str:
-    return "–" if x is None else format(x, form) if math.isfinite(x) else "not finite"
+    return "not finite" if c.status == "diverged" else with_error(c.val_loss_mean, c.val_loss_se, ".4f")
 
 
 def _count(x: float | None) -> str:
-    return _number(x, ",.0f")
+    return number(x, ",.0f")
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -210,7 +203,7 @@ def _cost(summary: Summary) -> Iterator[str]:
     if cost := summary["cost"]:
         spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
         minutes = cost.get("seconds", math.nan) / 60
-        yield f"{', '.join(spent)}; {_number(minutes, ',.1f')} minutes of training on {summary['device']}."
+        yield f"{', '.join(spent)}; {number(minutes, ',.1f')} minutes of training on {summary['device']}."
     if base := {k: v for k, v in summary["base"].items() if k != "activation" and v is not None}:
         yield from ("", "The model: " + ", ".join(f"{k} {v}" for k, v in base.items()) + ".")
 
@@ -253,7 +246,7 @@ def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterato
     yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
                        "clip %", "highest gradient norm"), (
         [names[c.id], short_name(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
-         said(skips[c.id]), _number(c.clip_rate, ".1%").rstrip("%"), _number(c.max_grad_norm, ",.4g")]
+         said(skips[c.id]), number(c.clip_rate, ".1%").rstrip("%"), number(c.max_grad_norm, ",.4g")]
         for c in candidates if c.status != "reused"))
     if any(c.status == "reused" for c in candidates):
         yield from ("", "Those that reuse the results of an earlier candidate are left out.")

@@ -99,7 +99,7 @@ class Search(Plan):
         """Return the seed of the training under way."""
         return self.config.train.seed + len(self.replicates)
 
-    def _rate(self, steps: int) -> Any:
+    def _rate(self, steps: int) -> Callable[[int], float]:
         t, s = self.config.train, self.cfg
         if s.candidate_schedule == "run":
             return self._of_run(self.spent)
@@ -110,7 +110,7 @@ class Search(Plan):
             return self.cfg.candidate_warmup
         return min(self.config.train.warmup, steps // 2)
 
-    def _of_run(self, first: int) -> Any:
+    def _of_run(self, first: int) -> Callable[[int], float]:
         """Return the schedule of a run as long as search and training together, from its step `first` on."""
         t = self.config.train
         in_all = trainings(self.cfg, self.config.model.n_layer) * budget(self.config)[0] + t.steps
@@ -133,9 +133,9 @@ class Search(Plan):
     def over(self) -> bool:  # type: ignore[override]
         return self.tally.over is not None
 
-    def step(self, row: Mapping[str, Any], timed: bool) -> None:
+    def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
         tally, s = self.tally, self.cfg
-        tally.step(row, timed)
+        tally.step(row, tokens, timed)
         steps, limit = budget(self.config)
         if (tally.steps >= steps or (s.budget != "steps" and tally.tokens >= limit)
                 or (s.budget == "seconds" and tally.seconds >= s.seconds_per_candidate)):

@@ -10,6 +10,7 @@ from helios.train import fitness
 from helios.train.config import Config
 from helios.train.monitors.trouble import Trouble
 from helios.train.monitors.weights import weight_metrics
+from helios.train.records.rows import clipped
 from helios.train.search.evolution import Replicate
 from helios.train.state import TrainState
 
@@ -27,17 +28,16 @@ class Tally:
         self.over: str | None = None  # why the training ended
         vars(self).update(state or {})
 
-    def step(self, row: Mapping[str, Any], timed: bool) -> None:
-        """Count the row of a step. timed: whether its time is that of computing alone."""
+    def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
+        """Count the row of a step that read so many tokens. timed: whether its time is that of computing alone."""
         self.steps += 1
-        tokens = round(row["tokens_per_sec"] * row["ms_per_iter"] / 1000)
         self.tokens += tokens
         if timed:
             self.seconds += row["ms_per_iter"] / 1000
             self.timed += tokens
         self.losses.append(row["loss"] if math.isfinite(row["loss"]) else None)
         self.skipped += bool(row.get("skipped"))
-        self.clipped += row["clip_coef"] < 1
+        self.clipped += clipped(row)
         if math.isfinite(row["grad_norm"]):
             self.max_grad_norm = max(self.max_grad_norm, row["grad_norm"])
 
