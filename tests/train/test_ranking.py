@@ -166,7 +166,7 @@ def test_a_genome_is_compared_by_its_first_measurement() -> None:
     result = concluded(found)
     assert [(row["activation"], row["separated"]) for row in result["ranking"]] == [
         ("silu", None), ("gelu", True), ("gelu", None), ("silu", None)]
-    assert result["ranking"][3]["difference"] is None
+    assert result["ranking"][3]["difference"] == pytest.approx(5.0) and result["ranking"][3]["difference_se"] is None
     # silu's second measurement wins, and its first, which does not differ from gelu's, is what is compared
     found = candidates([5.0, 5.01], [5.02, 5.0], [6.0, 6.0], [4.0, 4.01], names=("gelu", "silu"))
     result = concluded([found[0], found[1], found[3]])

@@ -137,8 +137,10 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
     winner = next((c for c in ranked if math.isfinite(score(c, cfg))), None)
     test, first = compared(candidates, cfg), _first(candidates, cfg)
     reference = first[genome_key(winner)] if winner else None
-    entries = [_entry(i, c, reference, c in first.values(), test, cfg) for i, c in enumerate(ranked, 1)]
-    others = [(c, entry) for c, entry in zip(ranked, entries, strict=True) if entry["separated"] is not None]
+    tested = lambda c: c.status == "reused" or c in first.values()
+    entries = [_entry(i, c, reference, tested(c), test, cfg) for i, c in enumerate(ranked, 1)]
+    others = [(c, entry) for c, entry in zip(ranked, entries, strict=True)
+              if c in first.values() and genome_key(c) != genome_key(reference)] if reference else []
     if reference is None:
         reasons = ["No candidate has a result yet." if status == "running" else
                    "No candidate has a result to rank by: there is no winner."]
@@ -169,22 +171,23 @@ def _paired(cfg: SearchConfig) -> bool:
     return cfg.shared_init and cfg.shared_batches
 
 
-def _entry(position: int, candidate: Candidate, reference: Candidate | None, first: bool, test: Separation | None,
+def _entry(position: int, candidate: Candidate, reference: Candidate | None, tested: bool, test: Separation | None,
            cfg: SearchConfig) -> Entry:
-    """Return a candidate's entry. reference: the first measurement of the winner's genome. first: whether the candidate
-    is that of its own genome."""
+    """Return a candidate's entry. reference: the first measurement of the winner's genome. tested: whether the
+    candidate has the first measurement of its own."""
     c, value = candidate, score(candidate, cfg)
     entry: Entry = {
         "rank": position, "id": c.id, "name": c.name, "activation": c.activation,
         "score": value if math.isfinite(value) else None, "val_loss_mean": c.val_loss_mean,
         "val_loss_se": c.val_loss_se, "fitness": c.fitness, "difference": None, "difference_se": None,
         "separated": None}
-    if reference is None or not first or c is reference:
+    if reference is None or c is reference or not math.isfinite(value):
         return entry
     apart = value - score(reference, cfg)
     entry["difference"] = apart
-    entry["difference_se"] = test and test.error
-    entry["separated"] = test is not None and apart > test.limit
+    if tested and genome_key(c) != genome_key(reference):
+        entry["difference_se"] = test and test.error
+        entry["separated"] = test is not None and apart > test.limit
     return entry
 
 
