@@ -29,7 +29,7 @@ from helios.train.records.directory import SAMPLES
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
-from helios.train.stage import Plan, Stage
+from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import TrainState
 
 # Column of a row → kind of the event that it also is.
@@ -235,7 +235,7 @@ class Loop:
     def sample(self) -> None:
         """Let the model answer PROMPTS, record and show the answers; they depend on weights, seed and step alone."""
         prompts = [chat_prompt(p) for p in PROMPTS]
-        seed = self.config.train.seed * 1_000_003 + self.step
+        seed = self.config.train.seed * SEED_STRIDE + self.step
         texts = answer(self.state.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
         self.display.say(f"samples at step {self.step}:")
         for prompt, text in zip(prompts, texts, strict=True):

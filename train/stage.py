@@ -13,6 +13,8 @@ from helios.train.config import Config
 from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
 
+SEED_STRIDE = 1_000_003  # distance of seeds whose draws have nothing in common
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -32,10 +32,8 @@ from helios.train.search.evolution import (
 )
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
 from helios.train.search.tally import Tally
-from helios.train.stage import Plan, Stage, training
+from helios.train.stage import SEED_STRIDE, Plan, Stage, training
 from helios.train.state import TrainState
-
-APART = 1_000_003  # distance of the seeds of candidates that share nothing
 
 
 class Search(Plan):
@@ -75,7 +73,7 @@ class Search(Plan):
         if self.at is None:
             return None if self.cfg.after == "none" else self._after()
         c, r, s, seed = self.candidates[self.at], len(self.replicates), self.cfg, self.seed
-        apart = 0 if (s.shared_init and s.shared_batches) else APART * (self.at + 1)
+        apart = 0 if (s.shared_init and s.shared_batches) else SEED_STRIDE * (self.at + 1)
         steps, _ = budget(self.config)
         population = [x.activation for x in self.candidates if x.generation == c.generation]
         columns: dict[str, Any] = {

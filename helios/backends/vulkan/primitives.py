@@ -9,10 +9,10 @@ from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.pipelines import Kernel
 from helios.backends.vulkan.products import Products
-from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, divide
+from helios.backends.vulkan.variants import BUSY, ELEMENTWISE, NO_EPILOGUE, divide
 from helios.random import threshold
 
-MAX_PARTIALS = 1024  # of a sum over everything
+PART, MAX_PARTIALS = 4096, 1024  # a sum over everything: elements in a part, at least, and parts, at most
 PLACES = {f"STAT_{name.upper()}": i for i, name in enumerate(STATS)}  # of the optimizer's statistics, for its kernels
 
 
@@ -146,7 +146,7 @@ class Primitives(Products):
     def embedding_backward(self, index: VkArray, g: VkArray, rows: int) -> VkArray:
         columns = g.shape[-1]
         out = self.empty((rows, columns))
-        parts = 1 if self.profile.profile == "cpu" else min(rows, divide(16384, columns))
+        parts = 1 if self.profile.profile == "cpu" else min(rows, divide(BUSY, columns))
         self.dispatch(self.kernel("embedding_backward", self.lanes), divide(columns, self.lanes) * parts, g=g,
                       index=index, o=out, rows=index.size, columns=columns, vocabulary=rows, parts=parts)
         return out
@@ -167,7 +167,7 @@ class Primitives(Products):
         return self._reduce(x, "x", 1.0)
 
     def _partials(self, x: VkArray, expression: str) -> VkArray:
-        n = max(1, min(MAX_PARTIALS, divide(x.size, 4096)))
+        n = max(1, min(MAX_PARTIALS, divide(x.size, PART)))
         partial = self.empty((n,))
         kernel = self.kernel("reduce", EXPR=expression, PAIRS=self.pairs(x.size, at=(x,)))
         self.dispatch(kernel, n, x=x, o=partial, n=x.size, groups=n, alpha=1.0)
@@ -175,7 +175,7 @@ class Primitives(Products):
 
     def _reduce(self, x: VkArray, expression: str, alpha: float) -> VkArray:
         """Return alpha · Σ expression(x), of shape ()."""
-        if x.size > 4096:
+        if x.size > PART:
             x, expression = self._partials(x, expression), "x"
         out = self.empty(())
         kernel = self.kernel("reduce", EXPR=expression, PAIRS=self.pairs(x.size, at=(x,)))

@@ -31,6 +31,7 @@ ELEMENTWISE = {
     "softcap_backward": "softcap_grad(x, p.alpha) * y",
 }
 # Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
+BUSY = 16384  # invocations that keep a GPU busy
 NO_EPILOGUE = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0}
 
 
@@ -91,7 +92,7 @@ class Variants:
         """Return in how many runs rows are summed: in one where the columns alone keep the device busy."""
         if self.profile.profile == "cpu":
             return 1
-        return max(1, min(divide(16384, columns), divide(rows, 16)))
+        return max(1, min(divide(BUSY, columns), divide(rows, 16)))
 
     def _each(self, name: str, n: int, elementwise: bool = False, defines: dict[str, Any] | None = None, **args: Any
               ) -> None:
