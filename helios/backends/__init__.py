@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import RLock
 
 from helios.backends.backend import PRECISIONS, Backend
 from helios.errors import UserError
 
 NAMES = ("vulkan", "cpu_ref")
+_lock = RLock()  # one thread at a time opens a backend
 
 
 @cache
@@ -31,7 +33,10 @@ def get_backend(name: str | Backend, device: str | None = None, precision: str =
     device: chooses a Vulkan device by index or part of its name. Raises UserError for unknown names, NoDevice where
     there is no device.
     """
-    return _make(name, device, precision) if isinstance(name, str) else name
+    if not isinstance(name, str):
+        return name
+    with _lock:
+        return _make(name, device, precision)
 
 
 def forget() -> None:
