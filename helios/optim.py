@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from helios.errors import UserError
 from helios.tensor import Tensor
 
 ALIGN = 64  # elements; every parameter starts at a multiple, so that kernels may load vectors anywhere
+TINY, MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what devices tell from 0 and infinity
 
 
 class AdamW:
@@ -24,6 +26,9 @@ class AdamW:
 
     A step is skipped, weights and moments untouched, where the loss or the gradient's norm is not finite, or where the
     norm before clipping exceeds `spike_threshold` (0: never). `grad_clip` 0: no clipping.
+
+    Raises ValueError, naming the argument, for numbers that are negative or not finite, also where only float32 makes
+    them 0, infinite or (`betas`) 1.
 
     With `loss_scaling`, which float16 needs, gradients are those of the loss times `loss_scale`: a value on the device
     that is halved where they overflow (the step is skipped) and doubles after many good steps.
@@ -40,6 +45,15 @@ class AdamW:
         for name, p in given:
             if p.grad_home is not None:
                 raise ValueError(f"AdamW: {name} already belongs to an optimizer")
+            if p.backend is not given[0][1].backend:
+                raise ValueError(f"AdamW: {given[0][0]} is on {given[0][1].backend.name}, {name} on another backend, "
+                                 f"{p.backend.name}; an optimizer takes parameters of one")
+        for name, value, most in (("lr", lr, MAX), *(("betas", beta, 1.0) for beta in betas), ("eps", eps, MAX),
+                                  ("weight_decay", weight_decay, MAX), ("grad_clip", grad_clip, MAX),
+                                  ("spike_threshold", spike_threshold, MAX)):
+            check_float(name, value, most)
+        if not eps:
+            raise ValueError("AdamW: eps: expected more than 0, got 0")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.grad_clip, self.spike_threshold, self.loss_scaling = grad_clip, spike_threshold, loss_scaling
 
@@ -92,6 +106,7 @@ class AdamW:
             if p.grad.data is not p.grad_home:
                 be.assign(p.grad_home, p.grad.data)
         if lr is None and self._lr_there != self.lr:
+            check_float("lr", self.lr)
             be.upload(self._lr, np.full(1, self.lr, be.float_dtype))
             self._lr_there = self.lr
         beta1, beta2 = self.betas
@@ -145,6 +160,15 @@ class AdamW:
 
     def _moments(self) -> tuple[tuple[str, Array], ...]:
         return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
+
+
+def check_float(name: str, value: float, most: float = MAX) -> None:
+    """Raise ValueError unless an argument is 0 or, rounded to float32, from TINY up to MAX, and less than 1 where that
+    is `most`."""
+    rounded = float(np.float32(value)) if abs(value) <= MAX else math.inf
+    if value and not (TINY <= rounded <= most and (rounded < 1 or most > 1)):
+        raise ValueError(f"AdamW: {name}: expected at least 0 and {'below 1' if most == 1 else 'finite'}, in float32, "
+                         f"got {value}")
 
 
 def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:

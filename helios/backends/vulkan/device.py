@@ -136,7 +136,7 @@ class Device:
         found = profiles()
         self.profile = choose([p for p, _ in found], wanted)
         self.physical = next(handle for p, handle in found if p is self.profile)
-        self.others = [p.name for p, _ in found if p is not self.profile and not p.missing]
+        self.others = [f"[{p.index}] {p.name}" for p, _ in found if p is not self.profile and not p.missing]
         if profile:
             self.profile = replace(self.profile, profile=profile)
         coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # without, a test emulates them
