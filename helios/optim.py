@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from helios.errors import UserError
 from helios.tensor import Tensor
 
 ALIGN = 64  # elements; every parameter starts at a multiple, so that kernels may load vectors anywhere
-TINY, MAX = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)  # what devices tell from 0 and infinity
+TINY = float(np.finfo(np.float32).tiny)  # devices may take less for 0
 
 
 class AdamW:
@@ -48,12 +47,13 @@ class AdamW:
             if p.backend is not given[0][1].backend:
                 raise ValueError(f"AdamW: {given[0][0]} is on {given[0][1].backend.name}, {name} on another backend, "
                                  f"{p.backend.name}; an optimizer takes parameters of one")
-        for name, value, most in (("lr", lr, MAX), *(("betas", beta, 1.0) for beta in betas), ("eps", eps, MAX),
-                                  ("weight_decay", weight_decay, MAX), ("grad_clip", grad_clip, MAX),
-                                  ("spike_threshold", spike_threshold, MAX)):
-            check_float(name, value, most)
-        if not eps:
-            raise ValueError("AdamW: eps: expected more than 0, got 0")
+        beta1, beta2 = betas
+        check_float("betas", beta1, below=1.0)
+        check_float("betas", beta2, below=1.0)
+        check_float("eps", eps, zero=False)
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("grad_clip", grad_clip),
+                            ("spike_threshold", spike_threshold)):
+            check_float(name, value)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.grad_clip, self.spike_threshold, self.loss_scaling = grad_clip, spike_threshold, loss_scaling
 
@@ -162,13 +162,14 @@ class AdamW:
         return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
 
 
-def check_float(name: str, value: float, most: float = MAX) -> None:
-    """Raise ValueError unless an argument is 0 or, rounded to float32, from TINY up to MAX, and less than 1 where that
-    is `most`."""
-    rounded = float(np.float32(value)) if abs(value) <= MAX else math.inf
-    if value and not (TINY <= rounded <= most and (rounded < 1 or most > 1)):
-        raise ValueError(f"AdamW: {name}: expected at least 0 and {'below 1' if most == 1 else 'finite'}, in float32, "
-                         f"got {value}")
+def check_float(name: str, value: float, zero: bool = True, below: float = np.inf) -> None:
+    """Raise ValueError unless an argument of AdamW is 0, where that is allowed, or rounded to float32 at least TINY and
+    less than `below`."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(value))
+    if not (TINY <= rounded < below or (zero and value == 0)):
+        raise ValueError(f"AdamW: {name}: expected a number {'from' if zero else 'above'} 0 to below {below:g}, also in "
+                         f"float32, got {value}")
 
 
 def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:
