@@ -11,7 +11,7 @@ import numpy as np
 from helios.backends.backend import PRECISIONS, RECORDED_UPLOAD, Backend, Shape, host_array
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.arena import Arena
-from helios.backends.vulkan.array import FLOAT, INT, VkArray
+from helios.backends.vulkan.array import FLOAT, INT, VkArray, not_pickled
 from helios.backends.vulkan.device import Device
 from helios.backends.vulkan.exclusive import exclusive, functions
 from helios.backends.vulkan.fuse import fuse
@@ -32,6 +32,7 @@ LAZY_LIMIT = 4096  # commands collected outside a recording before they are subm
 class VulkanBackend(Primitives):
     """The primitives on a Vulkan device; see helios.backends.backend.Backend. Any thread may use it."""
 
+    __reduce__ = not_pickled
     name = "vulkan"
     float_dtype = FLOAT
 
