@@ -168,8 +168,8 @@ def check_float(name: str, value: float, zero: bool = True, below: float = np.in
     with np.errstate(over="ignore"):
         rounded = float(np.float32(value))
     if not (TINY <= rounded < below or (zero and value == 0)):
-        raise ValueError(f"AdamW: {name}: expected a number {'from' if zero else 'above'} 0 to below {below:g}, in float32 "
-                         f"too, got {value}")
+        raise ValueError(f"AdamW: {name}: expected a number {'from' if zero else 'above'} 0 to below {below:g}, in "
+                         f"float32 too, got {value}")
 
 
 def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:

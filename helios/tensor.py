@@ -7,6 +7,7 @@ Shapes that do not fit raise ValueError, wrong dtypes TypeError, both before any
 from __future__ import annotations
 
 import numbers
+import threading
 from typing import Any, NoReturn
 
 import numpy as np
@@ -92,6 +93,8 @@ class Tensor:
 
     def accumulate(self, grad: Array, take: bool = False) -> None:
         """Add `grad` to self.grad, in grad_home where there is one. take: nothing else will use `grad`."""
+        if self.backend.recording:
+            replaced.grads.setdefault(id(self), (self, self.grad))
         if self.grad is not None:
             grad, take = self.backend.axpby(self.grad.data, grad, 1.0, 1.0), True
         if self.grad_home is not None:
@@ -169,6 +172,17 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, device={self.backend.name})"
+
+
+class Replaced(threading.local):
+    """The gradients that tensors had before the function that this thread records changed them. Where it fails they
+    have them again, for the others will not be computed."""
+
+    def __init__(self) -> None:
+        self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+
+replaced = Replaced()
 
 
 def tensor(value: Any, device: str | Backend = "vulkan", requires_grad: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from helios.backends.backend import PRECISIONS, RECORDED_UPLOAD, Backend, Shape, host_array
 from helios.backends.vulkan import tuning
-from helios.backends.vulkan.arena import Arena
+from helios.backends.vulkan.arena import NEVER_WRITTEN, Arena
 from helios.backends.vulkan.array import FLOAT, INT, VkArray, not_pickled
 from helios.backends.vulkan.device import Device
 from helios.backends.vulkan.exclusive import exclusive, functions
@@ -117,7 +117,7 @@ class VulkanBackend(Primitives):
         self.flush()
         r = x.range("r")
         if r.block.chunk is None:
-            raise RuntimeError("this array was never written")
+            raise RuntimeError(NEVER_WRITTEN)
         return self.queue.read(r.block.chunk, r.block.offset + r.offset, r.size).view(x.dtype).reshape(x.shape)
 
     def upload(self, target: VkArray, value: np.ndarray) -> None:
