@@ -196,9 +196,9 @@ def number(op: str, value: Any, expected: str = "a Tensor or a number") -> float
     float32 does not hold."""
     if not isinstance(value, numbers.Real):
         raise TypeError(f"{op}: expected {expected}, got {type(value).__name__}; tensor(value, device) makes a Tensor")
-    if FLOAT32_MAX < abs(value) < np.inf:
+    if FLOAT32_MAX < abs(found := float(value)) < np.inf:
         raise ValueError(f"{op}: {value} is more than float32 holds")
-    return float(value)
+    return found
 
 
 # -- what operations are made of --------------------------------------------------------------------------------------

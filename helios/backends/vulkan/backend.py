@@ -44,7 +44,8 @@ class VulkanBackend(Primitives):
         """
         self.device, self.precision = Device(wanted, profile), precision
         self.profile = self.device.profile
-        self.device_name, self.driver, self.others = self.profile.name, self.profile.driver, self.device.others
+        self.device_name, self.driver = self.profile.name, self.profile.driver
+        self.others: Sequence[str] = self.device.others
         self.tiles = tuning.load(self.profile, self.matmul_kernel)
         self.pipelines = Pipelines(self.device)
         self.queue = Queue(self.device, Recorder(self.device, self.pipelines))
