@@ -18,7 +18,6 @@ from helios.backends.backend import ACTIVATIONS, Backend, Shape
 from helios.errors import UserError
 from helios.model import files
 from helios.model.config import MLPS, GPTConfig
-from helios.model.sampling import Sampler, sample
 from helios.optim import check_state
 from helios.tensor import Tensor
 
@@ -38,7 +37,7 @@ class GPT:
         self.backend = get_backend(device)
         self.training = True
         self.draws = 0  # dropout masks drawn so far by loss()
-        self.sampler: Sampler | None = None  # keeps recorded passes
+        self.sampler: Any = None  # sampling.py keeps its recorded passes here
         self.weights = {name: Tensor(self.backend.array(value), self.backend, True)
                         for name, value in initial_state(config, seed).items()}
 
@@ -107,6 +106,8 @@ class GPT:
                  top_k: int | None = None, seed: int = 0) -> np.ndarray:
         """Return int32 [B, T + max_new_tokens]: the tokens, ints [B, T], and how the model goes on; see Sampler, which
         also takes prompts of several lengths and ends at a token."""
+        from helios.model.sampling import sample  # which builds on this module
+
         given = np.asarray(tokens)
         if given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
             raise ValueError(f"generate: expected ints [B, T], got {given.dtype} {given.shape}")

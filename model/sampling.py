@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from helios import random
 from helios.capture import Capture
+from helios.model.gpt import GPT
 from helios.tensor import Tensor
-
-if TYPE_CHECKING:
-    from helios.model.gpt import GPT
 
 SHORTEST = 32  # tokens; shorter contexts are padded to it, to record fewer lengths
 STREAM = int.from_bytes(b"sampling", "little")  # of random numbers, apart from those of weights and batches
