@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from helios.backends.backend import Array, Backend, Program
-from helios.tensor import Tensor
+from helios.tensor import Tensor, replaced
 
 
 class Capture:
@@ -36,7 +36,14 @@ class Capture:
         if program is None:
             if self.keep and len(self.programs) >= self.keep:
                 del self.programs[next(iter(self.programs))]  # first, for it may be its memory that the new one needs
-            program = self.backend.record(self._arrays, key)
+            try:
+                program = self.backend.record(self._arrays, key)
+            except BaseException:
+                for tensor, grad in replaced.grads.values():
+                    tensor.grad = grad
+                raise
+            finally:
+                replaced.grads = {}
         self.programs[key] = program
         return program
 

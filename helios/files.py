@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 from typing import IO
 
 from helios.errors import UserError
@@ -16,7 +17,7 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None
     Raises OSError.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -12,7 +12,8 @@ import platformdirs
 
 def cache_dir() -> Path:
     """Return $HELIOS_CACHE, else `helios` in the user's cache folder (~/.cache on Linux)."""
-    return Path(os.environ.get("HELIOS_CACHE") or platformdirs.user_cache_path("helios", appauthor=False))
+    given = os.environ.get("HELIOS_CACHE")
+    return Path(os.path.expanduser(given) if given else platformdirs.user_cache_path("helios", appauthor=False))
 
 
 def processor() -> str:

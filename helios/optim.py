@@ -12,6 +12,7 @@ from helios.errors import UserError
 from helios.tensor import Tensor
 
 ALIGN = 64  # elements; every parameter starts at a multiple, so that kernels may load vectors anywhere
+TINY = float(np.finfo(np.float32).tiny)  # devices may take less for 0
 
 
 class AdamW:
@@ -24,6 +25,9 @@ class AdamW:
 
     A step is skipped, weights and moments untouched, where the loss or the gradient's norm is not finite, or where the
     norm before clipping exceeds `spike_threshold` (0: never). `grad_clip` 0: no clipping.
+
+    Raises ValueError, naming the argument, for numbers that are negative or not finite, also where only float32 makes
+    them 0, infinite or (`betas`) 1.
 
     With `loss_scaling`, which float16 needs, gradients are those of the loss times `loss_scale`: a value on the device
     that is halved where they overflow (the step is skipped) and doubles after many good steps.
@@ -40,6 +44,16 @@ class AdamW:
         for name, p in given:
             if p.grad_home is not None:
                 raise ValueError(f"AdamW: {name} already belongs to an optimizer")
+            if p.backend is not given[0][1].backend:
+                raise ValueError(f"AdamW: {given[0][0]} is on {given[0][1].backend.name}, {name} on another backend, "
+                                 f"{p.backend.name}; an optimizer takes parameters of one")
+        beta1, beta2 = betas
+        check_float("betas", beta1, below=1.0)
+        check_float("betas", beta2, below=1.0)
+        check_float("eps", eps, zero=False)
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("grad_clip", grad_clip),
+                            ("spike_threshold", spike_threshold)):
+            check_float(name, value)
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.grad_clip, self.spike_threshold, self.loss_scaling = grad_clip, spike_threshold, loss_scaling
 
@@ -92,6 +106,7 @@ class AdamW:
             if p.grad.data is not p.grad_home:
                 be.assign(p.grad_home, p.grad.data)
         if lr is None and self._lr_there != self.lr:
+            check_float("lr", self.lr)
             be.upload(self._lr, np.full(1, self.lr, be.float_dtype))
             self._lr_there = self.lr
         beta1, beta2 = self.betas
@@ -145,6 +160,16 @@ class AdamW:
 
     def _moments(self) -> tuple[tuple[str, Array], ...]:
         return ("exp_avg", self.exp_avg), ("exp_avg_sq", self.exp_avg_sq)
+
+
+def check_float(name: str, value: float, zero: bool = True, below: float = np.inf) -> None:
+    """Raise ValueError unless an argument of AdamW is 0, where that is allowed, or rounded to float32 at least TINY and
+    less than `below`."""
+    with np.errstate(over="ignore"):
+        rounded = float(np.float32(value))
+    if not (TINY <= rounded < below or (zero and value == 0)):
+        raise ValueError(f"AdamW: {name}: expected a number {'from' if zero else 'above'} 0 to below {below:g}, in "
+                         f"float32 too, got {value}")
 
 
 def check_state(given: Mapping[str, Any], shapes: Mapping[str, Shape], what: str) -> None:

@@ -6,7 +6,9 @@ Shapes that do not fit raise ValueError, wrong dtypes TypeError, both before any
 
 from __future__ import annotations
 
-from typing import Any
+import numbers
+import threading
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -14,11 +16,15 @@ from helios import tape
 from helios.backends import get_backend
 from helios.backends.backend import Array, Backend, Shape
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class Tensor:
-    """A float32 or int32 array on a backend. `+`, `-`, `*` take equal shapes; only `*` and `/` take a Python number."""
+    """A float32 or int32 array on a backend. `+`, `-`, `*` take a Tensor of equal shape or a number, `/` a number."""
 
     __slots__ = ("backend", "data", "grad", "grad_home", "node", "requires_grad")
+    __array_ufunc__ = None  # numpy leaves arithmetic to the operators below
+    __hash__ = object.__hash__
 
     def __init__(self, data: Array, backend: Backend, requires_grad: bool = False, node: tape.Node | None = None
                  ) -> None:
@@ -43,8 +49,42 @@ class Tensor:
         return self.backend.numpy(self.data)
 
     def item(self) -> float:
-        """Return the only element."""
+        """Return the only element. Raises ValueError where there are several."""
+        if self.size != 1:
+            raise ValueError(f"expected one element, but this tensor has shape {self.shape}; numpy() gives all")
         return self.numpy().item()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("numpy cannot share a tensor's memory, only copy it")
+        return self.numpy() if dtype is None else self.numpy().astype(dtype, copy=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("a tensor of shape () has no length")
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        raise TypeError("a tensor has no indices: take numpy()[…], or rows of it with ops.embedding(tensor, rows)")
+
+    def __iter__(self) -> NoReturn:
+        raise TypeError("a tensor has no iterator: go through numpy()")
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise TypeError("tensors have no ==: compare what numpy() gives, or tell objects apart by `is`")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        """Return a copy on the same device, with neither gradient nor tape."""
+        return Tensor(self.backend.array(self.numpy()), self.backend, self.requires_grad)
 
     def backward(self, scale: Tensor | None = None) -> None:
         """Add d(self·scale)/d(leaf) to every leaf's grad. self is a scalar, its tape can be run once; scale, a scalar
@@ -53,6 +93,8 @@ class Tensor:
 
     def accumulate(self, grad: Array, take: bool = False) -> None:
         """Add `grad` to self.grad, in grad_home where there is one. take: nothing else will use `grad`."""
+        if self.backend.recording:
+            replaced.grads.setdefault(id(self), (self, self.grad))
         if self.grad is not None:
             grad, take = self.backend.axpby(self.grad.data, grad, 1.0, 1.0), True
         if self.grad_home is not None:
@@ -88,22 +130,39 @@ class Tensor:
             raise ValueError(f"{what}: the leading axes differ")
         return record("matmul", (self, other), (self.backend.matmul(self.data, other.data, ta, tb),), ta=ta, tb=tb)
 
-    def __add__(self, other: Tensor) -> Tensor:
+    def __add__(self, other: Tensor | float) -> Tensor:
+        other = self._filled("add", other)
         check_same("add", self, other)
         return record("add", (self, other), (self.backend.axpby(self.data, other.data, 1.0, 1.0),))
 
-    def __sub__(self, other: Tensor) -> Tensor:
+    __radd__ = __add__
+
+    def __sub__(self, other: Tensor | float) -> Tensor:
+        other = self._filled("sub", other)
         check_same("sub", self, other)
         return record("sub", (self, other), (self.backend.axpby(self.data, other.data, 1.0, -1.0),))
 
+    def __rsub__(self, other: float) -> Tensor:
+        return self._filled("sub", other) - self
+
+    def _filled(self, op: str, value: Tensor | float) -> Tensor:
+        """Return a tensor as it is, a number in this one's shape."""
+        if isinstance(value, Tensor):
+            return value
+        be = self.backend
+        return Tensor(be.expand(be.array(np.asarray(number(op, value))), self.shape), be)
+
     def __mul__(self, other: Tensor | float) -> Tensor:
         return elementwise("mul", self, other) if isinstance(other, Tensor) else elementwise(
-            "scale", self, alpha=float(other))
+            "scale", self, alpha=number("mul", other))
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: float) -> Tensor:
-        return self * (1.0 / other)
+        return self * (1.0 / number("div", other, "a number"))
+
+    def __rtruediv__(self, other: Any) -> NoReturn:
+        raise TypeError("div: nothing is divided by a tensor; divide by what numpy() or item() gives")
 
     def __neg__(self) -> Tensor:
         return self * -1.0
@@ -115,10 +174,31 @@ class Tensor:
         return f"Tensor(shape={self.shape}, dtype={self.dtype}, device={self.backend.name})"
 
 
+class Replaced(threading.local):
+    """The gradients that tensors had before the function that this thread records changed them. Where it fails they
+    have them again, for the others will not be computed."""
+
+    def __init__(self) -> None:
+        self.grads: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+
+replaced = Replaced()
+
+
 def tensor(value: Any, device: str | Backend = "vulkan", requires_grad: bool = False) -> Tensor:
     """Return a Tensor with a copy of `value` (anything numpy takes; floats become float32, integers int32)."""
     backend = get_backend(device)
     return Tensor(backend.array(np.asarray(value)), backend, requires_grad)
+
+
+def number(op: str, value: Any, expected: str = "a Tensor or a number") -> float:
+    """Return what `op` is given as a float. Raises TypeError for what is no real number, ValueError for one that
+    float32 does not hold."""
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{op}: expected {expected}, got {type(value).__name__}; tensor(value, device) makes a Tensor")
+    if FLOAT32_MAX < abs(found := float(value)) < np.inf:
+        raise ValueError(f"{op}: {value} is more than float32 holds")
+    return found
 
 
 # -- what operations are made of --------------------------------------------------------------------------------------

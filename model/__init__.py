@@ -1,4 +1,4 @@
-"""The GPT: its configuration, forward pass and sampling. It knows tensors, nothing of files or training runs."""
+"""The GPT: its configuration, forward pass, sampling and file. It knows tensors, nothing of training runs."""
 
 from helios.model.config import GPTConfig
 from helios.model.gpt import GPT

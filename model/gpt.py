@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from helios import ops, random
 from helios.backends import get_backend
 from helios.backends.backend import ACTIVATIONS, Backend, Shape
 from helios.errors import UserError
+from helios.model import files
 from helios.model.config import MLPS, GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
@@ -97,6 +99,21 @@ class GPT:
         ids = self._ids("tokens", tokens)
         return self.head(self.hidden(ids), None if last is None else self._rows(last, ids.shape))
 
+    def __call__(self, tokens: np.ndarray | Tensor) -> Tensor:
+        return self.logits(tokens)
+
+    def generate(self, tokens: np.ndarray | Sequence[Sequence[int]], max_new_tokens: int, temperature: float = 1.0,
+                 top_k: int | None = None, seed: int = 0) -> np.ndarray:
+        """Return int32 [B, T + max_new_tokens]: the tokens, ints [B, T], and how the model goes on; see Sampler, which
+        also takes prompts of several lengths and ends at a token."""
+        from helios.model.sampling import sample  # which builds on this module
+
+        given = np.asarray(tokens)
+        if given.ndim != 2 or not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(f"generate: expected ints [B, T], got {given.dtype} {given.shape}")
+        new = sample(self, given.tolist(), max_new_tokens, temperature, top_k, seed)
+        return np.concatenate([given, np.array(new, np.int32).reshape(len(given), -1)], 1, dtype=np.int32)
+
     def _rows(self, last: np.ndarray, shape: Shape) -> Tensor:
         (b, t), last = shape, np.asarray(last)
         if last.shape != (b,) or last.min() < 0 or last.max() >= t:
@@ -145,6 +162,10 @@ class GPT:
         """Return every parameter with its name, in the order of the model."""
         return list(self.weights.items())
 
+    def parameters(self) -> list[Tensor]:
+        """Return every parameter, in the same order."""
+        return list(self.weights.values())
+
     def num_parameters(self) -> int:
         return sum(w.size for w in self.weights.values())
 
@@ -160,6 +181,26 @@ class GPT:
             if not np.issubdtype(value.dtype, np.floating):
                 raise UserError(f"model state: {name} given as {value.dtype}, expected floating point")
             self.backend.upload(w.data, value.astype(self.backend.float_dtype, copy=False))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GPT:
+        """Return a model with a copy of the weights, on the same device."""
+        copy = GPT(self.config, self.backend, self.seed).train(self.training)
+        copy.draws = self.draws
+        copy.load_state_dict(self.state_dict())
+        return copy
+
+    def save(self, path: str | Path) -> None:
+        """Write the config and the weights into a file of safetensors, whole or not at all. Raises OSError."""
+        files.save(path, self.config, self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | Backend = "vulkan") -> GPT:
+        """Return the model that save() wrote. Raises UserError where the file cannot be read, is damaged, or was
+        written by something else."""
+        config, state = files.load(path)
+        model = cls(config, device)
+        model.load_state_dict(state)
+        return model
 
 
 def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tensor:

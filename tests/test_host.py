@@ -12,12 +12,13 @@ from helios import host
 @pytest.mark.parametrize(("set_", "expected"), [
     ({}, "home/.cache/helios"), ({"XDG_CACHE_HOME": ""}, "home/.cache/helios"),
     ({"XDG_CACHE_HOME": "xdg"}, "xdg/helios"),
-    ({"XDG_CACHE_HOME": "xdg", "HELIOS_CACHE": "own"}, "own")])
+    ({"XDG_CACHE_HOME": "xdg", "HELIOS_CACHE": "own"}, "own"),
+    ({"HELIOS_CACHE": "~/own"}, "home/own")])
 def test_cache_folder(set_: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_CACHE_HOME", "HELIOS_CACHE"):
         monkeypatch.delenv(name, raising=False)
     for name, folder in {"HOME": "home", **set_}.items():
-        monkeypatch.setenv(name, str(tmp_path / folder) if folder else "")
+        monkeypatch.setenv(name, folder if folder[:1] in ("", "~") else str(tmp_path / folder))
     assert host.cache_dir() == tmp_path / expected
 
 

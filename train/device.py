@@ -15,12 +15,15 @@ ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend c
 
 
 def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
-    """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told.
-    Raises UserError; where there is no device it is NoDevice, with advice."""
+    """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told, as of
+    a choice among devices. Raises UserError; where there is no device it is NoDevice, with advice."""
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
     try:
-        return get_backend("vulkan" if name == "auto" else name, device, precision)
+        backend = get_backend("vulkan" if name == "auto" else name, device, precision)
+        if device is None and backend.others:
+            say(f"computing on {backend.device_name}; --device chooses another: {', '.join(backend.others)}")
+        return backend
     except NoDevice as error:
         if name != "auto" or device is not None:
             raise NoDevice(advised(error)) from None

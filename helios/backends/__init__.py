@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from threading import RLock
 
 from helios.backends.backend import PRECISIONS, Backend
 from helios.errors import UserError
 
 NAMES = ("vulkan", "cpu_ref")
+_lock = RLock()  # one thread at a time opens a backend
 
 
 @cache
@@ -19,19 +21,25 @@ def _make(name: str, device: str | None, precision: str) -> Backend:
 
         return CpuRef(precision=precision)
     if name == "vulkan":
+        from helios.backends.vulkan import selfcheck
         from helios.backends.vulkan.backend import VulkanBackend
 
-        return VulkanBackend(device, precision=precision)
+        backend = VulkanBackend(device, precision=precision)
+        selfcheck.check(backend)
+        return backend
     raise UserError(f"unknown backend {name!r}; there are {' and '.join(NAMES)}")
 
 
 def get_backend(name: str | Backend, device: str | None = None, precision: str = PRECISIONS[0]) -> Backend:
     """Return the backend of that name and precision (see backend.py), made once a process, or the Backend given.
 
-    device: chooses a Vulkan device by index or part of its name. Raises UserError for unknown names, NoDevice where
-    there is no device.
+    device: chooses a Vulkan device by index or part of its name. Raises UserError for unknown names and for a device
+    that computes wrongly, NoDevice where there is no device.
     """
-    return _make(name, device, precision) if isinstance(name, str) else name
+    if not isinstance(name, str):
+        return name
+    with _lock:
+        return _make(name, device, precision)
 
 
 def forget() -> None:

@@ -79,6 +79,7 @@ class Backend(Protocol):
     name: str  # "vulkan" or "cpu_ref"
     device_name: str
     driver: str
+    others: Sequence[str]  # further devices that the backend could compute on, each as "[index] name"
     float_dtype: np.dtype  # has .type
     precision: str  # one of PRECISIONS
 

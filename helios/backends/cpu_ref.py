@@ -41,6 +41,7 @@ class CpuRef:
         self.precision = precision
         self.device_name = host.processor()
         self.driver = f"numpy {np.__version__}"
+        self.others: Sequence[str] = ()
         self.device_type, self.kind = "cpu", "cpu"
         self.max_allocation = psutil.virtual_memory().total
         self.submits, self.waited = 0, 0.0  # computing is not waiting

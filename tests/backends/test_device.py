@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,14 @@ import pytest
 
 from helios import ops
 from helios.backends.vulkan import environment
-from helios.backends.vulkan.device import choose, describe, profiles
+from helios.backends.vulkan.device import choose, describe
 from helios.backends.vulkan.memory import Block
+from helios.backends.vulkan.profile import DeviceProfile
 from helios.errors import UserError
 from helios.tensor import tensor
+from helios.train.device import open_backend
 
-from .vulkan import make
+from .vulkan import PROFILE, make
 
 
 def python(code: str, **env: str) -> subprocess.CompletedProcess:
@@ -26,21 +30,46 @@ def python(code: str, **env: str) -> subprocess.CompletedProcess:
                           env={**os.environ, **env})
 
 
-def test_choice_by_index_and_by_name() -> None:
-    make()
-    found = profiles()
-    for profile, _ in found:
-        assert choose(str(profile.index))[0] == profile
-        assert choose(profile.name[2:9].upper())[0].name == profile.name
-    preferred = choose()[0]
-    assert preferred.type != "cpu" or all(p.type in ("cpu", "other") for p, _ in found if not p.missing)
+def devices(*names_and_types: tuple[str, str]) -> list[DeviceProfile]:
+    return [replace(PROFILE, index=i, name=name, type=type_) for i, (name, type_) in enumerate(names_and_types)]
 
 
-@pytest.mark.parametrize("wanted", ["no such device", "9999"])
-def test_an_unknown_device_is_named_with_those_there_are(wanted: str) -> None:
+CPUS = devices(("SwiftShader Device (LLVM 10.0.0)", "cpu"), ("llvmpipe (LLVM 15.0.6, 512 bits)", "cpu"))
+HOST = devices(("llvmpipe (LLVM 15.0.6, 256 bits)", "cpu"), ("NVIDIA L40", "discrete"), ("NVIDIA L4", "discrete"),
+               ("Intel(R) UHD Graphics 770", "integrated"))
+
+
+@pytest.mark.parametrize(("found", "wanted", "index"), [
+    (CPUS, "0", 0), (CPUS, "1", 1), (CPUS, " 1 ", 1), (CPUS, "swift", 0), (CPUS, "LLVMPIPE", 1), (CPUS, None, 1),
+    (CPUS[:1], None, 0), (HOST, "nvidia l4", 2), (HOST, "L40", 1), (HOST, None, 1), (HOST[:1] + HOST[3:], None, 3)])
+def test_a_device_is_chosen_by_index_by_name_or_by_kind(found: list[DeviceProfile], wanted: str | None, index: int
+                                                        ) -> None:
+    assert choose(found, wanted).index == index
+
+
+@pytest.mark.parametrize(("found", "wanted", "message"), [
+    (CPUS[:1], "1", r"no Vulkan device '1'; this machine has \[0\] SwiftShader Device \(LLVM 10.0.0\)$"),
+    (CPUS, "5", "no Vulkan device '5'; "), (CPUS, "15", "no Vulkan device '15'; "), (CPUS, " ", "no Vulkan device ' '"),
+    (CPUS, "", "no Vulkan device ''"), (CPUS, "no such device", "no Vulkan device 'no such device'; "),
+    (CPUS, "e", r"2 Vulkan devices are named 'e'; choose one by its index: \[0\] Swift.*, \[1\] llvmpipe"),
+    (HOST, "nvidia", "2 Vulkan devices are named 'nvidia'"),
+    (HOST[2:3] * 2, "NVIDIA L4", "2 Vulkan devices are named 'NVIDIA L4'")])
+def test_a_name_of_none_or_of_several_is_refused_with_those_there_are(found: list[DeviceProfile], wanted: str,
+                                                                      message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        choose(found, wanted)
+
+
+def test_the_choice_among_devices_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     make()
-    with pytest.raises(UserError, match=f"no Vulkan device '{wanted}'; this machine has .*{profiles()[0][0].name[:5]}"):
-        choose(wanted)
+    said: list[str] = []
+    be = open_backend("vulkan", None, said.append)
+    monkeypatch.setattr(be, "others", [])
+    open_backend("auto", None, said.append)
+    said.clear()
+    monkeypatch.setattr(be, "others", ["[1] SwiftShader"])
+    open_backend("auto", None, said.append)
+    assert said == [f"computing on {be.device_name}; --device chooses another: [1] SwiftShader"]
 
 
 def test_no_driver_is_named_in_terms_of_vulkan() -> None:
@@ -104,6 +133,51 @@ def test_without_a_place_there_is_no_cache(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("MESA_SHADER_CACHE_DISABLE", "")
     environment.prepare.__wrapped__()
     assert os.environ["MESA_SHADER_CACHE_DISABLE"] == "true"
+
+
+@pytest.mark.parametrize("width", ["64", "1024", "32", "0", "2048", "-1", "wide"])
+def test_other_simd_widths_are_refused(width: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LP_NATIVE_VECTOR_WIDTH", width)
+    with pytest.raises(UserError, match=f"LP_NATIVE_VECTOR_WIDTH: given '{width}', expected 128, 256 or 512"):
+        environment.prepare.__wrapped__()
+
+
+CHECKED = """
+from helios.backends import get_backend
+from helios.backends.vulkan import environment
+environment.WIDTHS += ("1024",)
+print(get_backend("vulkan").submits)
+"""
+
+
+def test_a_driver_that_computes_wrongly_is_refused(tmp_path: Path) -> None:
+    if make().profile.type != "cpu":
+        pytest.skip("only lavapipe can be made to compute wrongly")
+    done = python(CHECKED, LP_NATIVE_VECTOR_WIDTH="1024", HELIOS_CACHE=str(tmp_path), MESA_SHADER_CACHE_DIR="")
+    assert re.search(r"UserError: llvmpipe .* computes wrongly: .* \(llvmpipe Mesa .*, 32 lanes\)", done.stderr)
+    assert not list(tmp_path.glob("checked-*")), "only what is right is remembered"
+
+
+def test_a_driver_is_checked_once(tmp_path: Path) -> None:
+    make()
+    first, second = (python(CHECKED, HELIOS_CACHE=str(tmp_path), MESA_SHADER_CACHE_DIR="") for _ in range(2))
+    assert int(first.stdout) > 0 == int(second.stdout) and len(list(tmp_path.glob("checked-*"))) == 1
+
+
+def test_a_cache_that_cannot_be_written_to_is_named_once(tmp_path: Path) -> None:
+    make()
+    (tmp_path / "file").touch()
+    code = "from helios.tensor import tensor\nx = tensor([[2.0]])\nprint(((x @ x) * 2).sum().item())"
+    done = python(code, HELIOS_CACHE=str(tmp_path / "file"), MESA_SHADER_CACHE_DIR="")
+    assert done.stdout == "8.0\n"
+    assert done.stderr.count("Warning") == 1 and f"cannot write to the cache folder {tmp_path / 'file'}" in done.stderr
+
+
+def test_kernels_are_read_in_any_locale(tmp_path: Path) -> None:
+    make()
+    done = python("from helios.tensor import tensor\nprint((tensor([1.0]) * 2).item())", LC_ALL="C", PYTHONUTF8="0",
+                  HELIOS_CACHE=str(tmp_path), MESA_SHADER_CACHE_DIR="")
+    assert done.stdout == "2.0\n", done.stderr
 
 
 @pytest.mark.parametrize("width", ["128", "256"])

@@ -10,7 +10,7 @@ from helios.capture import Capture
 from helios.errors import UserError
 from helios.model import GPT, GPTConfig
 from helios.optim import ALIGN, AdamW
-from helios.tensor import Tensor
+from helios.tensor import Tensor, tensor
 
 SHAPES = {"wte.weight": (5, 9), "ln.weight": (9,), "a.weight": (7, 9), "wpe.weight": (3, 9), "b.weight": (13, 10),
           "ln.bias": (9,), "odd": (1, 1)}
@@ -218,6 +218,32 @@ def test_every_parameter_needs_a_gradient_and_one_owner():
     for twice in ([*fresh.items(), ("wte.weight", fresh["odd"])], [*fresh.items(), ("again", fresh["odd"])], []):
         with pytest.raises(ValueError, match="one name of its own"):
             AdamW(twice)
+
+
+@pytest.mark.parametrize("changes", [
+    *({name: value} for name in ("lr", "eps", "weight_decay", "grad_clip", "spike_threshold")
+      for value in (-1.0, np.nan, np.inf, 1e300, 1e-300)), {"eps": 0.0},
+    *({"betas": pair} for pair in ((1.0, 0.9), (0.9, 2.0), (-0.1, 0.9), (np.nan, 0.9), (0.9, 1 - 1e-10)))],
+    ids=lambda changes: " ".join(f"{k} {v}" for k, v in changes.items()))
+def test_numbers_that_float32_cannot_use_are_refused(changes):
+    p = tensor(np.ones(3), "cpu_ref", True)
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"AdamW: {name}: expected a number"):
+        AdamW([("w", p)], **changes)
+    assert p.grad_home is None
+    optimizer = AdamW([("w", p)], lr=0.0, betas=(0.0, 0.0), weight_decay=0.0, grad_clip=0.0)
+    optimizer.lr = -1.0
+    p.sum().backward()
+    with pytest.raises(ValueError, match="lr: expected"):
+        optimizer.step()
+
+
+def test_parameters_are_on_one_backend():
+    given = [("a", tensor([1.0], "cpu_ref", True)), ("b", tensor([1.0], CpuRef(), True))]
+    with pytest.raises(ValueError, match="AdamW: a is on cpu_ref, b on another backend, cpu_ref"):
+        AdamW(given)
+    with pytest.raises(ValueError, match="integers must fit int32"):
+        tensor([2**40], "cpu_ref")
 
 
 def test_state_dict_round_trip(each_backend):

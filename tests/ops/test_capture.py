@@ -45,6 +45,37 @@ def test_upload_in_a_recorded_function(each_backend: Backend) -> None:
             each_backend.upload(target.data, wrong)
 
 
+def test_a_recording_that_fails_leaves_no_gradient(backend: Backend) -> None:
+    """Or the next one would add to it in every replay."""
+    w = tensor(np.ones(3), backend, requires_grad=True)
+    optimizer = AdamW([("w", w)], lr=0.1)
+    made: list[Tensor] = []
+
+    def fn(x: Tensor, stop: bool = False) -> tuple[Tensor, Tensor]:
+        loss = (w * x).sum()
+        loss.backward()
+        made.append(loss)
+        if stop:
+            raise KeyboardInterrupt
+        grad = w.grad
+        assert grad is not None
+        optimizer.zero_grad()
+        return loss, grad
+
+    x = np.array([1.0, 2.0, 3.0], np.float32)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            Capture(lambda t: fn(t, stop=True), backend)(x)
+        assert w.grad is None
+    capture = Capture(fn, backend)
+    assert [capture(x)[1].tolist() for _ in range(2)] == [[1.0, 2.0, 3.0]] * 2
+    if backend.name == "vulkan":  # its values were to be computed later
+        for use in (made[0].numpy, lambda: (made[0] * 2.0).numpy()):
+            with pytest.raises(RuntimeError, match="this array was never written: what was to compute it failed"):
+                use()
+    assert (w * 2.0).sum().item() == 6.0
+
+
 def test_a_rate_that_a_recorded_function_would_repeat(each_backend: Backend) -> None:
     w = tensor(np.ones(3), each_backend, requires_grad=True)
     optimizer = AdamW([("w", w)], lr=0.1)

@@ -14,6 +14,9 @@ from helios.backends.vulkan.heap import Heap
 from helios.backends.vulkan.memory import ALIGN, Block, aligned, check_size
 from helios.backends.vulkan.stream import Command
 
+NEVER_WRITTEN = ("this array was never written: what was to compute it failed, or was recorded by a function whose "
+                 "recording failed; compute it again")
+
 
 class Life(NamedTuple):
     """From its first to its last use, in dispatch numbers, both included."""
@@ -78,6 +81,8 @@ class Arena:
         for i, command in enumerate(commands):
             for use in command.uses:
                 if use.block.chunk is None:
+                    if use.block not in lives and use.access == "r":
+                        raise RuntimeError(NEVER_WRITTEN)
                     lives.setdefault(use.block, [i, i])[1] = i
         for block in [b for b in lives if b.wanted()]:
             self.heap.allocate(block)

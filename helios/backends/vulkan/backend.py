@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from helios.backends.backend import PRECISIONS, RECORDED_UPLOAD, Shape, host_array
+from helios.backends.backend import PRECISIONS, RECORDED_UPLOAD, Backend, Shape, host_array
 from helios.backends.vulkan import tuning
-from helios.backends.vulkan.arena import Arena
-from helios.backends.vulkan.array import FLOAT, INT, VkArray
+from helios.backends.vulkan.arena import NEVER_WRITTEN, Arena
+from helios.backends.vulkan.array import FLOAT, INT, VkArray, not_pickled
 from helios.backends.vulkan.device import Device
+from helios.backends.vulkan.exclusive import exclusive, functions
 from helios.backends.vulkan.fuse import fuse
 from helios.backends.vulkan.heap import CHUNK, Heap
 from helios.backends.vulkan.memory import Block, Handle, aligned
@@ -26,9 +28,11 @@ MAX_ELEMENTS = 2**31 - 1  # kernels count elements in 32 bits
 LAZY_LIMIT = 4096  # commands collected outside a recording before they are submitted
 
 
+@exclusive(*functions(Backend), "flush")
 class VulkanBackend(Primitives):
-    """The primitives on a Vulkan device; see helios.backends.backend.Backend."""
+    """The primitives on a Vulkan device; see helios.backends.backend.Backend. Any thread may use it."""
 
+    __reduce__ = not_pickled
     name = "vulkan"
     float_dtype = FLOAT
 
@@ -41,13 +45,19 @@ class VulkanBackend(Primitives):
         self.device, self.precision = Device(wanted, profile), precision
         self.profile = self.device.profile
         self.device_name, self.driver = self.profile.name, self.profile.driver
+        self.others: Sequence[str] = self.device.others
         self.tiles = tuning.load(self.profile, self.matmul_kernel)
         self.pipelines = Pipelines(self.device)
         self.queue = Queue(self.device, Recorder(self.device, self.pipelines))
         self.heap = Heap(self.queue, chunk_size)
         self.arena = Arena(self.heap)
         self.pending: list[Command] = []
-        self.recording = False
+        self._recording = False
+
+    @property
+    def recording(self) -> bool:
+        with self.queue.lock:  # in another thread's recording: wait for its end
+            return self._recording
 
     @property
     def kind(self) -> str:
@@ -103,16 +113,16 @@ class VulkanBackend(Primitives):
         return VkArray(x.handle, x.offset + 4 * start, tuple(shape), x.dtype)
 
     def numpy(self, x: VkArray) -> np.ndarray:
-        if self.recording:
+        if self._recording:
             raise RuntimeError("a value cannot be read while it is being recorded: return it from the function")
         self.flush()
         r = x.range("r")
         if r.block.chunk is None:
-            raise RuntimeError("this array was never written")
+            raise RuntimeError(NEVER_WRITTEN)
         return self.queue.read(r.block.chunk, r.block.offset + r.offset, r.size).view(x.dtype).reshape(x.shape)
 
     def upload(self, target: VkArray, value: np.ndarray) -> None:
-        if self.recording:
+        if self._recording:
             raise RuntimeError(RECORDED_UPLOAD)
         value = host_array(value, FLOAT)
         if value.shape != target.shape or value.dtype != target.dtype:
@@ -167,19 +177,20 @@ class VulkanBackend(Primitives):
             raise TypeError(f"kernel {kernel.name} has no argument {', '.join(given)}")
         y = -(-workgroups // self.profile.max_groups)
         self.pending.append(Command(kernel, uses, (-(-workgroups // y), y), args, elementwise))
-        if len(self.pending) > LAZY_LIMIT and not self.recording:
+        if len(self.pending) > LAZY_LIMIT and not self._recording:
             self.flush()
 
     def mark(self, phase: str) -> None:
-        if self.recording:
+        if self._recording:
             self.pending.append(Command(phase, []))
 
     def flush(self) -> None:
         """Run what was collected, and wait. After an interrupt it was run, or is still to be."""
-        if not self.pending or self.recording:
+        if not self.pending or self._recording:
             return
         placed: list[Block] = []
         number = self.queue.number + 1
+        self.queue.unsettled = partial(self._settle, number, placed)
         try:
             commands = fuse(self.pending, self.pipelines)
             layout = self.arena.layout(commands)
@@ -187,26 +198,32 @@ class VulkanBackend(Primitives):
             self.arena.fit(layout.size)
             self.arena.place(layout)
             self.queue.submit_once(lambda buffer: self.queue.recorder.write(buffer, groups(commands)))
-            self.pending = []
         except Exception:
-            self.pending = []
+            self.pending, self.queue.unsettled = [], None
             raise
         except BaseException:
-            if self.queue.reached(number):
-                self.pending = []
-            for block in placed if self.pending else ():
-                block.chunk = None
+            self._settle(number, placed)
             raise
+        self.pending, self.queue.unsettled = [], None
         self.queue.finish(number)
         self.arena.fit()
 
+    def _settle(self, number: int, placed: Sequence[Block]) -> None:
+        """Forget what was collected if the submit of that number was made, or let it be submitted again."""
+        if self.queue.reached(number):
+            self.pending = []
+        else:
+            for block in placed:
+                block.chunk = None
+        self.queue.unsettled = None
+
     def _before_replay(self) -> None:
-        if self.recording:
+        if self._recording:
             raise RuntimeError("a recorded function cannot be called in a function that is being recorded")
         self.flush()
 
     def record(self, fn: Callable[..., Sequence[VkArray]], inputs: Sequence[tuple[Shape, np.dtype]]) -> VulkanProgram:
-        if self.recording:
+        if self._recording:
             raise RuntimeError("a function cannot be recorded while another one is")
         self.flush()
         total = sum(aligned(4 * int(np.prod(shape, dtype=np.int64))) for shape, _ in inputs)
@@ -216,12 +233,12 @@ class VulkanBackend(Primitives):
         for shape, dtype in inputs:
             arrays.append(VkArray(handle, offset, shape, FLOAT if np.issubdtype(dtype, np.floating) else INT))
             offset += aligned(arrays[-1].nbytes)
-        self.recording = True
+        self._recording = True
         try:
             outputs = list(fn(*arrays))
             commands = fuse(self.pending, self.pipelines)
         finally:
-            self.recording, self.pending = False, []
+            self._recording, self.pending = False, []
         for out in outputs:
             if out.handle.block.chunk is None:
                 self.heap.allocate(out.handle.block)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 
 from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan.exclusive import at_exit, check_process
 from helios.backends.vulkan.profile import (
     FEATURES,
     REQUIRED,
@@ -46,10 +47,16 @@ def vulkan() -> Any:
     return vk
 
 
-@cache
 def instance() -> Any:
     """Return the instance of this process. Raises NoDevice where no driver can be used, UserError where the validation
-    layer is wanted and missing."""
+    layer is wanted and missing, RuntimeError in a process that was forked from one that has an instance."""
+    handle, pid = _instance()
+    check_process(pid, "Vulkan")
+    return handle
+
+
+@cache
+def _instance() -> tuple[Any, int]:
     vk = vulkan()
     app = vk.VkApplicationInfo(pApplicationName="helios", apiVersion=VULKAN_1_3)
     layers = ["VK_LAYER_KHRONOS_validation"] if os.environ.get("HELIOS_VALIDATION") else []
@@ -63,7 +70,7 @@ def instance() -> Any:
         raise NoDevice(f"Vulkan found no usable driver ({type(e).__name__}); {_advice()}") from None
     if layers:
         _listen(vk, handle)
-    return handle
+    return handle, os.getpid()
 
 
 validation_messages: list[str] = []
@@ -83,7 +90,7 @@ def _listen(vk: Any, handle: Any) -> None:
         | vk.VK_DEBUG_UTILS_MESSAGE_SEVERITY_ERROR_BIT_EXT,
         messageType=vk.VK_DEBUG_UTILS_MESSAGE_TYPE_VALIDATION_BIT_EXT
         | vk.VK_DEBUG_UTILS_MESSAGE_TYPE_GENERAL_BIT_EXT, pfnUserCallback=callback), None)
-    atexit.register(lambda: destroy(handle, messenger, None))
+    at_exit(destroy, handle, messenger, None)
 
 
 def profiles() -> list[tuple[DeviceProfile, Any]]:
@@ -96,26 +103,29 @@ def profiles() -> list[tuple[DeviceProfile, Any]]:
     return [(read_profile(vk, instance(), i, physical), physical) for i, physical in enumerate(found)]
 
 
-def choose(wanted: str | None = None) -> tuple[DeviceProfile, Any]:
-    """Return the device of that index or with that in its name; otherwise discrete before integrated, virtual, CPU.
+def choose(found: Sequence[DeviceProfile], wanted: str | None = None) -> DeviceProfile:
+    """Return the device of that index, of that name or with that in its name; without `wanted` the one whose kind is
+    the fastest: discrete before integrated and virtual GPUs, lavapipe before other drivers for CPUs.
 
-    Raises UserError where `wanted` names none, NoDevice where there is none that can be used.
+    Raises UserError where `wanted` names none or several, NoDevice where there is none that can be used.
     """
-    found = profiles()
     if not found:
         raise NoDevice(f"Vulkan found no device; {_advice()}")
-    listing = ", ".join(f"[{p.index}] {p.name}" for p, _ in found)
     if wanted is not None:
-        found = ([(p, h) for p, h in found if wanted == str(p.index)]
-                 or [(p, h) for p, h in found if wanted.lower() in p.name.lower()])
-        if not found:
+        name, listing = wanted.strip().lower(), ", ".join(f"[{p.index}] {p.name}" for p in found)
+        named = [p for p in found if name in (p.name.lower(), str(p.index))]
+        if not named and name and not name.isdecimal():
+            named = [p for p in found if name in p.name.lower()]
+        if not named:
             raise UserError(f"no Vulkan device {wanted!r}; this machine has {listing}")
-    usable = [(p, h) for p, h in found if not p.missing]
+        if len(named) > 1:
+            raise UserError(f"{len(named)} Vulkan devices are named {wanted!r}; choose one by its index: {listing}")
+        found = named
+    usable = [p for p in found if not p.missing]
     if not usable:
-        first = found[0][0]
-        raise NoDevice(f"no usable Vulkan device: {first.name} lacks {', '.join(first.missing)}; {_advice()}")
+        raise NoDevice(f"no usable Vulkan device: {found[0].name} lacks {', '.join(found[0].missing)}; {_advice()}")
     order = list(TYPES.values())
-    return min(usable, key=lambda found: (order.index(found[0].type), found[0].index))
+    return min(usable, key=lambda p: (order.index(p.type), not p.name.startswith("llvmpipe"), p.index))
 
 
 class Device:
@@ -123,7 +133,10 @@ class Device:
 
     def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
-        self.profile, self.physical = choose(wanted)
+        found = profiles()
+        self.profile = choose([p for p, _ in found], wanted)
+        self.physical = next(handle for p, handle in found if p is self.profile)
+        self.others = [f"[{p.index}] {p.name}" for p, _ in found if p is not self.profile and not p.missing]
         if profile:
             self.profile = replace(self.profile, profile=profile)
         coopmat = self.profile.profile == "coopmat" and self.profile.fragment > 0  # without, a test emulates them
@@ -152,7 +165,7 @@ class Device:
         self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(
             pNext=first, pQueueCreateInfos=[queue], ppEnabledExtensionNames=enabled), None)
         self.queue = vk.vkGetDeviceQueue(self.handle, self.family, 0)
-        atexit.register(vk.vkDeviceWaitIdle, self.handle)
+        at_exit(vk.vkDeviceWaitIdle, self.handle)
 
     def check(self, result: int, what: str) -> None:
         """Raise unless a raw call succeeded."""

@@ -12,22 +12,31 @@ import re
 from functools import cache
 from pathlib import Path
 
+from helios.errors import UserError
 from helios.host import cache_dir, cpu_flags
 
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+WIDTHS = ("128", "256", "512")  # with others lavapipe computes wrongly or crashes
 
 
 @cache
 def prepare() -> None:
     """Set lavapipe's SIMD width where the user has not, and its cache folder: the one of that width below the folder
-    that MESA_SHADER_CACHE_DIR names, or below Helios's own. A child process that inherits both changes nothing."""
-    if "LP_NATIVE_VECTOR_WIDTH" not in os.environ and cpu_flags() >= AVX512:
+    that MESA_SHADER_CACHE_DIR names, or below Helios's own. A child process that inherits both changes nothing.
+
+    Raises UserError for a width of which lavapipe computes nothing right.
+    """
+    width = os.environ.get("LP_NATIVE_VECTOR_WIDTH")
+    if width and width not in WIDTHS:
+        raise UserError(f"LP_NATIVE_VECTOR_WIDTH: given {width!r}, expected {', '.join(WIDTHS[:-1])} or {WIDTHS[-1]}, "
+                        "the bits of lavapipe's vectors; unset it to have the width chosen")
+    if not width and cpu_flags() >= AVX512:
         os.environ["LP_NATIVE_VECTOR_WIDTH"] = "512"
     given = os.environ.get("MESA_SHADER_CACHE_DIR")
     base = Path(given) if given else cache_dir()
     if re.fullmatch(r"mesa-(\d+|default)", base.name):  # from a parent process, perhaps of another width
         base = base.parent
-    folder = base / f"mesa-{os.environ.get('LP_NATIVE_VECTOR_WIDTH', 'default')}"
+    folder = base / f"mesa-{os.environ.get('LP_NATIVE_VECTOR_WIDTH') or 'default'}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["MESA_SHADER_CACHE_DIR"] = str(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections import deque
 
 from helios.backends.vulkan.memory import Block, Chunk, aligned
@@ -12,18 +13,27 @@ from helios.errors import UserError
 CHUNK = 64 << 20
 
 
+class Place(weakref.ref):
+    """Where a block is."""
+
+    chunk: Chunk
+    offset: int
+    size: int
+
+
 class Heap:
     """First fit in chunks; freed ranges merge; an empty chunk goes back to the device.
 
     A block dies where its last reference does: in the middle of an allocation that sets off the garbage collector, or
-    in another thread. So it only leaves a note in `freed`, and whoever works with the chunks takes the notes in first.
+    in another thread. So that only moves its place into `freed`, and whoever works with the chunks takes that in first.
     A freed range may be lent again at once, for the queue runs one thing after another.
     """
 
     def __init__(self, queue: Queue, chunk_size: int = CHUNK) -> None:
         self.queue, self.chunk_size = queue, chunk_size
         self.chunks: dict[Chunk, list[tuple[int, int]]] = {}  # free (offset, size), in order
-        self.freed: deque[tuple[Chunk, int, int]] = deque()
+        self.places: set[Place] = set()  # of the blocks that live
+        self.freed: deque[Place] = deque()
         self._used = 0
 
     @property
@@ -63,17 +73,21 @@ class Heap:
 
     def _put(self, block: Block, chunk: Chunk, offset: int) -> None:
         self._used += aligned(block.size)
-        block.freed = self.freed
+        place = Place(block, self.freed.append)
+        place.chunk, place.offset, place.size = chunk, offset, aligned(block.size)
+        self.places.add(place)
         block.place(chunk, offset)
 
     def _take_back(self) -> None:
         while self.freed:
-            self._free(*self.freed.popleft())
+            place = self.freed.popleft()
+            self.places.discard(place)
+            self._free(place.chunk, place.offset, place.size)
 
     def _free(self, chunk: Chunk, at: int, size: int) -> None:
-        self._used -= aligned(size)
+        self._used -= size
         merged: list[tuple[int, int]] = []
-        for offset, length in sorted([*self.chunks[chunk], (at, aligned(size))]):
+        for offset, length in sorted([*self.chunks[chunk], (at, size)]):
             if merged and sum(merged[-1]) == offset:
                 merged[-1] = (merged[-1][0], merged[-1][1] + length)
             else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -113,16 +112,15 @@ def _type(device: Device, bits: int, host: bool) -> int:
 
 
 class Block:
-    """`size` bytes at chunk + offset, or without a place yet. Gives its place in a heap back when nothing refers to
+    """`size` bytes at chunk + offset, or without a place yet. The heap takes its place back when nothing refers to
     it."""
 
-    __slots__ = ("chunk", "freed", "handle", "offset", "size", "within")
+    __slots__ = ("__weakref__", "chunk", "handle", "offset", "size", "within")
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.chunk: Chunk | None = None
         self.offset = 0
-        self.freed: deque[tuple[Chunk, int, int]] | None = None  # where the heap wants to hear of its end
         self.within: Block | None = None  # another block, kept alive, that this one is a part of
         self.handle: weakref.ref[Handle] | None = None
 
@@ -137,10 +135,6 @@ class Block:
     def wanted(self) -> bool:
         """Return whether an array still refers to it."""
         return self.handle is not None and self.handle() is not None
-
-    def __del__(self) -> None:
-        if self.freed is not None and self.chunk is not None:
-            self.freed.append((self.chunk, self.offset, self.size))
 
 
 class Handle:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import struct
 from typing import Any
 
 from helios.backends.vulkan import shaders
 from helios.backends.vulkan.device import Device
+from helios.backends.vulkan.exclusive import at_exit
 from helios.backends.vulkan.spirv import shared_bytes
 from helios.errors import UserError
 from helios.host import cache_dir
@@ -59,7 +59,7 @@ class Pipelines:
         self.cache = vk.vkCreatePipelineCache(device.handle, vk.VkPipelineCacheCreateInfo(
             initialDataSize=len(saved), pInitialData=vk.ffi.from_buffer(saved) if saved else None), None)
         self.unsaved = False
-        atexit.register(self.save)
+        at_exit(self.save)
 
     def get(self, name: str, **defines: Any) -> Kernel:
         """Return the variant of a kernel with these #defines, made at the first call."""

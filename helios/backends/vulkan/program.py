@@ -12,6 +12,7 @@ import numpy as np
 from helios.backends.backend import Dispatch, host_array
 from helios.backends.vulkan.arena import Arena, Layout
 from helios.backends.vulkan.array import FLOAT, VkArray
+from helios.backends.vulkan.exclusive import exclusive
 from helios.backends.vulkan.memory import Block, Chunk, aligned
 from helios.backends.vulkan.queue import Owned, Queue
 from helios.backends.vulkan.stream import Command, groups
@@ -64,6 +65,7 @@ class Slot:
         recorder.end(self.bring_out)
 
 
+@exclusive("submit", "wait", "profile", "shuffle", "_values")
 class VulkanProgram:
     """`commands` in order, placed outside the arena or by `layout` in it. `inputs`, one after another in
     `inputs_block`, are written before each replay and `outputs` read after it.
@@ -75,7 +77,7 @@ class VulkanProgram:
                  layout: Layout, inputs: Sequence[VkArray], inputs_block: Block, outputs: Sequence[VkArray]) -> None:
         self.queue, self.arena, self.layout, self._prepare = queue, arena, layout, prepare
         self.commands, self.inputs, self.inputs_block, self.outputs = commands, inputs, inputs_block, outputs
-        self.own = Owned(self, queue)
+        self.own = Owned.by(self, queue)
         arena.fit(layout.size)
         arena.needs[key := object()] = layout.size
         self.own.add(key, arena.needs.pop)

