@@ -15,10 +15,11 @@ import pytest
 
 from helios import ops
 from helios.backends.vulkan import environment
-from helios.backends.vulkan.device import choose, describe
+from helios.backends.vulkan.backend import VulkanBackend
+from helios.backends.vulkan.device import choose, describe, vulkan
 from helios.backends.vulkan.memory import Block
 from helios.backends.vulkan.profile import DeviceProfile
-from helios.errors import UserError
+from helios.errors import DeviceLost, NoDevice, UserError
 from helios.tensor import tensor
 from helios.train.device import open_backend
 
@@ -80,6 +81,20 @@ def test_no_driver_is_named_in_terms_of_vulkan() -> None:
     assert done.returncode == 1 and error.startswith("helios.errors.NoDevice: ")
     assert "VK_DRIVER_FILES=/nonexistent.json chooses the drivers: unset it" in error
     assert "--" not in error and "run" not in error
+
+
+@pytest.mark.parametrize(("error", "raised", "words"), [
+    ("VkErrorDeviceLost", DeviceLost, "was lost as it was opened"),
+    ("VkErrorInitializationFailed", NoDevice, "cannot be opened")])
+def test_a_device_that_cannot_be_opened_is_one_line(monkeypatch: pytest.MonkeyPatch, error: str, raised: type,
+                                                    words: str) -> None:
+    def refuse(*args: object) -> None:
+        raise getattr(vulkan(), error)
+
+    make()  # there is a device
+    monkeypatch.setattr(vulkan(), "vkCreateDevice", refuse)
+    with pytest.raises(raised, match=words):
+        VulkanBackend()
 
 
 def test_describe() -> None:

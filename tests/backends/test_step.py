@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from helios.backends.vulkan.audit import audit
+from helios.backends.vulkan.memory import lent
 from helios.backends.vulkan.stream import Range
 from helios.errors import DeviceLost
 from helios.tensor import Tensor
@@ -125,9 +126,11 @@ def test_two_calls_under_way() -> None:
 
 
 def test_a_lost_device_is_reported_with_its_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    be = make()
+    before, be = set(lent), make()
     training = Training(be, "gelu")
     training.step()
+    pages = lent - before
+    assert not be.device.imports or pages
     read = training.capture.submit(*training.inputs())
     vk = be.queue.vk
     vk.lib.vkQueueWaitIdle(be.device.queue)
@@ -139,7 +142,9 @@ def test_a_lost_device_is_reported_with_its_phase(monkeypatch: pytest.MonkeyPatc
         patched.setattr(be.queue, "vk", proxy)
         with pytest.raises(DeviceLost, match=rf"{be.device_name.split()[0]}.* was lost .* had begun optim of replay 2"):
             read()
-    read()
+    assert not lent & pages  # the memory went back
+    with pytest.raises(DeviceLost, match="was lost while computing"):
+        training.step()
 
 
 def test_a_new_shape_is_a_new_recording() -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import psutil
@@ -162,17 +162,31 @@ class Device:
                             "VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR", f2)
             first.cooperativeMatrix = 1
         queue = vk.VkDeviceQueueCreateInfo(queueFamilyIndex=self.family, queueCount=1, pQueuePriorities=[1.0])
-        self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(
-            pNext=first, pQueueCreateInfos=[queue], ppEnabledExtensionNames=enabled), None)
+        try:
+            self.handle = vk.vkCreateDevice(self.physical, vk.VkDeviceCreateInfo(
+                pNext=first, pQueueCreateInfos=[queue], ppEnabledExtensionNames=enabled), None)
+        except vk.VkErrorDeviceLost:
+            raise DeviceLost(f"{self.profile.name} ({self.profile.driver}) was lost as it was opened") from None
+        except vk.VkError as error:
+            raise NoDevice(f"{self.profile.name} cannot be opened ({type(error).__name__}); see dmesg") from None
         self.queue = vk.vkGetDeviceQueue(self.handle, self.family, 0)
-        at_exit(vk.vkDeviceWaitIdle, self.handle)
+        self.chunks: set[Any] = set()  # all memory that is taken
+        self.lost = ""  # how, where it was
+        at_exit(vk.lib.vkDeviceWaitIdle, self.handle)  # the bare function, which raises nothing for a lost device
 
     def check(self, result: int, what: str) -> None:
         """Raise unless a raw call succeeded."""
         if result == self.vk.VK_ERROR_DEVICE_LOST:
-            raise DeviceLost(f"{self.profile.name} ({self.profile.driver}) was lost in {what}")
+            self.lose(f"was lost in {what}")
         if result < 0:
             raise RuntimeError(f"{what} failed with Vulkan error {result} on {self.profile.name}")
+
+    def lose(self, how: str) -> NoReturn:
+        """Give the device's memory back and raise DeviceLost, now and whenever the backend is used again."""
+        self.lost = f"{self.profile.name} ({self.profile.driver}) {how}"
+        for chunk in [c for c in self.chunks if c.mapped is None]:  # the host may be about to use what it has mapped
+            chunk.destroy()
+        raise DeviceLost(self.lost)
 
     @property
     def timestamps(self) -> bool:

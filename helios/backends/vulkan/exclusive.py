@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+from helios.errors import DeviceLost
+
 
 def check_process(pid: int, what: str) -> None:
     """Raise RuntimeError where this is not the process `pid`, which opened `what`, but one forked from it."""
@@ -41,6 +43,8 @@ def _exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
         queue = self.queue
         check_process(queue.pid, queue.device.profile.name)
         with queue.lock:
+            if queue.device.lost:
+                raise DeviceLost(queue.device.lost)
             if queue.unsettled is not None:
                 queue.unsettled()
             return method(self, *args, **kwargs)

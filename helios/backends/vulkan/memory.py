@@ -60,7 +60,7 @@ class Chunk:
         except (vk.VkErrorOutOfDeviceMemory, vk.VkErrorOutOfHostMemory, OSError):
             vk.vkDestroyBuffer(device.handle, self.buffer, None)
             raise UserError(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
-                            f"{mib(device.available())} available; use a smaller batch, block or model") from None
+                            f"{mib(device.available())} available; use a smaller batch or model") from None
         if pages:
             self.pages = pages
             lent.add(pages)
@@ -69,6 +69,7 @@ class Chunk:
         info.sType, info.buffer = vk.VK_STRUCTURE_TYPE_BUFFER_DEVICE_ADDRESS_INFO, self.buffer
         self.address = vk.lib.vkGetBufferDeviceAddress(device.handle, info)
         self.mapped: Any = vk.vkMapMemory(device.handle, self.memory, 0, need.size, 0) if host else None
+        device.chunks.add(self)
 
     def fill(self, values: Iterable[np.ndarray]) -> None:
         """Copy the values into memory that the host sees, each to the next multiple of ALIGN."""
@@ -78,7 +79,10 @@ class Chunk:
             offset += aligned(value.nbytes)
 
     def destroy(self) -> None:
-        """Give the memory back. The device must be done with it."""
+        """Give the memory back, once. The device must be done with it."""
+        if self not in self.device.chunks:
+            return
+        self.device.chunks.remove(self)
         vk, device = self.device.vk, self.device.handle
         vk.vkDestroyBuffer(device, self.buffer, None)
         vk.vkFreeMemory(device, self.memory, None)
@@ -156,7 +160,7 @@ def check_size(device: Device, size: int) -> None:
     """Raise UserError where an array of that many bytes is more than the device allocates at a time."""
     if size > device.profile.max_allocation:
         raise UserError(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
-                        f"{mib(device.profile.max_allocation)} the most; use a smaller batch, block or model")
+                        f"{mib(device.profile.max_allocation)} the most; use a smaller batch or model")
 
 
 def mib(n: int) -> str:

@@ -65,7 +65,7 @@ class Slot:
         recorder.end(self.bring_out)
 
 
-@exclusive("submit", "wait", "profile", "shuffle", "_values")
+@exclusive("submit", "profile", "shuffle", "_values")
 class VulkanProgram:
     """`commands` in order, placed outside the arena or by `layout` in it. `inputs`, one after another in
     `inputs_block`, are written before each replay and `outputs` read after it.
@@ -171,12 +171,6 @@ class VulkanProgram:
             call.values = tuple(values)
             call.slot.call = None
         return call.values
-
-    def wait(self) -> None:
-        """Wait for all replays, and read their outputs."""
-        for slot in self.slots:
-            if slot.call:
-                self._values(slot.call)
 
     def _reached(self) -> str:
         """The last phase whose timestamp was written: where a lost device was."""

@@ -24,7 +24,6 @@ import numpy as np
 from helios.backends.vulkan.device import Device
 from helios.backends.vulkan.memory import Chunk
 from helios.backends.vulkan.recorder import Recorder
-from helios.errors import DeviceLost
 
 STAGING = 1 << 20  # bytes, at least
 SLICE_NS = 500_000_000  # after so long, waiting lets an interrupt through
@@ -105,9 +104,8 @@ class Queue:
 
     def _check(self, result: int) -> None:
         if result == self.vk.VK_ERROR_DEVICE_LOST:
-            profile = self.device.profile
-            raise DeviceLost(f"{profile.name} ({profile.driver}) was lost while computing: it may have been reset "
-                             "(see dmesg), or work may take longer than its watchdog allows")
+            self.device.lose("was lost while computing: it may have been reset (see dmesg), or work may take longer "
+                             "than its watchdog allows")
         self.device.check(result, "waiting")
 
     # -- work for once ------------------------------------------------------------------------------------------------
