@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from helios.bench.report import dump, write
-from helios.cli.common import HeliosCommand, interrupted, new_folder, setting_options
+from helios.cli.common import Given, HeliosCommand, interrupted, new_folder, setting_options
 from helios.train.progress import Display, show
 from helios.train.search import study, study_page
 from helios.train.search.study import PRESETS, STEPS
@@ -19,7 +19,7 @@ from helios.train.search.study import PRESETS, STEPS
 @click.command("gates", cls=HeliosCommand)
 @click.option("--data", required=True, metavar="FILE", help="Training text: a UTF-8 file, or synth:SIZE[:SEED].")
 @setting_options("val_data", "backend", "device")
-@click.option("--run-dir", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("--run-dir", "folder", type=Given(Path), metavar="DIR",
               help="Directory of the searches, which go on if there are any. Default: runs/gates-<time>.")
 @click.option("--model", "models", multiple=True, type=click.Choice(list(PRESETS)),
               help=f"Model of the preset {' or '.join(PRESETS.values())}; may be given twice. Default: both.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from helios.cli.common import HeliosCommand, interrupted, setting_options
+from helios.cli.common import Given, HeliosCommand, interrupted, setting_options
 from helios.train.config import SETTINGS, presets, resolve
 from helios.train.progress import Display
 from helios.train.resume import settings_of
@@ -14,13 +14,15 @@ from helios.train.run import Run
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--preset", metavar="NAME", help=f"Settings to start from: {', '.join(presets())}.")
-@click.option("--config", "file", metavar="FILE.toml", help="File of settings, which win over the preset's.")
+@click.option("--preset", type=Given(), metavar="NAME", help=f"Settings to start from: {', '.join(presets())}.")
+@click.option("--config", "file", type=Given(), metavar="FILE.toml", help="File of settings, which win over the preset's.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE",
               help="A setting that wins over the file's; KEY as in config.json, or a flag's name.")
-@click.option("--search-config", "search_file", metavar="FILE.toml", help="Settings of a search; implies --search.")
-@click.option("--run-dir", metavar="DIR", help="New or empty directory. Default: runs/<run id>.")
-@click.option("--resume", metavar="DIR", help="Directory of a run to continue, or of one of its checkpoints.")
+@click.option("--search-config", "search_file", type=Given(), metavar="FILE.toml",
+              help="Settings of a search; implies --search.")
+@click.option("--run-dir", type=Given(), metavar="DIR", help="New or empty directory. Default: runs/<run id>.")
+@click.option("--resume", type=Given(), metavar="DIR",
+              help="Directory of a run to continue, or of one of its checkpoints.")
 @click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line.")
 @setting_options(*(s.key for s in SETTINGS if s.flag))
 def main(preset: str | None, file: str | None, assignments: tuple[str, ...], search_file: str | None,
@@ -33,8 +35,11 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], sea
     base = settings_of(resume) if resume else None
     config = resolve(preset, file, assignments, flags, base, search_file)
     run = Run.resume(resume, config, run_dir) if resume else Run.create(config, run_dir)
-    if not run.train(Display(quiet)).finished:
+    result = run.train(Display(quiet))
+    if not result.finished:
         interrupted()
+    if result.trouble:
+        raise click.exceptions.Exit(1)
 
 
 if __name__ == "__main__":

@@ -31,16 +31,17 @@ class Output:
         try:
             return self.file.write(text)
         except OSError:
-            self._discard()
+            self.discard()
             return len(text)
 
     def flush(self) -> None:
         try:
             self.file.flush()
         except OSError:
-            self._discard()
+            self.discard()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Let all further output go nowhere."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)

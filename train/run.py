@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import helios
 from helios import backends
 from helios.backends.backend import Backend
-from helios.errors import DeviceLost, UserError
+from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir
 from helios.train import checkpoint, data
 from helios.train.config import Config, resolve
@@ -41,6 +42,7 @@ class Result(NamedTuple):
     path: Path
     step: int
     summary: str  # in one line
+    trouble: str = ""  # why a finished training came to nothing; "" where it did not
 
     def __str__(self) -> str:
         return self.summary
@@ -50,13 +52,15 @@ class Result(NamedTuple):
 class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    source: the run or checkpoint directory that it goes on from; None for a new run.
+    source: the run or checkpoint directory that it goes on from; None for a new run. anew: a new run may take the place
+    of one that ended before its first checkpoint.
     """
 
     path: Path
     config: Config
     run_id: str
     source: Path | None = None
+    anew: bool = False
 
     @classmethod
     def create(cls, config: Config, path: str | Path | None = None) -> Run:
@@ -64,7 +68,7 @@ class Run:
         Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
         run_id = directory.run_id(config.data.data)
-        return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
+        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id)
 
     @classmethod
     def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None) -> Run:
@@ -86,7 +90,7 @@ class Run:
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not directory.finished(path) and not checkpoint.directories(path):
-            return cls.create(config, path)
+            return replace(cls.create(config, path), anew=True)
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
@@ -105,11 +109,12 @@ class Run:
         """Train to the end or until a signal comes; the directory is locked meanwhile.
 
         display: where progress is shown; by default on the console. After a lost device the run goes on from its last
-        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right.
+        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right,
+        and Diverged where the weights are not finite.
         """
         display, run, lost = display or Display(), self, ""
         origin = self.source and directory.run_of(self.source)
-        with directory.locked(self.path, new=self.path != origin):
+        with directory.locked(self.path, self.path != origin, self.anew):
             for left in reversed(range(self.config.train.retries + 1)):
                 try:
                     return run._train(display, lost)
@@ -163,9 +168,14 @@ class Run:
             finished = loop.run()
             if finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
-            result = Result(finished, path, loop.step, _summary(loop, finished))
+            log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
+            trouble = _trouble(log) if finished and loop.stage else ""
+            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble)
             display.final(result.summary)
             return result
+        except Diverged as error:
+            records.event(loop.step if loop else start.step, "diverged", str(error))
+            raise
         except DeviceLost as error:
             # At a step whose records stay when the run is resumed.
             records.event(loop.saved if loop else start.step, "device_lost", str(error))
@@ -201,15 +211,23 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _summary(loop: Loop, finished: bool) -> str:
+def _trouble(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a training with these rows came to nothing; "" where it did not."""
+    if log and log[-1]["loss"] is None:
+        return "the loss is not finite"
+    if log and all(row.get("skipped") for row in log):
+        return f"every update was skipped ({log[-1]['skip_reason']})"
+    return ""
+
+
+def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str) -> str:
     stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
     if stage is None:
         return f"done: {outcome}, {path}"
     number = lambda x: "not finite" if x is None else f"{x:.4f}"
     label = f"{stage.label}, " if stage.label else ""
-    verdict = "done" if finished else "interrupted"
+    verdict = f"done, but {trouble}" if trouble else "done" if finished else "interrupted"
     parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
-    log = rows(loop.records.path / METRICS)
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
         best = [f"best val {number(loop.best['loss'])} at step {loop.best['step']}"] if loop.best else []

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.train import checkpoint
 from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
 from helios.train.records.rows import finite, line, lines
 
@@ -85,10 +86,15 @@ class Records:
         self._line(SAMPLES, {"step": step, "time": _now(), **more})
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk, as they must be before a checkpoint relies on them."""
+        """Wait until all lines are on the disk, as they must be before a checkpoint relies on them.
+        Raises UserError where the directory is no longer that of these files."""
         try:
-            for file in self.files.values():
+            for name, file in self.files.items():
                 os.fsync(file.fileno())
+                if not (self.path / name).exists() or not os.path.samestat(
+                        os.stat(self.path / name), os.fstat(file.fileno())):
+                    raise UserError(f"{self.path / name} was removed or replaced while the run was training; the run "
+                                    f"ends here, since its checkpoints would be of no use without its records")
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -106,7 +112,7 @@ class Records:
         except OSError as error:
             os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
-                            f"free space and continue with --resume {self.path}") from error
+                            f"{checkpoint.way_on(self.path)}") from error
 
 
 def _clipped(row: Mapping[str, Any]) -> bool:
