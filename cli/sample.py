@@ -17,11 +17,13 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--run", required=True, type=Given(), metavar="DIR", help="Directory of a run or of one of its checkpoints.")
+@click.option("--run", required=True, type=Given(), metavar="DIR",
+              help="Directory of a run or of one of its checkpoints.")
 @click.option("--prompt", required=True, help="Text, put into <|user|> … <|assistant|> unless it has such marks.")
 @click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
               help="Most tokens to draw.")
-@click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE, show_default=True,
+@click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE,
+              show_default=True,
               help="Divides the logits; 0: the likeliest token is taken.")
 @click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
               help="Draw from this many likeliest tokens; 0: from all.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import struct
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ class Range(NamedTuple):
 
 ANY = Range("", lambda x: True)
 COUNT = Range("at least 1", lambda x: x >= 1)
-BLOCKS = Range("from 1 to 10,000", lambda x: 1 <= x <= 10_000)
+BLOCKS = Range("from 1 to 1,000", lambda x: 1 <= x <= 1000)
 NATURAL = Range("at least 0", lambda x: x >= 0)
 POSITIVE = Range("greater than 0", lambda x: x > 0)
 PORTION = Range("from 0 to 1", lambda x: 0 <= x <= 1)
@@ -39,7 +40,7 @@ def one_of(*names: str) -> Range:
 
 class Kind(NamedTuple):
     """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError, and
-    OverflowError for a number that float32 cannot tell from 0, 1 or infinity."""
+    OverflowError, which says what was expected, for a number that is too large or too small."""
 
     words: str
     metavar: str
@@ -56,7 +57,9 @@ def _integer(value: Any) -> int:
         raise ValueError
     if isinstance(value, str) and not DIGITS.fullmatch(value.strip()):  # int() takes 1_0 and digits of all scripts
         raise ValueError
-    return int(value)
+    if abs(number := int(value)) >= 2**63:
+        raise OverflowError("a whole number below 2⁶³")
+    return number
 
 
 def _number(value: Any) -> float:
@@ -64,12 +67,14 @@ def _number(value: Any) -> float:
         raise ValueError
     if isinstance(value, str) and not DECIMAL.fullmatch(value.strip()):
         raise ValueError
-    x = float(value)
-    if x != x:
+    try:
+        (single,) = struct.unpack("f", struct.pack("f", x := float(value)))
+    except OverflowError:
+        single = x = math.inf
+    if math.isnan(x):
         raise ValueError
-    (single,) = struct.unpack("f", struct.pack("f", x))  # raises OverflowError
-    if abs(single) == float("inf") or (x and abs(single) < SMALLEST) or (x < 1 and single == 1):
-        raise OverflowError
+    if math.isinf(single) or (x and abs(single) < SMALLEST) or (x < 1 and single == 1):
+        raise OverflowError("a number that float32 can tell from 0, 1 and infinity")
     return x
 
 
@@ -77,7 +82,8 @@ def _text(value: Any) -> str:
     # Devices are also chosen by number, and TOML and JSON know numbers.
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value):
         raise ValueError
-    str(value).encode()  # raises ValueError for the name of a file that is not UTF-8
+    if b"\0" in str(value).encode():  # which raises ValueError for the name of a file that is not UTF-8
+        raise ValueError
     return str(value)
 
 
@@ -111,7 +117,7 @@ def _terms(value: Any) -> str:
 
 INT = Kind("a whole number", "N", _integer)
 FLOAT = Kind("a number", "X", _number)
-TEXT = Kind("text in UTF-8", "TEXT", _text)
+TEXT = Kind("text in UTF-8 without null bytes", "TEXT", _text)
 SWITCH = Kind("true or false", "BOOL", _switch)
 NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
 GENOMES = Kind("genomes with semicolons between, or a list of them", "GENOME[;GENOME…]", _genomes)
@@ -162,9 +168,8 @@ class Setting(NamedTuple):
             # A list in JSON, so that a flag takes what a file takes.
             listed = isinstance(value, str) and value.lstrip().startswith("[")
             found = self.kind.read(json.loads(value) if listed else value)
-        except OverflowError:
-            raise UserError(f"{origin}: expected a number that float32 can tell from 0, 1 and infinity, got "
-                            f"{shown(value)}") from None
+        except OverflowError as error:
+            raise UserError(f"{origin}: expected {error}, got {shown(value)}") from None
         except (ValueError, TypeError, RecursionError):
             also = " or auto" if self.takes_auto else ""
             plain = " (in plain decimal, as 20, 0.1 or 3e-4)" * (isinstance(value, str) and "number" in self.kind.words)

@@ -31,6 +31,7 @@ from helios.model.settings import (
     declared,
     one_of,
     setting,
+    shown,
 )
 from helios.train.monitors.fitness import FITNESS, fitness_coefficients
 
@@ -323,7 +324,8 @@ def _named(name: str, origin: str) -> Setting:
     section, dot, key = name.rpartition(".")
     found = BY_NAME.get(key.replace("-", "_"))
     if found is None:
-        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME, ELSEWHERE) or '; helios-info --settings lists them'}")
+        near = nearest(key, BY_NAME, ELSEWHERE) or "; helios-info --settings lists them"
+        raise UserError(f"{origin}: unknown key {shown(key)}{near}")
     if dot and section != found.section:
         raise UserError(f"{origin}: {key} belongs in [{found.section}], not in [{section}]")
     return found

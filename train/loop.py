@@ -116,7 +116,8 @@ class Loop:
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
         """Train to the last step and return True, or until a signal and return False; both leave a checkpoint."""
-        with self._signals():
+        # Whether numbers are finite is judged once a step, and not by numpy's warnings, which cpu_ref would cause.
+        with self._signals(), np.errstate(all="ignore"):
             try:
                 while self.stage is not None:
                     self.display.start(self.stage.first, self.stage.steps, self.done, self.stage.label)

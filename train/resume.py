@@ -125,7 +125,12 @@ class Resumed(Start):
 def tokenizer_of(found: Checkpoint) -> Tokenizer:
     """Return the tokenizer of the checkpoint's run. Raises UserError where it is not that of the checkpoint."""
     path = found.path.parent.parent / TOKENIZER
-    tokenizer = Tokenizer.load(path)
+    try:
+        tokenizer = Tokenizer.load(path)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('; train a new one')}; the weights need this very vocabulary: put "
+                        f"the file back, which a new run with the same --data, --vocab-size and --seed writes, too"
+                        ) from error
     if tokenizer.fingerprint != found.state["tokenizer"]:
         raise UserError(f"{path} is not the vocabulary that {found.path} was trained with")
     return tokenizer

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir
 from helios.train import checkpoint, data
 from helios.train.config import Config, resolve
-from helios.train.device import check_memory, device_kind, open_backend
+from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import directory
@@ -33,6 +34,7 @@ from helios.train.search.budget import check_cost, cost_in_words, models
 from helios.train.search.files import FOLDER
 from helios.train.search.search import Search
 from helios.train.stage import Plan
+from helios.train.tokenizer import check_size
 
 
 class Result(NamedTuple):
@@ -80,7 +82,7 @@ class Run:
         source = Path(source).absolute()
         origin = directory.run_of(source)
         config = _checked(config or resolve(base=settings_of(source)))
-        if path is None or Path(path).resolve() == origin.resolve():
+        if path is None or os.path.realpath(path) == os.path.realpath(origin):
             return cls(origin, config, directory.read_config(origin)["run_id"], source)
         return cls(Path(path).absolute(), config, directory.run_id(config.data.data), source)
 
@@ -127,6 +129,30 @@ class Run:
                 gc.collect()  # frees what was on the lost device
                 run = replace(self, source=self.path if checkpoint.directories(self.path) else self.source)
         raise AssertionError("the last try returns or raises")
+
+    def preview(self) -> str:
+        """Return in words what `train` would do; no device is opened and nothing is written.
+
+        Raises UserError where the directory, the texts or the checkpoint do not allow it.
+        """
+        config, m, t, d = self.config, self.config.model, self.config.train, self.config.data
+        if self.source is None or self.path != directory.run_of(self.source):
+            directory.check_new(self.path, self.anew)
+        start = Resumed(self.source, config, self.path) if self.source else Start()
+        check_size(m.vocab_size)
+        for source in filter(None, (d.data, d.val_data)):
+            if data.embedded(source) is None:  # the embedded corpus is always there
+                data.read_text(source)
+        most = max(memory_needed(model, t.batch_size) for model in models(config))
+        lines = [f"{m.parameters():,} parameters: {m.n_layer} blocks, {m.n_head} heads, width {m.n_embd}, "
+                 f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
+                 f"{m.vocab_size:,}",
+                 f"{t.steps:,} steps of {t.batch_size * t.accum:,} × {m.block_size:,} tokens, from step {start.step:,}",
+                 f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
+                 f"text {d.data}, validation {d.val_data or 'a tenth of its documents'}"]
+        if config.search:
+            lines.append(cost_in_words(config))
+        return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
     def _train(self, display: Display, lost: str) -> Result:
@@ -202,7 +228,7 @@ def _checked(config: Config) -> Config:
     if config.search:
         check_cost(config)
     given = {name: source for name, source in config.data.to_dict().items() if source}
-    return config.replaced("data", **{name: source if source.startswith("synth:") else str(Path(source).resolve())
+    return config.replaced("data", **{name: source if source.startswith("synth:") else os.path.realpath(source)
                                       for name, source in given.items()})
 
 

@@ -47,7 +47,7 @@ def test_each_kind_has_a_forward_pass():
     ({"activation": "gelu,relu"}, "activation: given 2 names, expected one, or one for each of the 6 blocks"),
     ({"activation": ""}, "activation: given ''"),
     ({"n_embd": 250}, "n_embd: given 250, expected a multiple of n_head 8, as 248"),
-    ({"n_layer": 0}, "n_layer: expected from 1 to 10,000, got 0"),
+    ({"n_layer": 0}, "n_layer: expected from 1 to 1,000, got 0"),
     ({"vocab_size": 4000.0}, "vocab_size: expected a whole number, got 4000.0"),
     ({"block_size": True}, "block_size: expected a whole number, got true"),
     ({"ffn_dim": -1}, "ffn_dim: expected at least 1, got -1"),

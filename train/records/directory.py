@@ -100,7 +100,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
         raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is damaged: {error}") from error
     kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
     if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):

@@ -120,10 +120,26 @@ def _clipped(row: Mapping[str, Any]) -> bool:
 
 
 def _cut(path: Path, keep: int) -> None:
-    if path.exists():
-        kept = b"".join(raw for raw, row in lines(path) if keep and row.get("step", 0) <= keep)
-        if kept != path.read_bytes():
-            write_atomic(path, lambda file: file.write(kept))
+    """Keep the lines up to the step `keep`. Raises UserError where one before the last of them is damaged; what follows
+    may be, since a power cut may leave anything."""
+    if not path.exists():
+        return
+    whole = path.read_bytes()
+    good = [(raw, row["step"]) for raw, row in lines(path) if _is_row(row, path.name)]
+    kept = [raw for raw, step in good if keep and step <= keep]
+    known = {raw for raw, _ in good}
+    until = whole.rfind(kept[-1]) + len(kept[-1]) if kept else 0
+    for number, raw in enumerate(whole[:until].splitlines(keepends=True), 1):
+        if raw not in known:
+            raise UserError(f"{path}, line {number}, is damaged; remove that line to continue without its record")
+    if b"".join(kept) != whole:
+        write_atomic(path, lambda file: file.write(b"".join(kept)))
+
+
+def _is_row(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether the object is one that Records wrote into the file of that name."""
+    numbers = COLUMNS if name == METRICS else ()
+    return type(row.get("step")) is int and all(isinstance(row.get(key, ""), int | float | None) for key in numbers)
 
 
 def _now() -> str:
