@@ -1,6 +1,6 @@
 """Any settings: refused in one line, or a training that comes to something or says why not.
 
-HELIOS_TEST_DRAWS is the number of dry runs, 300 where it is unset; for 100 of them there are 3 trainings, at least 10.
+HELIOS_TEST_DRAWS is the number of dry runs, 300 where it is unset; for 100 of them there are 3 trainings, at least 20.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,8 @@ DRAWS = int(os.environ.get("HELIOS_TEST_DRAWS", "300"))
 drawn: Callable[[int], Any] = lambda n: settings(max_examples=n, deadline=None, database=None, derandomize=DRAWS <= 300,
                                                  suppress_health_check=list(HealthCheck))
 
-LETTERS = st.text(max_size=20) | st.sampled_from(["", "auto", "none", "true", "１２", "1_0", "0x1", "[", "[]", "{}", "nan"])
+LETTERS = st.text(max_size=20) | st.sampled_from(
+    ["", "auto", "none", "true", "１２", "1_0", "0x1", "[", "[]", "{}", "nan", "synth:9GB", "synth:1"])
 WHOLE = st.integers(-2, 9) | st.integers() | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400])
 REAL = st.floats() | st.sampled_from([0.0, -0.0, 1e-46, 1.1e-38, 1.2e-38, 3.4e38, 3.5e38, 0.99999999, 0.9999999, 1.0])
 ANYTHING = st.recursive(LETTERS | WHOLE | REAL | st.booleans(), lambda inner: st.lists(inner, max_size=3), max_leaves=5)
@@ -105,22 +107,22 @@ def test_dry_runs(line: tuple[list[str], str]) -> None:
         assert [p.name for p in here.iterdir()] == ["a.toml"] * bool(toml)
 
 
-SMALL = st.floats(1.2e-38, 1, width=32) | st.floats(1.2e-38, 1.0)
+SMALL = st.floats(2.0**-126, 1.0) | st.floats(0.01, 1.0)
 LARGE = SMALL | st.sampled_from([0.0, 1.0, 10.0, 1e9, 1e30, 3e38])
 TRAINED = {
-    "layers": st.integers(1, 2), "heads": st.sampled_from([1, 2]), "dim": st.sampled_from([2, 8, 34]),
-    "block": st.sampled_from([1, 7, 16]), "batch": st.integers(1, 3), "accum": st.integers(1, 2),
+    "layers": st.integers(1, 2), "dim": st.just(8), "block": st.just(7), "batch": st.just(1), "accum": st.integers(1, 2),
     "steps": st.integers(1, 4), "activation": st.sampled_from([*MLPS]), "precision": st.sampled_from(["f32", "mixed"]),
-    "lr": LARGE, "lr-min": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
+    "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
     "dropout": SMALL, "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
     "checkpoint-interval": st.integers(0, 2), "keep": st.integers(0, 2), "seed": st.integers(0, 2**63 - 1),
 }
 
 
-@drawn(max(10, DRAWS * 3 // 100))
+@drawn(max(20, DRAWS * 3 // 100))
 @given(chosen=st.fixed_dictionaries({}, optional=TRAINED))
-def test_trainings(chosen: dict[str, Any], backend: Backend) -> None:
+def test_trainings(chosen: dict[str, Any], backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("helios.train.loop.SAMPLE_TOKENS", 2)
     device = os.environ.get("HELIOS_TEST_BACKEND", "").partition(":")[2]
     where = ["--backend", backend.name, *(["--device", device] if device and backend.name == "vulkan" else [])]
     with folder():
@@ -130,6 +132,7 @@ def test_trainings(chosen: dict[str, Any], backend: Backend) -> None:
         if result.exit_code == 0:
             found, problems = checkpoint.find("run")
             last = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[-1])
-            assert not problems and np.isfinite(last["loss"])
+            assert not problems and all(np.isfinite(value).all() for value in found.model.values())
+            assert np.isfinite(last["loss"])
         if result.exit_code == 1:
             assert "not finite" in result.output or "every update was skipped" in result.output, result.output

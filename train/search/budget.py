@@ -40,8 +40,8 @@ def check_cost(config: Config) -> None:
         raise UserError(f"the search may take {_count(n)} trainings of {s.seconds_per_candidate:g} seconds; lower "
                         f"population_size, generations or replicates")
     if s.budget != "seconds" and n * tokens > s.max_cost:
-        raise UserError(f"the search may take {_count(n)} trainings of {steps:,} steps, {_count(n * tokens)} tokens "
-                        f"in all, more than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates "
+        raise UserError(f"the search may take {_count(n)} trainings of {steps:,} steps, {_count(n * tokens)} tokens in "
+                        f"all, more than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates "
                         f"or {s.budget}_per_candidate, or raise --max-cost")
 
 
