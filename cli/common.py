@@ -125,7 +125,7 @@ def _of_the_system(error: OSError) -> str:
     """Return the message of an error about a file or about writing anywhere; raise any other again."""
     if error.filename is not None:
         return f"cannot use {error.filename}: {error.strerror}"
-    if error.errno == errno.EPIPE or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):  # click knows the first
+    if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):  # among others a broken pipe, which click handles
         raise error
     Output(sys.stdout).discard()
     return f"cannot write: {error.strerror}"

@@ -36,8 +36,7 @@ def synth_(size: str, seed: int, out: str) -> None:
 @main.command()
 @click.option("--data", "source", required=True, help="A UTF-8 text file, or synth:SIZE[:SEED], the embedded corpus.")
 @click.option("--vocab-size", type=int, default=4000, show_default=True, help="Tokens, from 259 to 65,535.")
-@click.option("--out", type=Given(Path), default=Path("tokenizer.json"), show_default=True,
-              help="File to write.")
+@click.option("--out", type=Given(Path), default=Path("tokenizer.json"), show_default=True, help="File to write.")
 def tokenize(source: str, vocab_size: int, out: Path) -> None:
     """Train a tokenizer on a text, and say how many bytes of it a token has."""
     text = data.source_text(source)

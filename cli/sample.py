@@ -23,8 +23,7 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
 @click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
               help="Most tokens to draw.")
 @click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE,
-              show_default=True,
-              help="Divides the logits; 0: the likeliest token is taken.")
+              show_default=True, help="Divides the logits; 0: the likeliest token is taken.")
 @click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
               help="Draw from this many likeliest tokens; 0: from all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")

@@ -29,6 +29,7 @@ class Start:
 
     event = "run_start"
     step = 0
+    unfinished = False  # whether the evaluation of that step was interrupted
     problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
@@ -55,6 +56,7 @@ class Resumed(Start):
         self.saved = directory.read_config(self.origin)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
+        self.unfinished = "pending" in found.state
         self._check(config, found)
         self.tokenizer = tokenizer_of(found)
         later = [p.name for p in checkpoint.directories(path) if checkpoint.step_of(p) > self.step]

@@ -170,7 +170,7 @@ class Run:
                             cache_dir() / "data", t.seed, start.tokenizer)
         about = describe(config, self.run_id, backend)
         changed = start.begin(path, config, about, dataset.text_hash)
-        records = Records(path, about, dataset.tokenizer, keep=start.step)
+        records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         loop = None
         try:
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search

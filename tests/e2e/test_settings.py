@@ -110,7 +110,8 @@ def test_dry_runs(line: tuple[list[str], str]) -> None:
 SMALL = st.floats(2.0**-126, 1.0) | st.floats(0.01, 1.0)
 LARGE = SMALL | st.sampled_from([0.0, 1.0, 10.0, 1e9, 1e30, 3e38])
 TRAINED = {
-    "layers": st.integers(1, 2), "dim": st.just(8), "block": st.just(7), "batch": st.just(1), "accum": st.integers(1, 2),
+    "layers": st.integers(1, 2), "dim": st.just(8), "block": st.just(7), "batch": st.just(1),
+    "accum": st.integers(1, 2),
     "steps": st.integers(1, 4), "activation": st.sampled_from([*MLPS]), "precision": st.sampled_from(["f32", "mixed"]),
     "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,

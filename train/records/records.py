@@ -41,14 +41,18 @@ CLIP_WINDOW = 100
 class Records:
     """Writes a run's records. When a method returns, the operating system has its whole line."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0,
+                 unfinished: bool = False) -> None:
         """Begin anew, or go on after the step `keep`: later rows, and one cut short by a kill, are removed.
-        path: the run directory. config: the content of config.json. Raises UserError where nothing can be written."""
+
+        path: the run directory. config: the content of config.json. unfinished: the row of the step `keep` is still to
+        come. Raises UserError where nothing can be written, or a row that is kept is damaged.
+        """
         self.path, self.about = path, dict(config)
         self.files: dict[str, IO[bytes]] = {}
         try:
             for name in LOGS:
-                _cut(path / name, keep)
+                _cut(path / name, keep - (unfinished and name == METRICS))
             self.config()
             if not keep:
                 tokenizer.save(path / TOKENIZER)
