@@ -275,9 +275,10 @@ class Loop:
         t, model = self.config.train, self.state.model
         weights = model.state_dict()
         if self.stage is not None and self.stage.final and (wrong := checkpoint.not_finite(weights)):
-            before = ", ".join(path.name for path in checkpoint.directories(folder)) or "none"
+            before = [path.name for path in checkpoint.directories(folder)]
             raise Diverged(f"the training diverged: at step {self.step} the weights are not finite ({wrong}), and no "
-                           f"checkpoint of them is written; those from before: {before}; lower --lr")
+                           f"checkpoint of them is written; the last from before: {before[-1] if before else 'none'}; "
+                           "lower --lr")
         pending = {} if self.pending is None else {"pending": json.dumps(self.pending)}
         return checkpoint.save(folder, self.step, weights, self.state.opt.state_dict(), pending | {
             "seed": t.seed, "position": self._position(self.done), "best_val": self.best,

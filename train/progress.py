@@ -57,7 +57,7 @@ def show(console: Console, table: Table) -> None:
     options, terminal = console.options.update(width=WIDEST), console.width
     width = lambda part: Measurement.get(console, options, part).maximum
     first, *rest = table.columns
-    while rest:
+    while True:
         n = len(rest)
         while console.is_terminal and n > 1 and width(_part(table, [first, *rest[:n]])) > terminal:
             n -= 1
@@ -65,7 +65,8 @@ def show(console: Console, table: Table) -> None:
         console.width = max(terminal, width(part))
         console.print(part)
         console.width = terminal
-        rest = rest[n:]
+        if not (rest := rest[n:]):
+            return
 
 
 def _part(table: Table, columns: Sequence[Column]) -> Table:

@@ -260,4 +260,5 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
         parts += [f"loss {number(log[-1]['loss'])}", *best,
                   f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]
-    return ", ".join(parts) + (f", {path}" if finished else f"; continue with --resume {path}")
+    way_on = f"continue with --resume {path}" if loop.step else f"no step was made; start again with --run-dir {path}"
+    return ", ".join(parts) + (f", {path}" if finished else f"; {way_on}")

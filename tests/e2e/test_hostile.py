@@ -146,6 +146,21 @@ def test_a_signal_within_a_step(part: str, done: Path, tmp_path: Path, monkeypat
     assert both[0] == both[1]
 
 
+def test_a_signal_within_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit = TrainState.submit
+
+    def interrupted(self: TrainState, *args: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return submit(self, *args)
+
+    args = (*TINY, "--accum", "2", "--run-dir", tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "submit", interrupted)
+        result = invoke(train.main, *args)
+    assert result.exit_code == 130 and "no step was made; start again with --run-dir" in result.output
+    assert invoke(train.main, *args, "--steps", "1").exit_code == 0
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     args = (*TINY, "--accum", "1000000", "--run-dir", str(tmp_path / "run"))
     process = subprocess.Popen([sys.executable, "-m", "helios.cli.train", *args],

@@ -29,6 +29,7 @@ from helios.train.config import SECTIONS, SETTINGS, presets
 from ..commands import invoke, refused
 
 DRAWS = int(os.environ.get("HELIOS_TEST_DRAWS", "300"))
+pytestmark = pytest.mark.timeout(2 * DRAWS)
 drawn: Callable[[int], Any] = lambda n: settings(max_examples=n, deadline=None, database=None, derandomize=DRAWS <= 300,
                                                  suppress_health_check=list(HealthCheck))
 
