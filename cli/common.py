@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import time
@@ -12,15 +13,17 @@ from typing import Any, NoReturn
 
 import click
 
-from helios.errors import DeviceLost, UserError
+from helios.errors import DeviceLost, Diverged, UserError
+from helios.model.settings import Kind, Range, Setting
 from helios.train.config import BY_KEY
+from helios.train.progress import Output
 
 INTERRUPTED = 130  # exit code, a shell's for SIGINT
 
 
 class HeliosCommand(click.Command):
-    """A command whose errors are one line on stderr; exit codes are 2 for a UserError or wrong usage, 1 for a lost
-    device, 130 for Ctrl-C.
+    """A command whose errors are one line on stderr; exit codes are 2 for a UserError, a file that cannot be used or
+    wrong usage, 1 for a lost device or a training that diverged, 130 for Ctrl-C.
 
     Any other exception is a bug, with Python's traceback and exit code 1. Characters that standard output's encoding
     lacks are replaced.
@@ -31,13 +34,49 @@ class HeliosCommand(click.Command):
             sys.stdout.reconfigure(errors="replace")
         return super().main(*args, **kwargs)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for arg in args:
+            if not _is_text(arg):
+                raise click.UsageError(f"{arg!a} is not UTF-8 or has a null byte; give other names to files", ctx)
+        return super().parse_args(ctx, args)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with _exit_codes():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _exit_codes():
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            if sys.stdout:
+                sys.stdout.flush()  # here, and not at exit, where an error has no handler
+            return result
+
+
+class Given(click.ParamType):
+    """A name, of a file or of anything else, which is not empty: an unset variable of a shell's is no default.
+    make: what is made of it."""
+
+    name = "text"
+
+    def __init__(self, make: Callable[[Any], Any] = str) -> None:
+        self.make = make
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("the value is empty; leave the option out, or give it one", param, ctx)
+        return self.make(value)
+
+
+class Number(click.ParamType):
+    """A number that is read as a setting is."""
+
+    name = "number"
+
+    def __init__(self, kind: Kind, range: Range) -> None:
+        self.setting = Setting("", "", "", kind, range, "", 0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.setting.read(value, param.opts[0] if param else "")
 
 
 class HeliosGroup(HeliosCommand, click.Group):
@@ -69,12 +108,31 @@ def interrupted() -> NoReturn:
 def _exit_codes() -> Iterator[None]:
     try:
         yield
-    except (UserError, DeviceLost, click.UsageError) as error:
+    except (UserError, DeviceLost, Diverged, click.UsageError, OSError) as error:
         message = str(error)
+        if isinstance(error, OSError):
+            message = _of_the_system(error)
         if isinstance(error, click.UsageError):
             hint = f"; see {error.ctx.command_path} --help" if error.ctx else ""
             message = error.format_message().removesuffix(".") + hint
         click.echo(f"error: {' '.join(message.splitlines())}", err=True)
-        raise click.exceptions.Exit(1 if isinstance(error, DeviceLost) else 2) from None
+        raise click.exceptions.Exit(1 if isinstance(error, DeviceLost | Diverged) else 2) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _of_the_system(error: OSError) -> str:
+    """Return the message of an error about a file or about writing anywhere; raise any other again."""
+    if error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):  # among others a broken pipe, which click handles
+        raise error
+    Output(sys.stdout).discard()
+    return f"cannot write: {error.strerror}"
+
+
+def _is_text(arg: str) -> bool:
+    try:
+        return b"\0" not in arg.encode()
+    except UnicodeEncodeError:
+        return False

@@ -10,7 +10,7 @@ import click
 
 from helios.bench import page_4kwo, page_5ke3, reproduce
 from helios.bench.reproduce import LONGEST, NAMES, Here, plans
-from helios.cli.common import HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
+from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
 from helios.files import check_writable, write_text
 from helios.train.progress import Display
 
@@ -23,9 +23,9 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed((
         click.option("--data", type=TEXT, required=True, metavar="FILE", help="Training text, a UTF-8 file."),
         click.option("--val-data", type=TEXT, required=True, metavar="FILE", help="Validation text, a UTF-8 file."),
-        click.option("--run-dir", "folder", type=click.Path(path_type=Path), metavar="DIR",
+        click.option("--run-dir", "folder", type=Given(Path), metavar="DIR",
                      help="Directory of the runs, which go on if there are any. Default: runs/reproduce-<run>-<time>."),
-        click.option("--page", "page_file", type=click.Path(path_type=Path), metavar="FILE.md",
+        click.option("--page", "page_file", type=Given(Path), metavar="FILE.md",
                      help="Where to write the page. Default: in the run directory."),
         setting_options("backend", "device"),
         click.option("--quiet", is_flag=True, help="Print only errors, warnings and the last line of each run."),

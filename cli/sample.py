@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from helios.cli.common import HeliosCommand, setting_options
+from helios.cli.common import Given, HeliosCommand, Number, setting_options
 from helios.model import GPT, GPTConfig, Sampler
+from helios.model.settings import FLOAT, NATURAL
 from helios.train import checkpoint
 from helios.train.config import resolve
 from helios.train.device import open_backend
@@ -16,12 +17,13 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
 
 
 @click.command(cls=HeliosCommand)
-@click.option("--run", required=True, metavar="DIR", help="Directory of a run or of one of its checkpoints.")
+@click.option("--run", required=True, type=Given(), metavar="DIR",
+              help="Directory of a run or of one of its checkpoints.")
 @click.option("--prompt", required=True, help="Text, put into <|user|> … <|assistant|> unless it has such marks.")
 @click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
               help="Most tokens to draw.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=TEMPERATURE, show_default=True,
-              help="Divides the logits; 0: the likeliest token is taken.")
+@click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE,
+              show_default=True, help="Divides the logits; 0: the likeliest token is taken.")
 @click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
               help="Draw from this many likeliest tokens; 0: from all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from helios.cli.common import HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
+from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
 from helios.files import write_text
 from helios.train.gates import page, study
 from helios.train.gates.study import PRESETS, STEPS
@@ -43,7 +43,7 @@ def report_(folder: Path, no_plots: bool) -> None:
 @main.command("gates", cls=HeliosCommand)
 @click.option("--data", required=True, metavar="FILE", help="Training text: a UTF-8 file, or synth:SIZE[:SEED].")
 @setting_options("val_data", "backend", "device")
-@click.option("--run-dir", "folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("--run-dir", "folder", type=Given(Path), metavar="DIR",
               help="Directory of the searches, which go on if there are any. Default: runs/gates-<time>.")
 @click.option("--model", "models", multiple=True, type=click.Choice(list(PRESETS)),
               help=f"Model of the preset {' or '.join(PRESETS.values())}; may be given twice. Default: both.")

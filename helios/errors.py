@@ -23,11 +23,15 @@ class DeviceLost(RuntimeError):
     device: Mapping[str, str] | None = None  # what was lost, by whoever knows it
 
 
-def nearest(name: str, names: Iterable[str], cutoff: float = 0.4, others: Mapping[str, str] | None = None) -> str:
-    """Return "; did you mean …?", or nothing where none of `names` is as like as `cutoff`, from 0 to 1.
+class Diverged(RuntimeError):
+    """A training has come to weights that are not finite, from which nothing can be learned any more."""
+
+
+def nearest(name: str, names: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """Return "; did you mean …?", or nothing where none of `names` is much like it.
 
     others: further spellings, each with the name that it stands for.
     """
     known = {n: n for n in names} | dict(others or {})
-    found = difflib.get_close_matches(name.lower(), known, n=1, cutoff=cutoff)
+    found = difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean {known[found[0]]}?" if found else ""

@@ -14,9 +14,13 @@ from helios.errors import UserError
 def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:
     """Make the file `path` by `write(file)`; a kill or power cut at any moment leaves the old file or the new.
 
-    Raises OSError.
+    Links are followed. What is there and no regular file (a device, a pipe) is written to as it is. Raises OSError.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # a link to itself, which open() refuses
+        with open(path, "wb") as file:
+            write(file)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_ident()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -41,6 +45,17 @@ def check_writable(path: Path | None) -> None:
     """Raise UserError where no file can be written at `path`, before the work whose result it is to hold."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise UserError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+
+
+def obstacle(path: Path) -> str:
+    """Return what keeps `path` from being a folder, or from becoming one: a file or a broken link where it or a parent
+    should be; "" where nothing does."""
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            return f"{place} is a link to {os.readlink(place)}, which is not there"
+        if place.exists():
+            return "" if place.is_dir() else f"{place} is a file"
+    return ""
 
 
 def sync_folder(path: Path) -> None:

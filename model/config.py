@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from helios.errors import UserError, nearest
-from helios.model.settings import ANY, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, setting
+from helios.model.settings import ANY, BLOCKS, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class GPTConfig(Settings):
 
     vocab_size: int = setting(4000, COUNT, "tokens in the vocabulary, V", flag="vocab-size")
     block_size: int = setting(256, COUNT, "tokens in a training sequence and the longest context, T", flag="block")
-    n_layer: int = setting(6, COUNT, "transformer blocks, L", flag="layers")
+    n_layer: int = setting(6, BLOCKS, "transformer blocks, L", flag="layers")
     n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads")
     n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim")
     ffn_dim: int | str | None = setting(

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -25,6 +27,7 @@ class Range(NamedTuple):
 
 ANY = Range("", lambda x: True)
 COUNT = Range("at least 1", lambda x: x >= 1)
+BLOCKS = Range("from 1 to 1,000", lambda x: 1 <= x <= 1000)
 NATURAL = Range("at least 0", lambda x: x >= 0)
 POSITIVE = Range("greater than 0", lambda x: x > 0)
 PORTION = Range("from 0 to 1", lambda x: 0 <= x <= 1)
@@ -36,28 +39,50 @@ def one_of(*names: str) -> Range:
 
 
 class Kind(NamedTuple):
-    """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError."""
+    """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError, and
+    OverflowError, which says what was expected, for a number that is too large or too small."""
 
     words: str
     metavar: str
     read: Callable[[Any], Any]
 
 
+DIGITS = re.compile(r"[+-]?[0-9]+")
+DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+SMALLEST = 2.0**-126  # float32; devices take smaller ones for 0
+
+
 def _integer(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError
-    return int(value)
+    if isinstance(value, str) and not DIGITS.fullmatch(value.strip()):  # int() takes 1_0 and digits of all scripts
+        raise ValueError
+    if abs(number := int(value)) >= 2**63:
+        raise OverflowError("a whole number below 2⁶³")
+    return number
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError
-    return float(value)
+    if isinstance(value, str) and not DECIMAL.fullmatch(value.strip()):
+        raise ValueError
+    try:
+        (single,) = struct.unpack("f", struct.pack("f", x := float(value)))
+    except OverflowError:
+        single = x = math.inf
+    if math.isnan(x):
+        raise ValueError
+    if math.isinf(single) or (x and abs(single) < SMALLEST) or (x < 1 and single == 1):
+        raise OverflowError("a number that float32 can tell from 0, 1 and infinity")
+    return x
 
 
 def _text(value: Any) -> str:
     # Devices are also chosen by number, and TOML and JSON know numbers.
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value):
+        raise ValueError
+    if b"\0" in str(value).encode():  # which raises ValueError for the name of a file that is not UTF-8
         raise ValueError
     return str(value)
 
@@ -92,7 +117,7 @@ def _terms(value: Any) -> str:
 
 INT = Kind("a whole number", "N", _integer)
 FLOAT = Kind("a number", "X", _number)
-TEXT = Kind("text", "TEXT", _text)
+TEXT = Kind("text in UTF-8 without null bytes", "TEXT", _text)
 SWITCH = Kind("true or false", "BOOL", _switch)
 NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
 GENOMES = Kind("genomes with semicolons between, or a list of them", "GENOME[;GENOME…]", _genomes)
@@ -143,13 +168,29 @@ class Setting(NamedTuple):
             # A list in JSON, so that a flag takes what a file takes.
             listed = isinstance(value, str) and value.lstrip().startswith("[")
             found = self.kind.read(json.loads(value) if listed else value)
-        except (ValueError, TypeError, OverflowError):
+        except OverflowError as error:
+            raise UserError(f"{origin}: expected {error}, got {shown(value)}") from None
+        except (ValueError, TypeError, RecursionError):
             also = " or auto" if self.takes_auto else ""
-            raise UserError(f"{origin}: expected {self.kind.words}{also}, got {value!r}") from None
+            plain = " (in plain decimal, as 20, 0.1 or 3e-4)" * (isinstance(value, str) and "number" in self.kind.words)
+            raise UserError(f"{origin}: expected {self.kind.words}{also}, got {shown(value)}{plain}") from None
         if not self.range.accepts(found):
             near = nearest(str(found), self.range.names) if self.range.names else ""
-            raise UserError(f"{origin}: expected {self.range.words}, got {value!r}{near}")
+            raise UserError(f"{origin}: expected {self.range.words}, got {shown(value)}{near}")
         return found
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, shortened: a text in quotes, anything else as TOML and JSON spell it."""
+    text = repr(value) if isinstance(value, str) else _spelt(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+
+
+def _spelt(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or a list in a list in a list…
+        return f"a very long {type(value).__name__}"
 
 
 def declared(cls: type, section: str = "") -> tuple[Setting, ...]:

@@ -23,7 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from helios.errors import UserError
-from helios.files import sync_folder
+from helios.files import obstacle, sync_folder
 
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -60,6 +60,7 @@ class State(TypedDict):
     model: dict[str, Any]  # its settings
     monitors: dict[str, Any]
     search: dict[str, Any] | None
+    pending: NotRequired[str]  # the row, in JSON, of a step whose evaluation was interrupted
     files: dict[str, File]
     sha256: str  # of the file without this entry
 
@@ -84,7 +85,8 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     parent = run_dir / "checkpoints"
     path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
     try:
-        partial.mkdir(parents=True)
+        parent.mkdir(exist_ok=True)  # without its parents: a run directory that was removed stays so
+        partial.mkdir()
         files = {}
         for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
             raw = safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in tensors.items()})
@@ -97,11 +99,18 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
         partial.rename(path)
         sync_folder(parent)
     except OSError as error:
-        raise UserError(f"cannot write the checkpoint {path}: {error.strerror}; "
-                        f"earlier checkpoints are whole, free space and continue with --resume {run_dir}") from error
+        why = obstacle(parent) or error.strerror
+        raise UserError(f"cannot write the checkpoint {path}: {why}; {way_on(run_dir)}") from error
     finally:
         clean(run_dir)
     return path
+
+
+def way_on(run_dir: Path) -> str:
+    """Return in words how a run goes on that could not write to its directory."""
+    if directories(run_dir):
+        return f"earlier checkpoints are whole, put that right and continue with --resume {run_dir}"
+    return "there is no checkpoint yet, put that right and start again"
 
 
 def clean(run_dir: Path) -> None:
@@ -149,8 +158,8 @@ def _own_loss(path: Path) -> float:
         state = _state(path)
     except Damaged:
         return math.inf
-    loss, search = state.get("val_loss"), state["search"]
-    return math.inf if loss is None or (search is not None and search.get("at") is not None) else loss
+    loss = state.get("val_loss")
+    return math.inf if loss is None or searching(state) else loss
 
 
 def directories(run_dir: Path) -> list[Path]:
@@ -169,6 +178,18 @@ def is_checkpoint(path: Path) -> bool:
     return bool(_NAME.fullmatch(path.name)) or (path / STATE).exists()
 
 
+def check_place(path: Path) -> None:
+    """Raise UserError, with the directory that was probably meant, unless `path` may be that of a run or checkpoint."""
+    if path.is_dir() and (path.name != "checkpoints" or (path / "checkpoints").is_dir()):
+        return
+    for parent in path.parents:
+        if path.exists() and (is_checkpoint(parent) or (parent / "checkpoints").is_dir()):
+            kind = "checkpoint" if is_checkpoint(parent) else "run"
+            raise UserError(f"{path} is a part of a {kind}; give the {kind}'s directory, {parent}")
+    why = obstacle(path) or f"{path} is missing"
+    raise UserError(f"{why}; give the directory of a run or of a checkpoint")
+
+
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, None where there is none, and what is wrong with each newer one."""
     problems: list[str] = []
@@ -182,17 +203,36 @@ def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
     """Return the checkpoint `path`, or the newest whole one of the run `path`, and what is wrong with newer ones.
-    Raises UserError where there is none."""
+    Raises UserError where there is none, and where its weights are of no use; it names an earlier one."""
     path = Path(path).absolute()
-    if not path.is_dir():
-        raise UserError(f"{path} is missing; give the directory of a run or of a checkpoint")
-    if is_checkpoint(path):
-        return load(path), []
-    checkpoint, problems = latest(path)
+    check_place(path)
+    checkpoint, problems = (load(path), []) if is_checkpoint(path) else latest(path)
     if checkpoint is None:
-        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; a run that ended before its first one "
-                                               f"starts again with --run-dir {path}")
+        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; put its checkpoints/ back, or start a "
+                                               f"new run")
+    if not searching(checkpoint.state) and (wrong := not_finite(checkpoint.model)):
+        earlier = [p for p in directories(checkpoint.path.parent.parent) if step_of(p) < checkpoint.state["step"]]
+        good = next((p for p in reversed(earlier) if _is_good(p)), None)
+        raise UserError(f"the weights in {checkpoint.path} are not finite ({wrong}): the training had diverged; "
+                        + (f"give {good}, which is from before" if good else "there are none from before"))
     return checkpoint, problems
+
+
+def not_finite(tensors: Tensors) -> str:
+    """Return the name of a tensor with NaN or infinity in it; "" where there is none."""
+    return next((name for name, value in tensors.items() if not np.isfinite(value).all()), "")
+
+
+def _is_good(path: Path) -> bool:
+    try:
+        return not not_finite(load(path).model)
+    except Damaged:
+        return False
+
+
+def searching(state: State) -> bool:
+    """Return whether a checkpoint is of a search under way, in which a candidate may diverge."""
+    return state["search"] is not None and state["search"].get("at") is not None
 
 
 def load(path: Path) -> Checkpoint:
@@ -200,6 +240,8 @@ def load(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise Damaged(f"the checkpoint {path} is missing")
     state = _state(path)
+    if _NAME.fullmatch(path.name) and path.name != (own := f"step-{state['step']:06d}"):
+        raise Damaged(f"the checkpoint {path} was renamed: {STATE} says step {state['step']}; name it {own} again")
     tensors = []
     for name in (MODEL, OPTIMIZER):
         try:

@@ -31,6 +31,7 @@ from helios.model.settings import (
     declared,
     one_of,
     setting,
+    shown,
 )
 from helios.train.fitness import FITNESS, fitness_coefficients
 
@@ -294,7 +295,7 @@ def _toml(path: str | Path) -> dict[str, Any]:
         return _flatten(tomllib.loads(Path(path).read_text("utf-8")), str(path))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
-    except ValueError as error:  # of TOML and of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name
         raise UserError(f"{path} is no TOML file: {error}") from error
 
 
@@ -312,6 +313,9 @@ def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
             entries, section = {name: content}, ""
         for key, value in entries.items():
             named = _named(f"{section}.{key}" if section else key, origin)
+            if named.key in values:
+                raise UserError(f"{origin}: {key} is given twice, under one name or two, bare or in its table; "
+                                "leave one out")
             values[named.key] = named.read(value, f"{origin}: {key}")
     return values
 
@@ -320,7 +324,8 @@ def _named(name: str, origin: str) -> Setting:
     section, dot, key = name.rpartition(".")
     found = BY_NAME.get(key.replace("-", "_"))
     if found is None:
-        raise UserError(f"{origin}: unknown key {key!r}{nearest(key, BY_NAME, 0.0, ELSEWHERE)}")
+        near = nearest(key, BY_NAME, ELSEWHERE) or "; helios-info --settings lists them"
+        raise UserError(f"{origin}: unknown key {shown(key)}{near}")
     if dot and section != found.section:
         raise UserError(f"{origin}: {key} belongs in [{found.section}], not in [{section}]")
     return found

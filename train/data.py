@@ -42,12 +42,18 @@ def read_text(path: str | Path) -> str:
 
 def source_text(source: str | Path) -> str:
     """Return the text of a file, or of the embedded corpus for "synth:SIZE[:SEED]". Raises UserError."""
+    made = embedded(source)
+    return read_text(source) if made is None else synth.corpus(*made)
+
+
+def embedded(source: str | Path) -> tuple[int, int] | None:
+    """Return the size in bytes and the seed of "synth:SIZE[:SEED]"; None for a file. Raises UserError."""
     if not str(source).startswith("synth:"):
-        return read_text(source)
+        return None
     size, _, seed = str(source).removeprefix("synth:").partition(":")
     if not re.fullmatch(r"\d*", seed, re.ASCII):
         raise UserError(f"the seed in {source} is no number; write synth:2MB or synth:2MB:7")
-    return synth.corpus(synth.parse_size(size), int(seed or 0))
+    return synth.parse_size(size), int(seed or 0)
 
 
 def documents(text: str) -> list[str]:

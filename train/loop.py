@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import signal
 import threading
@@ -17,7 +18,7 @@ import numpy as np
 
 from helios import random
 from helios.backends.backend import STATS, Backend
-from helios.errors import UserError
+from helios.errors import Diverged, UserError
 from helios.train import checkpoint, data
 from helios.train.checkpoint import Checkpoint, Evaluation
 from helios.train.config import Config
@@ -30,7 +31,7 @@ from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
 from helios.train.stage import SEED_STRIDE, Plan, Stage
-from helios.train.state import TrainState
+from helios.train.state import Stopped, TrainState
 
 # Column of a row → kind of the event that it also is.
 EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
@@ -56,6 +57,8 @@ class Loop:
         self.done = 0  # steps of the stage that are done
         self.saved = 0  # step of the last checkpoint
         self.signal: int | None = None  # the one that asked the run to stop
+        self.pending: dict[str, Any] | None = None  # the row of the last step, if a signal cut its evaluation short
+        self.warned = False  # whether an update was skipped that should not have been
         self.state: TrainState
         self.stage = plan.stage()
         # Steps of the run and batches drawn before the stage began.
@@ -95,6 +98,7 @@ class Loop:
             return
         self._load(found)
         self.best = state["best_val"]
+        self.pending = json.loads(state["pending"]) if "pending" in state else None
         # Derived, since the run may go on with another accum than the stage began with.
         self.offset = state["position"] - self.done * self.config.train.accum
         self.monitors.restore(state["monitors"])
@@ -113,13 +117,14 @@ class Loop:
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
         """Train to the last step and return True, or until a signal and return False; both leave a checkpoint."""
-        with self._signals():
+        # Whether numbers are finite is judged once a step, and not by numpy's warnings, which cpu_ref would cause.
+        with self._signals(), np.errstate(all="ignore"):
             try:
                 while self.stage is not None:
                     self.display.start(self.stage.first, self.stage.steps, self.done, self.stage.label)
                     self._train(self.stage)
                     self.display.stop()
-                    if not self.over:
+                    if not self.over or self.pending is not None:
                         assert self.signal is not None
                         name = signal.Signals(self.signal).name
                         self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
@@ -137,13 +142,18 @@ class Loop:
 
     def _train(self, stage: Stage) -> None:
         """Make steps until the stage is over or a signal comes."""
-        row: dict[str, Any] | None = None
+        row, self.pending = self.pending, None
+        if row is not None:
+            row = self._evaluated(stage, row)
         batches = self._batches(stage)
         while not self.over and self.signal is None:
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
-            wait = self.state.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))])
+            try:
+                wait = self.state.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))], self._stopped)
+            except Stopped:
+                break
             # Done while the device computes: the row of the step before, the batches of the next.
             if row is not None:
                 self._record(row)
@@ -166,6 +176,8 @@ class Loop:
         start, at = time.perf_counter(), self.done + ahead
         micro: list[tuple[np.ndarray, ...]] = []
         for position in range(self._position(at), self._position(at + 1)):
+            if self._stopped():  # and so this step is not begun
+                break
             batch = data.batch(self.dataset.train, position, self.monitors.batch_size, self.config.model.block_size,
                                stage.data_seed, TRAIN)
             micro.append((*batch, random.state(stage.data_seed, position)))
@@ -175,14 +187,26 @@ class Loop:
         """Return how many batches were drawn before this 0-based step of the stage; dropout is keyed by it, too."""
         return done * self.config.train.accum + self.offset
 
+    def _stopped(self) -> bool:
+        return self.signal is not None
+
     def _after_step(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
-        """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written."""
-        t = self.config.train
+        """Count a step, then as `_evaluated`."""
         if not stage.final:
             self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
+        return self._evaluated(stage, row)
+
+    def _evaluated(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
+        """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written, or
+        where a signal came during the evaluation: then the row waits in `pending`."""
+        t = self.config.train
         due = lambda interval, n: interval > 0 and n % interval == 0
         if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
-            row["val_loss"] = self.evaluate()
+            try:
+                row["val_loss"] = self.evaluate()
+            except Stopped:
+                self.pending = row
+                return None
             if math.isfinite(row["val_loss"]):
                 self.latest = {"step": self.step, "loss": row["val_loss"]}
                 if self.best is None or self.latest["loss"] < self.best["loss"]:
@@ -221,8 +245,8 @@ class Loop:
         self._prepare()
 
     def evaluate(self) -> float:
-        """Return the mean loss in nats over the evaluation batches, the same ones each time."""
-        return self.state.evaluate(self._eval_batch(i) for i in range(self.config.train.eval_iters))
+        """Return the mean loss in nats over the evaluation batches, the same ones each time. Raises Stopped."""
+        return self.state.evaluate((self._eval_batch(i) for i in range(self.config.train.eval_iters)), self._stopped)
 
     def probe(self) -> np.ndarray:
         """Return the tokens [B, T] that representations are measured on: the first evaluation batch."""
@@ -253,7 +277,14 @@ class Loop:
 
     def _save(self, folder: Path) -> Path:
         t, model = self.config.train, self.state.model
-        return checkpoint.save(folder, self.step, model.state_dict(), self.state.opt.state_dict(), {
+        weights = model.state_dict()
+        if self.stage is not None and self.stage.final and (wrong := checkpoint.not_finite(weights)):
+            before = [path.name for path in checkpoint.directories(folder)]
+            raise Diverged(f"the training diverged: at step {self.step} the weights are not finite ({wrong}), and no "
+                           f"checkpoint of them is written; the last from before: {before[-1] if before else 'none'}; "
+                           "lower --lr")
+        pending = {} if self.pending is None else {"pending": json.dumps(self.pending)}
+        return checkpoint.save(folder, self.step, weights, self.state.opt.state_dict(), pending | {
             "seed": t.seed, "position": self._position(self.done), "best_val": self.best,
             "val_loss": self.latest["loss"] if self.latest and self.latest["step"] == self.step else None,
             "elapsed_ms": self._elapsed_ms(), "config_hash": self.config.fingerprint(device_kind(self.backend)),
@@ -301,10 +332,20 @@ class Loop:
             scale = f", loss scale now {row['loss_scale']:g}" if reason == "overflow" else ""
             self.records.event(row["step"], "skipped", f"update skipped: {reason}, gradient norm "
                                f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}{scale}", reason=reason)
+            self._warn(row, reason)
         for column, kind in EVENT_COLUMNS.items():
             if row.get(column):
                 self.records.event(row["step"], kind, str(row[column]))
         self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
+
+    def _warn(self, row: dict[str, Any], reason: str) -> None:
+        """Say once that an update was skipped which no setting explains, or the very first one."""
+        first = self.stage is not None and row["step"] == self.stage.first + 1
+        if not self.warned and self.stage is not None and self.stage.final and reason != "overflow" and (
+                reason != "spike" or first):
+            self.warned = True
+            self.display.warn(f"warning: step {row['step']}: the update was skipped: {reason}, gradient norm "
+                              f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}")
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import Any, TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 WIDEST = 1000  # characters in a row of a table
+SHORTEST, LONGEST = 8, 24  # characters of a progress bar
 PLAIN_SECONDS = 10.0  # between lines where there is no terminal
 
 
@@ -31,27 +35,69 @@ class Output:
         try:
             return self.file.write(text)
         except OSError:
-            self._discard()
+            self.discard()
             return len(text)
 
     def flush(self) -> None:
         try:
             self.file.flush()
         except OSError:
-            self._discard()
+            self.discard()
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Let all further output go nowhere."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.file.fileno())
         os.close(nowhere)
 
 
-def show(console: Console, table: RenderableType) -> None:
-    """Print a table at full width however narrow the terminal: broken rows are better than cut cells."""
-    width, options = console.width, console.options.update(width=WIDEST)
-    console.width = max(width, Measurement.get(console, options, table).maximum)
-    console.print(table)
-    console.width = width
+def show(console: Console, table: Table) -> None:
+    """Print a table, its cells uncut and its rows unbroken: where a terminal is too narrow, it becomes several tables,
+    each with the first column and as many others as there is room for."""
+    options, terminal = console.options.update(width=WIDEST), console.width
+    width = lambda part: Measurement.get(console, options, part).maximum
+    first, *rest = table.columns
+    while True:
+        n = len(rest)
+        while console.is_terminal and n > 1 and width(_part(table, [first, *rest[:n]])) > terminal:
+            n -= 1
+        part = _part(table, [first, *rest[:n]])
+        console.width = max(terminal, width(part))
+        console.print(part)
+        console.width = terminal
+        if not (rest := rest[n:]):
+            return
+
+
+def _part(table: Table, columns: Sequence[Column]) -> Table:
+    """Return a table of some columns of another."""
+    part = copy(table)
+    part.columns = [replace(column, _index=i) for i, column in enumerate(columns)]
+    return part
+
+
+class Line(ProgressColumn):
+    """The live line: label, step, a bar, values and the time left. What a terminal has no room for is left out: first
+    the bar, then the values after loss and val, then the end of the label."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(Column(no_wrap=True))
+        self.console, self.time = console, TimeRemainingColumn()
+
+    def render(self, task: Task) -> RenderableType:
+        label, values, width = task.description, list(task.fields["values"]), self.console.width - 1
+        step, left = f"{task.completed:.0f}/{task.total:.0f}", f"ETA {self.time.render(task)}"
+        text = lambda: "  ".join(filter(None, (label, step, *values, left)))
+        while len(text()) > width and len(values) > 2:
+            values.pop()
+        if (over := len(text()) - width) > 0 and label:
+            label = f"{label[:-over - 1]}…" if len(label) > over + 1 else ""
+        if (room := width - len(text()) - 2) < SHORTEST:
+            return Text(text())
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        bar = BarColumn(min(LONGEST, room)).render(task)
+        grid.add_row(*map(Text, filter(None, (label, step))), bar, *map(Text, (*values, left)))
+        return grid
 
 
 class Display:
@@ -72,11 +118,9 @@ class Display:
         self.rate: float | None = None  # tokens/s, a running mean, since single steps vary
         if self.quiet or not self.console.is_terminal:
             return
-        bar = [BarColumn(min(24, self.console.width - 90))] if self.console.width > 95 else []
-        named = [TextColumn(self.label.rstrip(), markup=False)] if self.label else []
-        self.bar = Progress(*named, MofNCompleteColumn(), *bar, TextColumn("{task.fields[values]}"), TextColumn("ETA"),
-                            TimeRemainingColumn(), console=self.console, refresh_per_second=4)
-        self.task = self.bar.add_task("", total=self.steps, completed=done, values="first step: preparing kernels")
+        self.bar = Progress(Line(self.console), console=self.console, refresh_per_second=4)
+        self.task = self.bar.add_task(self.label.rstrip(), total=self.steps, completed=done,
+                                      values=["first step: preparing kernels"])
         self.bar.start()
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -88,8 +132,8 @@ class Display:
         self.rate = speed if self.rate is None or step < 4 else 0.9 * self.rate + 0.1 * speed
         old = self.bar is None and 0 < self.val_step < step
         val = f"{self.val}@{self.val_step}" if old else self.val
-        values = (f"loss {row['loss']:.4f}  val {val}  lr {row['lr']:.2e}  norm {row['grad_norm']:.2f}  "
-                  f"{self.rate:,.0f} tok/s")
+        values = [f"loss {row['loss']:.4f}", f"val {val}", f"lr {row['lr']:.2e}", f"norm {row['grad_norm']:.2f}",
+                  f"{self.rate:,.0f} tok/s"]
         if self.bar is not None:
             self.bar.update(self.task, completed=step, values=values)
         elif not self.quiet:
@@ -97,7 +141,7 @@ class Display:
             if step in (1, self.steps) or row["val_loss"] is not None or now - self.said >= PLAIN_SECONDS:
                 left = (self.steps - step) * row["ms_per_iter"] / 1000 * speed / self.rate
                 left_text = f"ETA {int(left) // 60}:{int(left) % 60:02d}"
-                self._print(f"{self.label}step {step}/{self.steps}  {values}  {left_text}")
+                self._print(f"{self.label}step {step}/{self.steps}  {'  '.join(values)}  {left_text}")
                 self.said = now
 
     def say(self, text: str) -> None:
@@ -105,7 +149,7 @@ class Display:
         if not self.quiet:
             self._print(text)
 
-    def show(self, what: RenderableType) -> None:
+    def show(self, what: Table) -> None:
         """Print a table, unless quiet."""
         if not self.quiet:
             show(self.console, what)

@@ -29,6 +29,7 @@ class Start:
 
     event = "run_start"
     step = 0
+    unfinished = False  # whether the evaluation of that step was interrupted
     problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
@@ -55,6 +56,7 @@ class Resumed(Start):
         self.saved = directory.read_config(self.origin)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
+        self.unfinished = "pending" in found.state
         self._check(config, found)
         self.tokenizer = tokenizer_of(found)
         later = [p.name for p in checkpoint.directories(path) if checkpoint.step_of(p) > self.step]
@@ -125,7 +127,12 @@ class Resumed(Start):
 def tokenizer_of(found: Checkpoint) -> Tokenizer:
     """Return the tokenizer of the checkpoint's run. Raises UserError where it is not that of the checkpoint."""
     path = found.path.parent.parent / TOKENIZER
-    tokenizer = Tokenizer.load(path)
+    try:
+        tokenizer = Tokenizer.load(path)
+    except UserError as error:
+        raise UserError(f"{str(error).removesuffix('; train a new one')}; the weights need this very vocabulary: put "
+                        f"the file back, which a new run with the same --data, --vocab-size and --seed writes, too"
+                        ) from error
     if tokenizer.fingerprint != found.state["tokenizer"]:
         raise UserError(f"{path} is not the vocabulary that {found.path} was trained with")
     return tokenizer

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -16,11 +18,11 @@ from typing import Any, NamedTuple
 import helios
 from helios import backends
 from helios.backends.backend import Backend
-from helios.errors import DeviceLost, UserError
+from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir
 from helios.train import checkpoint, data
 from helios.train.config import Config, resolve
-from helios.train.device import check_memory, device_kind, open_backend
+from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import directory
@@ -32,6 +34,7 @@ from helios.train.search.budget import check_cost, cost_in_words, models
 from helios.train.search.files import FOLDER
 from helios.train.search.search import Search
 from helios.train.stage import Plan
+from helios.train.tokenizer import check_size
 
 
 class Result(NamedTuple):
@@ -41,6 +44,7 @@ class Result(NamedTuple):
     path: Path
     step: int
     summary: str  # in one line
+    trouble: str = ""  # why a finished training came to nothing; "" where it did not
 
     def __str__(self) -> str:
         return self.summary
@@ -50,13 +54,15 @@ class Result(NamedTuple):
 class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    source: the run or checkpoint directory that it goes on from; None for a new run.
+    source: the run or checkpoint directory that it goes on from; None for a new run. anew: a new run may take the place
+    of one that ended before its first checkpoint.
     """
 
     path: Path
     config: Config
     run_id: str
     source: Path | None = None
+    anew: bool = False
 
     @classmethod
     def create(cls, config: Config, path: str | Path | None = None) -> Run:
@@ -64,7 +70,7 @@ class Run:
         Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
         run_id = directory.run_id(config.data.data)
-        return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
+        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id)
 
     @classmethod
     def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None) -> Run:
@@ -76,7 +82,7 @@ class Run:
         source = Path(source).absolute()
         origin = directory.run_of(source)
         config = _checked(config or resolve(base=settings_of(source)))
-        if path is None or Path(path).resolve() == origin.resolve():
+        if path is None or os.path.realpath(path) == os.path.realpath(origin):
             return cls(origin, config, directory.read_config(origin)["run_id"], source)
         return cls(Path(path).absolute(), config, directory.run_id(config.data.data), source)
 
@@ -86,7 +92,7 @@ class Run:
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not directory.finished(path) and not checkpoint.directories(path):
-            return cls.create(config, path)
+            return replace(cls.create(config, path), anew=True)
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
@@ -105,11 +111,12 @@ class Run:
         """Train to the end or until a signal comes; the directory is locked meanwhile.
 
         display: where progress is shown; by default on the console. After a lost device the run goes on from its last
-        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right.
+        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right,
+        and Diverged where the weights are not finite.
         """
         display, run, lost = display or Display(), self, None
         origin, left = self.source and directory.run_of(self.source), self.config.train.retries
-        with directory.locked(self.path, new=self.path != origin):
+        with directory.locked(self.path, self.path != origin, self.anew):
             while True:
                 try:
                     return run._train(display, lost)
@@ -123,6 +130,30 @@ class Run:
                 backends.forget()
                 gc.collect()
                 run = replace(self, source=self.path if checkpoint.directories(self.path) else self.source)
+
+    def preview(self) -> str:
+        """Return in words what `train` would do; no device is opened and nothing is written.
+
+        Raises UserError where the directory, the texts or the checkpoint do not allow it.
+        """
+        config, m, t, d = self.config, self.config.model, self.config.train, self.config.data
+        if self.source is None or self.path != directory.run_of(self.source):
+            directory.check_new(self.path, self.anew)
+        start = Resumed(self.source, config, self.path) if self.source else Start()
+        check_size(m.vocab_size)
+        for source in filter(None, (d.data, d.val_data)):
+            if data.embedded(source) is None:  # the embedded corpus is always there
+                data.read_text(source)
+        most = max(memory_needed(model, t.batch_size) for model in models(config))
+        lines = [f"{m.parameters():,} parameters: {m.n_layer} blocks, {m.n_head} heads, width {m.n_embd}, "
+                 f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
+                 f"{m.vocab_size:,}",
+                 f"{t.steps:,} steps of {t.batch_size * t.accum:,} × {m.block_size:,} tokens, from step {start.step:,}",
+                 f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
+                 f"text {d.data}, validation {d.val_data or 'a tenth of its documents'}"]
+        if config.search:
+            lines.append(cost_in_words(config))
+        return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
     def _train(self, display: Display, lost: DeviceLost | None) -> Result:
@@ -144,7 +175,7 @@ class Run:
                             cache_dir() / "data", t.seed, start.tokenizer)
         about = describe(config, self.run_id, backend)
         changed = start.begin(path, config, about, dataset.text_hash)
-        records = Records(path, about, dataset.tokenizer, keep=start.step)
+        records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         loop = None
         try:
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
@@ -169,9 +200,14 @@ class Run:
             finished = loop.run()
             if finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
-            result = Result(finished, path, loop.step, _summary(loop, finished))
+            log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
+            trouble = _trouble(log) if finished and loop.stage else ""
+            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble)
             display.final(result.summary)
             return result
+        except Diverged as error:
+            records.event(loop.step if loop else start.step, "diverged", str(error))
+            raise
         except DeviceLost as error:
             # At a step whose records stay when the run is resumed.
             step = loop.saved if loop else start.step
@@ -202,7 +238,7 @@ def _checked(config: Config) -> Config:
     if config.search:
         check_cost(config)
     given = {name: source for name, source in config.data.to_dict().items() if source}
-    return config.replaced("data", **{name: source if source.startswith("synth:") else str(Path(source).resolve())
+    return config.replaced("data", **{name: source if source.startswith("synth:") else os.path.realpath(source)
                                       for name, source in given.items()})
 
 
@@ -211,19 +247,28 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _summary(loop: Loop, finished: bool) -> str:
+def _trouble(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a training with these rows came to nothing; "" where it did not."""
+    if log and log[-1]["loss"] is None:
+        return "the loss is not finite"
+    if log and all(row.get("skipped") for row in log):
+        return f"every update was skipped ({log[-1]['skip_reason']})"
+    return ""
+
+
+def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str) -> str:
     stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
     if stage is None:
         return f"done: {outcome}, {path}"
     number = lambda x: "not finite" if x is None else f"{x:.4f}"
     label = f"{stage.label}, " if stage.label else ""
-    verdict = "done" if finished else "interrupted"
+    verdict = f"done, but {trouble}" if trouble else "done" if finished else "interrupted"
     parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
-    log = rows(loop.records.path / METRICS)
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
         best = [f"best val {number(loop.best['loss'])} at step {loop.best['step']}"] if loop.best else []
         parts += [f"loss {number(log[-1]['loss'])}", *best,
                   f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]
-    return ", ".join(parts) + (f", {path}" if finished else f"; continue with --resume {path}")
+    way_on = f"continue with --resume {path}" if loop.step else f"no step was made; start again with --run-dir {path}"
+    return ", ".join(parts) + (f", {path}" if finished else f"; {way_on}")

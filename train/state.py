@@ -18,6 +18,10 @@ from helios.train.config import TrainConfig
 KEPT = 2  # recordings of a step that are kept, where the batch size changes
 
 
+class Stopped(Exception):
+    """A step or an evaluation was given up between two of its parts."""
+
+
 class TrainState:
     """A model with the initial weights of `seed`, its optimizer and its recordings.
 
@@ -59,13 +63,19 @@ class TrainState:
         self.model.load_state_dict(initial_state(self.model.config, seed))
         self.opt.reset()
 
-    def submit(self, inputs: list[tuple[np.ndarray, ...]]) -> Callable[[], tuple[np.ndarray, ...]]:
+    def submit(self, inputs: list[tuple[np.ndarray, ...]], stop: Callable[[], bool] = lambda: False
+               ) -> Callable[[], tuple[np.ndarray, ...]]:
         """Start a step; the function returned waits for the loss, a scalar, and the optimizer's stats [len(STATS)].
+        Raises Stopped where `stop`, which is asked between micro-steps, says so; no weight has changed then.
 
         inputs: for each micro-step tokens and targets, int32 [B, T] each, and rng, int32 [3]; for the last one also the
         learning rate, float32 [1].
         """
-        waits = [self.micro.submit(*micro) for micro in inputs[:-1]]
+        waits = []
+        for micro in inputs[:-1]:
+            waits.append(self.micro.submit(*micro))
+            if stop():
+                raise Stopped
         last = self.last.submit(*inputs[-1])
 
         def wait() -> tuple[np.ndarray, ...]:
@@ -75,9 +85,15 @@ class TrainState:
 
         return wait
 
-    def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
-        """Return the mean loss in nats over (tokens, targets) batches, without dropout; training is not affected."""
-        losses = [float(self.evaluation(*batch)[0]) for batch in batches]
+    def evaluate(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], stop: Callable[[], bool] = lambda: False
+                 ) -> float:
+        """Return the mean loss in nats over (tokens, targets) batches, without dropout; training is not affected.
+        Raises Stopped where `stop`, which is asked between batches, says so."""
+        losses = []
+        for batch in batches:
+            if stop():
+                raise Stopped
+            losses.append(float(self.evaluation(*batch)[0]))
         return sum(losses) / len(losses)
 
     def timings(self) -> dict[str, float]:

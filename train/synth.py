@@ -49,7 +49,7 @@ UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "
 
 def parse_size(size: str) -> int:
     """Return how many bytes "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
+    parts = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
     if not parts or parts[2] not in UNITS or (count := int(float(parts[1]) * UNITS[parts[2]])) < 1:
         raise UserError(f"{size!r} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
     return count

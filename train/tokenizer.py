@@ -28,6 +28,12 @@ GROUP = 256  # pieces encoded at a time, since the library takes some 150 bytes 
 CUT = re.compile(re.escape(END) + r"|(?=\n[^\s<])")
 
 
+def check_size(vocab_size: int) -> None:
+    """Raise UserError unless a vocabulary may have that many tokens."""
+    if not SMALLEST <= vocab_size <= LARGEST:
+        raise UserError(f"a vocabulary of {vocab_size:,} was asked for; give one from {SMALLEST} to {LARGEST:,}")
+
+
 class Tokenizer:
     """A trained vocabulary. Where it was trained here, ids 0, 1 and 2 are SPECIALS. vocab_size: the largest id + 1."""
 
@@ -44,8 +50,7 @@ class Tokenizer:
         Pairs of tokens that occur only once are not merged. Raises UserError if the size is outside 259..65,535 or the
         text supports fewer tokens.
         """
-        if not SMALLEST <= vocab_size <= LARGEST:
-            raise UserError(f"a vocabulary of {vocab_size:,} was asked for; give one from {SMALLEST} to {LARGEST:,}")
+        check_size(vocab_size)
         bpe = tokenizers.Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         bpe.decoder = decoders.ByteLevel()

@@ -82,7 +82,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "device of cpu_ref": (["--device", "0"], "cpu_ref has none"),
     "missing config": (["--config", "{tmp}/no.toml"], "no.toml"),
     "config with an unknown key": (["--config", "{tmp}/bad.toml"], "unknown key 'layer'; did you mean layers?"),
-    "no such run": (["--resume", "{tmp}/no"], "no such directory"),
+    "no such run": (["--resume", "{tmp}/no"], "is missing"),
     "no run": (["--resume", "{tmp}"], "no run directory"),
     "directory of others": (["--run-dir", "{tmp}"], "not empty"),
     "a file for a directory": (["--run-dir", "{tmp}/some.txt"], "is a file"),
@@ -212,7 +212,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_lost_device_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the user's mistake, and no bug: exit 1 without a traceback."""
-    def lost(self: TrainState, inputs: list) -> Any:
+    def lost(self: TrainState, *args: Any) -> Any:
         raise DeviceLost("the card was lost")
 
     monkeypatch.setattr(TrainState, "submit", lost)
@@ -260,8 +260,12 @@ def test_output_in_a_small_encoding(tmp_path: Path, encoding: str) -> None:
 def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, done: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(done, path, ignore=shutil.ignore_patterns("step-*"))
-    refused(run(train.main, "--resume", path), f"holds no checkpoint; a run that ended before its first one starts "
-                                               f"again with --run-dir {path}")
+    refused(run(train.main, "--resume", path), "holds no checkpoint; put its checkpoints/ back")
+    before = (path / "metrics.jsonl").read_bytes()
+    refused(helios_train("--run-dir", path), "put its checkpoints/ back")  # it may be that they were moved away
+    assert (path / "metrics.jsonl").read_bytes() == before
+    for name in directory.LOGS:
+        os.truncate(path / name, 0)
     assert helios_train("--run-dir", path, "--vocab-size", "290").exit_code == 0  # another vocabulary, too
     kinds = [json.loads(line)["kind"] for line in (path / "events.jsonl").read_text().splitlines()]
     assert kinds == ["run_start", "checkpoint", "checkpoint", "run_complete"]
@@ -275,7 +279,8 @@ def test_the_seed_of_a_run_cannot_change(copy: Path) -> None:
 @pytest.mark.parametrize(("command", "args", "words"), [
     (train.main, ["--batchsize", "3"], "--batch"), (train.main, ["--steps"], "requires an argument"),
     (train.main, ["x"], "unexpected extra argument"), (sample.main, ["--run", "x"], "Missing option '--prompt'"),
-    (sample.main, ["--run", "x", "--prompt", "y", "--temperature", "-1"], "x>=0"), (info.main, ["--jsn"], "--json"),
+    (sample.main, ["--run", "x", "--prompt", "y", "--temperature", "-1"], "at least 0"),
+    (info.main, ["--jsn"], "--json"),
 ])
 def test_bad_usage(command: click.Command, args: list[str], words: str) -> None:
     refused(run(command, *args), words)

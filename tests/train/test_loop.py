@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from helios.backends.backend import SCALE_MAX, SCALE_START, STATS, Backend
-from helios.errors import UserError
+from helios.errors import Diverged, UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint, data, device, samples
 from helios.train.data import Dataset
@@ -112,7 +112,8 @@ def test_a_loss_that_is_not_finite(make: Make, each_backend: Backend) -> None:
     t = make(each_backend, steps=5, eval_interval=2)
     poison(t)
     before = t.state.opt.state_dict()
-    assert t.run()
+    with pytest.raises(Diverged, match="no checkpoint of them"):
+        t.run()
     log = rows(t)
     assert [r["step"] for r in log] == [1, 2, 3, 4, 5]
     assert all(r["loss"] is None and r["skipped"] for r in log)

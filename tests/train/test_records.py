@@ -139,7 +139,7 @@ def test_directories_that_a_new_run_may_not_have(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
     (tmp_path / "run" / CONFIG).touch()
     for name, message in (("file", "is a file"), ("other", "is not empty"), ("run", "continue it with --resume"),
-                          ("file/run", "Not a directory")):
+                          ("file/run", "file is a file")):
         with pytest.raises(UserError, match=message), directory.locked(tmp_path / name, new=True):
             pass
     assert not (tmp_path / "other" / LOCK).exists()
@@ -148,7 +148,7 @@ def test_directories_that_a_new_run_may_not_have(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     config = {"model": {}, "train": {}, "data": {}, "run_id": "r"}
     for name in ("first", "second"):
-        with directory.locked(tmp_path, new=True):
+        with directory.locked(tmp_path, new=True, anew=True):
             (tmp_path / "checkpoints" / ".partial-000001").mkdir(parents=True, exist_ok=True)
             log = Records(tmp_path, config, Vocabulary())
             log.event(0, "run_start", name)
@@ -156,6 +156,8 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
             log.close()
     assert [e["message"] for e in strict(tmp_path / EVENTS)] == ["second"]
     assert len(strict(tmp_path / METRICS)) == 1
+    with pytest.raises(UserError, match="without a checkpoint"), directory.locked(tmp_path, new=True):
+        pass  # unless that is asked for
 
 
 @pytest.mark.parametrize(("text", "message"), [

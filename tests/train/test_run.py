@@ -111,8 +111,8 @@ def losing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Backend]]:
     submit, used = TrainState.submit, list[Backend]()
 
     def lose(*steps: int) -> list[Backend]:
-        def submitting(self: TrainState, inputs: list) -> Callable[[], tuple]:
-            wait = submit(self, inputs)
+        def submitting(self: TrainState, *args: Any) -> Callable[[], tuple]:
+            wait = submit(self, *args)
             used.append(self.backend)
             n = len(used)
 

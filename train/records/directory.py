@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from helios.errors import UserError
+from helios.files import obstacle
 from helios.train import checkpoint
 from helios.train.records.rows import lines
 
@@ -33,21 +34,21 @@ def run_id(data: str) -> str:
 
 def run_of(path: Path) -> Path:
     """Return the run's directory, where `path` is that or a checkpoint's. Raises UserError where there is none."""
-    if not path.is_dir():
-        raise UserError(f"{path}: no such directory; give the directory of a run or of a checkpoint")
+    checkpoint.check_place(path)
     return path.parent.parent if checkpoint.is_checkpoint(path) else path
 
 
 @contextmanager
-def locked(path: Path, new: bool) -> Iterator[None]:
+def locked(path: Path, new: bool, anew: bool = False) -> Iterator[None]:
     """Hold the lock of the run directory `path`; a new one is made, and removed again if it stays empty.
+    anew: as in `check_new`.
 
     The lock ends with the process, even when that is killed. Raises UserError if another process holds it, if the
     directory cannot be made, or if a new run may not begin there.
     """
     made = new and not path.exists()
     if new and not (path / LOCK).exists():  # before a lock is put into a folder of other files
-        check_new(path)
+        check_new(path, anew)
     lock = FileLock(path / LOCK)
     try:
         if new:
@@ -63,22 +64,27 @@ def locked(path: Path, new: bool) -> Iterator[None]:
         raise UserError(f"cannot use {path} as a run directory: {error.strerror}") from error
     try:
         if new:
-            check_new(path)
+            check_new(path, anew)
         yield
     finally:
-        if made and os.listdir(path) == [LOCK]:
+        if made and path.is_dir() and os.listdir(path) == [LOCK]:
             shutil.rmtree(path, ignore_errors=True)
         lock.release()
 
 
-def check_new(path: Path) -> None:
-    """Raise UserError unless a new run may begin in the directory `path`."""
+def check_new(path: Path, anew: bool = False) -> None:
+    """Raise UserError unless a new run may begin in the directory `path`. anew: it may take the place of one that ended
+    before its first checkpoint."""
+    if found := obstacle(path):
+        raise UserError(f"--run-dir {path}: {found}; give a new or empty directory")
     if not path.exists():
         return
-    if not path.is_dir():
-        raise UserError(f"--run-dir {path} is a file; give a new or empty directory")
     if (path / CONFIG).exists() and checkpoint.directories(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
+    kinds = {event.get("kind") for _, event in lines(path / EVENTS)}
+    if kinds & {"checkpoint", "run_complete"} or (not anew and any(lines(path / METRICS))):
+        raise UserError(f"{path} holds the records of a run without a checkpoint to continue it from; put its "
+                        f"checkpoints/ back or remove the directory, or give another --run-dir")
     if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
 
@@ -97,7 +103,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
         raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is damaged: {error}") from error
     kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
     if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):

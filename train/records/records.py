@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.train import checkpoint
 from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
 from helios.train.records.rows import clipped, finite, line, lines
 
@@ -40,14 +41,18 @@ CLIP_WINDOW = 100
 class Records:
     """Writes a run's records. When a method returns, the operating system has its whole line."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0) -> None:
+    def __init__(self, path: Path, config: Mapping[str, Any], tokenizer: Any, keep: int = 0,
+                 unfinished: bool = False) -> None:
         """Begin anew, or go on after the step `keep`: later rows, and one cut short by a kill, are removed.
-        path: the run directory. config: the content of config.json. Raises UserError where nothing can be written."""
+
+        path: the run directory. config: the content of config.json. unfinished: the row of the step `keep` is still to
+        come. Raises UserError where nothing can be written, or a row that is kept is damaged.
+        """
         self.path, self.about = path, dict(config)
         self.files: dict[str, IO[bytes]] = {}
         try:
             for name in LOGS:
-                _cut(path / name, keep)
+                _cut(path / name, keep - (unfinished and name == METRICS))
             if not (path / CONFIG).exists():  # else `config` replaces it
                 self.config()
             if not keep:
@@ -86,10 +91,15 @@ class Records:
         self._line(SAMPLES, {"step": step, "time": _now(), **more})
 
     def sync(self) -> None:
-        """Wait until all lines are on the disk, as they must be before a checkpoint relies on them."""
+        """Wait until all lines are on the disk, as they must be before a checkpoint relies on them.
+        Raises UserError where the directory is no longer that of these files."""
         try:
-            for file in self.files.values():
+            for name, file in self.files.items():
                 os.fsync(file.fileno())
+                if not (self.path / name).exists() or not os.path.samestat(
+                        os.stat(self.path / name), os.fstat(file.fileno())):
+                    raise UserError(f"{self.path / name} was removed or replaced while the run was training; the run "
+                                    f"ends here, since its checkpoints would be of no use without its records")
         except OSError as error:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
@@ -107,14 +117,30 @@ class Records:
         except OSError as error:
             os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
-                            f"free space and continue with --resume {self.path}") from error
+                            f"{checkpoint.way_on(self.path)}") from error
 
 
 def _cut(path: Path, keep: int) -> None:
-    if path.exists():
-        kept = b"".join(raw for raw, row in lines(path) if keep and row.get("step", 0) <= keep)
-        if kept != path.read_bytes():
-            write_atomic(path, lambda file: file.write(kept))
+    """Keep the lines up to the step `keep`. Raises UserError where one before the last of them is damaged; what follows
+    may be, since a power cut may leave anything."""
+    if not path.exists():
+        return
+    whole = path.read_bytes()
+    good = [(raw, row["step"]) for raw, row in lines(path) if _is_row(row, path.name)]
+    kept = [raw for raw, step in good if keep and step <= keep]
+    known = {raw for raw, _ in good}
+    until = whole.rfind(kept[-1]) + len(kept[-1]) if kept else 0
+    for number, raw in enumerate(whole[:until].splitlines(keepends=True), 1):
+        if raw not in known:
+            raise UserError(f"{path}, line {number}, is damaged; remove that line to continue without its record")
+    if b"".join(kept) != whole:
+        write_atomic(path, lambda file: file.write(b"".join(kept)))
+
+
+def _is_row(row: Mapping[str, Any], name: str) -> bool:
+    """Return whether the object is one that Records wrote into the file of that name."""
+    numbers = COLUMNS if name == METRICS else ()
+    return type(row.get("step")) is int and all(isinstance(row.get(key, ""), int | float | None) for key in numbers)
 
 
 def _now() -> str:

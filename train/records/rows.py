@@ -29,7 +29,7 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if strict and line.endswith(b"\n"):
                     why = "no UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "msg", error)
                     raise UserError(f"{path}, line {number}, is damaged: {why}") from error

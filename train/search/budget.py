@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from decimal import Decimal
 
 from helios.errors import UserError
 from helios.model import GPTConfig
@@ -36,19 +37,24 @@ def check_cost(config: Config) -> None:
     s = config.search
     n, (steps, tokens) = trainings(s, config.model.n_layer), budget(config)
     if s.budget == "seconds" and n > s.replicates * MOST_CANDIDATES:
-        raise UserError(f"the search may take {n:,} trainings of {s.seconds_per_candidate:g} seconds; lower "
+        raise UserError(f"the search may take {_count(n)} trainings of {s.seconds_per_candidate:g} seconds; lower "
                         f"population_size, generations or replicates")
     if s.budget != "seconds" and n * tokens > s.max_cost:
-        raise UserError(f"the search may take {n:,} trainings of {steps:,} steps, {n * tokens:.3g} tokens in all, more "
-                        f"than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates or "
-                        f"{s.budget}_per_candidate, or raise --max-cost")
+        raise UserError(f"the search may take {_count(n)} trainings of {steps:,} steps, {_count(n * tokens)} tokens in "
+                        f"all, more than --max-cost {s.max_cost:.3g}; lower population_size, generations, replicates "
+                        f"or {s.budget}_per_candidate, or raise --max-cost")
 
 
 def cost_in_words(config: Config) -> str:
     """Return in words how many trainings, steps and tokens the search may take."""
     s, n, (steps, tokens) = config.search, trainings(config.search, config.model.n_layer), budget(config)
     each = f"{s.seconds_per_candidate:g} seconds" if s.budget == "seconds" else f"{steps:,} steps, {tokens:,} tokens"
-    return f"search: at most {n:,} trainings of {each} each{', equal ones once' if s.reuses else ''}"
+    return f"search: at most {_count(n)} trainings of {each} each{', equal ones once' if s.reuses else ''}"
+
+
+def _count(n: int) -> str:
+    """Return a number of any size in words: there are 6**1000 ways to give activations to 1,000 blocks."""
+    return f"{n:,}" if n < 10**12 else f"{Decimal(n):.3g}"
 
 
 def models(config: Config) -> list[GPTConfig]:

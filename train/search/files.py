@@ -101,7 +101,7 @@ def _summary(path: Path, candidates: Mapping[str, Candidate]) -> Summary:
         raise _damaged(path, error.msg, error.lineno) from error
     except UnicodeDecodeError as error:
         raise _damaged(path, "no UTF-8") from error
-    except (msgspec.ValidationError, UserError) as error:
+    except (msgspec.ValidationError, UserError, RecursionError) as error:
         raise _damaged(path, error) from error
     if summary["status"] == "complete" and summary["winner"] not in (None, *candidates):
         raise _damaged(path, f"cannot use the winner {summary['winner']}, which is not in {CANDIDATES}")

@@ -263,7 +263,7 @@ class Search(Plan):
             write_atomic(self.folder / SUMMARY, lambda file: file.write(summary.encode()))
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; "
-                            f"free space and continue with --resume {self.folder.parent}") from error
+                            f"{checkpoint.way_on(self.folder.parent)}") from error
 
 
 def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:

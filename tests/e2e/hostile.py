@@ -1,0 +1,186 @@
+"""What hostile and clumsy use of the commands must come to: a table of named cases.
+
+In arguments, {tmp} is a folder of the case's own. Where the case says `run`, {tmp}/run is a copy of a finished run of
+the preset tiny, of 12 steps, with checkpoints at 6 and 12.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+
+from helios.cli import data, sample, search, train
+from helios.train import checkpoint
+
+TINY = ("--preset", "tiny", "--backend", "cpu_ref")
+NEW = (*TINY, "--run-dir", "{tmp}/new")
+
+
+class Case(NamedTuple):
+    """A command line, what is there before, and what must come of it. With exit code 2, one line on stderr has the
+    words, and no file has changed."""
+
+    args: tuple[str, ...]
+    words: str | tuple[str, ...]
+    prepare: Callable[[Path], object] = lambda tmp: None
+    run: bool = False
+    exit: int = 2
+    command: click.Command = train.main
+
+
+def bytes_of(name: str, content: str | bytes) -> Callable[[Path], object]:
+    return lambda tmp: (tmp / name).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def link(name: str, target: str) -> Callable[[Path], object]:
+    return lambda tmp: (tmp / name).symlink_to(target)
+
+
+def moved(name: str, to: str) -> Callable[[Path], object]:
+    return lambda tmp: (tmp / name).rename(tmp / to)
+
+
+def only_rows(tmp: Path) -> None:
+    """As a run is that was killed before its first checkpoint."""
+    shutil.rmtree(tmp / "run" / "checkpoints")
+    (tmp / "run" / "events.jsonl").write_text("")
+
+
+def renamed(tmp: Path) -> None:
+    shutil.rmtree(tmp / "run" / "checkpoints" / "step-000006")
+    moved("run/checkpoints/step-000012", "run/checkpoints/step-000099")(tmp)
+
+
+def not_finite(tmp: Path) -> None:
+    """NaN in the newest checkpoint, which is whole."""
+    found = checkpoint.load(tmp / "run" / "checkpoints" / "step-000012")
+    found.model["ln_f.weight"][3] = np.nan
+    state = {k: v for k, v in found.state.items() if k not in ("format", "step", "files", "sha256")}
+    checkpoint.save(tmp / "run", 12, found.model, found.optimizer, state)
+
+
+def row(number: int, **values: object) -> Callable[[Path], None]:
+    """Change values in a line of metrics.jsonl."""
+    def change(tmp: Path) -> None:
+        path = tmp / "run" / "metrics.jsonl"
+        lines = path.read_text().splitlines()
+        lines[number - 1] = json.dumps(json.loads(lines[number - 1]) | values)
+        path.write_text("\n".join(lines) + "\n")
+    return change
+
+
+def toml(text: str | bytes, words: str | tuple[str, ...]) -> Case:
+    return Case((*NEW, "--config", "{tmp}/a.toml"), words, bytes_of("a.toml", text))
+
+
+def resumed(where: str, words: str | tuple[str, ...], prepare: Callable[[Path], object] = lambda tmp: None,
+            more: tuple[str, ...] = ()) -> Case:
+    return Case(("--resume", f"{{tmp}}/{where}", *more), words, prepare, run=True)
+
+
+LONG, FOREIGN = "x" * 300, os.fsdecode(b"\xff.txt")
+SAMPLE = ("--run", "{tmp}/run", "--backend", "cpu_ref", "--prompt", "Who?", "--tokens", "2")
+FLOAT32 = "that float32 can tell from 0, 1 and infinity"
+
+CASES: dict[str, Case] = {
+    # data that would be lost
+    "checkpoints moved away": Case((*TINY, "--run-dir", "{tmp}/run"), "put its checkpoints/ back",
+                                   moved("run/checkpoints", "kept"), run=True),
+    "rows without a checkpoint": Case((*TINY, "--run-dir", "{tmp}/run"), "without a checkpoint", only_rows, run=True),
+    "a checkpoint renamed": resumed("run", "state.json says step 12; name it step-000012 again", renamed),
+    "a run that is there": Case((*TINY, "--run-dir", "{tmp}/run"), "continue it with --resume", run=True),
+    # a value that is none
+    **{f"{flag} empty": Case((*TINY, flag, ""), (flag, "''" if flag == "--data" else "is empty"))
+       for flag in ("--resume", "--run-dir", "--config", "--preset", "--search-config", "--data")},
+    "synth --out empty": Case(("synth", "--size", "1KB", "--out", ""), "is empty", command=data.main),
+    "tokenize --out empty": Case(("tokenize", "--data", "synth:9KB", "--out", ""), "is empty", command=data.main),
+    "gates --run-dir empty": Case(("gates", "--data", "synth:9KB", "--run-dir", ""), "is empty", command=search.main),
+    # numbers
+    **{f"{flag} {value}": Case((*NEW, flag, value), (flag, FLOAT32)) for flag, value in (
+        ("--lr", "1e300"), ("--lr", "1e39"), ("--weight-decay", "1e300"), ("--eps", "1e-300"), ("--eps", "1e300"),
+        ("--beta2", "0.9999999999"), ("--dropout", "0.9999999999"), ("--grad-clip", "1e-300"), ("--grad-clip", "1e300"),
+        ("--softcap", "1e-300"), ("--softcap", "1e300"), ("--eps", "1e-40"))},
+    **{f"{flag} {value}": Case((*NEW, flag, value), (flag, "expected a", "in plain decimal")) for flag, value in (
+        ("--steps", "1e3"), ("--steps", "1_0"), ("--steps", "１２"), ("--lr", "1_0"), ("--lr", "０.１"),
+        ("--lr", "inf"), ("--lr", "nan"), ("--steps", "0x10"))},
+    "a whole number of thousands of digits": Case((*NEW, "--steps", "9" * 5000), ("--steps", "(5,002 characters)")),
+    "--steps 2**63": Case((*NEW, "--steps", str(2**63)), "below 2⁶³"),
+    "--layers 1e9": Case((*NEW, "--layers", "1000000000"), "from 1 to 1,000"),
+    "more genomes than can be counted": Case(
+        (*NEW, "--search", "ffn-activation", "--set", "selection=exhaustive", "--set", "genome=per_block",
+         "--layers", "1000"), "e+778 trainings"),
+    **{f"--temperature {value}": Case((*SAMPLE, "--temperature", value), ("--temperature", words), run=True,
+                                      command=sample.main)
+       for value, words in (("nan", "a number"), ("1e-320", FLOAT32), ("-1", "at least 0"), ("hot", "a number"))},
+    # TOML
+    "TOML with a key twice": toml("steps = 3\n[train]\nsteps = 4", "steps is given twice"),
+    "TOML with a key under two names": toml("[model]\nlayers = 3\nn_layer = 4", "is given twice"),
+    "TOML true for a number": toml("steps = true", "steps: expected a whole number, got true"),
+    "TOML 1e3 for a whole number": toml("steps = 1e3", "steps: expected a whole number, got 1000.0"),
+    "TOML nan": toml("lr = nan", "lr: expected a number, got NaN"),
+    "TOML date": toml("steps = 2026-01-02", 'steps: expected a whole number, got "2026-01-02"'),
+    "TOML list": toml("steps = [1, true]", "steps: expected a whole number, got [1, true]"),
+    "TOML list of tables": toml("[[model]]\nlayers = 3", "unknown key 'model'"),
+    "TOML nested deeply": toml(f"steps = {'[' * 5000}{']' * 5000}", "is no TOML file"),
+    "TOML cut off": toml("steps = ", "is no TOML file"),
+    "TOML in Latin-1": toml(b"# \xe9", "is no TOML file"),
+    "TOML with a null byte in a name": toml('data = "a\\u0000b"', "data: expected text"),
+    "a flag nested deeply": Case((*NEW, "--activation", "[" * 100_000), ("--activation: expected a name", "100,002")),
+    "an unknown setting": Case((*NEW, "--set", "batchsize=2"), "did you mean batch_size?"),
+    "an unknown setting like no other": Case((*NEW, "--set", "quiet=1"), "helios-info --settings lists them"),
+    "an unknown preset": Case(("--preset", "quikstart"), "did you mean quickstart?"),
+    # paths
+    **{f"{flag}: {name}": Case((*(NEW if flag != "--run-dir" else TINY), flag, f"{{tmp}}/{path}"), words, prepare)
+       for flag in ("--data", "--config", "--run-dir") for name, path, words, prepare in (
+           ("a link to itself", "loop", "loop", link("loop", "loop")),
+           ("a link to nothing", "dangling", "o", link("dangling", "nowhere")),
+           ("a name of 300 characters", LONG, "File name too long", lambda tmp: None),
+           ("a name that is not UTF-8", FOREIGN, "is not UTF-8", lambda tmp: None),
+           ("below a file", "file/x", "file", bytes_of("file", "x")))},
+    "--run-dir: the cause of a link to nothing": Case(
+        (*TINY, "--run-dir", "{tmp}/dangling"), "is a link to nowhere, which is not", link("dangling", "nowhere")),
+    "--run-dir: the file in the way": Case((*TINY, "--run-dir", "{tmp}/file/x"), "/file is a file",
+                                           bytes_of("file", "x")),
+    "--resume: a link to nothing": Case(("--resume", "{tmp}/dangling"), "is a link to nowhere",
+                                        link("dangling", "nowhere")),
+    "--resume: a link to itself": Case(("--resume", "{tmp}/loop"), "is a link to loop", link("loop", "loop")),
+    "--resume: a name of 300 characters": Case(("--resume", f"{{tmp}}/{LONG}"), "File name too long"),
+    "--out: a link to itself": Case(("synth", "--size", "1KB", "--out", "{tmp}/loop"), "symbolic links",
+                                    link("loop", "loop"), command=data.main),
+    "--out: a name of 300 characters": Case(("synth", "--size", "1KB", "--out", f"{{tmp}}/{LONG}"),
+                                            "File name too long", command=data.main),
+    "missing data": Case((*NEW, "--data", "{tmp}/no.txt"), "No such file"),
+    "a corpus of thousands of digits": Case((*NEW, "--data", f"synth:{'9' * 4000}"), "is no size"),
+    "missing data in a dry run": Case((*NEW, "--data", "{tmp}/no.txt", "--dry-run"), "No such file"),
+    "a vocabulary too small in a dry run": Case((*NEW, "--vocab-size", "9", "--dry-run"), "give one from 259"),
+    # runs and checkpoints
+    "--resume R/checkpoints": resumed("run/checkpoints", ("part of a run", "give the run's directory, ")),
+    "--resume a file of the run": resumed("run/metrics.jsonl", "part of a run"),
+    "--resume a file of a checkpoint": resumed("run/checkpoints/step-000012/state.json",
+                                               ("part of a checkpoint", "/step-000012")),
+    "sample of R/checkpoints": Case(("--run", "{tmp}/run/checkpoints", *SAMPLE[2:]), "part of a run", run=True,
+                                    command=sample.main),
+    "config.json nested deeply": resumed("run", "config.json is damaged", bytes_of("run/config.json", "[" * 100_000)),
+    "a row with a text for a number": resumed("run", "metrics.jsonl, line 5, is damaged", row(5, clip_coef="x")),
+    "a row of no step": resumed("run", "metrics.jsonl, line 5, is damaged", row(5, step="five")),
+    "a damaged vocabulary": resumed("run", ("tokenizer.json is damaged", "put the file back"),
+                                    bytes_of("run/tokenizer.json", "{")),
+    "a damaged checkpoint": resumed("run/checkpoints/step-000012", "model.safetensors is truncated",
+                                    bytes_of("run/checkpoints/step-000012/model.safetensors", "")),
+    "weights that are not finite": resumed("run", ("ln_f.weight", "not finite", "/step-000006, which"), not_finite),
+    "a sample of weights that are not finite": Case(SAMPLE, ("not finite", "/step-000006, which"), not_finite, run=True,
+                                                    command=sample.main),
+    "a dry run of another seed": resumed("run", "the run has seed 0", more=("--seed", "5", "--dry-run")),
+    # trainings that come to nothing
+    "--lr 1e30": Case((*NEW, "--lr", "1e30"), ("warning: step ", "done, but the loss is not finite"), exit=1),
+    "--weight-decay 1e38": Case((*NEW, "--weight-decay", "1e38", "--lr", "1"), "not finite", exit=1),
+    "every update skipped": Case((*NEW, "--spike-threshold", "1e-9"),
+                                 ("warning: step 1: ", "done, but every update was skipped (spike)"), exit=1),
+}
