@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from helios.errors import DeviceLost, UserError
+from helios.model.settings import TEXTS
 from helios.train.config import BY_KEY
 
 INTERRUPTED = 130  # exit code, a shell's for SIGINT
@@ -50,7 +51,9 @@ def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for s in (BY_KEY[key] for key in reversed(keys)):
             said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
             metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
-            command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said)(command)
+            several = {"multiple": True, "callback": lambda ctx, param, given: list(given) or None}
+            command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said,
+                                   **(several if s.kind is TEXTS else {}))(command)
         return command
     return add
 

@@ -18,7 +18,7 @@ from helios import backends
 from helios.backends.backend import Backend
 from helios.errors import DeviceLost, UserError
 from helios.host import cache_dir
-from helios.train import checkpoint, data
+from helios.train import checkpoint, data, texts
 from helios.train.config import Config, resolve
 from helios.train.device import check_memory, device_kind, open_backend
 from helios.train.loop import Loop
@@ -63,7 +63,7 @@ class Run:
         """Return a new run in the new or empty directory `path`; None: in runs/<run id>.
         Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
-        run_id = directory.run_id(config.data.data)
+        run_id = directory.run_id(texts.sources(config.data.data)[0].name)
         return cls(Path(path or Path("runs") / run_id).absolute(), config, run_id)
 
     @classmethod
@@ -78,7 +78,7 @@ class Run:
         config = _checked(config or resolve(base=settings_of(source)))
         if path is None or Path(path).resolve() == origin.resolve():
             return cls(origin, config, directory.read_config(origin)["run_id"], source)
-        return cls(Path(path).absolute(), config, directory.run_id(config.data.data), source)
+        return cls(Path(path).absolute(), config, directory.run_id(texts.sources(config.data.data)[0].name), source)
 
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
@@ -135,9 +135,9 @@ class Run:
         backend = open_backend(t.backend, t.device, display.warn, t.precision)
         for model in models(config):
             check_memory(model, t.batch_size, backend)
-        dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
-                            cache_dir() / "data", t.seed, start.tokenizer)
-        about = describe(config, self.run_id, backend)
+        dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
+                            start.tokenizer, display.say, display.warn)
+        about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, keep=start.step)
         loop = None
@@ -191,9 +191,10 @@ def _checked(config: Config) -> Config:
     """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
-    given = {name: source for name, source in config.data.to_dict().items() if source}
-    return config.replaced("data", **{name: source if source.startswith("synth:") else str(Path(source).resolve())
-                                      for name, source in given.items()})
+    d = config.data
+    found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
+    return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
+                           tokenizer=d.tokenizer and str(Path(d.tokenizer).resolve()))
 
 
 def _shown(path: Path) -> str:
