@@ -51,7 +51,7 @@ def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for s in (BY_KEY[key] for key in reversed(keys)):
             said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
             metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
-            several = {"multiple": True, "callback": lambda ctx, param, given: list(given) or None}
+            several: dict[str, Any] = {"multiple": True, "callback": lambda ctx, param, given: list(given) or None}
             command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said,
                                    **(several if s.kind is TEXTS else {}))(command)
         return command

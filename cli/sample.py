@@ -47,7 +47,7 @@ def main(run: str, prompt: str, raw: bool, tokens: int, temperature: float, top_
         click.echo(f"warning: the prompt has {count:,} tokens, and the model sees its last {size:,}", err=True)
     said = answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed, chat)[0]
     shown = f"{text}{' ' if chat else ''}{said}"
-    click.echo(printable(shown) if sys.stdout.isatty() else shown)
+    click.echo(printable(shown) if sys.stdout.isatty() else shown, color=True)  # else escape sequences are left out
 
 
 if __name__ == "__main__":

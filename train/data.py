@@ -146,7 +146,7 @@ def load(config: DataConfig, vocab_size: int, block_size: int, cache_dir: str | 
         say(f"the vocabulary is that of {config.tokenizer}")
     tokenizer = tokenizer or _cached_tokenizer("".join(trains), vocab_size, Path(cache_dir))
     weights = [source.weight for source in sources]
-    sides = []
+    sides: list[np.ndarray | Mixture] = []
     for side, what in ((trains, "training text"), (vals, "validation text")):
         parts = [tokens(text, tokenizer, cache_dir) for text in side]
         for part, source in zip(parts, sources, strict=False):
@@ -154,7 +154,8 @@ def load(config: DataConfig, vocab_size: int, block_size: int, cache_dir: str | 
         sides.append(Mixture(parts, weights) if len(parts) > 1 else parts[0])
     chat = config.format != "text" and any(map(formats.is_chat, trains))
     named = () if len(sources) == 1 else (repr(weights),)
-    return Dataset(tokenizer, *sides, _hash(*trains, *vals, *named), chat, CHAT if chat else first_words("".join(vals)))
+    prompts = CHAT if chat else first_words("".join(vals))
+    return Dataset(tokenizer, sides[0], sides[1], _hash(*trains, *vals, *named), chat, prompts)
 
 
 def _cached_tokenizer(text: str, vocab_size: int, cache_dir: Path) -> Tokenizer:

@@ -91,22 +91,20 @@ def _document(record: Any, where: str) -> str:
     if not isinstance(record, Mapping) or not KEYS & record.keys():
         raise UserError(f"{where}: expected an object with text, messages, conversations, prompt and completion, or "
                         f"instruction and output, got {json.dumps(record):.60}; --format text takes a file as it is")
-    for key in TURNS:
-        if key in record:
-            document = conversation(_turns(record[key], f"{where}: {key}"), where)
-            break
+    given = [key for key in record if key in KEYS]
+    if key := next((key for key in TURNS if key in given), None):
+        document = conversation(_turns(record[key], f"{where}: {key}"), where)
+    elif "text" in given:
+        text = _string(record["text"], f"{where}: text")
+        document = ended(_from_chatml(text, where) if text.lstrip().startswith(TURN) else text)
+    elif pair := next((pair for pair in PAIRS if all(key in record for key in pair)), None):
+        question, answer = pair
+        asked = [_string(record[key], f"{where}: {key}") for key in (question, "input") if record.get(key)]
+        said = _string(record[answer], f"{where}: {answer}")
+        document = conversation([("user", "\n\n".join(asked)), ("assistant", said)], where)
     else:
-        if "text" in record:
-            text = _string(record["text"], f"{where}: text")
-            document = ended(_from_chatml(text, where) if text.lstrip().startswith(TURN) else text)
-        else:
-            question, answer = next((p for p in PAIRS if p[0] in record and p[1] in record), (None, None))
-            if question is None:
-                raise UserError(f"{where}: {' and '.join(record)} alone make no conversation; a prompt needs a "
-                                f"completion, an instruction an output")
-            asked = [_string(record[key], f"{where}: {key}") for key in (question, "input") if record.get(key)]
-            said = _string(record[answer], f"{where}: {answer}")
-            document = conversation([("user", "\n\n".join(asked)), ("assistant", said)], where)
+        raise UserError(f"{where}: {' and '.join(given)} without an answer; a prompt needs a completion, an "
+                        f"instruction an output")
     try:
         document.encode()
     except UnicodeEncodeError as error:

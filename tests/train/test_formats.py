@@ -70,7 +70,7 @@ GOOD = lines(MESSAGES)
     (GOOD + lines({"messages": []}), "line 2: messages: expected a list of turns"),
     (GOOD + lines({"messages": [{"role": "user"}]}), "line 2: messages: expected turns with role and content"),
     (GOOD + lines({"messages": [{"role": "tool", "content": "x"}]}), "line 2: unknown role 'tool'"),
-    (GOOD + lines({"prompt": "x"}), "line 2: prompt alone make"),
+    (GOOD + lines({"prompt": "x"}), "line 2: prompt without an answer"),
     (GOOD + '{"text": ' + "[" * 99_999, "line 2: JSON nested"),
     (json.dumps([MESSAGES, 7], indent=1), "line 26: expected an object"), (json.dumps([MESSAGES])[:-1], "cut off")])
 def test_a_malformed_line_is_named(text: str, words: str) -> None:
