@@ -274,7 +274,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         values |= _flatten(base, "config.json")
     if preset is not None:
         values |= _preset(preset)
-    usual = {key: values.pop(key) for key in ("vocab_size",) if key in values}
+    size = values.pop("vocab_size", None)
     if file is not None:
         values |= _toml(file)
     if search_file is not None:
@@ -289,8 +289,9 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         if value is not None:
             values[key] = BY_KEY[key].read(value, f"--{BY_KEY[key].flag}")
     if base is None and values.get("tokenizer"):
-        usual["vocab_size"] = Tokenizer.of(values["tokenizer"]).vocab_size
-    values = usual | values
+        size = Tokenizer.of(values["tokenizer"]).vocab_size
+    if size is not None:
+        values = {"vocab_size": size} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})

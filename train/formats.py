@@ -32,9 +32,9 @@ def own(text: str, origin: str, format: str = "auto") -> str:
     in ChatML. "text": any text, which stays as it is but for OTHER_END, which becomes END. "auto": what the name
     `origin` and the text's beginning say. Raises UserError, with the number of the line, for what is none of these.
     """
-    text = text.replace(OTHER_END, END)
     if format == "jsonl" or (format == "auto" and _is_json(text, origin)):
         return "".join(_document(record, f"{origin}, line {line}") for line, record in _records(text, origin))
+    text = text.replace(OTHER_END, END)
     if format != "text" and text.lstrip().startswith(TURN):
         return _from_chatml(text, origin)
     if format == "chat" and not is_chat(text):
@@ -109,7 +109,7 @@ def _document(record: Any, where: str) -> str:
         document.encode()
     except UnicodeEncodeError as error:
         raise UserError(f"{where}: half of a surrogate pair, which is no character; repair the line") from error
-    return document.replace(OTHER_END, END)
+    return document
 
 
 def _turns(turns: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -130,7 +130,7 @@ def _string(value: Any, where: str) -> str:
         value = "".join(_string(part.get("text"), where) for part in value)
     if not isinstance(value, str):
         raise UserError(f"{where}: expected text, got {json.dumps(value):.60}")
-    return value
+    return value.replace(OTHER_END, END)
 
 
 def conversation(turns: Iterable[tuple[str, str]], where: str) -> str:

@@ -14,7 +14,7 @@ SAMPLE_TOKENS, TEMPERATURE, TOP_K = 80, 0.8, 40
 PARTS = (re.escape(END), r"\n\s*\n", r"\n")  # what divides a text: documents, paragraphs, lines
 FIRST_WORDS = re.compile(r"(?:\S+\s+){0,4}\S+")
 LONGEST = 60  # characters of a prompt, for some texts have no spaces
-CONTROL = re.compile(r"[^\S \n\t]|[\x00-\x08\x0e-\x1f\x7f-\x9f]")  # characters that a terminal may obey
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # characters that a terminal may obey
 
 
 def chat_prompt(text: str) -> str:

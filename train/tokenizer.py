@@ -90,12 +90,18 @@ class Tokenizer:
 
     def _fault(self) -> str:
         """Return why texts cannot be trained on with this vocabulary; "" where they can."""
-        probe = "Ab  é\n\x00 " + "".join(SPECIALS)
+        # Every byte that may begin or continue a character, then the marks.
+        probe = "".join(map(chr, (*range(0x100), 0x800, 0x4E00, 0xFFFD, 0x10000, 0x10FFFF, *map(ord, " ab  c")))
+                        ) + "".join(SPECIALS)
         if self.vocab_size > LARGEST:
             return f"it has {self.vocab_size:,} tokens, at most {LARGEST:,} are possible"
         if missing := [s for s in SPECIALS if s not in self._ids]:
             return f"it lacks {' '.join(missing)}"
-        if (ids := self.encode(probe))[-len(SPECIALS):].tolist() != list(self._ids.values()):
+        try:
+            ids = self.encode(probe)
+        except Exception as error:  # the library raises plain Exception
+            return f"it cannot encode any text ({error})"
+        if ids[-len(SPECIALS):].tolist() != list(self._ids.values()):
             return f"it cuts {' '.join(SPECIALS)} into several tokens"
         return "" if self.decode(ids) == probe else "a text does not come back from its tokens"
 

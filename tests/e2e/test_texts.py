@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from helios.backends.backend import Backend
 
 PLAY = "".join(f"{name}:\nSpeak, good {noun}, and let the {noun} of night number {i}\nbe heard.\n\n"
                for i in range(60) for name, noun in (("ROMEO", "lord"), ("JULIET", "lady")))
@@ -25,17 +22,14 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_one_command_each(name: str, tmp_path: Path, backend: Backend) -> None:
+def test_one_command_each(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(TEXTS[name])
-    where = ["--backend", backend.name]
-    if (device := os.environ.get("HELIOS_TEST_BACKEND", "").partition(":")[2]) and backend.name == "vulkan":
-        where += ["--device", device]
     train = ["train", "--preset", "tiny", "--steps", "6", "--data", str(tmp_path / name), "--run-dir",
              str(tmp_path / "run")]
     chat = name != "play.txt"
     prompt = "What is 3 and 4?" if chat else "ROMEO:"
     for command in (train, ["sample", "--run", str(tmp_path / "run"), "--prompt", prompt, "--tokens", "5"]):
-        done = subprocess.run([sys.executable, "-m", f"helios.cli.{command[0]}", *command[1:], *where],
+        done = subprocess.run([sys.executable, "-m", f"helios.cli.{command[0]}", *command[1:], "--backend", "cpu_ref"],
                               capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(f"<|user|> {prompt} <|assistant|> " if chat else prompt)

@@ -33,6 +33,7 @@ def lines(*records: Any) -> str:
            {"instruction": "Hi", "input": "", "output": "Ho"}),
      f"<|user|> Who? <|assistant|> I. {END}\n<|user|> Add.\n\n1 1 <|assistant|> 2 {END}\n"
      f"<|user|> Hi <|assistant|> Ho {END}\n"),
+    ('{"text": "a\\u003c|endoftext|\\u003e"}', f"a{END}"),
     (lines({"messages": [{"role": "assistant", "content": [{"type": "text", "text": "Hello"}]}]}),
      f"<|assistant|> Hello {END}\n"),
     (CHATML, ONE), (CHATML * 2, ONE * 2), (CHATML + "<|endoftext|>" + CHATML, ONE * 2),

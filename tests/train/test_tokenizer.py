@@ -111,11 +111,12 @@ def test_missing_truncated_and_foreign_files(trained: Tokenizer, tmp_path: Path)
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="damaged"):
             Tokenizer.load(path)
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1, **{s: 2 + i for i, s in
-                                                              enumerate(SPECIALS)}}, unk_token="?"))
+    vocab = {s: i for i, s in enumerate((*SPECIALS, "?"))}
+    words = [tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, **unknown)).to_str().encode()
+             for unknown in ({"unk_token": "?"}, {})]
     for foreign, why in ((whole.replace(b"<|user|>", b"<|person|>"), r"lacks <\|user\|>; give a byte-level BPE"),
                          (whole.replace(b'"id": 699', b'"id": 70000').replace(b": 699", b": 70000"), "at most 65,535"),
-                         (words.to_str().encode(), "cuts <|does not come back")):
+                         (words[0], "cuts <"), (words[1], "cannot encode any text")):
         path.write_bytes(foreign)
         with pytest.raises(UserError, match=f"foreign tokenizer.*({why})"):
             Tokenizer.load(path)
