@@ -16,6 +16,7 @@ from helios.train.records import directory
 from helios.train.records.directory import LOGS, TOKENIZER
 from helios.train.search.files import FOLDER
 from helios.train.search.search import winner
+from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
 
 
@@ -101,7 +102,8 @@ class Resumed(Start):
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         # Settings name a text by its path, and its content may have changed.
         if self.saved["data"] == config.data.to_dict() and self.state["text_hash"] != text_hash:
-            raise UserError(f"{config.data.data} or the validation text is no longer what the run began with; "
+            named = ", ".join(map(str, sources(config.data.data)))
+            raise UserError(f"{named} or the validation text is no longer what the run began with; "
                             f"restore it, or name the other text with --data")
         if self.origin != path:
             self._copy_to(path)
