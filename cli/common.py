@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from helios.errors import DeviceLost, Diverged, UserError
-from helios.model.settings import Kind, Range, Setting
+from helios.model.settings import TEXTS, Kind, Range, Setting
 from helios.train.config import BY_KEY
 from helios.train.progress import Output
 
@@ -89,7 +89,9 @@ def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for s in (BY_KEY[key] for key in reversed(keys)):
             said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
             metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
-            command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said)(command)
+            several: dict[str, Any] = {"multiple": True, "callback": lambda ctx, param, given: list(given) or None}
+            command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said,
+                                   **(several if s.kind is TEXTS else {}))(command)
         return command
     return add
 

@@ -1,19 +1,24 @@
-"""helios-data: make, tokenize and measure training text."""
+"""helios-data: make, convert, tokenize and measure training text."""
 
+import shutil
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import click
 
 from helios.cli.common import Given, HeliosGroup
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.train import data, synth
+from helios.train import data, synth, texts
+from helios.train.formats import FORMATS
 from helios.train.tokenizer import ASSISTANT, USER, Tokenizer
 
 
 @click.group(cls=HeliosGroup, no_args_is_help=False)
 def main() -> None:
-    """Make, tokenize and measure training text."""
+    """Make, convert, tokenize and measure training text."""
 
 
 @main.command("synth")
@@ -22,24 +27,50 @@ def main() -> None:
 @click.option("--out", type=Given(), default="-", show_default=True, help="File to write, or - for standard output.")
 def synth_(size: str, seed: int, out: str) -> None:
     """Write the embedded corpus: conversations with figures of history, one a line."""
-    text = synth.corpus(synth.parse_size(size), seed).encode()
-    if out == "-":
-        click.echo(text, nl=False)
-        return
-    try:
-        write_atomic(out, lambda file: file.write(text))
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another place") from error
-    click.echo(f"{out}: {len(text):,} bytes", err=True)
+    count, folder = synth.parse_size(size), Path(out).resolve().parent
+    if out != "-" and folder.is_dir() and count > (free := shutil.disk_usage(folder).free):
+        raise UserError(f"--size {size}: {free:,} bytes are free in {folder}; ask for less, or choose another place")
+    _write(synth.lines(count, seed), out)
 
 
 @main.command()
-@click.option("--data", "source", required=True, help="A UTF-8 text file, or synth:SIZE[:SEED], the embedded corpus.")
+@click.argument("source", metavar="IN")
+@click.option("--out", default="-", show_default=True, help="File to write, or - for standard output.")
+@click.option("--format", type=click.Choice(FORMATS), default="auto", show_default=True,
+              help="Form of IN, as in helios-train.")
+def convert(source: str, out: str, format: str) -> None:
+    """Write JSONL, ShareGPT or ChatML as helios-train reads it, <|user|> … <|assistant|> … <|end_of_text|>."""
+    _write([texts.read(source, format)], out)
+
+
+def _write(parts: Iterable[str], out: str) -> None:
+    """Write a text to a file, which is then whole or not there, or to standard output, where `out` is "-"."""
+    if out == "-":
+        for part in parts:
+            sys.stdout.buffer.write(part.encode())
+        return
+    size = 0
+
+    def write(file: IO[bytes]) -> None:
+        nonlocal size
+        for part in parts:
+            size += file.write(part.encode())
+
+    try:
+        write_atomic(out, write)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another place") from error
+    click.echo(f"{out}: {size:,} bytes", err=True)
+
+
+@main.command()
+@click.option("--data", "source", required=True,
+              help="A file or a pattern of files, as in helios-train, or synth:SIZE[:SEED], the embedded corpus.")
 @click.option("--vocab-size", type=int, default=4000, show_default=True, help="Tokens, from 259 to 65,535.")
 @click.option("--out", type=Given(Path), default=Path("tokenizer.json"), show_default=True, help="File to write.")
 def tokenize(source: str, vocab_size: int, out: Path) -> None:
     """Train a tokenizer on a text, and say how many bytes of it a token has."""
-    text = data.source_text(source)
+    text = texts.read(source)
     tokenizer = Tokenizer.train(text, vocab_size)
     tokenizer.save(out)
     ids, size = tokenizer.encode(text), len(text.encode())
@@ -51,7 +82,7 @@ def tokenize(source: str, vocab_size: int, out: Path) -> None:
 @click.argument("source", metavar="FILE")
 def stats(source: str) -> None:
     """Count documents, words and more in a text. FILE may be synth:SIZE[:SEED]."""
-    text = data.source_text(source)
+    text = texts.read(source)
     docs = data.documents(text)
     words = text.split()
     for name, count in {

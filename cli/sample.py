@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -12,14 +13,17 @@ from helios.model.settings import FLOAT, NATURAL
 from helios.train import checkpoint
 from helios.train.config import resolve
 from helios.train.device import open_backend
-from helios.train.resume import tokenizer_of
-from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
+from helios.train.resume import is_chat, tokenizer_of
+from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt, printable
 
 
 @click.command(cls=HeliosCommand)
 @click.option("--run", required=True, type=Given(), metavar="DIR",
               help="Directory of a run or of one of its checkpoints.")
-@click.option("--prompt", required=True, help="Text, put into <|user|> … <|assistant|> unless it has such marks.")
+@click.option("--prompt", required=True,
+              help="Text to continue. Where the run trained on conversations, it is put into <|user|> … <|assistant|>, "
+              "unless it has such marks.")
+@click.option("--raw", is_flag=True, help="Take the prompt as it is.")
 @click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
               help="Most tokens to draw.")
 @click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE,
@@ -28,7 +32,8 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
               help="Draw from this many likeliest tokens; 0: from all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @setting_options("backend", "device")
-def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, seed: int, **flags: Any) -> None:
+def main(run: str, prompt: str, raw: bool, tokens: int, temperature: float, top_k: int, seed: int,
+         **flags: Any) -> None:
     """Continue a prompt with a trained model."""
     found, problems = checkpoint.find(run)
     for problem in problems:
@@ -38,8 +43,13 @@ def main(run: str, prompt: str, tokens: int, temperature: float, top_k: int, see
     where = open_backend(chosen.backend, chosen.device, lambda text: click.echo(text, err=True))
     model = GPT(GPTConfig.from_dict(found.state["model"]), device=where)
     model.load_state_dict(found.model)
-    text = chat_prompt(prompt)
-    click.echo(f"{text} {answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed)[0]}")
+    chat = is_chat(found) and not raw
+    text = chat_prompt(prompt) if chat else prompt
+    if (count := len(tokenizer.encode(text))) > (size := model.config.block_size):
+        click.echo(f"warning: the prompt has {count:,} tokens, and the model sees its last {size:,}", err=True)
+    said = answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed, chat)[0]
+    shown = f"{text}{' ' if chat else ''}{said}"
+    click.echo(printable(shown) if sys.stdout.isatty() else shown, color=True)  # else escape sequences are left out
 
 
 if __name__ == "__main__":

@@ -115,11 +115,19 @@ def _terms(value: Any) -> str:
     return ",".join(f"{name.strip()}={_number(x)}" for name, x in sorted(value.items()))
 
 
+def _texts(value: Any) -> str | tuple[str, ...]:
+    found = tuple(map(_text, value)) if isinstance(value, list | tuple) else (_text(value),)
+    if not found:
+        raise ValueError
+    return found[0] if len(found) == 1 else found
+
+
 INT = Kind("a whole number", "N", _integer)
 FLOAT = Kind("a number", "X", _number)
 TEXT = Kind("text in UTF-8 without null bytes", "TEXT", _text)
 SWITCH = Kind("true or false", "BOOL", _switch)
 NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
+TEXTS = Kind("text, or a list of several", "TEXT", _texts)
 GENOMES = Kind("genomes with semicolons between, or a list of them", "GENOME[;GENOME…]", _genomes)
 TERMS = Kind("NAME=NUMBER, several with commas between", "NAME=X[,NAME=X…]", _terms)
 WIDTH = Kind("a whole number or matched", "N", lambda x: x if x == "matched" else _integer(x))
@@ -209,8 +217,9 @@ class Settings:
             object.__setattr__(self, s.key, s.read(getattr(self, s.key), s.key))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name: numbers, texts, switches and None only."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        """Return the values by name, as JSON has them: numbers, texts, switches, None, lists of texts."""
+        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -25,6 +25,7 @@ from helios.model.settings import (
     POSITIVE,
     SHARE,
     TERMS,
+    TEXTS,
     Range,
     Setting,
     Settings,
@@ -34,16 +35,25 @@ from helios.model.settings import (
     shown,
 )
 from helios.train.fitness import FITNESS, fitness_coefficients
+from helios.train.formats import FORMATS
+from helios.train.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class DataConfig(Settings):
     """The texts that a run reads."""
 
-    data: str = setting("synth:2MB", ANY, "training text: a UTF-8 file, or as much of the embedded corpus as "
-                        "synth:SIZE[:SEED] says", flag="data")
-    val_data: str | None = setting(None, ANY, "validation text, a file or synth: too; not given: about a tenth of the "
-                                   "documents of --data", flag="val-data")
+    data: str | tuple[str, ...] = setting(
+        "synth:2MB", ANY, "training text: a file, all files of a pattern such as 'books/*.txt', or as much of the "
+        "embedded corpus as synth:SIZE[:SEED] says; may be given several times, each with =WEIGHT behind it: a "
+        "sequence comes from a text with a chance proportional to weight × tokens", flag="data", kind=TEXTS)
+    val_data: str | None = setting(None, ANY, "validation text, as one --data; not given: about a tenth of the "
+                                   "documents of each --data, its last tenth where there are no two", flag="val-data")
+    format: str = setting("auto", one_of(*FORMATS), "form of the texts: text, as it is; chat, conversations with marks "
+                          "or in ChatML; jsonl, records with text, messages, conversations or prompt and completion; "
+                          "auto, what a text looks like", flag="format")
+    tokenizer: str | None = setting(None, ANY, "vocabulary to use instead of training one: a tokenizer.json or the "
+                                    "directory of a run; vocab_size follows from it", flag="tokenizer")
 
 
 @dataclass(frozen=True)
@@ -256,14 +266,16 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
     """Return the settings of a run.
 
     file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
-    a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. Raises
-    UserError for unknown names, wrong types and values out of range.
+    a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. The size of
+    a vocabulary that is given wins over a preset's. Raises UserError for unknown names, wrong types and values out of
+    range.
     """
     values: dict[str, Any] = {}
     if base is not None:
         values |= _flatten(base, "config.json")
     if preset is not None:
         values |= _preset(preset)
+    size = values.pop("vocab_size", None)
     if file is not None:
         values |= _toml(file)
     if search_file is not None:
@@ -277,6 +289,10 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
     for key, value in (flags or {}).items():
         if value is not None:
             values[key] = BY_KEY[key].read(value, f"--{BY_KEY[key].flag}")
+    if base is None and values.get("tokenizer"):
+        size = Tokenizer.of(values["tokenizer"]).vocab_size
+    if size is not None:
+        values = {"vocab_size": size} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})

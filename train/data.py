@@ -3,6 +3,8 @@
 import hashlib
 import re
 import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,49 +13,34 @@ import numpy as np
 from helios import random
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.train import synth
+from helios.train import formats, texts
+from helios.train.config import DataConfig
+from helios.train.samples import CHAT, first_words
 from helios.train.tokenizer import END, Tokenizer
 
 TRAIN, EVAL = 0, 1  # streams of random offsets, independent of each other
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Several texts. A sequence comes from one of them with a chance proportional to weight × tokens."""
+
+    parts: Sequence[np.ndarray]  # uint16 [tokens] each
+    weights: Sequence[float]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+
 class Dataset(NamedTuple):
-    """What a run trains on. text_hash: of both texts, by which a resumed run knows whether they changed."""
+    """What a run trains on. text_hash: of all texts, by which a resumed run knows whether they changed."""
 
     tokenizer: Tokenizer
-    train: np.ndarray  # uint16 [tokens]
-    val: np.ndarray  # uint16 [tokens]
+    train: np.ndarray | Mixture  # uint16 [tokens]
+    val: np.ndarray | Mixture  # uint16 [tokens]
     text_hash: str
-
-
-def read_text(path: str | Path) -> str:
-    """Return a file's text with its own line ends. Raises UserError if it cannot be read, is empty or not UTF-8."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start:,}; "
-                        f"convert it to UTF-8") from error
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', error)}; give a UTF-8 text file") from error
-    if not text or text.isspace():
-        raise UserError(f"{path} is empty; give a UTF-8 text file")
-    return text
-
-
-def source_text(source: str | Path) -> str:
-    """Return the text of a file, or of the embedded corpus for "synth:SIZE[:SEED]". Raises UserError."""
-    made = embedded(source)
-    return read_text(source) if made is None else synth.corpus(*made)
-
-
-def embedded(source: str | Path) -> tuple[int, int] | None:
-    """Return the size in bytes and the seed of "synth:SIZE[:SEED]"; None for a file. Raises UserError."""
-    if not str(source).startswith("synth:"):
-        return None
-    size, _, seed = str(source).removeprefix("synth:").partition(":")
-    if not re.fullmatch(r"\d*", seed, re.ASCII):
-        raise UserError(f"the seed in {source} is no number; write synth:2MB or synth:2MB:7")
-    return synth.parse_size(size), int(seed or 0)
+    chat: bool = True  # whether the training text has the marks of conversations
+    prompts: Sequence[str] = CHAT  # what a run lets its model continue
 
 
 def documents(text: str) -> list[str]:
@@ -62,19 +49,25 @@ def documents(text: str) -> list[str]:
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True) if a < b]
 
 
-def split_documents(text: str, fraction: float = 0.1, seed: int = 0) -> tuple[str, str]:
+def split_documents(text: str, fraction: float = 0.1, seed: int = 0, say: Callable[[str], object] = str,
+                    name: str = "the text") -> tuple[str, str]:
     """Return (training text, validation text): every document is whole, in one of them, in the old order.
 
     Documents are ranked by a hash of the seed and their text, and the lowest `fraction` is for validation, at least one
-    and not all. So copies of a document stay together, and the split of a growing file hardly changes. Raises UserError
-    if there are not two different documents.
+    and not all. So copies of a document stay together, and the split of a growing file hardly changes. A text without
+    two different documents is cut in two instead, which `say` is told.
     """
     docs = documents(text)
     ranks = [hashlib.blake2b(d.strip().encode(), digest_size=8, key=str(seed).encode()).digest() for d in docs]
     order = sorted(set(ranks))
     if len(order) < 2:
-        raise UserError(f"the text is a single document, so nothing can be set apart for validation; give --val-data, "
-                        f"or end each document with {END}")
+        what = (f"the {len(docs):,} documents of {name} are all equal" if len(docs) > 1 else
+                f"{name} is a single document" if END in text else f"{name} has no document marks ({END})")
+        say(f"{what}: its last {fraction:.0%} are for validation")
+        part = round(fraction * len(text))
+        cut = len(text) - part
+        cut = text.rfind("\n", cut - part, cut) + 1 or cut  # where a line begins, if one does near there
+        return text[:cut], text[cut:]
     chosen = set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
     sides: tuple[list[str], list[str]] = ([], [])
     for doc, rank in zip(docs, ranks, strict=True):
@@ -104,37 +97,65 @@ def tokens(text: str, tokenizer: Tokenizer, cache_dir: str | Path) -> np.ndarray
     return ids
 
 
-def batch(tokens: np.ndarray, step: int, batch_size: int, block_size: int, seed: int, stream: int = TRAIN
+def batch(tokens: np.ndarray | Mixture, step: int, batch_size: int, block_size: int, seed: int, stream: int = TRAIN
           ) -> tuple[np.ndarray, np.ndarray]:
     """Return (x, y), int32 [batch_size, block_size] each: windows at random offsets, and the same one token later.
 
-    The offsets are a pure function of (seed, stream, step), uniform over all windows that fit. Raises UserError unless
-    `tokens` [N] has N > block_size.
+    The offsets are a pure function of (seed, stream, step), uniform over all windows of a text that fit. Raises
+    UserError unless each text has more than block_size tokens.
     """
-    _check_length(tokens, block_size, "text")
-    offsets = (random.words(batch_size, seed, stream, step) % np.uint64(len(tokens) - block_size)).astype(np.int64)
-    windows = np.asarray(tokens[offsets[:, None] + np.arange(block_size + 1)], np.int32)
+    parts, weights = (tokens.parts, tokens.weights) if isinstance(tokens, Mixture) else ((tokens,), (1.0,))
+    for part in parts:
+        _check_length(part, block_size, "text")
+    # The second half of the words chooses the text, so that a single one is drawn from as if there was no choice.
+    offsets, choices = np.split(random.words(2 * batch_size, seed, stream, step), 2)
+    edges = np.cumsum([weight * len(part) for part, weight in zip(parts, weights, strict=True)])
+    chosen = np.searchsorted(edges[:-1], (choices >> np.uint64(11)) * 2.0**-53 * edges[-1], side="right")
+    windows = np.empty((batch_size, block_size + 1), np.int32)
+    for row, offset, i in zip(windows, offsets.tolist(), chosen, strict=True):
+        start = offset % (len(parts[i]) - block_size)
+        row[:] = parts[i][start : start + block_size + 1]
     return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
 
 
-def load(data: str | Path, val_data: str | Path | None, vocab_size: int, block_size: int, cache_dir: str | Path,
-         seed: int, tokenizer: Tokenizer | None = None) -> Dataset:
-    """Read, split and tokenize the texts. `data` and `val_data` are files or "synth:SIZE[:SEED]".
+def load(config: DataConfig, vocab_size: int, block_size: int, cache_dir: str | Path, seed: int,
+         tokenizer: Tokenizer | None = None, say: Callable[[str], object] = str, warn: Callable[[str], object] = str
+         ) -> Dataset:
+    """Read, split and tokenize the texts.
 
-    Without `val_data`, `seed` sets documents of `data` apart. Without a tokenizer, one of `vocab_size` is trained on
-    the training text, or taken from `cache_dir`, where it is kept. Raises UserError for bad sources, and for texts of
-    fewer than block_size + 1 tokens.
+    Without validation text, `seed` sets documents of each text apart. Without a tokenizer, the one that `config` names
+    is taken, or one of `vocab_size` is trained on the training text and kept in `cache_dir`. say, warn: are told what a
+    user should know. Raises UserError for bad sources, for texts of fewer than block_size + 1 tokens, and for a
+    tokenizer of another size.
     """
-    train_text = source_text(data)
-    if val_data is None:
-        train_text, val_text = split_documents(train_text, seed=seed)
+    sources = texts.sources(config.data)
+    wholes = [texts.read(source.name, config.format) for source in sources]
+    if config.val_data is None:
+        trains, vals = zip(*(split_documents(whole, seed=seed, say=say, name=str(source))
+                             for source, whole in zip(sources, wholes, strict=True)), strict=True)
     else:
-        val_text = source_text(val_data)
-    tokenizer = tokenizer or _cached_tokenizer(train_text, vocab_size, Path(cache_dir))
-    train, val = tokens(train_text, tokenizer, cache_dir), tokens(val_text, tokenizer, cache_dir)
-    _check_length(train, block_size, "training text")
-    _check_length(val, block_size, "validation text")
-    return Dataset(tokenizer, train, val, _hash(train_text, val_text))
+        trains, vals = tuple(wholes), (texts.read(config.val_data, config.format),)
+        if vals[0] in trains:
+            warn("warning: the validation text is a training text, too, so its loss tells nothing of new text; leave "
+                 "--val-data out, and a tenth is set apart")
+    if tokenizer is None and config.tokenizer:
+        tokenizer = Tokenizer.of(config.tokenizer)
+        if tokenizer.vocab_size != vocab_size:
+            raise UserError(f"--vocab-size {vocab_size}: the vocabulary of {config.tokenizer} has "
+                            f"{tokenizer.vocab_size} tokens; leave --vocab-size out")
+        say(f"the vocabulary is that of {config.tokenizer}")
+    tokenizer = tokenizer or _cached_tokenizer("".join(trains), vocab_size, Path(cache_dir))
+    weights = [source.weight for source in sources]
+    sides: list[np.ndarray | Mixture] = []
+    for side, what in ((trains, "training text"), (vals, "validation text")):
+        parts = [tokens(text, tokenizer, cache_dir) for text in side]
+        for part, source in zip(parts, sources, strict=False):
+            _check_length(part, block_size, what + (f" of {source}" if len(parts) > 1 else ""))
+        sides.append(Mixture(parts, weights) if len(parts) > 1 else parts[0])
+    chat = config.format != "text" and any(map(formats.is_chat, trains))
+    named = () if len(sources) == 1 else (repr(weights),)
+    prompts = CHAT if chat else first_words("".join(vals))
+    return Dataset(tokenizer, sides[0], sides[1], _hash(*trains, *vals, *named), chat, prompts)
 
 
 def _cached_tokenizer(text: str, vocab_size: int, cache_dir: Path) -> Tokenizer:

@@ -29,7 +29,7 @@ from helios.train.progress import Display
 from helios.train.records.directory import SAMPLES
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
-from helios.train.samples import PROMPTS, SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat_prompt
+from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable
 from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import Stopped, TrainState
 
@@ -257,14 +257,16 @@ class Loop:
         return data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
 
     def sample(self) -> None:
-        """Let the model answer PROMPTS, record and show the answers; they depend on weights, seed and step alone."""
-        prompts = [chat_prompt(p) for p in PROMPTS]
-        seed = self.config.train.seed * SEED_STRIDE + self.step
-        texts = answer(self.state.sampler, self.dataset.tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed)
+        """Let the model continue the dataset's prompts, record and show what it says; that depends on weights, seed
+        and step alone."""
+        seed, data = self.config.train.seed * SEED_STRIDE + self.step, self.dataset
+        texts = answer(self.state.sampler, data.tokenizer, data.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed,
+                       data.chat)
         self.display.say(f"samples at step {self.step}:")
-        for prompt, text in zip(prompts, texts, strict=True):
+        for prompt, text in zip(data.prompts, texts, strict=True):
             self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
-            self.display.say(f"  {prompt} {' '.join(text.split())}")
+            shown = " ".join(f"{prompt}{' ' if data.chat else ''}{text}".split())
+            self.display.say(f"  {printable(shown)}")
 
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
+from helios.model.settings import declared
 from helios.train import checkpoint
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
@@ -15,13 +16,16 @@ from helios.train.records import directory
 from helios.train.records.directory import LOGS, TOKENIZER
 from helios.train.search.files import FOLDER
 from helios.train.search.search import winner
+from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
 
 
 def settings_of(source: str | Path) -> dict[str, Any]:
     """Return the settings of the run or checkpoint directory `source`, by section. Raises UserError."""
     saved = directory.read_config(directory.run_of(Path(source).absolute()))
-    return {section: saved[section] for section in SECTIONS if section in saved}
+    # A run of an older version lacks settings that are new, and had their defaults.
+    return {section: {s.key: s.default for s in declared(cls)} | saved[section]
+            for section, cls in SECTIONS.items() if section in saved}
 
 
 class Start:
@@ -53,7 +57,7 @@ class Resumed(Start):
 
     def __init__(self, source: Path, config: Config, path: Path) -> None:
         self.origin = directory.run_of(source)
-        self.saved = directory.read_config(self.origin)
+        self.saved = directory.read_config(self.origin) | settings_of(self.origin)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
         self.unfinished = "pending" in found.state
@@ -74,6 +78,9 @@ class Resumed(Start):
         # In a search, the checkpoint's model is that of the candidate under way.
         own = {key: self.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
         checkpoint.check_model(found, config.model.to_dict() | own)
+        if config.data.tokenizer != self.saved["data"]["tokenizer"]:
+            raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "
+                            f"change; leave --tokenizer out, or start a new run")
         if config.train.seed != (seed := self.state["seed"]):
             raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
                             f"out, or start a new run")
@@ -97,7 +104,8 @@ class Resumed(Start):
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         # Settings name a text by its path, and its content may have changed.
         if self.saved["data"] == config.data.to_dict() and self.state["text_hash"] != text_hash:
-            raise UserError(f"{config.data.data} or its validation text is no longer what the run began with; "
+            named = ", ".join(map(str, sources(config.data.data)))
+            raise UserError(f"{named} or the validation text is no longer what the run began with; "
                             f"restore it, or name the other text with --data")
         if self.origin != path:
             self._copy_to(path)
@@ -134,5 +142,10 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
                         f"the file back, which a new run with the same --data, --vocab-size and --seed writes, too"
                         ) from error
     if tokenizer.fingerprint != found.state["tokenizer"]:
-        raise UserError(f"{path} is not the vocabulary that {found.path} was trained with")
+        raise UserError(f"{path} is not the vocabulary that {found.path} was trained with; restore the run's own")
     return tokenizer
+
+
+def is_chat(found: Checkpoint) -> bool:
+    """Return whether the checkpoint's run trains on conversations, as all runs did that do not say."""
+    return bool(directory.read_config(found.path.parent.parent).get("chat", True))

@@ -20,7 +20,7 @@ from helios import backends
 from helios.backends.backend import Backend
 from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir
-from helios.train import checkpoint, data
+from helios.train import checkpoint, data, texts
 from helios.train.config import Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
@@ -69,7 +69,7 @@ class Run:
         """Return a new run in the new or empty directory `path`; None: in runs/<run id>.
         Raises UserError where a search may cost more than max_cost."""
         config = _checked(config)
-        run_id = directory.run_id(config.data.data)
+        run_id = directory.run_id(texts.sources(config.data.data)[0].name)
         return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id)
 
     @classmethod
@@ -84,7 +84,7 @@ class Run:
         config = _checked(config or resolve(base=settings_of(source)))
         if path is None or os.path.realpath(path) == os.path.realpath(origin):
             return cls(origin, config, directory.read_config(origin)["run_id"], source)
-        return cls(Path(path).absolute(), config, directory.run_id(config.data.data), source)
+        return cls(Path(path).absolute(), config, directory.run_id(texts.sources(config.data.data)[0].name), source)
 
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
@@ -141,16 +141,17 @@ class Run:
             directory.check_new(self.path, self.anew)
         start = Resumed(self.source, config, self.path) if self.source else Start()
         check_size(m.vocab_size)
-        for source in filter(None, (d.data, d.val_data)):
-            if data.embedded(source) is None:  # the embedded corpus is always there
-                data.read_text(source)
+        named = texts.sources(d.data)
+        for name in filter(None, (*(source.name for source in named), d.val_data)):
+            if not name.startswith(texts.SYNTH):  # the embedded corpus is always there
+                texts.read(name, d.format)
         most = max(memory_needed(model, t.batch_size) for model in models(config))
         lines = [f"{m.parameters():,} parameters: {m.n_layer} blocks, {m.n_head} heads, width {m.n_embd}, "
                  f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
                  f"{m.vocab_size:,}",
                  f"{t.steps:,} steps of {t.batch_size * t.accum:,} × {m.block_size:,} tokens, from step {start.step:,}",
                  f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
-                 f"text {d.data}, validation {d.val_data or 'a tenth of its documents'}"]
+                 f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}"]
         if config.search:
             lines.append(cost_in_words(config))
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
@@ -171,9 +172,9 @@ class Run:
                             f"give --resume {path}")
         for model in models(config):
             check_memory(model, t.batch_size, backend)
-        dataset = data.load(config.data.data, config.data.val_data, config.model.vocab_size, config.model.block_size,
-                            cache_dir() / "data", t.seed, start.tokenizer)
-        about = describe(config, self.run_id, backend)
+        dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
+                            start.tokenizer, display.say, display.warn)
+        about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         loop = None
@@ -237,9 +238,10 @@ def _checked(config: Config) -> Config:
     """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
-    given = {name: source for name, source in config.data.to_dict().items() if source}
-    return config.replaced("data", **{name: source if source.startswith("synth:") else os.path.realpath(source)
-                                      for name, source in given.items()})
+    d = config.data
+    found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
+    return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
+                           tokenizer=d.tokenizer and os.path.realpath(d.tokenizer))
 
 
 def _shown(path: Path) -> str:

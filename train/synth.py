@@ -47,25 +47,33 @@ CONCEPTS, PROFESSIONS, GIFTS, CITIES, NAMES = (
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
+LARGEST = 10**12  # bytes
+
+
 def parse_size(size: str) -> int:
     """Return how many bytes "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
     parts = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
-    if not parts or parts[2] not in UNITS or (count := int(float(parts[1]) * UNITS[parts[2]])) < 1:
+    if not parts or parts[2] not in UNITS or (count := float(parts[1]) * UNITS[parts[2]]) < 1:
         raise UserError(f"{size!r} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
-    return count
+    if count > LARGEST:
+        raise UserError(f"{size!r} is too large; the largest is {LARGEST // UNITS['gb']:,}GB")
+    return int(count)
 
 
 def corpus(size_bytes: int, seed: int = 0) -> str:
     """Return about `size_bytes` of UTF-8 text, one conversation a line: as many whole ones as fit, at least one.
     The same seed gives the same text on every machine, and a shorter corpus is a prefix of a longer one."""
-    lines: list[str] = []
+    return "".join(lines(size_bytes, seed))
+
+
+def lines(size_bytes: int, seed: int = 0) -> Iterator[str]:
+    """Yield the lines of `corpus`."""
     size = 0
     for line in _conversations(seed):
-        size += len(line.encode())
-        if lines and size > size_bytes:
-            break
-        lines.append(line)
-    return "".join(lines)
+        before, size = size, size + len(line.encode())
+        if before and size > size_bytes:
+            return
+        yield line
 
 
 def _conversations(seed: int) -> Iterator[str]:

@@ -65,22 +65,50 @@ class Tokenizer:
         return cls(bpe)
 
     @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """Read a tokenizer.json. Raises UserError if it is missing, damaged or not a byte-level BPE with SPECIALS."""
+    def of(cls, source: str | Path) -> "Tokenizer":
+        """Read the vocabulary of a tokenizer.json or a run directory; SPECIALS that it lacks are added behind it.
+        Raises UserError as `load` does."""
+        path = Path(source)
+        return cls.load(path / "tokenizer.json" if path.is_dir() else path, adopt=True)
+
+    @classmethod
+    def load(cls, path: str | Path, adopt: bool = False) -> "Tokenizer":
+        """Read a tokenizer.json. adopt: whether SPECIALS that it lacks are added.
+        Raises UserError if it is missing, damaged or not a byte-level BPE with SPECIALS."""
         try:
             bpe = tokenizers.Tokenizer.from_str(Path(path).read_text("utf-8"))
         except OSError as error:
-            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+            raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; give a tokenizer.json or the "
+                            f"directory of a run") from error
         except Exception as error:  # the library raises plain Exception for anything it cannot parse
-            raise UserError(f"{path} is damaged or no tokenizer.json ({error}); train a new one") from error
+            raise UserError(f"{path} is damaged or no tokenizer.json ({error}); give that of a run, or have a run "
+                            f"train its own") from error
         bpe.no_padding()
         bpe.no_truncation()
-        self, probe = cls(bpe), "Ab  é\n\x00 " + "".join(SPECIALS)
-        if not (self.vocab_size <= LARGEST and len(ids := list(self._ids.values())) == len(SPECIALS)
-                and self.encode(probe)[-len(ids):].tolist() == ids and self.decode(self.encode(probe)) == probe):
-            raise UserError(f"{path} is a foreign tokenizer; a byte-level BPE of at most {LARGEST:,} tokens with "
-                            f"{' '.join(SPECIALS)} was expected; a run trains its own")
+        if adopt:
+            bpe.add_special_tokens([s for s in SPECIALS if s not in bpe.get_vocab()])
+        self = cls(bpe)
+        if fault := self._fault():
+            raise UserError(f"{path} is a foreign tokenizer: {fault}; give a byte-level BPE, such as GPT-2's, or have "
+                            f"a run train its own")
         return self
+
+    def _fault(self) -> str:
+        """Return why texts cannot be trained on with this vocabulary; "" where they can."""
+        # Every byte that may begin or continue a character, then the marks.
+        probe = "".join(map(chr, (*range(0x100), 0x800, 0x4E00, 0xFFFD, 0x10000, 0x10FFFF, *map(ord, " ab  c")))
+                        ) + "".join(SPECIALS)
+        if self.vocab_size > LARGEST:
+            return f"it has {self.vocab_size:,} tokens, at most {LARGEST:,} are possible"
+        if missing := [s for s in SPECIALS if s not in self._ids]:
+            return f"it lacks {' '.join(missing)}"
+        try:
+            ids = self.encode(probe)
+        except Exception as error:  # the library raises plain Exception
+            return f"it cannot encode any text ({error})"
+        if ids[-len(SPECIALS):].tolist() != list(self._ids.values()):
+            return f"it cuts {' '.join(SPECIALS)} into several tokens"
+        return "" if self.decode(ids) == probe else "a text does not come back from its tokens"
 
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json; a kill at any moment leaves the old file or the new. Raises UserError if it cannot."""

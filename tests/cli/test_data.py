@@ -1,5 +1,7 @@
 """helios-data from the outside: output, exit codes, one line for an error."""
 
+import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -45,6 +47,28 @@ def test_stats(tmp_path: Path) -> None:
     assert rows["documents"] == 3 and rows["distinct documents"] == 1
     assert rows["questions"] == rows["answers"] == 6
     assert rows["bytes"] == (tmp_path / "a.txt").stat().st_size == rows["characters"] + 3
+
+
+def test_convert(tmp_path: Path) -> None:
+    talk = {"conversations": [{"from": "human", "value": "é?"}, {"from": "gpt", "value": "b."}]}
+    (tmp_path / "a.json").write_text(json.dumps([talk] * 3))
+    expected = "<|user|> é? <|assistant|> b. <|end_of_text|>\n" * 3
+    assert run("convert", tmp_path / "a.json").stdout_bytes == expected.encode()
+    result = run("convert", tmp_path / "a.json", "--out", tmp_path / "a.txt")
+    assert result.exit_code == 0 and (tmp_path / "a.txt").read_text() == expected
+    assert run("convert", tmp_path / "a.json", "--format", "text").stdout == json.dumps([talk] * 3)
+    (tmp_path / "bad.jsonl").write_text(json.dumps(talk) + "\nno\n")
+    refused(run("convert", tmp_path / "bad.jsonl", "--out", tmp_path / "b.txt"), "bad.jsonl, line 2: no JSON")
+    assert not (tmp_path / "b.txt").exists()
+
+
+def test_too_much_text_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synth, "_conversations", lambda seed: pytest.fail("work was begun"))
+    refused(run("synth", "--size", "999999GB", "--out", tmp_path / "a.txt"), "'999999GB' is too large")
+    refused(run("synth", "--size", "9" * 400 + "GB"), "is too large")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 0, 10**6))
+    refused(run("synth", "--size", "2MB", "--out", tmp_path / "a.txt"), "1,000,000 bytes are free", "ask for less")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_user_errors_are_one_line(tmp_path: Path) -> None:

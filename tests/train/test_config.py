@@ -12,7 +12,8 @@ from helios.model.settings import Setting
 from helios.train import settings_page
 from helios.train.config import SETTINGS, Config, TrainConfig, canonical, presets, resolve
 
-FLAGS = """--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
+FLAGS = """--format --tokenizer
+--data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
 --sample-interval --checkpoint-interval --keep --keep-every --retries --search --search-config --max-cost

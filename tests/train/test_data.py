@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios.errors import UserError
-from helios.train import data, synth
-from helios.train.data import EVAL, TRAIN, batch, documents, load, read_text, split_documents, tokens
+from helios.train import data, samples, synth
+from helios.train.config import DataConfig
+from helios.train.data import EVAL, TRAIN, Dataset, Mixture, batch, documents, split_documents, tokens
 from helios.train.tokenizer import END, Tokenizer
 
 TEXT = synth.corpus(60_000)
@@ -22,25 +24,10 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(TEXT, 400)
 
 
-def test_read_text_keeps_every_byte(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_bytes("é\r\n a\n".encode())
-    assert read_text(tmp_path / "a.txt") == "é\r\n a\n"
-
-
-@pytest.mark.parametrize("content, message", [
-    (None, "cannot read"), (b"", "is empty"), (b" \n", "is empty"), (b"abc\xff\xfe", "0xff at offset 3"),
-    ("é".encode() + b"\xc3", "0xc3 at offset 2")])
-def test_read_text_errors(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "a.txt").write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        read_text(tmp_path / "a.txt")
-
-
-def test_read_text_of_a_directory_and_of_no_possible_name(tmp_path: Path) -> None:
-    for path in (tmp_path, "a\0b"):
-        with pytest.raises(UserError, match="cannot read"):
-            read_text(path)
+def load(text: Path | str | tuple[str, ...], val: Path | str | None, vocab_size: int, block_size: int, cache: Path,
+         seed: int = 0, tokenizer: Tokenizer | None = None, **more: Any) -> Dataset:
+    config = DataConfig(data=text if isinstance(text, tuple) else str(text), val_data=val and str(val))
+    return data.load(config, vocab_size, block_size, cache, seed, tokenizer, **more)
 
 
 documents_of_any_kind = st.lists(st.text(alphabet="ab <|\n", max_size=8).map(lambda t: t + END + "\n"), max_size=40)
@@ -60,8 +47,7 @@ def test_split_puts_each_document_on_one_side(docs: list[str], fraction: float, 
     text = "".join(docs)
     kinds = {d.strip() for d in documents(text)}
     if len(kinds) < 2:
-        with pytest.raises(UserError, match="--val-data"):
-            split_documents(text, fraction, seed)
+        assert "".join(split_documents(text, fraction, seed)) == text
         return
     train, val = (documents(side) for side in split_documents(text, fraction, seed))
     assert train and val
@@ -85,10 +71,19 @@ def test_split_hardly_moves_when_the_text_grows() -> None:
     assert len(old & new) > 0.7 * len(old)
 
 
-def test_one_document_cannot_be_split() -> None:
-    for text in ("no end mark at all", f"one {END}\n", f"twice {END}\n" * 2):
-        with pytest.raises(UserError, match="--val-data"):
-            split_documents(text)
+@pytest.mark.parametrize(("text", "words"), [
+    ("no end mark at all\n" * 50, "t has no document marks"), (f"one {END}\n" + "x" * 99, ""),
+    ("x" * 99 + END, "t is a single document"), (f"twice {END}\n" * 20, "the 20 documents of t are all equal")])
+def test_a_text_without_two_documents_gives_its_last_tenth(text: str, words: str) -> None:
+    said: list[str] = []
+    train, val = split_documents(text, say=said.append, name="t")
+    assert train and val and train + val == text if words else Counter(train + val) == Counter(text)
+    if words:
+        assert len(val) >= 0.1 * len(text) - 1 and len(val) <= 0.21 * len(text)
+        assert "\n" not in text or train.endswith("\n")
+        assert len(said) == 1 and said[0].startswith(words) and said[0].endswith("its last 10% are for validation")
+    else:
+        assert said == []
 
 
 def test_tokens_are_cached_and_mapped(tokenizer: Tokenizer, tmp_path: Path, monkeypatch) -> None:
@@ -181,8 +176,6 @@ def test_load_makes_a_damaged_cached_tokenizer_anew(tmp_path: Path) -> None:
 
 def test_load_takes_validation_text_and_tokenizer(tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "a.txt").write_text("a single document, without an end mark, long enough")
-    with pytest.raises(UserError, match="--val-data"):
-        load(tmp_path / "a.txt", None, 300, 4, tmp_path, 0, tokenizer)
     loaded = load(tmp_path / "a.txt", "synth:10KB:3", 300, 4, tmp_path, 0, tokenizer)
     assert loaded.tokenizer is tokenizer
     assert tokenizer.decode(loaded.val) == synth.corpus(10_000, 3)
@@ -192,8 +185,54 @@ def test_load_takes_validation_text_and_tokenizer(tmp_path: Path, tokenizer: Tok
         load("synth:10KB:3", tmp_path / "a.txt", 300, 500, tmp_path, 0, tokenizer)
 
 
-@pytest.mark.parametrize(
-    "source", ["synth:", "synth:2XB", "synth:2KB:x", "synth:2KB:-1", "synth:2KB:1:2", "nothing.txt"])
-def test_bad_sources(source: str) -> None:
-    with pytest.raises(UserError):
-        data.source_text(source)
+def test_validation_with_the_training_text_is_warned_of(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.txt").write_text(TEXT)
+    for val, count in ((tmp_path / "a.txt", 1), (tmp_path / "b.txt", 1), ("synth:10KB:3", 0), (None, 0)):
+        warned: list[str] = []
+        load(tmp_path / "a.txt", val, 400, 32, tmp_path, 0, tokenizer, warn=warned.append)
+        assert len(warned) == count and all("the validation text is a training text" in line for line in warned)
+
+
+def test_plain_text_has_prompts_of_its_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"Number {i} came\nand went.\n\n" for i in range(200)))
+    plain = load(tmp_path / "a.txt", None, 400, 16, tmp_path, 0, tokenizer)
+    assert not plain.chat and plain.prompts[0].startswith("Number 1") and len(set(plain.prompts)) == 5
+    assert plain.tokenizer.decode(plain.val).count(plain.prompts[4]) == 1  # type: ignore[arg-type]
+    chat = load("synth:20KB", None, 400, 16, tmp_path, 0, tokenizer)
+    assert chat.chat and chat.prompts == samples.CHAT
+
+
+# -- several texts ----------------------------------------------------------------------------------------------------
+
+def test_a_mixture_of_one_is_the_text() -> None:
+    ids = np.arange(999, dtype=np.uint16)
+    for a, b in zip(batch(ids, 3, 8, 5, 1), batch(Mixture([ids], [7.0]), 3, 8, 5, 1), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_texts_are_drawn_by_weight_and_tokens() -> None:
+    parts = [np.full(n, i, np.uint16) for i, n in enumerate((100, 300, 50))]
+    mixture = Mixture(parts, [1.0, 2.0, 6.0])  # 100 : 600 : 300
+    drawn = Counter(int(i) for step in range(1000) for i in batch(mixture, step, 8, 4, 0)[0][:, 0])
+    assert [drawn[i] / 8000 for i in range(3)] == pytest.approx([0.1, 0.6, 0.3], abs=0.02)
+    assert len(mixture) == 450
+    for a, b in zip(batch(mixture, 5, 8, 4, 0), batch(mixture, 5, 8, 4, 0), strict=True):
+        assert np.array_equal(a, b)
+    with pytest.raises(UserError, match="50 tokens, but a block of 50"):
+        batch(mixture, 0, 8, 50, 0)
+
+
+def test_several_texts_are_split_one_by_one(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / "b.txt").write_text("plain\n" * 200)
+    names = (f"{tmp_path / 'a.txt'}=2", str(tmp_path / "b.txt"))
+    found = load(names, None, 400, 16, tmp_path, 0, tokenizer)
+    assert isinstance(found.train, Mixture) and isinstance(found.val, Mixture)
+    assert tuple(found.train.weights) == tuple(found.val.weights) == (2.0, 1.0)
+    for i, text in enumerate((TEXT, "plain\n" * 200)):
+        assert tuple(tokenizer.decode(side.parts[i]) for side in (found.train, found.val)) == split_documents(text)
+    other = load((names[0][:-1] + "3", names[1]), None, 400, 16, tmp_path, 0, tokenizer)
+    assert other.text_hash != found.text_hash  # the weights are part of it
+    with pytest.raises(UserError, match=r"training text of b\.txt has 800 tokens"):
+        load(names, "synth:10KB", 400, 1000, tmp_path, 0, tokenizer)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -110,9 +111,15 @@ def test_missing_truncated_and_foreign_files(trained: Tokenizer, tmp_path: Path)
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="damaged"):
             Tokenizer.load(path)
-    path.write_bytes(whole.replace(b"<|user|>", b"<|person|>"))
-    with pytest.raises(UserError, match="foreign"):
-        Tokenizer.load(path)
+    vocab = {s: i for i, s in enumerate((*SPECIALS, "?"))}
+    words = [tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, **unknown)).to_str().encode()
+             for unknown in ({"unk_token": "?"}, {})]
+    for foreign, why in ((whole.replace(b"<|user|>", b"<|person|>"), r"lacks <\|user\|>; give a byte-level BPE"),
+                         (whole.replace(b'"id": 699', b'"id": 70000').replace(b": 699", b": 70000"), "at most 65,535"),
+                         (words[0], "cuts <"), (words[1], "cannot encode any text")):
+        path.write_bytes(foreign)
+        with pytest.raises(UserError, match=f"foreign tokenizer.*({why})"):
+            Tokenizer.load(path)
 
 
 def test_save_to_a_place_that_is_not_there(trained: Tokenizer, tmp_path: Path) -> None:
