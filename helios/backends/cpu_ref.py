@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,6 +47,9 @@ class CpuRef:
         self.max_allocation = psutil.virtual_memory().total
         self.submits, self.waited = 0, 0.0  # computing is not waiting
         self._marks = Marks()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CpuRef, (self.float_dtype.type, self.precision)
 
     @property
     def recording(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,8 +12,8 @@ import numpy as np
 from helios.backends.backend import Dispatch, Shape
 
 
-class Marks:
-    """When the phases of the replay under way began; nothing where none is."""
+class Marks(threading.local):
+    """When the phases of this thread's replay under way began; nothing where none is."""
 
     def __init__(self) -> None:
         self.starts: list[tuple[str, float]] | None = None  # in seconds

@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
 
-from helios.backends import forget, get_backend
-from helios.backends.vulkan.backend import VulkanBackend
+from helios import backends
+from helios.backends import get_backend
+from helios.backends.backend import Backend
+from helios.backends.cpu_ref import CpuRef
 from helios.capture import Capture
 from helios.model import GPT, GPTConfig
 from helios.optim import AdamW
@@ -19,7 +23,7 @@ from helios.tensor import Tensor, tensor
 from .vulkan import make
 
 
-def losses(be: VulkanBackend, seed: int, recorded: bool) -> list[float]:
+def losses(be: Backend, seed: int, recorded: bool) -> list[float]:
     """Of three training steps of a model of its own."""
     model = GPT(GPTConfig(vocab_size=61, block_size=16, n_layer=1, n_head=2, n_embd=16), be, seed)
     optimizer = AdamW(model.named_parameters(), no_decay=model.no_decay)
@@ -39,8 +43,9 @@ def losses(be: VulkanBackend, seed: int, recorded: bool) -> list[float]:
     return [step(Tensor(be.array(tokens), be), Tensor(be.array(rate), be))[0].item() for _ in range(3)]
 
 
-def test_models_in_two_threads_compute_as_they_do_alone() -> None:
-    be = make()
+@pytest.mark.parametrize("opened", [make, CpuRef])
+def test_models_in_two_threads_compute_as_they_do_alone(opened: Callable[[], Backend]) -> None:
+    be = opened()
     alone = {(seed, recorded): losses(be, seed, recorded) for seed in (1, 2) for recorded in (False, True)}
     wrong: list[object] = []
 
@@ -84,9 +89,9 @@ def test_a_recording_takes_in_no_other_threads_work() -> None:
     assert found == [False, 24.0] and program.dispatches == 1
 
 
-def test_threads_that_open_a_backend_get_the_same() -> None:
+def test_threads_that_open_a_backend_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     make()
-    forget()
+    monkeypatch.setattr(backends, "_make", cache(backends._make.__wrapped__))
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(get_backend("vulkan"))) for _ in range(3)]
     for thread in threads:

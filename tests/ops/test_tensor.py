@@ -84,6 +84,7 @@ def test_a_deep_copy_is_apart(each_backend: Backend) -> None:
 def test_what_is_on_a_device_is_not_pickled(backend: Backend) -> None:
     if backend.name != "vulkan":
         pytest.skip("numpy's arrays are pickled")
+    assert np.array_equal(pickle.loads(pickle.dumps(tensor(X, "cpu_ref"))).numpy(), X)
     x = tensor(X, backend)
     for thing in (x, x.data, backend):
         with pytest.raises(TypeError, match=r"neither pickled nor copied: pass on what Tensor.numpy\(\)"):
