@@ -86,7 +86,7 @@ def test_the_speed_is_that_of_steps_that_do_not_record(search: Make, cpu_ref: Ba
     ({"candidate_lr": "1e-4"}, "candidate_lr 0.0001 is below --lr-min 0.001"),
     ({"budget": "seconds", "population_size": 100_000}, "400,000 trainings of 60 seconds"),
     ({"population_size": 100_000, "generations": 50, "steps_per_candidate": 5000},
-     r"10,000,000 trainings of 5,000 steps, 3.2e\+12 tokens in all, more than --max-cost 1e\+09"),
+     r"10,000,000 trainings of 5,000 steps, 3.20e\+12 tokens in all, more than --max-cost 1e\+09"),
 ])
 def test_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):

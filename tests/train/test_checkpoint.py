@@ -70,7 +70,7 @@ def flip(path: Path) -> None:
     (path / MODEL).write_bytes(raw)
 
 
-ENTRIES = sorted(checkpoint.State.__required_keys__ - {"format"})
+ENTRIES = [key for key in checkpoint.State.__annotations__ if key not in ("format", "val_loss", "pending")]
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated model": (lambda p: os.truncate(p / MODEL, 50), "model.safetensors is truncated"),
     "truncated optimizer": (lambda p: os.truncate(p / OPTIMIZER, 0), "optimizer.safetensors is truncated"),

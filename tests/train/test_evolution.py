@@ -32,10 +32,11 @@ POOL = tuple(MLPS)
 WORST = "relu"  # the planted loser
 
 counts = st.integers(1, 9)
+PORTIONS = st.integers(0, 1000).map(lambda n: n / 1000)
 settings = st.builds(
     SearchConfig, genome=st.sampled_from(["global", "per_block"]), population_size=counts,
     generations=st.integers(1, 4), selection=st.sampled_from(["topk", "tournament"]), tournament_size=counts,
-    elitism=st.booleans(), mutation_rate=st.floats(0, 1), crossover_rate=st.floats(0, 1),
+    elitism=st.booleans(), mutation_rate=PORTIONS, crossover_rate=PORTIONS,
     diversity_bonus=st.sampled_from([0.0, 0.05, 10.0]), diversity_decay=st.sampled_from(["none", "linear", "cosine"]),
     rank_by=st.sampled_from(["val_loss", "fitness"]),
     activation_pool=st.sampled_from([",".join(POOL), "gelu,relu", "relu", "swiglu,relu,gelu,silu"]))

@@ -143,8 +143,8 @@ def test_a_gradient_that_is_not_finite_is_an_alert_and_no_more(make: Make, each_
     t = make(each_backend, steps=30, cusum_window=5, cusum_grace=2)
     real = t.state.submit
 
-    def submit(inputs: list) -> Callable[[], tuple]:
-        wait = real(inputs)
+    def submit(*inputs: Any) -> Callable[[], tuple]:
+        wait = real(*inputs)
 
         def spoilt() -> tuple:
             loss, stats = wait()
