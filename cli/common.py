@@ -89,11 +89,15 @@ def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., 
         for s in (BY_KEY[key] for key in reversed(keys)):
             said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
             metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
-            several: dict[str, Any] = {"multiple": True, "callback": lambda ctx, param, given: list(given) or None}
+            several: dict[str, Any] = {"multiple": True, "callback": _one_or_list}
             command = click.option(f"--{s.flag}", s.key, metavar=metavar, help=said,
                                    **(several if s.kind is TEXTS else {}))(command)
         return command
     return add
+
+
+def _one_or_list(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> str | list[str] | None:
+    return given[0] if len(given) == 1 else list(given) or None
 
 
 def new_folder(kind: str) -> Path:

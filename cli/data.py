@@ -1,5 +1,6 @@
 """helios-data: make, convert, tokenize and measure training text."""
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ def main() -> None:
 @click.option("--out", type=Given(), default="-", show_default=True, help="File to write, or - for standard output.")
 def synth_(size: str, seed: int, out: str) -> None:
     """Write the embedded corpus: conversations with figures of history, one a line."""
-    count, folder = synth.parse_size(size), Path(out).resolve().parent
+    count, folder = synth.parse_size(size), Path(os.path.realpath(out)).parent
     if out != "-" and folder.is_dir() and count > (free := shutil.disk_usage(folder).free):
         raise UserError(f"--size {size}: {free:,} bytes are free in {folder}; ask for less, or choose another place")
     _write(synth.lines(count, seed), out)

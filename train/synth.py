@@ -12,6 +12,7 @@ from importlib import resources
 from typing import Any, NamedTuple, TypeVar
 
 from helios.errors import UserError
+from helios.model.settings import shown
 
 T = TypeVar("T")
 Pick = Callable[[Sequence[T]], T]
@@ -52,11 +53,11 @@ LARGEST = 10**12  # bytes
 
 def parse_size(size: str) -> int:
     """Return how many bytes "300KB", "2MB", "1.5 GiB" or a number means. Raises UserError for anything else."""
-    parts = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", size.strip().lower(), re.ASCII)
     if not parts or parts[2] not in UNITS or (count := float(parts[1]) * UNITS[parts[2]]) < 1:
-        raise UserError(f"{size!r} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
+        raise UserError(f"{shown(size)} is no size; write a number with B, KB, MB, GB, KiB, MiB or GiB, such as 2MB")
     if count > LARGEST:
-        raise UserError(f"{size!r} is too large; the largest is {LARGEST // UNITS['gb']:,}GB")
+        raise UserError(f"{shown(size)} is too large; the largest is {LARGEST // UNITS['gb']:,}GB")
     return int(count)
 
 

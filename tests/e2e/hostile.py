@@ -157,7 +157,7 @@ CASES: dict[str, Case] = {
     "--out: a name of 300 characters": Case(("synth", "--size", "1KB", "--out", f"{{tmp}}/{LONG}"),
                                             "File name too long", command=data.main),
     "missing data": Case((*NEW, "--data", "{tmp}/no.txt"), "No such file"),
-    "a corpus of thousands of digits": Case((*NEW, "--data", f"synth:{'9' * 4000}"), "is no size"),
+    "a corpus of thousands of digits": Case((*NEW, "--data", f"synth:{'9' * 4000}"), "is too large"),
     "missing data in a dry run": Case((*NEW, "--data", "{tmp}/no.txt", "--dry-run"), "No such file"),
     "a vocabulary too small in a dry run": Case((*NEW, "--vocab-size", "9", "--dry-run"), "give one from 259"),
     # runs and checkpoints
