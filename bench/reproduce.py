@@ -18,7 +18,7 @@ from helios.bench import original
 from helios.train.config import Config, resolve
 from helios.train.markdown import figure, section
 from helios.train.progress import Display
-from helios.train.records.directory import EVENTS, METRICS, SAMPLES, finished, read_config
+from helios.train.records.layout import EVENTS, METRICS, SAMPLES, finished, read_config
 from helios.train.records.rows import rows as rows_of
 from helios.train.run import Run
 from helios.train.samples import TEMPERATURE, TOP_K

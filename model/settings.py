@@ -12,6 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from helios.errors import UserError, nearest
@@ -93,7 +94,13 @@ def _switch(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
+def _as_list(value: Any) -> Any:
+    """Return the list that a text spells in JSON, so that a flag takes what a file takes; any other value as it is."""
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
 def _names(value: Any) -> str:
+    value = _as_list(value)
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError
@@ -101,6 +108,7 @@ def _names(value: Any) -> str:
 
 
 def _genomes(value: Any) -> str:
+    value = _as_list(value)
     given = value.split(";") if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         raise ValueError
@@ -116,6 +124,8 @@ def _terms(value: Any) -> str:
 
 
 def _texts(value: Any) -> str | tuple[str, ...]:
+    with suppress(ValueError, RecursionError):  # the name of a file may begin like a list
+        value = _as_list(value)
     found = tuple(map(_text, value)) if isinstance(value, list | tuple) else (_text(value),)
     if not found:
         raise ValueError
@@ -134,13 +144,16 @@ WIDTH = Kind("a whole number or matched", "N", lambda x: x if x == "matched" els
 KINDS = {"int": INT, "float": FLOAT, "str": TEXT, "bool": SWITCH}  # by the annotation of a field
 
 
-def setting(default: Any, range: Range = ANY, help: str = "", *, flag: str = "", kind: Kind | None = None) -> Any:
+def setting(default: Any, range: Range = ANY, help: str = "", *, flag: str = "", kind: Kind | None = None,
+            bits: bool = True) -> Any:
     """Declare a field of a dataclass of settings.
 
     help: half a sentence. flag: the name of its command line flag, without dashes; "" where it has none. kind: needed
-    only where the annotation does not tell it. A number whose default is None also takes "auto", which means None.
+    only where the annotation does not tell it. bits: whether the bits of a training depend on it, but for the device,
+    which a run's fingerprint names itself. A number whose default is None also takes "auto", which means None.
     """
-    return dataclasses.field(default=default, metadata={"range": range, "help": help, "flag": flag, "kind": kind})
+    return dataclasses.field(default=default, metadata={
+        "range": range, "help": help, "flag": flag, "kind": kind, "bits": bits})
 
 
 class Setting(NamedTuple):
@@ -153,6 +166,7 @@ class Setting(NamedTuple):
     range: Range
     help: str
     default: Any
+    bits: bool = True
 
     @property
     def default_text(self) -> str:
@@ -173,9 +187,7 @@ class Setting(NamedTuple):
         if (value is None and self.default is None) or (value == "auto" and self.takes_auto):
             return None
         try:
-            # A list in JSON, so that a flag takes what a file takes.
-            listed = isinstance(value, str) and value.lstrip().startswith("[")
-            found = self.kind.read(json.loads(value) if listed else value)
+            found = self.kind.read(value)
         except OverflowError as error:
             raise UserError(f"{origin}: expected {error}, got {shown(value)}") from None
         except (ValueError, TypeError, RecursionError):
@@ -205,7 +217,8 @@ def declared(cls: type, section: str = "") -> tuple[Setting, ...]:
     """The settings that the dataclass `cls` declares, in order."""
     def of(f: dataclasses.Field) -> Setting:
         kind = f.metadata["kind"] or KINDS[str(f.type).removesuffix(" | None")]
-        return Setting(section, f.name, f.metadata["flag"], kind, f.metadata["range"], f.metadata["help"], f.default)
+        return Setting(section, f.name, f.metadata["flag"], kind, f.metadata["range"], f.metadata["help"], f.default,
+                       f.metadata["bits"])
     return tuple(of(f) for f in dataclasses.fields(cls))
 
 

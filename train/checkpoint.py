@@ -24,6 +24,7 @@ import safetensors.numpy
 
 from helios.errors import UserError
 from helios.files import obstacle, sync_folder
+from helios.train.records.layout import CHECKPOINTS, way_on
 
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -82,7 +83,7 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     """Write the checkpoint of `step`, replacing one of the same step, and return its directory.
     A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written."""
     clean(run_dir)
-    parent = run_dir / "checkpoints"
+    parent = run_dir / CHECKPOINTS
     path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
     try:
         parent.mkdir(exist_ok=True)  # without its parents: a run directory that was removed stays so
@@ -106,16 +107,9 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     return path
 
 
-def way_on(run_dir: Path) -> str:
-    """Return in words how a run goes on that could not write to its directory."""
-    if directories(run_dir):
-        return f"earlier checkpoints are whole, put that right and continue with --resume {run_dir}"
-    return "there is no checkpoint yet, put that right and start again"
-
-
 def clean(run_dir: Path) -> None:
     """Undo an interrupted save: put back a replaced checkpoint that has no successor yet, remove partial ones."""
-    parent = run_dir / "checkpoints"
+    parent = run_dir / CHECKPOINTS
     for old in parent.glob(f"{_OLD}*"):
         path = parent / f"step-{old.name.removeprefix(_OLD)}"
         if not path.exists():
@@ -164,7 +158,7 @@ def _own_loss(path: Path) -> float:
 
 def directories(run_dir: Path) -> list[Path]:
     """Return the run's checkpoint directories, whole or damaged, by step."""
-    found = [p for p in (run_dir / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
+    found = [p for p in (run_dir / CHECKPOINTS).glob("step-*") if _NAME.fullmatch(p.name) and p.is_dir()]
     return sorted(found, key=step_of)
 
 
@@ -180,10 +174,10 @@ def is_checkpoint(path: Path) -> bool:
 
 def check_place(path: Path) -> None:
     """Raise UserError, with the directory that was probably meant, unless `path` may be that of a run or checkpoint."""
-    if path.is_dir() and (path.name != "checkpoints" or (path / "checkpoints").is_dir()):
+    if path.is_dir() and (path.name != "checkpoints" or (path / CHECKPOINTS).is_dir()):
         return
     for parent in path.parents:
-        if path.exists() and (is_checkpoint(parent) or (parent / "checkpoints").is_dir()):
+        if path.exists() and (is_checkpoint(parent) or (parent / CHECKPOINTS).is_dir()):
             kind = "checkpoint" if is_checkpoint(parent) else "run"
             raise UserError(f"{path} is a part of a {kind}; give the {kind}'s directory, {parent}")
     why = obstacle(path) or f"{path} is missing"

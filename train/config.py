@@ -61,9 +61,10 @@ class TrainConfig(Settings):
     """How a run trains, and what it writes on the way."""
 
     backend: str = setting("auto", one_of("auto", *BACKENDS), "what computes: vulkan, cpu_ref (numpy, slow), or "
-                           "auto: vulkan, and where it has no device cpu_ref, with a warning", flag="backend")
+                           "auto: vulkan, and where it has no device cpu_ref, with a warning", flag="backend",
+                           bits=False)
     device: str | None = setting(None, ANY, "Vulkan device: its index in helios-info or part of its name; not given: a "
-                                 "GPU before a CPU", flag="device")
+                                 "GPU before a CPU", flag="device", bits=False)
     precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "number format: f32, or mixed, where products and "
                              "attention take float16 and all else stays f32", flag="precision")
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
@@ -87,14 +88,15 @@ class TrainConfig(Settings):
                                  flag="eval-interval")
     eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
     sample_interval: int = setting(0, NATURAL, "steps between samples of what the model writes; 0: at the end only",
-                                   flag="sample-interval")
+                                   flag="sample-interval", bits=False)
     checkpoint_interval: int = setting(100, NATURAL, "steps between checkpoints; 0: at the end only",
-                                       flag="checkpoint-interval")
-    keep: int = setting(3, NATURAL, "how many latest checkpoints to keep, besides the best one; 0: all", flag="keep")
+                                       flag="checkpoint-interval", bits=False)
+    keep: int = setting(3, NATURAL, "how many latest checkpoints to keep, besides the best one; 0: all", flag="keep",
+                        bits=False)
     keep_every: int = setting(0, NATURAL, "keep the checkpoints at multiples of this many steps, too; 0: none of them",
-                              flag="keep-every")
+                              flag="keep-every", bits=False)
     retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint after the device was lost",
-                           flag="retries")
+                           flag="retries", bits=False)
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class Config:
         """Return 32 hex digits that name all that the bits of a training depend on, but for the texts.
         device: what device_kind() returns. Texts have a hash of their own."""
         sections = self.to_dict()
-        ignored = {"backend", "device", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries"}
+        ignored = {s.key for s in SETTINGS if not s.bits}
         if not self.search and not self.monitor.acts:  # nothing is decided by evaluations
             ignored |= {"eval_interval", "eval_iters"}
             del sections["monitor"]

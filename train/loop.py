@@ -26,7 +26,7 @@ from helios.train.data import EVAL, TRAIN, Dataset
 from helios.train.device import MIB, check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
-from helios.train.records.directory import SAMPLES
+from helios.train.records.layout import SAMPLES
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable

@@ -9,11 +9,11 @@ from typing import Any
 
 from helios.errors import UserError
 from helios.model.settings import declared
-from helios.train import checkpoint
+from helios.train import checkpoint, directory
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
-from helios.train.records import directory
-from helios.train.records.directory import LOGS, TOKENIZER
+from helios.train.records import layout
+from helios.train.records.layout import LOGS, TOKENIZER
 from helios.train.search.files import FOLDER
 from helios.train.search.search import winner
 from helios.train.texts import sources
@@ -22,7 +22,7 @@ from helios.train.tokenizer import Tokenizer
 
 def settings_of(source: str | Path) -> dict[str, Any]:
     """Return the settings of the run or checkpoint directory `source`, by section. Raises UserError."""
-    saved = directory.read_config(directory.run_of(Path(source).absolute()))
+    saved = layout.read_config(directory.run_of(Path(source).absolute()))
     # A run of an older version lacks settings that are new, and had their defaults.
     return {section: {s.key: s.default for s in declared(cls)} | saved[section]
             for section, cls in SECTIONS.items() if section in saved}
@@ -57,7 +57,7 @@ class Resumed(Start):
 
     def __init__(self, source: Path, config: Config, path: Path) -> None:
         self.origin = directory.run_of(source)
-        self.saved = directory.read_config(self.origin) | settings_of(self.origin)
+        self.saved = layout.read_config(self.origin) | settings_of(self.origin)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
         self.unfinished = "pending" in found.state
@@ -91,8 +91,7 @@ class Resumed(Start):
 
     def _check_search(self, now: Mapping[str, Any], over: bool) -> None:
         """Raise UserError where a setting has changed that all candidates must share."""
-        free = {"steps", "sample_interval", "checkpoint_interval", "keep", "keep_every", "retries", "backend", "device",
-                "max_cost"}
+        free = {"steps", "max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section in ("search",) if over else ("train", "data", "search", "monitor"):
             for key, value in now[section].items():
                 was = self.saved.get(section, {}).get(key)
@@ -148,4 +147,4 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
 
 def is_chat(found: Checkpoint) -> bool:
     """Return whether the checkpoint's run trains on conversations, as all runs did that do not say."""
-    return bool(directory.read_config(found.path.parent.parent).get("chat", True))
+    return bool(layout.read_config(found.path.parent.parent).get("chat", True))

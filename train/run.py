@@ -20,13 +20,13 @@ from helios import backends
 from helios.backends.backend import Backend
 from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir
-from helios.train import checkpoint, data, texts
+from helios.train import checkpoint, data, directory, texts
 from helios.train.config import Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
 from helios.train.progress import Display
-from helios.train.records import directory
-from helios.train.records.directory import EVENTS, METRICS
+from helios.train.records import layout
+from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
@@ -83,7 +83,7 @@ class Run:
         origin = directory.run_of(source)
         config = _checked(config or resolve(base=settings_of(source)))
         if path is None or os.path.realpath(path) == os.path.realpath(origin):
-            return cls(origin, config, directory.read_config(origin)["run_id"], source)
+            return cls(origin, config, layout.read_config(origin)["run_id"], source)
         return cls(Path(path).absolute(), config, directory.run_id(texts.sources(config.data.data)[0].name), source)
 
     @classmethod
@@ -91,7 +91,7 @@ class Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
-        if not directory.finished(path) and not checkpoint.directories(path):
+        if not layout.finished(path) and not checkpoint.directories(path):
             return replace(cls.create(config, path), anew=True)
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config), settings_of(path)
@@ -105,7 +105,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Return whether the run has come to its end."""
-        return directory.finished(self.path)
+        return layout.finished(self.path)
 
     def train(self, display: Display | None = None) -> Result:
         """Train to the end or until a signal comes; the directory is locked meanwhile.

@@ -16,7 +16,7 @@ from helios.bench.reproduce import AGAIN, WAYS, plans, read
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train.config import Config
-from helios.train.records.directory import finished
+from helios.train.records.layout import finished
 from helios.train.search import ranking
 from helios.train.search.evolution import Candidate, Replicate, next_generation, trainings
 from helios.train.stage import training

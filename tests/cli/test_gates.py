@@ -13,10 +13,10 @@ from click.testing import Result
 
 from helios.backends.backend import Backend
 from helios.cli.search import main
+from helios.train import directory
 from helios.train.config import Config
 from helios.train.gates import judge, study
 from helios.train.loop import Loop
-from helios.train.records import directory
 from helios.train.run import Run
 from helios.train.search import report
 

@@ -13,9 +13,8 @@ from click.testing import Result
 
 from helios.bench.reproduce import Plan
 from helios.cli import reproduce
-from helios.train import checkpoint
+from helios.train import checkpoint, directory
 from helios.train.loop import Loop
-from helios.train.records import directory
 from helios.train.run import Run
 from helios.train.search import report
 

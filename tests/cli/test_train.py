@@ -19,9 +19,8 @@ from click.testing import Result
 from helios.backends.backend import Backend
 from helios.cli import info, sample, train
 from helios.errors import DeviceLost
-from helios.train import checkpoint
+from helios.train import checkpoint, directory
 from helios.train.progress import Display
-from helios.train.records import directory
 from helios.train.state import TrainState
 
 from ..commands import invoke as run
@@ -264,7 +263,7 @@ def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, done: Path) ->
     before = (path / "metrics.jsonl").read_bytes()
     refused(helios_train("--run-dir", path), "put its checkpoints/ back")  # it may be that they were moved away
     assert (path / "metrics.jsonl").read_bytes() == before
-    for name in directory.LOGS:
+    for name in LOGS:
         os.truncate(path / name, 0)
     assert helios_train("--run-dir", path, "--vocab-size", "290").exit_code == 0  # another vocabulary, too
     kinds = [json.loads(line)["kind"] for line in (path / "events.jsonl").read_text().splitlines()]

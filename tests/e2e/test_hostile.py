@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from helios.cli import data, train
-from helios.train import checkpoint
+from helios.train import checkpoint, directory
 from helios.train.progress import Display
-from helios.train.records import directory
 from helios.train.state import TrainState
 
 from ..commands import invoke, refused

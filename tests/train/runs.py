@@ -10,7 +10,7 @@ from helios.train import checkpoint
 from helios.train.config import Config, MonitorConfig, resolve
 from helios.train.loop import Loop
 from helios.train.monitors.cusum import Monitor
-from helios.train.records.directory import METRICS
+from helios.train.records.layout import METRICS
 from helios.train.search.files import CANDIDATES, SUMMARY
 
 Make = Callable[..., Loop]

@@ -10,7 +10,7 @@ from helios.backends.backend import Backend
 from helios.errors import UserError
 from helios.train.loop import Loop
 from helios.train.monitors.cusum import CLIP
-from helios.train.records.directory import EVENTS
+from helios.train.records.layout import EVENTS
 from helios.train.search.budget import budget, check_cost
 from helios.train.search.evolution import trainings
 

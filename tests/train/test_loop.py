@@ -17,7 +17,7 @@ from helios.train import checkpoint, data, device, samples
 from helios.train.data import Dataset
 from helios.train.loop import Loop
 from helios.train.records import records
-from helios.train.records.directory import EVENTS, SAMPLES
+from helios.train.records.layout import EVENTS, SAMPLES
 from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
 from helios.train.tokenizer import END, USER

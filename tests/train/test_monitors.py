@@ -13,7 +13,7 @@ from helios.train import checkpoint, fitness
 from helios.train.loop import Loop
 from helios.train.monitors import weights
 from helios.train.monitors.cusum import CLIP, GRAD
-from helios.train.records.directory import EVENTS
+from helios.train.records.layout import EVENTS
 from helios.train.schedule import learning_rate
 
 from .runs import Make, final, rows

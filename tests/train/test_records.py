@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from helios.errors import UserError
-from helios.train.records import directory
-from helios.train.records.directory import CONFIG, EVENTS, LOCK, METRICS, SAMPLES
+from helios.train import directory
+from helios.train.records import layout
+from helios.train.records.layout import CONFIG, EVENTS, LOCK, METRICS, SAMPLES
 from helios.train.records.records import COLUMNS, Records
 
 
@@ -167,7 +168,7 @@ def test_config_json_of_others(tmp_path: Path, text: str | None, message: str) -
     if text is not None:
         (tmp_path / CONFIG).write_text(text)
     with pytest.raises(UserError, match=message):
-        directory.read_config(tmp_path)
+        layout.read_config(tmp_path)
 
 
 def test_lines_are_whole_when_a_method_returns(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from helios.backends.cpu_ref import CpuRef
 from helios.errors import DeviceLost, UserError
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
+from helios.train.directory import locked
 from helios.train.loop import Loop
 from helios.train.progress import Display
-from helios.train.records.directory import EVENTS, METRICS, locked
+from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.state import TrainState

@@ -17,9 +17,10 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.config import MLPS
 from helios.train import checkpoint, fitness
+from helios.train.directory import check_new
 from helios.train.loop import Loop
 from helios.train.monitors.cusum import CLIP
-from helios.train.records.directory import EVENTS, check_new
+from helios.train.records.layout import EVENTS
 from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.search import report
 from helios.train.stage import Stage

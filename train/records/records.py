@@ -13,8 +13,7 @@ from typing import IO, Any
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.train import checkpoint
-from helios.train.records.directory import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER
+from helios.train.records.layout import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER, way_on
 from helios.train.records.rows import clipped, finite, line, lines
 
 # In every row, null where unknown. Times are in milliseconds, memory in MiB. clip_pct is the percentage of the last
@@ -117,7 +116,7 @@ class Records:
         except OSError as error:
             os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
-                            f"{checkpoint.way_on(self.path)}") from error
+                            f"{way_on(self.path)}") from error
 
 
 def _cut(path: Path, keep: int) -> None:

@@ -18,7 +18,7 @@ import msgspec
 from helios.errors import UserError
 from helios.model.config import MLPS
 from helios.train.config import SearchConfig
-from helios.train.records.directory import METRICS
+from helios.train.records.layout import METRICS
 from helios.train.records.rows import rows
 from helios.train.search.evolution import Candidate
 from helios.train.search.ranking import Summary

@@ -18,6 +18,7 @@ from helios.train import checkpoint, fitness
 from helios.train.config import Config
 from helios.train.monitors.controls import bound
 from helios.train.progress import Display
+from helios.train.records.layout import way_on
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate, warmed_up
 from helios.train.search import ranking, report
@@ -263,7 +264,7 @@ class Search(Plan):
             write_atomic(self.folder / SUMMARY, lambda file: file.write(summary.encode()))
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; "
-                            f"{checkpoint.way_on(self.folder.parent)}") from error
+                            f"{way_on(self.folder.parent)}") from error
 
 
 def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:

@@ -1,8 +1,7 @@
-"""The run directory: its files, the lock of the process that writes to it, and whether a run may begin in it."""
+"""The run directory: a run's id, the lock of the process that writes to it, and whether a run may begin in it."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -12,17 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from helios.errors import UserError
 from helios.files import obstacle
 from helios.train import checkpoint
+from helios.train.records.layout import CONFIG, EVENTS, LOCK, METRICS, read_config
 from helios.train.records.rows import lines
-
-CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
-METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 
 
 def run_id(data: str) -> str:
@@ -95,24 +91,3 @@ def _is_run(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Return the content of config.json in the run directory `path`. Raises UserError where there is no valid one."""
-    try:
-        config = json.loads((path / CONFIG).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path / CONFIG} is damaged: {error}") from error
-    kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
-    if not isinstance(config, dict) or not all(isinstance(config.get(key), kind) for key, kind in kinds.items()):
-        raise UserError(f"{path / CONFIG} is foreign: it lacks model, train, data or run_id")
-    return config
-
-
-def finished(path: Path) -> bool:
-    """Return whether the run in the directory `path` came to its end and has not been continued since."""
-    told = {"run_start": False, "resumed": False, "run_complete": True}
-    kinds = [event.get("kind") for _, event in lines(path / EVENTS)]
-    return next((told[kind] for kind in reversed(kinds) if kind in told), False)
