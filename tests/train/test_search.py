@@ -79,7 +79,7 @@ def test_candidates_start_alike_and_read_the_same(search: Make, cpu_ref: Backend
         starts.append({k: v.copy() for k, v in self.state.model.state_dict().items()})
         inner = self.state.submit
         read.append([])
-        monkeypatch.setattr(self.state, "submit", lambda inputs: (read[-1].append(inputs[0]), inner(inputs))[1])
+        monkeypatch.setattr(self.state, "submit", lambda inputs, *stop: (read[-1].append(inputs[0]), inner(inputs))[1])
 
     monkeypatch.setattr(Loop, "_prepare", prepare)
     t = search(cpu_ref, replicates=1, generations=1)

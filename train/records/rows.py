@@ -19,7 +19,7 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
