@@ -21,6 +21,7 @@ from helios.cli import info, sample, train
 from helios.errors import DeviceLost
 from helios.train import checkpoint, directory
 from helios.train.progress import Display
+from helios.train.records.layout import LOGS
 from helios.train.state import TrainState
 
 from ..commands import invoke as run
