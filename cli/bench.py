@@ -13,7 +13,7 @@ from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
 from helios.bench import measure, page, peaks, plot, registry, report, step, tune
-from helios.cli.common import HeliosCommand, HeliosGroup
+from helios.cli.common import HeliosCommand, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import check_writable, write_text
 from helios.train.config import resolve
@@ -44,7 +44,7 @@ PRECISION = click.option("--precision", metavar="NAME", help=f"{' or '.join(PREC
 QUICK = click.option("--quick", is_flag=True, help="Few measurements: to see that it works, not how fast it is.")
 PRESET = click.option("--preset", default="historic-6l", show_default=True, metavar="NAME",
                       help="The settings whose shapes are measured.")
-BATCH = click.option("--batch", type=click.IntRange(min=1), help="Sequences in a step. Default: the preset's.")
+BATCH = click.option("--batch", type=whole(1), metavar="N", help="Sequences in a step. Default: the preset's.")
 
 
 @click.group(cls=HeliosGroup, invoke_without_command=True)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from helios.errors import DeviceLost, Diverged, UserError
-from helios.model.settings import TEXTS, Kind, Range, Setting
+from helios.model.settings import INT, TEXTS, Kind, Range, Setting
 from helios.train.config import BY_KEY
 from helios.train.progress import Output
 
@@ -77,6 +77,12 @@ class Number(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self.setting.read(value, param.opts[0] if param else "")
+
+
+def whole(least: int, most: int | None = None) -> Number:
+    """Return the type of whole numbers from `least` on, to `most` where that is given."""
+    words = f"at least {least}" if most is None else f"from {least} to {most:,}"
+    return Number(INT, Range(words, lambda x: least <= x and (most is None or x <= most)))
 
 
 class HeliosGroup(HeliosCommand, click.Group):

@@ -9,7 +9,7 @@ from typing import IO
 
 import click
 
-from helios.cli.common import Given, HeliosGroup
+from helios.cli.common import Given, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train import data, synth, texts
@@ -24,7 +24,7 @@ def main() -> None:
 
 @main.command("synth")
 @click.option("--size", default="2MB", show_default=True, help="Size of the text, such as 300KB, 2MB or 1GiB.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the text.")
+@click.option("--seed", type=whole(0), metavar="N", default=0, show_default=True, help="Seed of the text.")
 @click.option("--out", type=Given(), default="-", show_default=True, help="File to write, or - for standard output.")
 def synth_(size: str, seed: int, out: str) -> None:
     """Write the embedded corpus: conversations with figures of history, one a line."""
@@ -67,7 +67,8 @@ def _write(parts: Iterable[str], out: str) -> None:
 @main.command()
 @click.option("--data", "source", required=True,
               help="A file or a pattern of files, as in helios-train, or synth:SIZE[:SEED], the embedded corpus.")
-@click.option("--vocab-size", type=int, default=4000, show_default=True, help="Tokens, from 259 to 65,535.")
+@click.option("--vocab-size", type=whole(1), metavar="N", default=4000, show_default=True,
+              help="Tokens, from 259 to 65,535.")
 @click.option("--out", type=Given(Path), default=Path("tokenizer.json"), show_default=True, help="File to write.")
 def tokenize(source: str, vocab_size: int, out: Path) -> None:
     """Train a tokenizer on a text, and say how many bytes of it a token has."""

@@ -10,7 +10,7 @@ import click
 
 from helios.bench import page_4kwo, page_5ke3, reproduce
 from helios.bench.reproduce import LONGEST, NAMES, Here, plans
-from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
+from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options, whole
 from helios.files import check_writable, write_text
 from helios.train.progress import Display
 
@@ -56,7 +56,7 @@ def search_run(faithful: bool, fair: bool, **given: Any) -> None:
 
 
 @main.command("4kwo", cls=HeliosCommand)
-@click.option("--steps", type=click.IntRange(1, LONGEST), default=300, show_default=True, metavar="N",
+@click.option("--steps", type=whole(1, LONGEST), default=300, show_default=True, metavar="N",
               help=f"Steps to train, at most the {LONGEST} of the original's warm-up.")
 @options
 def long_run(steps: int, **given: Any) -> None:

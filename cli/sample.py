@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from helios.cli.common import Given, HeliosCommand, Number, setting_options
+from helios.cli.common import Given, HeliosCommand, Number, setting_options, whole
 from helios.model import GPT, GPTConfig, Sampler
 from helios.model.settings import FLOAT, NATURAL
 from helios.train import checkpoint
@@ -24,13 +24,13 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, chat
               help="Text to continue. Where the run trained on conversations, it is put into <|user|> … <|assistant|>, "
               "unless it has such marks.")
 @click.option("--raw", is_flag=True, help="Take the prompt as it is.")
-@click.option("--tokens", type=click.IntRange(min=1), default=SAMPLE_TOKENS, show_default=True,
+@click.option("--tokens", type=whole(1), metavar="N", default=SAMPLE_TOKENS, show_default=True,
               help="Most tokens to draw.")
 @click.option("--temperature", type=Number(FLOAT, NATURAL), metavar="X", default=TEMPERATURE,
               show_default=True, help="Divides the logits; 0: the likeliest token is taken.")
-@click.option("--top-k", type=click.IntRange(min=0), default=TOP_K, show_default=True,
+@click.option("--top-k", type=whole(0), metavar="N", default=TOP_K, show_default=True,
               help="Draw from this many likeliest tokens; 0: from all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--seed", type=whole(0), metavar="N", default=0, show_default=True, help="Seed of the draws.")
 @setting_options("backend", "device")
 def main(run: str, prompt: str, raw: bool, tokens: int, temperature: float, top_k: int, seed: int,
          **flags: Any) -> None:

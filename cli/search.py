@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options
+from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options, whole
 from helios.files import write_text
 from helios.train.gates import page, study
 from helios.train.gates.study import PRESETS, STEPS
@@ -47,9 +47,9 @@ def report_(folder: Path, no_plots: bool) -> None:
               help="Directory of the searches, which go on if there are any. Default: runs/gates-<time>.")
 @click.option("--model", "models", multiple=True, type=click.Choice(list(PRESETS)),
               help=f"Model of the preset {' or '.join(PRESETS.values())}; may be given twice. Default: both.")
-@click.option("--seeds", type=click.IntRange(3), default=3, show_default=True, metavar="N",
+@click.option("--seeds", type=whole(3), default=3, show_default=True, metavar="N",
               help="Trainings of each activation, with a seed each.")
-@click.option("--tokens", type=click.IntRange(1), metavar="N",
+@click.option("--tokens", type=whole(1), metavar="N",
               help=f"Tokens that each training reads. Default: those of {STEPS} steps.")
 @click.option("--all-gates", is_flag=True, help="Train for gate 3 even where gate 1 does not pass.")
 @click.option("--quiet", is_flag=True, help="Print only errors, warnings, the last line of each search, the result.")
