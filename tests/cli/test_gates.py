@@ -223,7 +223,7 @@ def test_the_budget_of_the_presets(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_user_errors_are_one_line(text: Path, tmp_path: Path) -> None:
     refused(invoke(main, "gates"), "--data")
     refused(run(tmp_path / "no.txt", tmp_path / "a"), "no.txt")
-    refused(run(text, tmp_path / "a", "--seeds", 2), "--seeds: expected at least 3, got 2")
+    refused(run(text, tmp_path / "a", "--seeds", 2), "--seeds: expected at least 3, got '2'")
     refused(run(text, tmp_path / "a", "--model", "large"), "large", "small")
     refused(run(text, tmp_path / "a", "--tokens", 0), "--tokens: expected at least 1")
     refused(run(text, tmp_path / "a", backend="cuda"), "one of auto, vulkan, cpu_ref")
