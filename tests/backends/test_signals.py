@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -20,10 +21,10 @@ from helios.train.state import TrainState
 from .vulkan import make
 
 
-# An interrupt may also come in a finalizer of a library, where Python prints and forgets it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_users_steps_by_signals() -> None:
+def test_a_users_steps_by_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupts, some of which come in pairs, while models are made, trained, recorded and read."""
+    # An interrupt may come in a finalizer of a library, where it is lost; and the next one in pytest's report on that.
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)
     be = make()
     x = np.random.default_rng(0).integers(0, 61, (2, 16)).astype(np.int32)
     a = tensor(np.random.default_rng(0).standard_normal((140, 140)) / 8, be)
