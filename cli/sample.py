@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from helios.cli.common import Given, HeliosCommand, Number, setting_options, whole
+from helios.errors import UserError
 from helios.model import GPT, GPTConfig, Sampler
 from helios.model.settings import FLOAT, NATURAL
 from helios.train import checkpoint
@@ -47,7 +48,11 @@ def main(run: str, prompt: str, raw: bool, tokens: int, temperature: float, top_
     text = chat_prompt(prompt) if chat else prompt
     if (count := len(tokenizer.encode(text))) > (size := model.config.block_size):
         click.echo(f"warning: the prompt has {count:,} tokens, and the model sees its last {size:,}", err=True)
-    said = answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed, chat)[0]
+    try:
+        said = answer(Sampler(model.eval()), tokenizer, [text], tokens, temperature, top_k, seed, chat)[0]
+    except FloatingPointError as error:
+        raise UserError(f"{found.path}: {error}: its weights are too large; give an earlier checkpoint, or train with "
+                        f"a lower --lr") from None
     shown = f"{text}{' ' if chat else ''}{said}"
     click.echo(printable(shown) if sys.stdout.isatty() else shown, color=True)  # else escape sequences are left out
 

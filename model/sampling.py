@@ -28,7 +28,8 @@ class Sampler:
         """Return the new tokens of each prompt, the `stop` token that ended it included.
 
         temperature 0 takes the likeliest token; top_k None or 0 draws from all. A prompt's context is its last
-        block_size tokens. Equal arguments give equal tokens; a row's draws do not depend on the other rows.
+        block_size tokens. Equal arguments give equal tokens; a row's draws do not depend on the other rows. Raises
+        FloatingPointError where the logits are not finite, as with weights that are too large.
         """
         if any(not prompt for prompt in prompts):
             raise ValueError("sample: a prompt needs at least one token")
@@ -43,6 +44,8 @@ class Sampler:
                 break
             for i, logits in enumerate(self.next_logits(rows)):
                 if running[i]:
+                    if not np.isfinite(logits).all():
+                        raise FloatingPointError("sample: the logits are not finite")
                     rows[i].append(choose(logits, temperature, top_k, draws[i][n]))
                     running[i] = rows[i][-1] not in stop
         return [row[len(prompt):] for row, prompt in zip(rows, prompts, strict=True)]

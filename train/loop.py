@@ -260,8 +260,12 @@ class Loop:
         """Let the model continue the dataset's prompts, record and show what it says; that depends on weights, seed
         and step alone."""
         seed, data = self.config.train.seed * SEED_STRIDE + self.step, self.dataset
-        texts = answer(self.state.sampler, data.tokenizer, data.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed,
-                       data.chat)
+        try:
+            texts = answer(self.state.sampler, data.tokenizer, data.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed,
+                           data.chat)
+        except FloatingPointError as error:
+            self.display.warn(f"warning: nothing to show at step {self.step}: {error}")
+            return
         self.display.say(f"samples at step {self.step}:")
         for prompt, text in zip(data.prompts, texts, strict=True):
             self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
