@@ -58,11 +58,11 @@ def renamed(tmp: Path) -> None:
     moved("run/checkpoints/step-000012", "run/checkpoints/step-000099")(tmp)
 
 
-def weight(value: float) -> Callable[[Path], None]:
-    """Put a value into the weights of the newest checkpoint, which stays whole."""
+def weight(name: str, value: float) -> Callable[[Path], None]:
+    """Put a value into a weight of the newest checkpoint, which stays whole."""
     def change(tmp: Path) -> None:
         found = checkpoint.load(tmp / "run" / "checkpoints" / "step-000012")
-        found.model["ln_f.weight"][3:5] = value
+        found.model[name][3:5] = value
         state = {k: v for k, v in found.state.items() if k not in ("format", "step", "files", "sha256")}
         checkpoint.save(tmp / "run", 12, found.model, found.optimizer, state)
     return change
@@ -179,11 +179,12 @@ CASES: dict[str, Case] = {
                                     bytes_of("run/tokenizer.json", "{")),
     "a damaged checkpoint": resumed("run/checkpoints/step-000012", "model.safetensors is truncated",
                                     bytes_of("run/checkpoints/step-000012/model.safetensors", "")),
-    "weights that are not finite": resumed("run", ("ln_f.weight", "not finite", "/step-000006, which"), weight(np.nan)),
-    "a sample of weights that are not finite": Case(SAMPLE, ("not finite", "/step-000006, which"), weight(np.nan),
-                                                    run=True, command=sample.main),
+    "weights that are not finite": resumed("run", ("ln_f.weight", "not finite", "/step-000006, which"),
+                                           weight("ln_f.weight", np.nan)),
+    "a sample of weights that are not finite": Case(SAMPLE, ("not finite", "/step-000006, which"),
+                                                    weight("ln_f.weight", np.nan), run=True, command=sample.main),
     "a sample of weights that are too large": Case(SAMPLE, ("logits are not finite", "an earlier checkpoint"),
-                                                   weight(3e38), run=True, command=sample.main),
+                                                   weight("lm_head.weight", 3e38), run=True, command=sample.main),
     "a dry run of another seed": resumed("run", "the run has seed 0", more=("--seed", "5", "--dry-run")),
     # trainings that come to nothing
     "--lr 1e30": Case((*NEW, "--lr", "1e30"), ("warning: step ", "done, but the loss is not finite"), exit=1),
