@@ -6,6 +6,7 @@ import errno
 import io
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ class HeliosCommand(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
+        warnings.showwarning = lambda message, *_, **__: click.echo(f"warning: {message}", err=True)
         return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -130,6 +132,7 @@ def _exit_codes() -> Iterator[None]:
         click.echo(f"error: {' '.join(message.splitlines())}", err=True)
         raise click.exceptions.Exit(1 if isinstance(error, DeviceLost | Diverged) else 2) from None
     except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 

@@ -41,7 +41,13 @@ def synth_(size: str, seed: int, out: str) -> None:
               help="Form of IN, as in helios-train.")
 def convert(source: str, out: str, format: str) -> None:
     """Write JSONL, ShareGPT or ChatML as helios-train reads it, <|user|> … <|assistant|> … <|end_of_text|>."""
+    _check_other(source, out)
     _write([texts.read(source, format)], out)
+
+
+def _check_other(source: str, out: str | Path) -> None:
+    if os.path.exists(source) and os.path.realpath(source) == os.path.realpath(out):
+        raise UserError(f"--out {out} is the text that is read; give another file")
 
 
 def _write(parts: Iterable[str], out: str) -> None:
@@ -68,10 +74,11 @@ def _write(parts: Iterable[str], out: str) -> None:
 @click.option("--data", "source", required=True,
               help="A file or a pattern of files, as in helios-train, or synth:SIZE[:SEED], the embedded corpus.")
 @click.option("--vocab-size", type=whole(1), metavar="N", default=4000, show_default=True,
-              help="Tokens, from 259 to 65,535.")
+              help="Tokens, from 259 (256 bytes and 3 marks) to 65,535.")
 @click.option("--out", type=Given(Path), default=Path("tokenizer.json"), show_default=True, help="File to write.")
 def tokenize(source: str, vocab_size: int, out: Path) -> None:
     """Train a tokenizer on a text, and say how many bytes of it a token has."""
+    _check_other(source, out)
     text = texts.read(source)
     tokenizer = Tokenizer.train(text, vocab_size)
     tokenizer.save(out)

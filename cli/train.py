@@ -33,8 +33,9 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], sea
          run_dir: str | None, resume: str | None, quiet: bool, dry_run: bool, **flags: Any) -> None:
     """Train a GPT on a text, or continue a run.
 
-    Flags win over --set, --set over --config, --config over --preset, and all over the settings of a resumed run.
-    docs/settings.md and helios-info --settings list the settings without a flag, too.
+    Defaults are those without --preset; --dry-run says what all comes to. Flags win over --set, --set over --config,
+    --config over --preset, and all over the settings of a resumed run. docs/settings.md and helios-info --settings list
+    the settings without a flag, too.
     """
     base = settings_of(resume) if resume else None
     config = resolve(preset, file, assignments, flags, base, search_file)

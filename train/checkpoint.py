@@ -202,8 +202,8 @@ def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
     check_place(path)
     checkpoint, problems = (load(path), []) if is_checkpoint(path) else latest(path)
     if checkpoint is None:
-        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; put its checkpoints/ back, or start a "
-                                               f"new run")
+        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; put its checkpoints/ back, or start "
+                                               f"again with --run-dir {path}")
     if not searching(checkpoint.state) and (wrong := not_finite(checkpoint.model)):
         earlier = [p for p in directories(checkpoint.path.parent.parent) if step_of(p) < checkpoint.state["step"]]
         good = next((p for p in reversed(earlier) if _is_good(p)), None)

@@ -47,8 +47,9 @@ class DataConfig(Settings):
         "synth:2MB", ANY, "training text: a file, all files of a pattern such as 'books/*.txt', or as much of the "
         "embedded corpus as synth:SIZE[:SEED] says; may be given several times, each with =WEIGHT behind it: a "
         "sequence comes from a text with a chance proportional to weight × tokens", flag="data", kind=TEXTS)
-    val_data: str | None = setting(None, ANY, "validation text, as one --data; not given: about a tenth of the "
-                                   "documents of each --data, its last tenth where there are no two", flag="val-data")
+    val_data: str | None = setting(None, ANY, "validation text, as one --data without a weight; not given: about a "
+                                   "tenth of the documents of each --data, its last tenth where there are no two",
+                                   flag="val-data")
     format: str = setting("auto", one_of(*FORMATS), "form of the texts: text, as it is; chat, conversations with marks "
                           "or in ChatML; jsonl, records with text, messages, conversations or prompt and completion; "
                           "auto, what a text looks like", flag="format")
@@ -290,7 +291,8 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         values[named.key] = named.read(value.strip(), f"--set {key.strip()}")
     for key, value in (flags or {}).items():
         if value is not None:
-            values[key] = BY_KEY[key].read(value, f"--{BY_KEY[key].flag}")
+            named = _named(key, "flags")
+            values[named.key] = named.read(value, f"--{named.flag}" if named.flag else key)
     if base is None and values.get("tokenizer"):
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:

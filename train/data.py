@@ -118,6 +118,15 @@ def batch(tokens: np.ndarray | Mixture, step: int, batch_size: int, block_size: 
     return np.ascontiguousarray(windows[:, :-1]), np.ascontiguousarray(windows[:, 1:])
 
 
+def given_tokenizer(name: str, vocab_size: int) -> Tokenizer:
+    """Return the tokenizer that --tokenizer names. Raises UserError where it is not of that size."""
+    tokenizer = Tokenizer.of(name)
+    if tokenizer.vocab_size != vocab_size:
+        raise UserError(f"--vocab-size {vocab_size}: the vocabulary of {name} has {tokenizer.vocab_size} tokens; leave "
+                        f"--vocab-size out")
+    return tokenizer
+
+
 def load(config: DataConfig, vocab_size: int, block_size: int, cache_dir: str | Path, seed: int,
          tokenizer: Tokenizer | None = None, say: Callable[[str], object] = str, warn: Callable[[str], object] = str
          ) -> Dataset:
@@ -139,10 +148,7 @@ def load(config: DataConfig, vocab_size: int, block_size: int, cache_dir: str | 
             warn("warning: the validation text is a training text, too, so its loss tells nothing of new text; leave "
                  "--val-data out, and a tenth is set apart")
     if tokenizer is None and config.tokenizer:
-        tokenizer = Tokenizer.of(config.tokenizer)
-        if tokenizer.vocab_size != vocab_size:
-            raise UserError(f"--vocab-size {vocab_size}: the vocabulary of {config.tokenizer} has "
-                            f"{tokenizer.vocab_size} tokens; leave --vocab-size out")
+        tokenizer = given_tokenizer(config.tokenizer, vocab_size)
         say(f"the vocabulary is that of {config.tokenizer}")
     tokenizer = tokenizer or _cached_tokenizer("".join(trains), vocab_size, Path(cache_dir))
     weights = [source.weight for source in sources]

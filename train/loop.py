@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -266,7 +267,7 @@ class Loop:
         except FloatingPointError as error:
             self.display.warn(f"warning: nothing to show at step {self.step}: {error}")
             return
-        self.display.say(f"samples at step {self.step}:")
+        self.display.say(f"samples at step {self.done}:")
         for prompt, text in zip(data.prompts, texts, strict=True):
             self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
             shown = " ".join(f"{prompt}{' ' if data.chat else ''}{text}".split())
@@ -360,6 +361,8 @@ class Loop:
             if self.signal is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.signal = number
+            with suppress(OSError):  # past Python's own buffer, in whose use this may have come
+                os.write(2, b"stopping after this step; Ctrl-C ends at once, without a checkpoint\n")
 
         if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
             yield

@@ -140,7 +140,8 @@ class Display:
             now = time.monotonic()
             if step in (1, self.steps) or row["val_loss"] is not None or now - self.said >= PLAIN_SECONDS:
                 left = (self.steps - step) * row["ms_per_iter"] / 1000 * speed / self.rate
-                left_text = f"ETA {int(left) // 60}:{int(left) % 60:02d}"
+                # The first step has prepared the kernels, and is no measure of the others.
+                left_text = f"ETA {int(left) // 60}:{int(left) % 60:02d}" if step > 1 else "ETA –"
                 self._print(f"{self.label}step {step}/{self.steps}  {'  '.join(values)}  {left_text}")
                 self.said = now
 

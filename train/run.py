@@ -140,6 +140,8 @@ class Run:
         if self.source is None or self.path != directory.run_of(self.source):
             directory.check_new(self.path, self.anew)
         start = Resumed(self.source, config, self.path) if self.source else Start()
+        if d.tokenizer:
+            data.given_tokenizer(d.tokenizer, m.vocab_size)
         check_size(m.vocab_size)
         named = texts.sources(d.data)
         for name in filter(None, (*(source.name for source in named), d.val_data)):
@@ -150,8 +152,10 @@ class Run:
                  f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
                  f"{m.vocab_size:,}",
                  f"{t.steps:,} steps of {t.batch_size * t.accum:,} × {m.block_size:,} tokens, from step {start.step:,}",
+                 f"learning rate {t.lr:g} after {t.warmup:,} steps, {t.lr_min:g} at the end",
                  f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
-                 f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}"]
+                 f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}",
+                 f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
         if config.search:
             lines.append(cost_in_words(config))
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
@@ -182,13 +186,17 @@ class Run:
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
-            records.config()  # only now, so that settings which do not fit the device are not what a resumed run finds
+            idle = loop.stage is None or (loop.over and loop.pending is None)
+            if not idle:  # and only now, so that a resumed run finds no settings that were not used
+                records.config()
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
             if lost and all(event["message"] != str(lost) for event in rows(path / EVENTS)):  # not there, or cut off
                 records.event(start.step, "device_lost", str(lost))
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
-            if changed:
+            if changed and idle:
+                display.warn(f"warning: the run is at its end, and this is not used: {changed}; give more --steps")
+            elif changed:
                 records.event(start.step, "settings_changed", changed)
                 display.say(f"settings changed: {changed}")
             display.say(f"run {self.run_id} in {_shown(path)}\n"
@@ -252,7 +260,7 @@ def _shown(path: Path) -> str:
 def _trouble(log: Sequence[Mapping[str, Any]]) -> str:
     """Return why a training with these rows came to nothing; "" where it did not."""
     if log and log[-1]["loss"] is None:
-        return "the loss is not finite"
+        return "the loss is not finite (a lower --lr may help)"
     if log and all(row.get("skipped") for row in log):
         return f"every update was skipped ({log[-1]['skip_reason']})"
     return ""
@@ -268,7 +276,7 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
     parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
-        best = [f"best val {number(loop.best['loss'])} at step {loop.best['step']}"] if loop.best else []
+        best = [f"best val {number(loop.best['loss'])} at step {loop.best['step'] - loop.first}"] if loop.best else []
         parts += [f"loss {number(log[-1]['loss'])}", *best,
                   f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]

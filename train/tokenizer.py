@@ -61,7 +61,7 @@ class Tokenizer:
         bpe.train_from_iterator(re.split("|".join(map(re.escape, SPECIALS)), text), trainer)
         if (found := bpe.get_vocab_size()) < vocab_size:
             raise UserError(f"a vocabulary of {vocab_size:,} was asked for, but the text supports only {found:,}; "
-                            f"ask for at most {found:,} or give more text")
+                            f"give --vocab-size {found} or more text")
         return cls(bpe)
 
     @classmethod
@@ -79,7 +79,7 @@ class Tokenizer:
             bpe = tokenizers.Tokenizer.from_str(Path(path).read_text("utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; give a tokenizer.json or the "
-                            f"directory of a run") from error
+                            f"directory of a run (names on a hub are not looked up)") from error
         except Exception as error:  # the library raises plain Exception for anything it cannot parse
             raise UserError(f"{path} is damaged or no tokenizer.json ({error}); give that of a run, or have a run "
                             f"train its own") from error

@@ -169,7 +169,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode in (130, -signal.SIGINT) and errors == ""  # a shell shows 130 for both
+    assert process.returncode in (130, -signal.SIGINT) and "Traceback" not in errors  # a shell shows 130 for both
 
 
 def test_a_signal_while_modules_are_loaded(tmp_path: Path) -> None:

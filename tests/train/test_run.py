@@ -208,6 +208,21 @@ def test_settings_that_do_not_fit_the_device_leave_a_run_as_it_was(tmp_path: Pat
     assert Run.resume(run.path).train(QUIET).finished
 
 
+def test_a_run_at_its_end_keeps_its_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.create(tiny(), tmp_path / "run")
+    run.train(QUIET)
+    before = (run.path / "config.json").read_bytes()
+    changed = resolve(base=run.config.to_dict(), flags={"lr": 0.5})
+    assert Run.resume(run.path, changed).train(QUIET).finished
+    assert "the run is at its end, and this is not used: lr 0.01 → 0.5" in capsys.readouterr().err
+    assert (run.path / "config.json").read_bytes() == before and "settings_changed" not in kinds(run.path)
+
+
+def test_flags_are_named_as_settings_are() -> None:
+    with pytest.raises(UserError, match=r"flags: unknown key 'step'; did you mean steps\?"):
+        resolve("tiny", flags={"step": 3})
+
+
 def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     losing(5)
     opened: list[str] = []
