@@ -42,7 +42,7 @@ def report_(folder: Path, no_plots: bool) -> None:
 
 @main.command("gates", cls=HeliosCommand)
 @click.option("--data", required=True, metavar="FILE", help="Training text: a UTF-8 file, or synth:SIZE[:SEED].")
-@setting_options("val_data", "backend", "device")
+@setting_options("val_data", "vocab_size", "backend", "device")
 @click.option("--run-dir", "folder", type=Given(Path), metavar="DIR",
               help="Directory of the searches, which go on if there are any. Default: runs/gates-<time>.")
 @click.option("--model", "models", multiple=True, type=click.Choice(list(PRESETS)),
