@@ -291,8 +291,9 @@ def test_no_finalizer_is_written_in_python() -> None:
 
 
 # -- by signals -------------------------------------------------------------------------------------------------------
-def test_by_signals() -> None:
+def test_by_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     """At whatever point the time comes, most often in the middle of waiting."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)  # an interrupt in a library's finalizer is lost
     be = make(chunk_size=1 << 20)
     scenario, interrupts = Scenario(be), 0
     x = np.eye(256, dtype=np.float32)
