@@ -11,6 +11,7 @@ Whole folders run in several processes; `-n 0` has them run in one.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # One for each of pytest's processes, or they wait for each other; read when numpy is imported.
@@ -21,6 +22,11 @@ import pytest
 from helios.backends import get_backend
 from helios.backends.backend import Backend
 from helios.errors import UserError
+
+# A background job of a shell ignores SIGINT and nohup SIGHUP, and so would the processes that tests send them to.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
