@@ -12,6 +12,7 @@ from helios.train.records.rows import lines
 CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
 METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 CHECKPOINTS = "checkpoints"
+REPORT = "report.json"  # what boards have of the run
 
 
 def read_config(path: Path) -> dict[str, Any]:
