@@ -12,8 +12,9 @@ import os
 import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -37,11 +38,12 @@ class Log:
     """The whole rows of a file to which rows are added, as `lines` of rows.py reads them; it may also be cut short, and
     replaced.
 
-    rows, size: that many rows are in that many bytes at its beginning, and need not be read; `whole` reads them still.
+    pause: called after each few rows that are read. rows, size: that many rows are in that many bytes at the file's
+    beginning, and need not be read; `whole` reads them still.
     """
 
-    def __init__(self, path: Path, rows: int = 0, size: int = 0) -> None:
-        self.path, self.damaged = path, 0
+    def __init__(self, path: Path, pause: Callable[[], object], rows: int = 0, size: int = 0) -> None:
+        self.path, self.pause, self.damaged = path, pause, 0
         self.fd = -1
         self.base, self.end = rows, size  # rows that were not read, bytes that need not be read again
         self.starts = array("Q")  # where the rows after `base` begin
@@ -51,9 +53,8 @@ class Log:
         """Return how many rows there are."""
         return self.base + len(self.starts)
 
-    def look(self, pause: Callable[[], object] = int) -> bool:
-        """Take in what has been added; return whether the file was cut or replaced, and is read from its beginning.
-        pause: called after each few rows."""
+    def look(self) -> bool:
+        """Take in what has been added; return whether the file was cut or replaced, and is read from its beginning."""
         try:
             now = os.stat(self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -66,10 +67,10 @@ class Log:
             if self.end and os.pread(self.fd, 1, self.end - 1) != b"\n":
                 self.base = self.end = 0
         if now and now.st_size > self.end:
-            self._read(pause)
+            self._read()
         return other
 
-    def _read(self, pause: Callable[[], object]) -> None:
+    def _read(self) -> None:
         size = CHUNK
         while raw := os.pread(self.fd, size, self.end):
             whole = raw.rfind(b"\n") + 1
@@ -83,27 +84,28 @@ class Log:
                     self.damaged += 1
                 self.end += len(line) + 1
                 if n % 20 == 19:
-                    pause()
+                    self.pause()
 
     def whole(self) -> None:
         """Read all rows, the first ones, too."""
         self.close()
         self.look()
 
-    def lines(self, first: int, rows: int = ROWS, size: int = SIZE) -> list[bytes]:
-        """Return the rows from `first` on, at most that many, and at most of that size but for a single one."""
+    def lines(self, first: int, most: int = ROWS) -> list[bytes]:
+        """Return the rows from `first` on, as many as a post holds, and at most `most`."""
         if first < self.base:
             self.whole()
-        at, stops = first - self.base, [*self.starts[first - self.base + 1:first - self.base + 1 + rows]]
-        if at + 1 + len(stops) > len(self.starts):
+        i = first - self.base
+        stops = self.starts[i + 1:i + 1 + most].tolist()
+        if len(stops) < most:
             stops.append(self.end)
-        stops = stops[:max(1, bisect_right(stops, self.starts[at] + size))][:rows]
-        raw = os.pread(self.fd, stops[-1] - self.starts[at], self.starts[at])
-        starts = [0, *(stop - self.starts[at] for stop in stops)]
-        found = [raw[a:b].split(b"\n", 1)[0] for a, b in zip(starts, starts[1:], strict=False)]
-        if len(raw) < starts[-1]:
+        n = max(1, bisect_right(stops, self.starts[i] + SIZE))
+        raw = os.pread(self.fd, stops[n - 1] - self.starts[i], self.starts[i])
+        cuts = [stop - self.starts[i] for stop in (self.starts[i], *stops[:n])]
+        if len(raw) < cuts[-1]:
             raise BoardError(f"{self.path} was cut while it was read", 409)
-        return [fitting(line) for line in found]
+        # What follows a row's end is damaged.
+        return [fitting(raw[a:b].partition(b"\n")[0]) for a, b in pairwise(cuts)]
 
     def known(self, rows: int) -> tuple[int, int]:
         """Return (a number of rows, their bytes), for __init__: of `rows` rows, where they were read."""
@@ -128,9 +130,9 @@ class Push:
 
     def __init__(self, path: Path, client: Client, warn: Callable[[str], object],
                  pause: Callable[[], object] = int) -> None:
-        self.path, self.client, self.warn, self.pause = path, client, warn, pause
+        self.path, self.client, self.warn = path, client, warn
         noted = self._noted().get(client.url, {})
-        self.logs = {kind: Log(path / name, *_counts(noted.get(kind))) for kind, name in LOGS.items()}
+        self.logs = {kind: Log(path / name, pause, *_counts(noted.get(kind))) for kind, name in LOGS.items()}
         self.have = {kind: log.base for kind, log in self.logs.items()}  # rows that the board has, as ours
         self.table: list[str] = []  # the board's candidates
         self.run_id = ""
@@ -152,11 +154,13 @@ class Push:
 
         Raises BoardError, and UserError where the directory holds no run; the next round begins by asking the board.
         """
-        changed = [log.look(self.pause) for log in self.logs.values()]
+        changed = [log.look() for log in self.logs.values()]
         agreed, self.agreed = self.agreed and not any(changed), False
         try:
             if not agreed or self._changed():
-                self._agree(self._about())
+                counts = self._about()
+                if not agreed or counts != self.have | {"candidates": len(self.table)}:
+                    self._agree(counts)
             for kind, log in self.logs.items():
                 if self.have[kind] < log.count:
                     self._send(kind, log.lines(self.have[kind]))
@@ -181,12 +185,19 @@ class Push:
             write_atomic(self.path / REPORT, lambda file: file.write(text.encode()))
         self.saved = time.monotonic()
 
+    def close(self) -> None:
+        """Write report.json and close all files."""
+        self.note()
+        for log in self.logs.values():
+            log.close()
+
     def _noted(self) -> dict[str, Any]:
         try:
             found = json.loads((self.path / REPORT).read_bytes())
         except (OSError, ValueError, RecursionError):
             return {}
-        return {url: about for url, about in found.items() if isinstance(about, dict)} if isinstance(found, dict) else {}
+        return {url: about for url, about in found.items() if isinstance(about, dict)} if isinstance(found, dict
+                                                                                                     ) else {}
 
     # -- of the run as a whole ----------------------------------------------------------------------------------------
     def _changed(self) -> bool:
@@ -228,8 +239,6 @@ class Push:
     # -- what the board has -------------------------------------------------------------------------------------------
     def _agree(self, counts: dict[str, int]) -> None:
         """Find out which of our rows the board has, and let others of its go. counts: how many rows it has."""
-        if self.agreed_on(counts):
-            return
         for _ in range(CONFLICTS):
             cuts = []
             for kind in self.logs:
@@ -244,9 +253,6 @@ class Push:
         self.have = {kind: counts[kind] for kind in self.logs}
         self.table = [_text(row) for row in self._get("candidates")]
         self.read = None
-
-    def agreed_on(self, counts: Mapping[str, int]) -> bool:
-        return False
 
     def _same(self, kind: str, count: int) -> tuple[int, int]:
         """Return how many of the board's `count` rows are ours, and the lowest step of the others."""
@@ -321,3 +327,51 @@ class Push:
             if log.damaged and log.path not in self.warned:
                 self.warned.add(log.path)
                 self.warn(f"warning: {log.path}: {log.damaged} damaged lines are not sent")
+
+
+def fitting(line: bytes) -> bytes:
+    """Return the row, or what says that it is left out, for it is too long for any post."""
+    if len(line) <= LONGEST:
+        return line
+    row = json.loads(line)
+    kept = {key: row[key] for key in ("step", "time", "kind", "id") if len(str(row.get(key, " " * 99))) < 99}
+    return json.dumps(kept | {"left_out": f"a row of {len(line):,} bytes"}).encode()
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _text(row: Any) -> str:
+    """Return a row as text; equal rows give equal texts, whatever became of numbers that are not finite."""
+    return json.dumps(finite(row))
+
+
+def _step(row: dict[str, Any]) -> int:
+    return step if isinstance(step := row.get("step"), int) else 0
+
+
+def _batch(rows: Sequence[bytes]) -> Sequence[bytes]:
+    """Return as many of the rows as a post holds, and at least one."""
+    n = size = 0
+    while n < min(len(rows), ROWS) and (not n or size + len(rows[n]) <= SIZE):
+        size += len(rows[n])
+        n += 1
+    return rows[:n]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _counts(noted: Any) -> tuple[int, int]:
+    """Return (rows, bytes) as report.json has them; (0, 0) for anything else."""
+    found = (noted.get("rows"), noted.get("bytes")) if isinstance(noted, dict) else ()
+    return found if all(type(n) is int and n > 0 for n in found) and found else (0, 0)
