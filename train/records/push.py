@@ -31,6 +31,7 @@ LONGEST = 7 << 20  # bytes of a row; a board takes posts of 8 MiB
 CHUNK = 1 << 20  # bytes read at a time
 ALIVE = 60.0  # seconds without a post after which one says that the run lives
 NOTED = 5.0  # seconds between writings of report.json
+HIGHEST = 2**53  # no step is higher
 CONFLICTS = 5  # in a row, after which a board is at fault
 
 
@@ -351,7 +352,8 @@ def _text(row: Any) -> str:
 
 
 def _step(row: dict[str, Any]) -> int:
-    return step if isinstance(step := row.get("step"), int) else 0
+    """Return the step of a row, no higher than a board takes it for."""
+    return step if type(step := row.get("step")) is int and abs(step) <= HIGHEST else 0
 
 
 def _batch(rows: Sequence[bytes]) -> Sequence[bytes]:
@@ -373,5 +375,5 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 def _counts(noted: Any) -> tuple[int, int]:
     """Return (rows, bytes) as report.json has them; (0, 0) for anything else."""
-    found = (noted.get("rows"), noted.get("bytes")) if isinstance(noted, dict) else ()
-    return found if all(type(n) is int and n > 0 for n in found) and found else (0, 0)
+    rows, size = (noted.get(key) if isinstance(noted, dict) else 0 for key in ("rows", "bytes"))
+    return (rows, size) if type(rows) is type(size) is int and rows > 0 and size > 0 else (0, 0)
