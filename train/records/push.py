@@ -44,7 +44,8 @@ class Log:
     """
 
     def __init__(self, path: Path, pause: Callable[[], object], rows: int = 0, size: int = 0) -> None:
-        self.path, self.pause, self.damaged = path, pause, 0
+        self.path, self.pause = path, pause
+        self.damaged = self.long = 0  # lines that are no rows, rows that are too long
         self.fd = -1
         self.base, self.end = rows, size  # rows that were not read, bytes that need not be read again
         self.starts = array("Q")  # where the rows after `base` begin
@@ -81,6 +82,7 @@ class Log:
             for n, line in enumerate(raw[:whole].split(b"\n")[:-1]):
                 if _is_row(line):
                     self.starts.append(self.end)
+                    self.long += len(line) > LONGEST
                 else:
                     self.damaged += 1
                 self.end += len(line) + 1
@@ -119,7 +121,7 @@ class Log:
         """Forget all that was read."""
         if self.fd >= 0:
             os.close(self.fd)
-        self.fd, self.base, self.end, self.damaged = -1, 0, 0, 0
+        self.fd, self.base, self.end, self.damaged, self.long = -1, 0, 0, 0, 0
         del self.starts[:]
 
 
@@ -143,7 +145,7 @@ class Push:
         self.read: Any = None  # stamp of candidates.jsonl as it was sent
         self.checkpoints: dict[str, tuple[int, dict[str, Any]]] = {}  # by name: when it was made, what is told of it
         self.posted = self.saved = 0.0  # by time.monotonic()
-        self.warned: set[Path] = set()
+        self.warned: set[tuple[Path, str]] = set()
 
     @property
     def left(self) -> int:
@@ -172,7 +174,7 @@ class Push:
                 raise
             return True
         self.agreed, self.conflicts = True, 0
-        self._warn_of_damage()
+        self._warn_of_losses()
         if time.monotonic() - self.saved > NOTED:
             self.note()
         return self.left > 0
@@ -181,10 +183,11 @@ class Push:
         """Write report.json."""
         now = {kind: dict(zip(("rows", "bytes"), log.known(self.have[kind]), strict=True))
                for kind, log in self.logs.items()}
-        text = json.dumps(self._noted() | {self.client.url: now}, indent=2) + "\n"
-        with suppress(OSError):  # without it, the next one reads more
-            write_atomic(self.path / REPORT, lambda file: file.write(text.encode()))
         self.saved = time.monotonic()
+        if self._noted().get(self.client.url) != now:
+            text = json.dumps(self._noted() | {self.client.url: now}, indent=2) + "\n"
+            with suppress(OSError):  # without it, the next one reads more
+                write_atomic(self.path / REPORT, lambda file: file.write(text.encode()))
 
     def close(self) -> None:
         """Write report.json and close all files."""
@@ -323,11 +326,13 @@ class Push:
         self.posted = time.monotonic()
         return answer["next"]
 
-    def _warn_of_damage(self) -> None:
+    def _warn_of_losses(self) -> None:
         for log in self.logs.values():
-            if log.damaged and log.path not in self.warned:
-                self.warned.add(log.path)
-                self.warn(f"warning: {log.path}: {log.damaged} damaged lines are not sent")
+            for number, what in ((log.damaged, "damaged, and not sent"),
+                                 (log.long, "too long to be sent, and only named")):
+                if number and (log.path, what) not in self.warned:
+                    self.warned.add((log.path, what))
+                    self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
 
 
 def fitting(line: bytes) -> bytes:
