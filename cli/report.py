@@ -39,8 +39,9 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
 def push(runs: tuple[Path, ...], url: str, wait: float) -> None:
     """Send the runs in the directories RUN to a board, finished or not, but for what it has of them."""
     warn = lambda text: click.echo(text, err=True)
+    console = Console(stderr=True)
     for run in runs:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task(str(run), total=None)
             sent = reporter.push(run.absolute(), url, wait, warn,
                                  lambda done, of: bar.update(task, completed=done, total=of))  # noqa: B023

@@ -36,7 +36,8 @@ class Board:
     def start(self) -> None:
         """Start it and wait until it says that it is ready."""
         self.process = subprocess.Popen(
-            [*self.command, sys.executable, "-m", "helios.cli.board", "--db", str(self.db), "--port", str(self.port)],
+            [*self.command, sys.executable, "-m", "helios.cli.board", "--runs", str(self.db.parent / "runs"), "--db",
+             str(self.db), "--port", str(self.port)],
             stdout=subprocess.PIPE, text=True, env=os.environ | {"HELIOS_TOKEN": TOKEN})
         assert self.process.stdout is not None
         said = self.process.stdout.readline()

@@ -22,6 +22,7 @@ from helios.train.records.client import Client, is_address, waits
 from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
 from helios.train.records.push import Log
 from helios.train.records.reporter import push
+from helios.train.records.rows import lines
 from helios.train.run import Run
 
 from ..boards import TOKEN, Board, assert_holds
@@ -80,7 +81,8 @@ def test_it_is_sent_once(made: Path, board: Board) -> None:
     noted = json.loads((made / REPORT).read_text())[board.url]
     assert noted["metrics"] == {"rows": 40, "bytes": (made / METRICS).stat().st_size}
     assert send(made, board) == 0
-    add(made / METRICS, '{"step": 41}', '{"step": 42')  # whose end is still to come
+    with open(made / METRICS, "a") as file:
+        file.write('{"step": 41}\n{"step": 42')  # whose end is still to come
     assert send(made, board) == 1
 
 
@@ -101,12 +103,12 @@ def test_what_was_noted_may_be_wrong(made: Path, board: Board, noted: str | None
     assert send(made, board) == 2
 
 
-@pytest.mark.parametrize("keep", [0, 1, 17, 39])
+@pytest.mark.parametrize("keep", [0, 17])
 def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep: int) -> None:
     """As after --resume, with which a run goes on from a checkpoint."""
     send(made, board)
     for name in (METRICS, EVENTS, SAMPLES):
-        rows = [row for row in map(json.loads, (made / name).read_text().splitlines()) if row["step"] <= keep]
+        rows = [row for _, row in lines(made / name) if row["step"] <= keep]
         put(made / name, rows + [{"step": i, "loss": -i} for i in range(keep + 1, 30)])
     put(made / "search" / "candidates.jsonl", [{"id": "c0", "status": None}, {"id": "c1", "status": "complete"}])
     send(made, board)
@@ -114,7 +116,7 @@ def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep:
 
 def test_another_run_of_the_same_id_takes_its_place(made: Path, board: Board) -> None:
     send(made, board)
-    write(made, made.name and "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)
+    write(made, "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)
     send(made, board)
 
 
@@ -137,7 +139,8 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
 def test_values_survive(made: Path, board: Board) -> None:
     rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "new": {"a": [1]}}',
             f'{{"step": 43, "tokens": {10**400}, "f": 1e-320, "g": 0.1000000000000000055511151231257827, "h": -0.0}}',
-            '{"step": 44, "half": "\\ud800", "text": "\\u0000</script>\\n", "loss": 1E5}', '{ "step":45 , "a" : "é  ü" }']
+            '{"step": 44, "half": "\\ud800", "text": "\\u0000</script>\\n", "loss": 1E5}',
+            '{ "step":45 , "a" : "é  ü" }']
     for name in (METRICS, EVENTS, SAMPLES):
         add(made / name, *rows)
     send(made, board)
@@ -153,7 +156,7 @@ def test_many_rows_and_long_ones(made: Path, board: Board) -> None:
     for more in (2, 0):
         assert push(made, board.url, 10, said.append, lambda *_: None) == more
     *_, long, last = board.lines(made_id := "test_many_rows_and_long_ones", "events")
-    assert json.loads(long) == {"step": 50, "kind": "long", "left_out": "a row of 9,000,048 bytes"}
+    assert json.loads(long) == {"step": 50, "kind": "long", "left_out": "a row of 9,000,043 bytes"}
     assert (json.loads(last), len(board.lines(made_id, "metrics"))) == ({"step": 51}, 1699)
     assert sorted(said) == sorted(2 * [
         f"warning: {made / EVENTS}: 1 line is too long to be sent, and only named",

@@ -137,12 +137,13 @@ class Push:
         noted = self._noted().get(client.url, {})
         self.logs = {kind: Log(path / name, pause, *_counts(noted.get(kind))) for kind, name in LOGS.items()}
         self.have = {kind: log.base for kind, log in self.logs.items()}  # rows that the board has, as ours
-        self.table: list[str] = []  # the board's candidates
+        self.ours: list[tuple[bytes, str]] = []  # candidates: as they are sent, and as `_text` has them
+        self.theirs: list[str] = []  # the board's, as `_text` has them
         self.run_id = ""
-        self.agreed = False  # whether `have` and `table` are what the board said
+        self.agreed = False  # whether `have` and `theirs` are what the board said
         self.conflicts = self.sent = 0  # conflicts in a row; rows sent in all
         self.stamps: tuple[Any, ...] = ()  # of the files of the last post of kind run
-        self.read: Any = None  # stamp of candidates.jsonl as it was sent
+        self.read: tuple[int, ...] | None = None  # stamp of candidates.jsonl as it was read
         self.checkpoints: dict[str, tuple[int, dict[str, Any]]] = {}  # by name: when it was made, what is told of it
         self.posted = self.saved = 0.0  # by time.monotonic()
         self.warned: set[tuple[Path, str]] = set()
@@ -150,7 +151,8 @@ class Push:
     @property
     def left(self) -> int:
         """Return how many rows are still to be sent, of those seen so far."""
-        return sum(max(0, log.count - self.have[kind]) for kind, log in self.logs.items())
+        return (sum(max(0, log.count - self.have[kind]) for kind, log in self.logs.items())
+                + len(self.ours) - self._same_candidates())
 
     def round(self) -> bool:
         """Send at most one post of each kind, of what is new; return whether more waits to be sent.
@@ -158,11 +160,12 @@ class Push:
         Raises BoardError, and UserError where the directory holds no run; the next round begins by asking the board.
         """
         changed = [log.look() for log in self.logs.values()]
+        self._look_at_candidates()
         agreed, self.agreed = self.agreed and not any(changed), False
         try:
             if not agreed or self._changed():
                 counts = self._about()
-                if not agreed or counts != self.have | {"candidates": len(self.table)}:
+                if not agreed or counts != self.have | {"candidates": len(self.theirs)}:
                     self._agree(counts)
             for kind, log in self.logs.items():
                 if self.have[kind] < log.count:
@@ -255,8 +258,7 @@ class Push:
         else:
             raise BoardError(f"{self.client.url} does not let rows go that {self.path} no longer holds", 500)
         self.have = {kind: counts[kind] for kind in self.logs}
-        self.table = [_text(row) for row in self._get("candidates")]
-        self.read = None
+        self.theirs = [_text(row) for row in self._get("candidates")]
 
     def _same(self, kind: str, count: int) -> tuple[int, int]:
         """Return how many of the board's `count` rows are ours, and the lowest step of the others."""
@@ -299,22 +301,23 @@ class Push:
         self.have[kind] += len(rows)
         self.sent += len(rows)
 
+    def _look_at_candidates(self) -> None:
+        if (stamp := _stamp(self.path / CANDIDATES)) != self.read:
+            ours = [fitting(line[:-1]) for line, _ in lines(self.path / CANDIDATES)]
+            self.ours, self.read = [(line, _text(json.loads(line))) for line in ours], stamp
+
+    def _same_candidates(self) -> int:
+        """Return how many candidates the board has as they are, before the first that it lacks or has otherwise."""
+        pairs = enumerate(zip(self.ours, self.theirs, strict=False))
+        return next((i for i, (a, b) in pairs if a[1] != b), min(len(self.ours), len(self.theirs)))
+
     def _send_candidates(self) -> None:
-        """Send the candidates from the first one on that is new or has changed."""
-        stamp = _stamp(self.path / CANDIDATES)
-        if stamp == self.read and stamp is not None:
-            return
-        ours = [fitting(line[:-1]) for line, _ in lines(self.path / CANDIDATES)]
-        texts = [_text(json.loads(line)) for line in ours]
-        first = next((i for i, (a, b) in enumerate(zip(texts, self.table, strict=False)) if a != b),
-                     min(len(texts), len(self.table)))
-        while first < max(len(texts), len(self.table)):
-            rows = _batch(ours[first:])
+        """Send the candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
+        while (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
+            rows = _batch([line for line, _ in self.ours[first:]])
             self._post("candidates", first, rows)
-            self.table[first:] = texts[first:first + len(rows)]
-            first += len(rows)
+            self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
             self.sent += len(rows)
-        self.read = stamp
 
     def _post(self, kind: str, first: int | None = None, rows: Sequence[bytes] | None = None,
               cut: int | None = None) -> Any:
