@@ -17,10 +17,10 @@ from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import resolve
 from helios.train.progress import Display
-from helios.train.records import push as pushing
+from helios.train.records import log as logs
 from helios.train.records.client import Client, is_address, waits
 from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
-from helios.train.records.push import Log
+from helios.train.records.log import Log
 from helios.train.records.reporter import push
 from helios.train.records.rows import lines
 from helios.train.run import Run
@@ -137,7 +137,7 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
 
 
 def test_values_survive(made: Path, board: Board) -> None:
-    rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "new": {"a": [1]}}',
+    rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "y": {"a": [1]}}',
             f'{{"step": 43, "tokens": {10**400}, "f": 1e-320, "g": 0.1000000000000000055511151231257827, "h": -0.0}}',
             '{"step": 44, "half": "\\ud800", "text": "\\u0000</script>\\n", "loss": 1E5}',
             '{ "step":45 , "a" : "é  ü" }']
@@ -164,7 +164,7 @@ def test_many_rows_and_long_ones(made: Path, board: Board) -> None:
 
 
 def test_a_growing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushing, "CHUNK", 16)
+    monkeypatch.setattr(logs, "CHUNK", 16)
     path = tmp_path / "rows.jsonl"
     log = Log(path, int)
     assert (log.look(), log.count) == (False, 0)
@@ -235,8 +235,10 @@ def test_what_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch:
         with pytest.raises(UserError, match=r"^--report: expected an address with http:// or https://"):
             resolve("tiny", flags={"report": url})
     monkeypatch.delenv("HELIOS_TOKEN")
-    with pytest.raises(UserError, match=r"^HELIOS_TOKEN is not set; set it to the token of the board at http://host$"):
-        Run.create(resolve("tiny", flags={"report": "http://host"}), tmp_path / "run").train()
+    run = Run.create(resolve("tiny", flags={"report": "http://host"}), tmp_path / "run")
+    for start in (run.train, run.preview):
+        with pytest.raises(UserError, match=r"^HELIOS_TOKEN is not set; set it to the token of the board at http://h"):
+            start()
     assert not (tmp_path / "run").exists()
 
 
