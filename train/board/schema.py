@@ -37,6 +37,7 @@ CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview 
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
     domain AS (CASE {_VALUE.format("config", "chat")} WHEN 0 THEN 'text' ELSE 'chat' END),
     symbio AS (coalesce(symbio_mode, 'none') != 'none')) WITHOUT ROWID;
+CREATE INDEX runs_updated ON runs (updated);
 CREATE TABLE checkpoints (run_id TEXT, step INTEGER, val_loss REAL, bytes INTEGER, PRIMARY KEY (run_id, step)) WITHOUT ROWID;
 CREATE TABLE files (run_id TEXT, name TEXT, step INTEGER, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
     PRIMARY KEY (run_id, name)) WITHOUT ROWID;
@@ -47,7 +48,8 @@ CREATE TABLE blocks (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, P
 CREATE TABLE buckets (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, PRIMARY KEY (run_id, key, block))
     WITHOUT ROWID;
 CREATE TABLE states (run_id TEXT, block INTEGER, overview TEXT NOT NULL, PRIMARY KEY (run_id, block)) WITHOUT ROWID;
-CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
+CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, n INTEGER, mark BLOB,
+    PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
 CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER, b INTEGER);
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
 """
