@@ -21,6 +21,7 @@ from helios.train.records import log as logs
 from helios.train.records.client import Client, is_address, waits
 from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
 from helios.train.records.log import Log
+from helios.train.records.push import Push
 from helios.train.records.reporter import push
 from helios.train.records.rows import lines
 from helios.train.run import Run
@@ -125,8 +126,8 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
         send(made, board)
         board.kill()
         with sqlite3.connect(board.db) as db:  # as an older copy of the database
-            db.execute("DELETE FROM metrics WHERE n >= 11")
-            db.execute("DELETE FROM events")
+            db.execute("DELETE FROM metrics_lines WHERE n >= 11")
+            db.execute("DELETE FROM events_lines")
         board.start()
         assert send(made, board) == 29 + 8
         board.kill()
@@ -134,6 +135,19 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
             path.unlink()
         board.start()
         assert send(made, board) == 55
+
+
+def test_a_late_post_of_rows_that_are_no_longer_there(made: Path, board: Board) -> None:
+    """As of a training that was killed with a post on its way, and goes on in another process."""
+    client, run_id = Client(board.url), json.loads((made / "config.json").read_text())["run_id"]
+    sender = Push(made, client, print)
+    while sender.round():
+        pass
+    client.post("/api/ingest", {"run_id": run_id, "kind": "metrics", "from": 40, "rows": [{"step": 41}, {"step": 42}]})
+    add(made / METRICS, *(f'{{"step": {i}, "loss": 1}}' for i in range(41, 50)))
+    while sender.round():
+        pass
+    assert_holds(board, run_id, made)
 
 
 def test_values_survive(made: Path, board: Board) -> None:

@@ -151,7 +151,7 @@ class Push:
             if not cuts:
                 break
             # A cut also leaves rows of lower steps that follow higher ones, and these may differ now.
-            counts = self._post("run", cut=min(cuts) if tries < CONFLICTS - 2 else -HIGHEST)
+            counts = self._post("run", cut=min(cuts) if tries < CONFLICTS - 2 else -HIGHEST - 1)
         else:
             raise BoardError(f"{self.client.url} does not let rows go that {self.path} no longer holds", 500)
         self.have = {kind: counts[kind] for kind in self.logs}
