@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -107,6 +108,23 @@ def test_kills_of_the_board_and_of_trainings(tmp_path: Path) -> None:
             assert "still to be sent" not in t.said()
             assert pushed(t.path, board).stdout == f"{t.path}: 0 rows sent\n"
         assert board.lines(trainings[2].run_id, "candidates")
+
+
+def test_a_board_that_hangs(tmp_path: Path) -> None:
+    """It takes connections and never answers: the training goes on, and a second Ctrl-C ends it at once."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        t = Training(tmp_path / "run", f"http://127.0.0.1:{hanging.getsockname()[1]}", *ENDLESS)
+        try:
+            t.ready()
+            t.process.send_signal(signal.SIGINT)
+            end = time.monotonic() + 60
+            while "interrupted" not in t.said():  # the last line, before which the run is complete as it is
+                assert t.process.poll() is None and time.monotonic() < end, t.said()
+                time.sleep(0.05)
+            t.end(signal.SIGINT, 130)
+        finally:
+            t.process.kill()
+        assert "still to be sent" not in t.said()
 
 
 def test_the_boards_disk_is_full(tmp_path: Path) -> None:

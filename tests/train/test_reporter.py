@@ -18,6 +18,7 @@ from helios.files import write_atomic
 from helios.train.config import resolve
 from helios.train.progress import Display
 from helios.train.records import log as logs
+from helios.train.records import push as pushing
 from helios.train.records.client import Client, is_address, waits
 from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
 from helios.train.records.log import Log
@@ -148,6 +149,17 @@ def test_a_late_post_of_rows_that_are_no_longer_there(made: Path, board: Board) 
     while sender.round():
         pass
     assert_holds(board, run_id, made)
+
+
+def test_the_board_hears_that_a_run_without_news_lives(
+        made: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Push(made, Client(board.url), print)
+    while sender.round():
+        pass
+    posted = sender.posted
+    assert not sender.round() and sender.posted == posted
+    monkeypatch.setattr(pushing, "ALIVE", 0)
+    assert not sender.round() and sender.posted > posted
 
 
 def test_values_survive(made: Path, board: Board) -> None:

@@ -26,7 +26,7 @@ CANDIDATES, SUMMARY = Path("search", "candidates.jsonl"), Path("search", "summar
 ALIVE = 60.0  # seconds without a post after which one says that the run lives
 NOTED = 5.0  # seconds between writings of report.json
 HIGHEST = 2**53  # no step is higher
-CONFLICTS = 5  # in a row, after which a board is at fault
+CONFLICTS = 5  # in a row, after which the board is at fault
 
 
 class Push:
@@ -76,7 +76,8 @@ class Push:
                     self._send(kind, log.lines(self.have[kind]))
             self._send_candidates()
         except (BoardError, Cut) as error:
-            self.conflicts = self.conflicts + 1 if isinstance(error, Cut) or error.status == 409 else 0
+            passing = isinstance(error, Cut) or error.status in (404, 409)  # the files or the board have changed
+            self.conflicts = self.conflicts + 1 if passing else 0
             if not 0 < self.conflicts <= CONFLICTS:
                 raise
             return True
