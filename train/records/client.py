@@ -65,7 +65,7 @@ class Client:
     def post(self, path: str, value: Any) -> Any:
         """Return the answer to POST of a value, or of JSON in bytes, compressed. Raises BoardError."""
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return self.request("POST", path, gzip.compress(body, 6),
+        return self.request("POST", path, gzip.compress(body, 1),
                             {"Content-Type": "application/json", "Content-Encoding": "gzip"})
 
     def request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
