@@ -106,3 +106,75 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.05)
     return found
+
+
+class Stream:
+    """A board's stream, and what a page that follows it holds: its rows of each run and kind.
+
+    since: a cursor to go on from; else the stream begins now, and first all that is there is read.
+    """
+
+    def __init__(self, of: Board, *runs: str, since: int | None = None, holds: Mirror | None = None) -> None:
+        self.of, self.runs = of, runs
+        self.events: list[tuple[int, str, Any]] = []
+        self.holds = holds if holds is not None else {run: {kind: [] for kind in KINDS} for run in runs}
+        self.client = httpx.Client(timeout=None)
+        headers = {"Last-Event-ID": str(since)} if since is not None else {}
+        request = self.client.build_request("GET", f"{of.url}/api/stream", params=[("run", run) for run in runs],
+                                            headers=headers)
+        self.response = self.client.send(request, stream=True)
+        assert self.response.status_code == 200
+        self.parts = self._parts()
+        if since is None:
+            assert self.next()[1] == "hello"
+            self.fetch()
+
+    def fetch(self) -> None:
+        for run in self.runs:
+            for kind in KINDS:
+                path, rows, after = f"runs/{run}/{'rows' if kind == 'metrics' else kind}", [], 0
+                while after is not None and self.of.client.get(f"/api/runs/{run}").status_code == 200:
+                    page = self.of.get(path, **({"after": after} if kind == "metrics" else {}))
+                    rows += page["rows"]
+                    after = page.get("next")
+                self.holds[run][kind] = rows
+
+    def _parts(self) -> Iterator[tuple[int, str, Any]]:
+        found: dict[str, str] = {}
+        for line in self.response.iter_lines():
+            if not line and "event" in found:
+                yield int(found["id"]), found["event"], json.loads(found["data"])
+                found = {}
+            name, _, value = line.partition(":")
+            if name:
+                assert name not in found
+                found[name] = value.strip()
+
+    def next(self) -> tuple[int, str, Any]:
+        id, event, data = next(self.parts)
+        assert not self.events or id >= self.events[-1][0]
+        self.events.append((id, event, data))
+        if event == "cut":
+            for kind in ("metrics", "events", "samples"):
+                self.holds[data["run_id"]][kind] = [r for r in self.holds[data["run_id"]][kind] if r["step"] <= data["step"]]
+        elif event == "candidates":
+            self.holds[data["run_id"]][event][data["from"]:] = data["rows"]
+        elif event in KINDS:
+            held = self.holds[data["run_id"]][event]
+            assert data["from"] <= len(held), "rows were lost"
+            held += data["rows"][len(held) - data["from"]:] if len(held) < data["from"] + len(data["rows"]) else []
+        elif event == "reset":
+            self.fetch()
+        return self.events[-1]
+
+    @property
+    def cursor(self) -> int:
+        return self.events[-1][0]
+
+    def close(self) -> None:
+        self.response.close()
+        self.client.close()
+
+
+KINDS = ("metrics", "events", "samples", "candidates")
+Mirror = dict[str, dict[str, list[Any]]]

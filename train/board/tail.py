@@ -55,9 +55,13 @@ def read(path: str, place: Place | None, warn: Callable[[str], object]) -> tuple
 
 def differs(path: str, lines: Iterator[str]) -> tuple[int, bool] | None:
     """Return the number of the first of `lines` that is no row of the file as it is there, and whether that is so since
-    the file ends before it; None where all of them are, whatever follows. Raises OSError."""
+    the file ends before it; None where all of them are, whatever follows, or there is no file. Raises OSError."""
     expected, n = next(lines, None), 0
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        return None
+    with file:
         for raw in file:
             if expected is None:
                 return None

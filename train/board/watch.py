@@ -54,6 +54,7 @@ class Watcher:
         self.folders: dict[str, tuple[int, list[str]]] = {}  # that are no runs: time of a change, folders in it
         self.runs: dict[str, _Run] = {}  # by path
         self.owners: dict[str, str] = {}  # run id → path
+        self.left: dict[str, Signature] = {}  # left out: path → of config.json
         self.waiting: deque[_Run] = deque()  # to be looked through
         self.warned: set[str] = set()
         self.checked = time.time()  # for runs of which there is no news
@@ -115,32 +116,40 @@ class Watcher:
     def _discover(self) -> None:
         """Find new runs, and forget those that vanished."""
         found: list[str] = []
-        self._walk(self.folder, DEPTH, found)
-        new = [path for path in found if path not in self.runs]
+        self._walk(self.folder, DEPTH, found, set())
         for path in set(self.runs) - set(found):
             run = self.runs.pop(path)
             if self.owners.get(run.run_id) == path:
                 del self.owners[run.run_id]
                 self.store.locks.pop(run.run_id, None)
                 self._changed(run.run_id)
+            self.left.clear()
+        new = [path for path in found if path not in self.runs and self.left.get(path, ()) != _signature(path, CONFIG)]
         for path in new:
+            self.left[path] = _signature(path, CONFIG)
             self._guarded(path, partial(self._claim, path))
         fresh = [self.runs[path] for path in new if path in self.runs]
         fresh.sort(key=lambda run: (_signature(run.path, EVENTS) or (0, 0, 0))[2])
         self.waiting.extendleft(fresh)  # and so the latest one is read first
 
-    def _walk(self, folder: str, depth: int, found: list[str]) -> None:
+    def _walk(self, folder: str, depth: int, found: list[str], been: set[int]) -> None:
+        """Add the run directories in a folder. been: inodes of the folders that were walked through, since links may
+        lead back to one."""
         try:
-            changed = os.stat(folder).st_mtime_ns
+            status = os.stat(folder)
         except OSError:
             self.folders.pop(folder, None)
             if folder == self.folder:
                 raise
             return
-        known = self.folders.get(folder)
+        if status.st_ino in been:
+            return
+        been.add(status.st_ino)
+        changed, known = status.st_mtime_ns, self.folders.get(folder)
         if known and known[0] == changed:
             places = known[1]
         else:
+            places = []
             with suppress(PermissionError), os.scandir(folder) as entries:
                 places = sorted(e.path for e in entries if not e.name.startswith(".") and e.is_dir())
             # A clock's tick may hold another change, so that a time is to be relied on only when it has passed.
@@ -149,14 +158,17 @@ class Watcher:
             if place in self.runs or os.path.exists(os.path.join(place, CONFIG)):
                 found.append(place)
             elif depth > 1:
-                self._walk(place, depth - 1, found)
+                self._walk(place, depth - 1, found, been)
 
     def _claim(self, path: str) -> None:
         """Take in a new run directory, but not a second one of the same run."""
         run_id = read_config(Path(path))["run_id"]
         if not ID.fullmatch(run_id):
             raise UserError(f"{path} is left out: its run_id is no id of letters, digits, _ . and -")
-        if (owner := self.owners.setdefault(run_id, path)) != path:
+        owner = self.owners.setdefault(run_id, path)
+        if owner != path and os.path.samefile(owner, path):
+            return
+        if owner != path:
             raise UserError(f"{path} is left out: {owner} is of the same run, {run_id}")
         self.runs[path] = _Run(path, run_id)
 
@@ -164,9 +176,9 @@ class Watcher:
         """Read what is new of a run; return whether there is more."""
         now = {name: _signature(run.path, name) for name in (*ABOUT, CANDIDATES, *KINDS)}
         changed = {name for name, signature in now.items() if signature != run.seen.get(name)}
-        if changed and run.seen:
-            run.warm = time.monotonic() + WARM
         updated = min(max((signature[2] for signature in now.values() if signature), default=0) / 1e9, time.time())
+        if changed and (run.seen or updated > time.time() - WARM):
+            run.warm = time.monotonic() + WARM
         if run.places is None:
             self._begin(run)
         works = [self._about(run, updated)] if changed & set(ABOUT) else []
@@ -247,7 +259,7 @@ class Watcher:
                 if found and (known or not found[1]):
                     steps.append(db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?",
                                             (run.run_id, found[0])).fetchone()[0])
-            run.places = {}
+            run.places, run.seen = {}, {}
             if not steps:
                 return
             cut = min(steps) - 1
