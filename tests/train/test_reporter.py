@@ -116,6 +116,16 @@ def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep:
     send(made, board)
 
 
+def test_a_directory_that_is_being_removed_takes_nothing_from_the_board(made: Path, board: Board) -> None:
+    send(made, board)
+    (made / METRICS).unlink()
+    (made / "search" / "candidates.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl is gone; put it back"):
+        send(made, board)
+    run_id = json.loads((made / "config.json").read_text())["run_id"]
+    assert [len(board.lines(run_id, kind)) for kind in ("metrics", "candidates")] == [40, 4]
+
+
 def test_another_run_of_the_same_id_takes_its_place(made: Path, board: Board) -> None:
     send(made, board)
     write(made, "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)

@@ -39,6 +39,11 @@ class Log:
         """Return how many rows there are."""
         return self.base + len(self.starts)
 
+    @property
+    def there(self) -> bool:
+        """Return whether there is a file."""
+        return self.fd >= 0
+
     def look(self) -> bool:
         """Take in what has been added; return whether the file was cut or replaced, and is read from its beginning."""
         try:

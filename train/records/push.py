@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.client import BoardError, Client
 from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config
@@ -159,8 +160,11 @@ class Push:
         self.theirs = [_text(row) for row in self._get("candidates")]
 
     def _same(self, kind: str, count: int) -> tuple[int, int]:
-        """Return how many of the board's `count` rows are ours, and the lowest step of the others."""
+        """Return how many of the board's `count` rows are ours, and the lowest step of the others. Raises UserError
+        where the file is gone, as in a directory that is being removed."""
         log = self.logs[kind]
+        if count and not log.there:
+            raise UserError(f"{log.path} is gone; put it back, or the board at {self.client.url} keeps what it has")
         if kind != "metrics":
             theirs = self._get(kind) if count else []
             if count and log.base:
@@ -211,7 +215,7 @@ class Push:
 
     def _send_candidates(self) -> None:
         """Send the candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
-        while (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
+        while self.read and (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
             rows = _batch([line for line, _ in self.ours[first:]])
             self._post("candidates", first, rows)
             self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
