@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections import Counter
@@ -18,9 +19,8 @@ from helios.train.config import SECTIONS, SearchConfig
 from helios.train.markdown import block, duration, escaped, figure, listed, number, percent, plain, share_of, table
 from helios.train.records.layout import differing
 from helios.train.report import reading
-from helios.train.report.reading import RunData, finite, highest, lowest, median, share
+from helios.train.report.reading import RunData, finite, highest, lowest, median, share, short
 from helios.train.search.evolution import trainings
-from helios.train.search.plots import short_name
 
 Fact = Callable[[RunData], str | None]
 EVENTS, SAMPLED, GAPS = 40, 4, 10  # most events, steps with samples, and stretches of missing steps that are listed
@@ -102,9 +102,9 @@ def activation(run: RunData) -> str | None:
     """Return the activation of the training that the run is for."""
     won = run.entry["symbio_winner"]
     if isinstance(won, str):
-        return f"{escaped(short_name(won))}, by a search"
+        return f"{escaped(short(won))}, by a search"
     name = run.entry["activation"]
-    return escaped(short_name(name)) if isinstance(name, str) else None
+    return escaped(short(name)) if isinstance(name, str) else None
 
 
 def _checkpoints(run: RunData) -> str | None:
@@ -360,6 +360,5 @@ def records(run: RunData) -> Iterator[str]:
 
 def gaps(run: RunData) -> list[str]:
     """Return the stretches of steps up to the last one that have no row."""
-    before, after = np.concatenate(([0], run.steps[:-1])), run.steps
-    return [f"{a + 1:,}" if b - a == 2 else f"{a + 1:,}–{b - 1:,}" for a, b in zip(before, after, strict=True)
+    return [f"{a + 1:,}" if b - a == 2 else f"{a + 1:,}–{b - 1:,}" for a, b in itertools.pairwise([0, *run.steps])
             if b - a > 1]

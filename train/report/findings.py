@@ -22,7 +22,7 @@ CHANCE = 0.01  # probability of a difference among equals
 SPIKES, CLIPPED, OVERFLOWS, LEFT = 0.01, 0.5, 0.05, 0.1  # shares of steps, and of a step's time
 SLOWER, UNEQUAL = 1.1, 1.25  # ratios of times, of speeds
 FLATTER, LOWER_RANK = 0.1, 0.25  # shares by which entropy and rank fell
-TENTH = 3  # steps that a tenth of a training must have, at least
+TENTH, LEAST = 3, 10  # steps that a tenth of a training must have, at least, and a training that is judged as a whole
 NAMED = 5  # most steps that a sentence names
 
 
@@ -96,7 +96,7 @@ def _idle(run: RunData) -> str:
 
 def _steps(steps: list) -> str:
     told = [f"{s:,}" if type(s) is int else "?" for s in dict.fromkeys(steps)]
-    return listed(told[:NAMED]) + (f" and {len(told) - NAMED:,} more" if len(told) > NAMED else "")
+    return listed(told[:NAMED] + ([f"{len(told) - NAMED:,} more"] if len(told) > NAMED else []))
 
 
 # -- loss --------------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def _start(run: RunData) -> str | None:
 def _learned_nothing(run: RunData) -> str | None:
     size, values = run.setting("model", "vocab_size"), run.column("loss")[run.main]
     end = mean(_tenths(values)[1])
-    if not isinstance(size, int) or size < 2 or end is None or end < math.log(size) - FAR:
+    if not isinstance(size, int) or size < 2 or len(values) < LEAST or end is None or end <= math.log(size) - FAR:
         return None
     return f"It learned next to nothing: the mean loss of the last tenth is {end:.4f}, ln V is {math.log(size):.4f}."
 
@@ -196,8 +196,8 @@ def _skipped(run: RunData) -> str | None:
     others, told = run.skipped & ~overflow, []
     if others.any():
         why = Counter(str(reason) for reason in reasons[others]).most_common()
-        told.append(f"updates were skipped at {of_steps(int(others.sum()), len(run))} "
-                    f"({', '.join(f'{escaped(reason)} {n:,}' for reason, n in why)})")
+        told.append(f"updates were skipped at {of_steps(int(others.sum()), len(run))}: "
+                    + ", ".join(f"{n:,} × {escaped(reason)}" for reason, n in why))
     if (share(overflow) or 0.0) > OVERFLOWS:
         told.append(f"the loss scale overflowed at {of_steps(int(overflow.sum()), len(run))}")
     line = "; ".join(told)
@@ -207,7 +207,7 @@ def _skipped(run: RunData) -> str | None:
 def _clipping(run: RunData) -> str | None:
     part = run.clipped[run.main]
     rate = share(part)
-    if rate is None or rate <= CLIPPED:
+    if rate is None or rate <= CLIPPED or len(part) < LEAST:
         return None
     middle = median(run.column("clip_coef")[run.main & run.clipped])
     return (f"The gradient was clipped at {of_steps(int(part.sum()), len(part))} of the training, to "
@@ -239,10 +239,12 @@ def _collapse(run: RunData) -> str | None:
 # -- speed -------------------------------------------------------------------------------------------------------------
 
 def _drift(run: RunData) -> str | None:
-    found = speed.early_and_late(run)
-    if not found or max(found) / min(found) <= SLOWER:
+    first, last = speed.early_and_late(run)
+    if len(first) < TENTH or not speed.apart(first, last):
         return None
-    early, late = found
+    early, late = np.median(first), np.median(last)
+    if max(early, late) <= SLOWER * min(early, late):
+        return None
     word = "slower" if late > early else "faster"
     return (f"The steps became {word}: {figure(early)} ms in the first tenth of the training and {figure(late)} ms in "
             f"the last (medians).")
@@ -292,29 +294,36 @@ def _one_training(run: RunData) -> str | None:
     return "The winner of the search was not trained: there are no steps after it."
 
 
+def _percent(x: float) -> str:
+    return f"{100 * x:g} %"
+
+
 RULES = (
     Rule("the run is not completed", _unfinished),
     Rule("no step is recorded", _no_rows),
     Rule("a loss or a gradient norm is not finite, other than by an overflow that loss scaling expects", _not_finite),
-    Rule(f"the mean loss of the last tenth is above ln V - {FAR:g}", _learned_nothing),
+    Rule(f"the mean loss of the last tenth is above ln V - {FAR:g} (of {LEAST} steps at least)", _learned_nothing),
     Rule(f"the first step's loss differs from ln V, that of an even guess, by more than {FAR:g} nats", _start),
     Rule(f"the mean losses of the last tenth and of the tenth before differ by more than {FLAT:g} nats and more than "
-         f"chance makes of equal ones in {CHANCE:.0%} of runs (Welch's t-test; at least {TENTH} steps each)", _trend),
+         f"chance makes of equal ones in {_percent(CHANCE)} of runs (Welch's t-test; at least {TENTH} steps each)",
+         _trend),
     Rule(f"the last validation loss is more than {RISE:g} nats above the lowest", _validation),
     Rule(f"the gap of the validation loss to the mean of the last {losses.RECENT} training losses has grown by more "
          f"than {APART:g} nats since the middle evaluation, and is above 0", _gap),
     Rule("the training ended within its warm-up", _warming),
-    Rule(f"the gradient norm spiked at more than {SPIKES:.0%} of the steps", _spikes),
-    Rule(f"an update was skipped, or more than {OVERFLOWS:.0%} of them for an overflow of the loss scale", _skipped),
-    Rule(f"the gradient was clipped at more than {CLIPPED:.0%} of the training's steps", _clipping),
+    Rule(f"the gradient norm spiked at more than {_percent(SPIKES)} of the steps", _spikes),
+    Rule(f"an update was skipped, or more than {_percent(OVERFLOWS)} of them for an overflow of the loss scale",
+         _skipped),
+    Rule(f"the gradient was clipped at more than {_percent(CLIPPED)} of the training's steps, of {LEAST} at least",
+         _clipping),
     Rule("a monitor raised an alert", _alerts),
-    Rule(f"the weights' entropy fell by more than {FLATTER:.0%}, or their effective rank by more than "
-         f"{LOWER_RANK:.0%}, from the training's first measurement to its last", _collapse),
-    Rule(f"the median step time of the training's first and last tenth differ by a factor above {SLOWER:g} (at least "
-         f"{TENTH} steps each)", _drift),
+    Rule(f"the weights' entropy fell by more than {_percent(FLATTER)}, or their effective rank by more than "
+         f"{_percent(LOWER_RANK)}, from the training's first measurement to its last", _collapse),
+    Rule(f"the median step time of the training's first and last tenth differ by a factor above {SLOWER:g} and more "
+         f"than chance makes of equal ones in {_percent(speed.LIKELY)} of runs (at least {TENTH} steps each)", _drift),
     Rule(f"the median speeds of two activations differ by a factor above {UNEQUAL:g} and more than chance makes of "
-         f"equal ones in {speed.LIKELY:.0%} of runs (Mann and Whitney's test)", _bimodal),
-    Rule(f"more than {LEFT:.0%} of the median step's time is in no phase on the device", _rest),
+         f"equal ones in {_percent(speed.LIKELY)} of runs (Mann and Whitney's test)", _bimodal),
+    Rule(f"more than {_percent(LEFT)} of the median step's time is in no phase on the device", _rest),
     Rule("a search is in progress, has no winner, or its winner is not separated from every other genome", _search),
     Rule("the candidates of a search were not trained alike", _unfair),
     Rule("a search is complete and no step follows it", _one_training),

@@ -9,7 +9,7 @@ import numpy as np
 
 from helios.train.markdown import escaped, norm, number, percent, share_of, table
 from helios.train.monitors.trouble import SPIKE, WINDOW
-from helios.train.report.facts import integer, loss, spread
+from helios.train.report.facts import loss, spread
 from helios.train.report.losses import stage
 from helios.train.report.reading import (
     LAYERS,
@@ -42,7 +42,7 @@ def norms(run: RunData) -> Iterator[str]:
                 f"of the {WINDOW} before it. Steps with one: {share_of(int(run.spikes.sum()), len(run))}.", "")
     yield from table(("phase", "activation", "steps", "spikes", "share", "highest norm", "norm not finite", "skipped"),
                      _by_part(run), left=2)
-    yield from ("", f"### The {min(WORST, finite(values).size)} largest norms", "")
+    yield from ("", "### The largest norms", "")
     yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * _searched(run)), _worst(run), left=0,
                      words=("update", "of"))
 
@@ -161,7 +161,7 @@ def layers(run: RunData) -> Iterator[str]:
     if not any(finite(values).size for values in found.values()):
         return
     measured = max(finite(values).size for values in found.values())
-    yield from (f"Measured at {integer(measured)} steps.", "")
+    yield from (f"Measured at {measured:,} step{'s' * (measured > 1)}.", "")
     last = lambda values: number(float(finite(values)[-1]) if finite(values).size else None, ".3g")
     yield from table(("layer", "median", "lowest", "highest", "at step", "last"), (
         [escaped(name), *(number(of(values), ".3g") for of in (median, lowest, highest)),

@@ -25,7 +25,8 @@ nav { columns: 13rem; font-size: 0.92rem; padding: 0.9rem 1.1rem; background: va
 nav a { display: block; padding: 0.1rem 0 }
 .wide { overflow-x: auto; margin: 0.8rem 0 }
 table { width: max-content; border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums }
-th, td { max-width: 27rem; padding: 0.25rem 0.8rem; border-bottom: 1px solid var(--line); vertical-align: top; unicode-bidi: isolate }
+th, td { max-width: 27rem; padding: 0.25rem 0.8rem; border-bottom: 1px solid var(--line); vertical-align: top;
+  unicode-bidi: isolate }
 th { color: var(--quiet); font-weight: 600; border-bottom-width: 2px }
 td[style*=right] { white-space: nowrap } tbody tr:hover { background: var(--band) }
 th:first-child, td:first-child { padding-left: 0.2rem }

@@ -31,8 +31,7 @@ def summary(run: RunData) -> Iterator[str]:
 
 def ranges(run: RunData) -> Iterator[str]:
     """Yield the table of losses by about RANGES ranges of steps, of the training that the run is for."""
-    where = run.main if run.main.any() else np.ones(len(run), bool)
-    steps, values = run.steps[where], run.column("loss")[where]
+    steps, values = run.steps[run.main], run.column("loss")[run.main]
     if len(steps) < 2:
         return
     width = nice((steps[-1] - steps[0] + 1) / RANGES)
@@ -44,7 +43,8 @@ def ranges(run: RunData) -> Iterator[str]:
             continue
         here = mean(part)
         change = "–" if before is None or here is None else f"{here - before:+.4f}"
-        rows.append([f"{start:,}–{min(start + width - 1, int(steps[-1])):,}", loss(here), loss(lowest(part)), change,
+        past = min(start + width - 1, int(steps[-1]))
+        rows.append([f"{start:,}–{past:,}" if past > start else f"{start:,}", loss(here), loss(lowest(part)), change,
                      f"{len(part):,}"])
         before = here
     yield from table(("steps", "mean loss", "lowest", "change", "rows"), rows)

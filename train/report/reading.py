@@ -7,6 +7,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,15 +121,15 @@ class RunData:
     def activations(self) -> Array:
         """Return the activation of each row's model [N], in short form."""
         rest = self.summary["winner_activation"] or self.setting("model", "activation") or "unknown"
-        short = {name: short_name(name or rest) for name in {*self.text("symbio_candidate_activation"), None}}
-        return np.array([short[name] for name in self.text("symbio_candidate_activation")], dtype=object)
+        names = {name: short(name or rest) for name in {*self.text("symbio_candidate_activation"), None}}
+        return np.array([names[name] for name in self.text("symbio_candidate_activation")], dtype=object)
 
     @cached_property
     def steady(self) -> Array:
         """Return which rows [N] are no first step of a training or of a process, in which kernels are prepared."""
         steady = np.ones(len(self), bool)
         steady[[training.rows.start for training in self.trainings]] = False
-        resumed = [event["step"] for event in self.events if event.get("kind") == "resumed"]
+        resumed = [event.get("step") for event in self.of_kind("resumed")]
         return steady & ~np.isin(self.steps, [s + 1 for s in resumed if type(s) is int])
 
     @cached_property
@@ -161,6 +162,13 @@ class RunData:
     def of_kind(self, *kinds: str) -> list[Row]:
         """Return the events of these kinds."""
         return [event for event in self.events if event.get("kind") in kinds]
+
+
+def short(activation: Any) -> str:
+    """Return an activation in short form; one that is not known, as it is."""
+    with suppress(ValueError):
+        return short_name(str(activation))
+    return str(activation)
 
 
 def read(path: Path) -> RunData:
