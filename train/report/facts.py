@@ -285,7 +285,13 @@ def differences(runs: Sequence[RunData]) -> list[str]:
     """Return the table of what differs between the settings, devices and versions of some runs."""
     first, *others = runs
     keys = dict.fromkeys(key for other in others for key, _, _ in differing(first.about, other.about))
-    rows = [[escaped(key), *(_value(_nested(run.about, key)) for run in runs)] for key in keys]
+    lacking: dict[str, str] = {}  # of a section that a run lacks, as one without a search does, one key stands for all
+    for key in keys:
+        section, dot, _ = key.partition(".")
+        if dot and any(not isinstance(run.about.get(section), dict) for run in runs):
+            lacking.setdefault(section, key)
+    rows = [[escaped(key), *(_value(_nested(run.about, key)) for run in runs)] for key in keys
+            if lacking.get(key.partition(".")[0], key) == key]
     return table(("", *names(runs)), rows, left=1 + len(runs))
 
 

@@ -28,8 +28,8 @@ table { width: max-content; border-collapse: collapse; font-size: 0.88rem; font-
 th, td { max-width: 27rem; padding: 0.25rem 0.8rem; border-bottom: 1px solid var(--line); vertical-align: top;
   unicode-bidi: isolate }
 th { color: var(--quiet); font-weight: 600; border-bottom-width: 2px }
-td[style*=right] { white-space: nowrap } tbody tr:hover { background: var(--band) }
-th:first-child, td:first-child { padding-left: 0.2rem }
+td[style*=right] { white-space: nowrap } tbody tr:hover > * { background: var(--band) }
+th:first-child, td:first-child { padding-left: 0.2rem; position: sticky; left: 0; background: var(--back) }
 pre { background: var(--band); padding: 0.8rem 1rem; border-radius: 8px; white-space: pre-wrap;
   overflow-wrap: anywhere; unicode-bidi: isolate }
 code { font: 0.86em/1.45 ui-monospace, monospace }
