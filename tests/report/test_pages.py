@@ -172,7 +172,7 @@ def test_user_errors_are_one_line(runs: Runs, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     refused(invoke(main, tmp_path / "nowhere"), "is no run directory")
     refused(invoke(main, runs["plain"] / "checkpoints"), "is no run directory")
-    refused(invoke(main, runs["plain"], "--out", tmp_path / "file"), "cannot write to")
+    refused(invoke(main, runs["empty"], "--out", tmp_path / "file"), "cannot write to")
     refused(invoke(main), "RUN")
     refused(invoke(main, runs["plain"], "--nonsense"), "--nonsense")
 

@@ -58,10 +58,6 @@ def sections(pictures: Collection[str]) -> tuple[Section, ...]:
 def write(runs: Sequence[RunData], folder: Path, as_html: bool = False) -> Path:
     """Write the report of a run, or of several side by side, into a folder; return the page's path.
     as_html: one HTML file with all pictures in it, instead of Markdown beside them. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # before the plots, which take seconds
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
     if len(runs) == 1:
         pictures = plots.draw(runs[0]) | searching.draw(runs[0])
         title, lines = f"Run {facts.names(runs)[0]}", of_one(runs[0], pictures)
@@ -75,6 +71,7 @@ def write(runs: Sequence[RunData], folder: Path, as_html: bool = False) -> Path:
     else:
         files = pictures | {MARKDOWN: text.encode()}
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(folder / name, methodcaller("write", content))
     except OSError as error:
