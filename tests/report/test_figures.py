@@ -117,6 +117,7 @@ def test_skipped_updates(runs: Runs) -> None:
     assert skipped
     assert f"Updates were skipped at {skipped} of 12 steps" in section(runs.text("mixed"), "What to look at")
     assert table(runs.text("mixed"), "Spikes")[0]["spikes"] == str(skipped)
+    assert f"The loss scale was {kept[0]['loss_scale']:,g}." in section(runs.text("mixed"), "Clipping")
 
 
 def test_speed(runs: Runs) -> None:

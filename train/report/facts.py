@@ -142,6 +142,7 @@ OVERVIEW: Mapping[str, Fact] = {
     "last news": lambda run: run.entry["updated"],
     "time in training": _wall,
     "steps": _steps,
+    "sequences in a step, as alerts changed them": lambda run: _range("adaptive_batch_size", "")(run),
     "tokens read": lambda run: f"{np.nansum(run.tokens):,.0f}" if finite(run.tokens).size else None,
     "parameters": _parameters,
     "activation": activation,

@@ -25,6 +25,7 @@ from helios.train.report.reading import (
     share,
 )
 
+LIMITS = (10, 100, 1000, 10_000, 100_000)  # norms beyond which steps are counted
 WORST, LISTED, LOOKS = 10, 12, 12  # largest norms, alerts, and measurements of weights in a table
 
 
@@ -37,7 +38,9 @@ def norms(run: RunData) -> Iterator[str]:
         ["mean", norm(mean(values))], ["lowest", norm(lowest(values))],
         *([f"{p} % of the steps are below" if p != 50 else "median", norm(percentile(values, p))]
           for p in (1, 10, 25, 50, 75, 90, 99)),
-        ["highest", norm(highest(values))]])
+        ["highest", norm(highest(values))],
+        *([f"steps above {limit:,}", share_of(int((values > limit).sum()), len(run))] for limit in LIMITS
+          if (values > limit).any())])
     yield from ("", "### Spikes", "", f"A spike is a norm above `spike_threshold`, or above {SPIKE:g} times the median "
                 f"of the {WINDOW} before it. Steps with one: {share_of(int(run.spikes.sum()), len(run))}.", "")
     yield from table(("phase", "activation", "steps", "spikes", "share", "highest norm", "norm not finite", "skipped"),
@@ -96,6 +99,10 @@ def clipping(run: RunData) -> Iterator[str]:
         why = Counter(str(x) for x in run.text("skip_reason")[run.skipped])
         said = ", ".join(f"{escaped(reason)} {n:,}" for reason, n in why.most_common())
         yield from ("", f"Updates skipped: {share_of(int(run.skipped.sum()), len(run))} ({said}).")
+    if scales := finite(run.column("loss_scale")).tolist():
+        low, high = min(scales), max(scales)
+        yield from ("", f"The loss scale was {low:,g}." if low == high else
+                    f"The loss scale was {low:,g} to {high:,g}, {scales[-1]:,g} at the end.")
 
 
 def alerts(run: RunData) -> Iterator[str]:
