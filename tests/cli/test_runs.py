@@ -38,7 +38,7 @@ def test_json_sort_and_where(runs: Path) -> None:
     ask = lambda *args: [json.loads(line)["step"] for line in invoke(main, runs, "--json", *args).output.splitlines()]
     assert ask("--sort", "step") == [4, 6] and ask("--sort", "-step") == [6, 4]
     assert ask("--where", "activation=relu") == [6] and ask("--where", "n_layer=3") == []
-    assert ask("--where", "lr=3e-3", "--where", "status=completed", "--sort", "step") == [4, 6]
+    assert ask("--where", "lr=1e-2", "--where", "status=completed", "--sort", "step") == [4, 6]
     first = json.loads(invoke(main, runs, "--json", "--sort", "step").output.splitlines()[0])
     assert {key: first[key] for key in first if key != "path"} == overview.read(runs / "a")
 
