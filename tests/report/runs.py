@@ -36,8 +36,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class Stop(Display):
     """Asks the run to stop at a step, as Ctrl-C does."""
 
+    def __init__(self, step: int) -> None:
+        super().__init__(quiet=True)
+        self.step = step
+
     def row(self, row: Any) -> None:
-        if row["step"] == 7:
+        if row["step"] == self.step:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -74,7 +78,11 @@ def _trained(runs: Runs, path: Path) -> None:
 
 
 def _interrupted(runs: Runs, path: Path) -> None:
-    assert not _run(path, {"steps": 14}).train(Stop(quiet=True)).finished
+    assert not _run(path, {"steps": 14}).train(Stop(7)).finished
+
+
+def _searching(runs: Runs, path: Path) -> None:
+    assert not _run(path, SMALL).train(Stop(20)).finished
 
 
 def _resumed(runs: Runs, path: Path) -> None:
@@ -111,7 +119,8 @@ def _old(runs: Runs, path: Path) -> None:
 
 
 OTHERS: dict[str, Callable[[Runs, Path], None]] = {
-    "interrupted": _interrupted, "resumed": _resumed, "killed": _killed, "empty": _empty, "old": _old}
+    "interrupted": _interrupted, "searching": _searching, "resumed": _resumed, "killed": _killed, "empty": _empty,
+    "old": _old}
 KINDS = [*SETTINGS, *OTHERS]
 
 

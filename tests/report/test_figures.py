@@ -152,6 +152,10 @@ def test_a_search(runs: Runs) -> None:
     assert "**36 steps**" in section(text, "Settings of the search").replace("72", "36")
     assert "The winner of the search was not trained" in section(runs.text("only"), "What to look at")
     assert "| training" not in section(runs.text("only"), "Timeline")
+    under_way = runs.text("searching")
+    assert "The search is in progress: 1 candidates measured" in section(under_way, "What to look at")
+    assert table(under_way, "Timeline")[-1]["candidate"] == "R-Beta"
+    assert "last validation loss" not in facts(under_way, "Overview")  # it is of the training that the run is for
 
 
 def test_the_tracks_of_a_search_are_those_of_its_own_report(runs: Runs) -> None:

@@ -179,8 +179,10 @@ def read(path: Path) -> RunData:
         seen.event(event)
     steps, numbers, texts = columns(_seen(seen, (row for _, row in lines(path / METRICS))))
     candidates, summary = files.read(path)
-    sizes = {checkpoint.step_of(p): sum(f.stat().st_size for f in p.iterdir() if f.is_file())
-             for p in checkpoint.directories(path)}
+    sizes = {}
+    for place in checkpoint.directories(path):
+        with suppress(FileNotFoundError):  # removed meanwhile by the run
+            sizes[checkpoint.step_of(place)] = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
     return RunData(path, about, seen.entry(locked(path), updated(path)), steps, numbers, texts, events,
                    tuple(rows(path / SAMPLES)), tuple(candidates), summary, sizes)
 
