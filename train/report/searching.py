@@ -95,7 +95,8 @@ def _generations(run: RunData) -> Iterator[str]:
         who = listed([f"{escaped(names.get(key, key))} ({parents[key]})" for key in chosen])
         changed = sum(bool(c.mutation) for c in children)
         again = sum(c.status == "reused" for c in children)
-        told.append(f"* Generation {generation} has {len(children)} children{f' of {who}' * bool(who)}: {changed} changed, "
+        of = f" of {who}" if who else ""
+        told.append(f"* Generation {generation} has {len(children)} children{of}: {changed} changed, "
                     f"{len(children) - changed} unchanged; {again} of them with the result of an earlier equal one.")
     if told:
         yield from ("### Selection", "", "Parents by validation loss, with the number of their children.", "", *told)
