@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import textwrap
 from collections import Counter
@@ -18,9 +19,8 @@ from helios.train.config import SECTIONS, SearchConfig
 from helios.train.markdown import block, duration, escaped, figure, listed, number, percent, plain, share_of, table
 from helios.train.records.layout import differing
 from helios.train.report import reading
-from helios.train.report.reading import RunData, finite, highest, lowest, median, share
+from helios.train.report.reading import RunData, finite, highest, lowest, median, share, short
 from helios.train.search.evolution import trainings
-from helios.train.search.plots import short_name
 
 Fact = Callable[[RunData], str | None]
 EVENTS, SAMPLED, GAPS = 40, 4, 10  # most events, steps with samples, and stretches of missing steps that are listed
@@ -32,12 +32,13 @@ def compared(facts: Mapping[str, Fact], runs: Sequence[RunData]) -> list[str]:
     """Return a table of facts with a column a run, without those that no run has."""
     found = {name: [fact(run) for run in runs] for name, fact in facts.items()}
     cells = [[name, *(x or "–" for x in values)] for name, values in found.items() if any(values)]
-    return table(("", *(name_of(run) for run in runs)), cells, left=1 + len(runs))
+    return table(("", *names(runs)), cells, left=1 + len(runs))
 
 
-def name_of(run: RunData) -> str:
-    """Return the run's id, as text in a page."""
-    return escaped(run.about["run_id"])
+def names(runs: Sequence[RunData]) -> list[str]:
+    """Return the runs' ids, as text in a page, with the directory where an id is not of one run alone."""
+    often = Counter(run.about["run_id"] for run in runs)
+    return [escaped(run.about["run_id"] + f" ({run.path})" * (often[run.about["run_id"]] > 1)) for run in runs]
 
 
 def loss(x: float | None) -> str:
@@ -97,12 +98,13 @@ def _steps(run: RunData) -> str:
     return told + (f"; {searched:,} of them in a search" if searched else "")
 
 
-def _activation(run: RunData) -> str | None:
+def activation(run: RunData) -> str | None:
+    """Return the activation of the training that the run is for."""
     won = run.entry["symbio_winner"]
     if isinstance(won, str):
-        return f"{escaped(short_name(won))}, by a search"
+        return f"{escaped(short(won))}, by a search"
     name = run.entry["activation"]
-    return escaped(short_name(name)) if isinstance(name, str) else None
+    return escaped(short(name)) if isinstance(name, str) else None
 
 
 def _checkpoints(run: RunData) -> str | None:
@@ -123,13 +125,9 @@ def _perplexity(run: RunData) -> str | None:
     return found and perplexity(found[0])
 
 
-def speed(run: RunData) -> float | None:
-    """Return the median of the tokens a second, without the steps that prepare kernels."""
-    return median(run.column("tokens_per_sec")[run.steady])
-
-
-def rate(run: RunData) -> str | None:
-    return None if (x := speed(run)) is None else f"{x:,.0f} tokens/s"
+def _rate(run: RunData) -> str | None:
+    x = median(run.column("tokens_per_sec")[run.steady])
+    return None if x is None else f"{x:,.0f} tokens/s"
 
 
 def _parameters(run: RunData) -> str | None:
@@ -144,16 +142,17 @@ OVERVIEW: Mapping[str, Fact] = {
     "last news": lambda run: run.entry["updated"],
     "time in training": _wall,
     "steps": _steps,
+    "sequences in a step, as alerts changed them": lambda run: _range("adaptive_batch_size", "")(run),
     "tokens read": lambda run: f"{np.nansum(run.tokens):,.0f}" if finite(run.tokens).size else None,
     "parameters": _parameters,
-    "activation": _activation,
+    "activation": activation,
     "first loss": _loss_at(0),
     "last loss": _loss_at(-1),
     "lowest loss": _best("loss"),
     "last validation loss": _last_val,
     "best validation loss": _best("val_loss"),
     "perplexity at the best": _perplexity,
-    "median speed": rate,
+    "median speed": _rate,
     "steps in the records": lambda run: share_of(len(run), run.last) if run.last else None,
     "checkpoints": _checkpoints,
 }
@@ -286,10 +285,15 @@ def texts(run: RunData) -> list[str]:
 def differences(runs: Sequence[RunData]) -> list[str]:
     """Return the table of what differs between the settings, devices and versions of some runs."""
     first, *others = runs
-    names = dict.fromkeys(name for other in others for name, _, _ in differing(first.about, other.about))
-    value = lambda run, name: _value(_nested(run.about, name))
-    return table(("", *map(name_of, runs)), ([escaped(name), *(value(run, name) for run in runs)] for name in names),
-                 left=1 + len(runs))
+    keys = dict.fromkeys(key for other in others for key, _, _ in differing(first.about, other.about))
+    lacking: dict[str, str] = {}  # of a section that a run lacks, as one without a search does, one key stands for all
+    for key in keys:
+        section, dot, _ = key.partition(".")
+        if dot and any(not isinstance(run.about.get(section), dict) for run in runs):
+            lacking.setdefault(section, key)
+    rows = [[escaped(key), *(_value(_nested(run.about, key)) for run in runs)] for key in keys
+            if lacking.get(key.partition(".")[0], key) == key]
+    return table(("", *names(runs)), rows, left=1 + len(runs))
 
 
 def _nested(about: Mapping[str, Any], name: str) -> Any:
@@ -363,6 +367,5 @@ def records(run: RunData) -> Iterator[str]:
 
 def gaps(run: RunData) -> list[str]:
     """Return the stretches of steps up to the last one that have no row."""
-    before, after = np.concatenate(([0], run.steps[:-1])), run.steps
-    return [f"{a + 1:,}" if b - a == 2 else f"{a + 1:,}–{b - 1:,}" for a, b in zip(before, after, strict=True)
+    return [f"{a + 1:,}" if b - a == 2 else f"{a + 1:,}–{b - 1:,}" for a, b in itertools.pairwise([0, *run.steps])
             if b - a > 1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from helios.train.markdown import escaped, norm, number, percent, share_of, table
 from helios.train.monitors.trouble import SPIKE, WINDOW
-from helios.train.report.facts import integer, loss, spread
+from helios.train.report.facts import loss, spread
 from helios.train.report.losses import stage
 from helios.train.report.reading import (
     LAYERS,
@@ -25,6 +25,7 @@ from helios.train.report.reading import (
     share,
 )
 
+LIMITS = (10, 100, 1000, 10_000, 100_000)  # norms beyond which steps are counted
 WORST, LISTED, LOOKS = 10, 12, 12  # largest norms, alerts, and measurements of weights in a table
 
 
@@ -37,12 +38,14 @@ def norms(run: RunData) -> Iterator[str]:
         ["mean", norm(mean(values))], ["lowest", norm(lowest(values))],
         *([f"{p} % of the steps are below" if p != 50 else "median", norm(percentile(values, p))]
           for p in (1, 10, 25, 50, 75, 90, 99)),
-        ["highest", norm(highest(values))]])
+        ["highest", norm(highest(values))],
+        *([f"steps above {limit:,}", share_of(int((values > limit).sum()), len(run))] for limit in LIMITS
+          if (values > limit).any())])
     yield from ("", "### Spikes", "", f"A spike is a norm above `spike_threshold`, or above {SPIKE:g} times the median "
                 f"of the {WINDOW} before it. Steps with one: {share_of(int(run.spikes.sum()), len(run))}.", "")
     yield from table(("phase", "activation", "steps", "spikes", "share", "highest norm", "norm not finite", "skipped"),
                      _by_part(run), left=2)
-    yield from ("", f"### The {min(WORST, finite(values).size)} largest norms", "")
+    yield from ("", "### The largest norms", "")
     yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * _searched(run)), _worst(run), left=0,
                      words=("update", "of"))
 
@@ -96,6 +99,10 @@ def clipping(run: RunData) -> Iterator[str]:
         why = Counter(str(x) for x in run.text("skip_reason")[run.skipped])
         said = ", ".join(f"{escaped(reason)} {n:,}" for reason, n in why.most_common())
         yield from ("", f"Updates skipped: {share_of(int(run.skipped.sum()), len(run))} ({said}).")
+    if scales := finite(run.column("loss_scale")).tolist():
+        low, high = min(scales), max(scales)
+        yield from ("", f"The loss scale was {low:,g}." if low == high else
+                    f"The loss scale was {low:,g} to {high:,g}, {scales[-1]:,g} at the end.")
 
 
 def alerts(run: RunData) -> Iterator[str]:
@@ -121,11 +128,11 @@ def alerts(run: RunData) -> Iterator[str]:
         n, of = by.get(key, (0, 0))
         part = [bool(r) for r in reasons[t.rows]]
         by[key] = n + sum(part), of + len(part)
-    if _searched(run):
+    if _searched(run) and any(n for n, _ in by.values()):
         yield ""
         yield from table(("candidate", "activation", "steps with alerts"), (
-            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()),
-            left=2)
+            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()
+            if counts[0]), left=2)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -161,9 +168,9 @@ def layers(run: RunData) -> Iterator[str]:
     if not any(finite(values).size for values in found.values()):
         return
     measured = max(finite(values).size for values in found.values())
-    yield from (f"Measured at {integer(measured)} steps.", "")
-    last = lambda values: norm(float(finite(values)[-1]) if finite(values).size else None)
+    yield from (f"Measured at {measured:,} step{'s' * (measured > 1)}.", "")
+    last = lambda values: number(float(finite(values)[-1]) if finite(values).size else None, ".3g")
     yield from table(("layer", "median", "lowest", "highest", "at step", "last"), (
-        [escaped(name), norm(median(values)), norm(lowest(values)), norm(highest(values)),
+        [escaped(name), *(number(of(values), ".3g") for of in (median, lowest, highest)),
          f"{run.steps[int(np.nanargmax(values))]:,}" if finite(values).size else "–", last(values)]
         for name, values in found.items()))

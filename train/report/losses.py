@@ -31,8 +31,7 @@ def summary(run: RunData) -> Iterator[str]:
 
 def ranges(run: RunData) -> Iterator[str]:
     """Yield the table of losses by about RANGES ranges of steps, of the training that the run is for."""
-    where = run.main if run.main.any() else np.ones(len(run), bool)
-    steps, values = run.steps[where], run.column("loss")[where]
+    steps, values = run.steps[run.main], run.column("loss")[run.main]
     if len(steps) < 2:
         return
     width = nice((steps[-1] - steps[0] + 1) / RANGES)
@@ -44,7 +43,8 @@ def ranges(run: RunData) -> Iterator[str]:
             continue
         here = mean(part)
         change = "–" if before is None or here is None else f"{here - before:+.4f}"
-        rows.append([f"{start:,}–{min(start + width - 1, int(steps[-1])):,}", loss(here), loss(lowest(part)), change,
+        past = min(start + width - 1, int(steps[-1]))
+        rows.append([f"{start:,}–{past:,}" if past > start else f"{start:,}", loss(here), loss(lowest(part)), change,
                      f"{len(part):,}"])
         before = here
     yield from table(("steps", "mean loss", "lowest", "change", "rows"), rows)
@@ -68,8 +68,9 @@ def milestones(last: int) -> list[int]:
 
 
 def at_milestones(run: RunData) -> Iterator[str]:
-    """Yield the table of single steps: milestones, and the last ones."""
-    steps = sorted({*milestones(run.last), *(int(s) for s in run.steps[-LAST:])})
+    """Yield the table of single steps: milestones of the run and of the training that it is for, and the last ones."""
+    own = [run.first + step for step in milestones(run.last - run.first)] if run.main.any() else []
+    steps = sorted({*milestones(run.last), *own, *(int(s) for s in run.steps[-LAST:])})
     searched = bool((~run.main).any())
     titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * searched)
     rows = []

@@ -7,6 +7,7 @@ import math
 import sys
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,15 +121,15 @@ class RunData:
     def activations(self) -> Array:
         """Return the activation of each row's model [N], in short form."""
         rest = self.summary["winner_activation"] or self.setting("model", "activation") or "unknown"
-        short = {name: short_name(name or rest) for name in {*self.text("symbio_candidate_activation"), None}}
-        return np.array([short[name] for name in self.text("symbio_candidate_activation")], dtype=object)
+        names = {name: short(name or rest) for name in {*self.text("symbio_candidate_activation"), None}}
+        return np.array([names[name] for name in self.text("symbio_candidate_activation")], dtype=object)
 
     @cached_property
     def steady(self) -> Array:
         """Return which rows [N] are no first step of a training or of a process, in which kernels are prepared."""
         steady = np.ones(len(self), bool)
         steady[[training.rows.start for training in self.trainings]] = False
-        resumed = [event["step"] for event in self.events if event.get("kind") == "resumed"]
+        resumed = [event.get("step") for event in self.of_kind("resumed")]
         return steady & ~np.isin(self.steps, [s + 1 for s in resumed if type(s) is int])
 
     @cached_property
@@ -163,6 +164,13 @@ class RunData:
         return [event for event in self.events if event.get("kind") in kinds]
 
 
+def short(activation: Any) -> str:
+    """Return an activation in short form; one that is not known, as it is."""
+    with suppress(ValueError):
+        return short_name(str(activation))
+    return str(activation)
+
+
 def read(path: Path) -> RunData:
     """Return what the run directory `path` holds. Raises UserError where it is none, or where its search is damaged."""
     seen, about, events = Overview(), read_config(path), tuple(rows(path / EVENTS))
@@ -171,8 +179,10 @@ def read(path: Path) -> RunData:
         seen.event(event)
     steps, numbers, texts = columns(_seen(seen, (row for _, row in lines(path / METRICS))))
     candidates, summary = files.read(path)
-    sizes = {checkpoint.step_of(p): sum(f.stat().st_size for f in p.iterdir() if f.is_file())
-             for p in checkpoint.directories(path)}
+    sizes = {}
+    for place in checkpoint.directories(path):
+        with suppress(FileNotFoundError):  # removed meanwhile by the run
+            sizes[checkpoint.step_of(place)] = sum(file.stat().st_size for file in place.iterdir() if file.is_file())
     return RunData(path, about, seen.entry(locked(path), updated(path)), steps, numbers, texts, events,
                    tuple(rows(path / SAMPLES)), tuple(candidates), summary, sizes)
 

@@ -78,9 +78,8 @@ def breakdown(run: RunData) -> Iterator[str]:
         yield from ("", f"{line[0].upper()}{line[1:]}.")
 
 
-def early_and_late(run: RunData) -> tuple[float, float] | None:
-    """Return the median milliseconds of a steady step in the first and in the last tenth of the main training."""
-    ms = run.column("ms_per_iter")[run.main & run.steady]
+def early_and_late(run: RunData) -> tuple[np.ndarray, np.ndarray]:
+    """Return the milliseconds of the steady steps in the first and in the last tenth of the main training."""
+    ms = finite(run.column("ms_per_iter")[run.main & run.steady])
     n = len(ms) // 10
-    a, b = median(ms[:n]), median(ms[-n:]) if n else None
-    return None if n < 3 or not a or not b else (a, b)
+    return ms[:n], ms[len(ms) - n:]
