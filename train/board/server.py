@@ -303,7 +303,8 @@ def _post(raw: bytes) -> _Post:
 
 def _rows(post: str) -> list[str]:
     """Return the texts of the rows in a post, a JSON object with rows, as Python's json reads it."""
-    decode, found = json.JSONDecoder().raw_decode, []
+    decode = json.JSONDecoder().raw_decode
+    found: list[str] = []
 
     def begin(at: int) -> int:
         while post[at] in " \t\r\n,:":
