@@ -29,8 +29,8 @@ from ..boards import TOKEN, Board, assert_holds
 
 KILLS, ABSENCE, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default))
                         for name, default in (("KILLS", 12), ("ABSENCE", 6), ("SEED", 0)))
-ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "50", "--eval-interval", "7",
-           "--sample-interval", "50", "--keep", "2")
+ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "150", "--eval-interval", "7",
+           "--sample-interval", "150", "--keep", "2")
 SEARCH = ("--search", "ffn-activation", "--set", "population_size=4", "--set", "generations=50", "--set",
           "replicates=1", "--set", "steps_per_candidate=15", "--set", "reuse=false")
 
