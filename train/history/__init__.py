@@ -1,4 +1,4 @@
-"""The runs of the system that Helios replaces, as data: what is known of each, and the same as a run's files hold it."""
+"""The runs of the system that Helios replaces: what is known of each, also in the form of a run's files."""
 
 from __future__ import annotations
 
