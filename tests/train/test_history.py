@@ -73,7 +73,7 @@ def test_5ke3_adds_up() -> None:
     search, after = run.phases
     assert (search.steps + after.steps, search.recorded + after.recorded) == (run.planned, run.recorded)
     assert (search.spikes + after.spikes) == run.norms.above[0][1] == 61
-    assert sum(s.count for s in run.spikes) == after.spikes and max(s.norm for s in run.spikes) == run.norms.high
+    assert sum(s.steps for s in run.spikes) == after.spikes and max(s.norm for s in run.spikes) == run.norms.high
     for name in ("recorded", "spikes", "alerts"):
         assert sum(getattr(c, name) for c in run.candidates) == getattr(search, name), name
     for limit, count in run.norms.above:

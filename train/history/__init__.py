@@ -40,7 +40,7 @@ class Spikes(NamedTuple):
 
     first: int
     last: int
-    count: int
+    steps: int
     norm: float
 
 
@@ -82,6 +82,10 @@ class Phase:
     loss: float | None = None
     tokens_per_sec: float | None = None
     ms_per_iter: float | None = None
+
+    @property
+    def words(self) -> str:
+        return {"search": "in the search", "after": "after it"}[self.name]
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Historic:
 
     def _stage(self, step: int) -> dict[str, Any]:
         phase = next((p.name for p in reversed(self.phases) if step >= p.first), None)
-        found = {} if phase is None else {"symbio_phase": phase}
+        found: dict[str, Any] = {} if phase is None else {"symbio_phase": phase}
         for c in self.candidates:
             if c.first <= step <= c.last:
                 found |= {"symbio_candidate_id": c.id, "symbio_candidate_name": c.id, "symbio_generation": c.generation,
