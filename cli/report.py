@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from helios.cli.common import DefaultGroup, Given, HeliosCommand
-from helios.train.report import page
+from helios.train.markdown import words
+from helios.train.report import findings, page, reading
 
 
 @click.group(cls=DefaultGroup)
@@ -16,14 +18,23 @@ def main() -> None:
 
 
 @main.command("report", cls=HeliosCommand)
-@click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=Given(Path))
-@click.option("--out", metavar="DIR", type=Given(Path), help="Folder of the report. Default: report/ in the run's.")
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Write the report of the run in the directory RUN.
+@click.argument("paths", metavar="RUN…", nargs=-1, required=True, type=Given(Path))
+@click.option("--out", metavar="DIR", type=Given(Path),
+              help="Folder of the report. Default: report in the run's directory, for several runs in the present one.")
+@click.option("--html", "as_html", is_flag=True, help="Write one HTML file, with all plots in it.")
+def report(paths: tuple[Path, ...], out: Path | None, as_html: bool) -> None:
+    """Write what the run in the directory RUN tells, or several side by side: report.md and its plots.
 
-    Give ./push for a run directory that is called push.
+    A run may be of any kind, finished or not. On a terminal, what to look at is printed, too. Say ./push for a run
+    directory that is called push.
     """
-    click.echo(page.write(runs, out or runs[0] / "report"))
+    runs = [reading.read(path) for path in paths]
+    written = page.write(runs, out or (paths[0] if len(paths) == 1 else Path()) / "report", as_html)
+    if sys.stdout and sys.stdout.isatty():
+        for run in runs:
+            click.echo("\n".join([f"{run.about['run_id']}:"] * (len(runs) > 1)
+                                 + [f"* {words(line)}" for line in findings.findings(run)]))
+    click.echo(written)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,11 @@ def share_of(part: int, whole: int) -> str:
     return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
 
 
+def of_steps(part: int, whole: int) -> str:
+    """Return a number of steps in words, as "52 of 283 steps (18.4 %)"."""
+    return f"{part:,} of {whole:,} steps" + (f" ({percent(part / whole)})" if part else "")
+
+
 def listed(words: Sequence[str]) -> str:
     """Return a list in words, as "a, b and c"."""
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
@@ -98,6 +103,11 @@ def plain(text: object) -> str:
 def escaped(text: object) -> str:
     """Return a text in one line of which nothing is markup, in a paragraph as in a cell of a table."""
     return NUMBERED.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", plain(text)))
+
+
+def words(text: str) -> str:
+    """Return the line of Markdown as a terminal shows it, without the marks of what was escaped or is code."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])|`", r"\1", text)
 
 
 def block(lines: Iterable[str]) -> list[str]:

@@ -32,12 +32,13 @@ def compared(facts: Mapping[str, Fact], runs: Sequence[RunData]) -> list[str]:
     """Return a table of facts with a column a run, without those that no run has."""
     found = {name: [fact(run) for run in runs] for name, fact in facts.items()}
     cells = [[name, *(x or "–" for x in values)] for name, values in found.items() if any(values)]
-    return table(("", *(name_of(run) for run in runs)), cells, left=1 + len(runs))
+    return table(("", *names(runs)), cells, left=1 + len(runs))
 
 
-def name_of(run: RunData) -> str:
-    """Return the run's id, as text in a page."""
-    return escaped(run.about["run_id"])
+def names(runs: Sequence[RunData]) -> list[str]:
+    """Return the runs' ids, as text in a page, with the directory where an id is not of one run alone."""
+    often = Counter(run.about["run_id"] for run in runs)
+    return [escaped(run.about["run_id"] + f" ({run.path})" * (often[run.about["run_id"]] > 1)) for run in runs]
 
 
 def loss(x: float | None) -> str:
@@ -97,7 +98,8 @@ def _steps(run: RunData) -> str:
     return told + (f"; {searched:,} of them in a search" if searched else "")
 
 
-def _activation(run: RunData) -> str | None:
+def activation(run: RunData) -> str | None:
+    """Return the activation of the training that the run is for."""
     won = run.entry["symbio_winner"]
     if isinstance(won, str):
         return f"{escaped(short_name(won))}, by a search"
@@ -123,13 +125,9 @@ def _perplexity(run: RunData) -> str | None:
     return found and perplexity(found[0])
 
 
-def speed(run: RunData) -> float | None:
-    """Return the median of the tokens a second, without the steps that prepare kernels."""
-    return median(run.column("tokens_per_sec")[run.steady])
-
-
-def rate(run: RunData) -> str | None:
-    return None if (x := speed(run)) is None else f"{x:,.0f} tokens/s"
+def _rate(run: RunData) -> str | None:
+    x = median(run.column("tokens_per_sec")[run.steady])
+    return None if x is None else f"{x:,.0f} tokens/s"
 
 
 def _parameters(run: RunData) -> str | None:
@@ -146,14 +144,14 @@ OVERVIEW: Mapping[str, Fact] = {
     "steps": _steps,
     "tokens read": lambda run: f"{np.nansum(run.tokens):,.0f}" if finite(run.tokens).size else None,
     "parameters": _parameters,
-    "activation": _activation,
+    "activation": activation,
     "first loss": _loss_at(0),
     "last loss": _loss_at(-1),
     "lowest loss": _best("loss"),
     "last validation loss": _last_val,
     "best validation loss": _best("val_loss"),
     "perplexity at the best": _perplexity,
-    "median speed": rate,
+    "median speed": _rate,
     "steps in the records": lambda run: share_of(len(run), run.last) if run.last else None,
     "checkpoints": _checkpoints,
 }
@@ -286,10 +284,9 @@ def texts(run: RunData) -> list[str]:
 def differences(runs: Sequence[RunData]) -> list[str]:
     """Return the table of what differs between the settings, devices and versions of some runs."""
     first, *others = runs
-    names = dict.fromkeys(name for other in others for name, _, _ in differing(first.about, other.about))
-    value = lambda run, name: _value(_nested(run.about, name))
-    return table(("", *map(name_of, runs)), ([escaped(name), *(value(run, name) for run in runs)] for name in names),
-                 left=1 + len(runs))
+    keys = dict.fromkeys(key for other in others for key, _, _ in differing(first.about, other.about))
+    rows = [[escaped(key), *(_value(_nested(run.about, key)) for run in runs)] for key in keys]
+    return table(("", *names(runs)), rows, left=1 + len(runs))
 
 
 def _nested(about: Mapping[str, Any], name: str) -> Any:

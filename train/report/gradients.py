@@ -121,11 +121,11 @@ def alerts(run: RunData) -> Iterator[str]:
         n, of = by.get(key, (0, 0))
         part = [bool(r) for r in reasons[t.rows]]
         by[key] = n + sum(part), of + len(part)
-    if _searched(run):
+    if _searched(run) and any(n for n, _ in by.values()):
         yield ""
         yield from table(("candidate", "activation", "steps with alerts"), (
-            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()),
-            left=2)
+            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()
+            if counts[0]), left=2)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -162,8 +162,8 @@ def layers(run: RunData) -> Iterator[str]:
         return
     measured = max(finite(values).size for values in found.values())
     yield from (f"Measured at {integer(measured)} steps.", "")
-    last = lambda values: norm(float(finite(values)[-1]) if finite(values).size else None)
+    last = lambda values: number(float(finite(values)[-1]) if finite(values).size else None, ".3g")
     yield from table(("layer", "median", "lowest", "highest", "at step", "last"), (
-        [escaped(name), norm(median(values)), norm(lowest(values)), norm(highest(values)),
+        [escaped(name), *(number(of(values), ".3g") for of in (median, lowest, highest)),
          f"{run.steps[int(np.nanargmax(values))]:,}" if finite(values).size else "–", last(values)]
         for name, values in found.items()))

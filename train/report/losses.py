@@ -68,8 +68,9 @@ def milestones(last: int) -> list[int]:
 
 
 def at_milestones(run: RunData) -> Iterator[str]:
-    """Yield the table of single steps: milestones, and the last ones."""
-    steps = sorted({*milestones(run.last), *(int(s) for s in run.steps[-LAST:])})
+    """Yield the table of single steps: milestones of the run and of the training that it is for, and the last ones."""
+    own = [run.first + step for step in milestones(run.last - run.first)] if run.main.any() else []
+    steps = sorted({*milestones(run.last), *own, *(int(s) for s in run.steps[-LAST:])})
     searched = bool((~run.main).any())
     titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * searched)
     rows = []

@@ -17,7 +17,7 @@ from rich.text import Text
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import SearchConfig
-from helios.train.markdown import YES_NO, number, with_error
+from helios.train.markdown import YES_NO, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
@@ -25,7 +25,7 @@ from helios.train.search.plots import PREPARING, draw, labels, short_name, speed
 from helios.train.search.ranking import Entry, Summary
 from helios.train.search.separation import PERCENT
 
-PAGE = "report.md"
+PAGE, SPEED = "report.md", "Speed by activation"
 RIVALS = 4  # most rivals of the winner that the first line names
 TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
           "spikes", "alerts", "status")
@@ -96,7 +96,7 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
 
 def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
     """Return the table of candidates: those with a rank first, then the others in order of creation."""
-    titles, rows = _ranked(candidates, summary or NOT_YET, TITLES)
+    titles, rows = _ranked(candidates, summary or NOT_YET, TITLES, labels(candidates))
     shown = Table(box=None, pad_edge=False)
     for title in titles:
         shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title != "blocks",
@@ -106,13 +106,12 @@ def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
     return shown
 
 
-def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str, ...]
+def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str, ...], names: Mapping[str, str]
             ) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """Return the titles of the columns, and each candidate's cells by title."""
+    """Return the titles of the columns, and each candidate's cells by title. names: by id."""
     entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
     order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
     mixed = any("," in c.activation for c in candidates)
-    names = labels(candidates)
     return (*titles, *["blocks"] * mixed), [_cells(c, entries.get(c.id, {}), names) for c in order]
 
 
@@ -124,7 +123,7 @@ def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> 
         "separated": YES_NO[entry.get("separated")],
         "fitness": number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
         "tok/s": _count(c.tokens_per_sec_mean), "clip %": number(c.clip_rate, ".1%").rstrip("%"),
-        "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": c.status or "–",
+        "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": escaped(c.status or "–"),
         "blocks": c.activation.replace(",", ", ") if "," in c.activation else "",
     }
 
@@ -156,32 +155,45 @@ def write(run: Path, plots: bool = True) -> Path:
 
 def _page(candidates: Sequence[Candidate], summary: Summary, found: Sequence[Track],
           pictures: Collection[str]) -> str:
-    titles, rows = _ranked(candidates, summary, PAGE_TITLES)
-    sections: tuple[tuple[str, str, Iterable[str]], ...] = (  # title, picture, lines above the picture
+    page = [f"# {escaped(result(candidates, summary))}"]
+    for title, parts in sections(candidates, summary, found, pictures):
+        page += [f"## {title}", *parts]
+    return "\n\n".join(page) + "\n"
+
+
+def sections(candidates: Sequence[Candidate], summary: Summary, found: Sequence[Track], pictures: Collection[str],
+             prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield the title and the paragraphs of each section that has any.
+    pictures: the names of those that there are, to which their files' names add a prefix."""
+    names = _names(candidates)
+    titles, rows = _ranked(candidates, summary, PAGE_TITLES, names)
+    content: tuple[tuple[str, str, Iterable[str]], ...] = (  # title, picture, lines above the picture
         ("Why", "", _list(summary["reasons"])),
         ("What was fair, and what was not", "", _fairness(summary)),
         ("Budget and cost", "", _cost(summary)),
         ("Ranking", "", ["“Behind” is the difference to the winner in what the search ranks by.", "",
                          *_table(titles, ([row[t] for t in titles] for row in rows))]),
         ("Loss", "loss.png", []),
-        ("Speed by activation", "speed.png", _speed(speeds(candidates, found))),
+        (SPEED, "speed.png", _speed(speeds(candidates, found))),
         ("Lineage", "lineage.png", _lineage(candidates)),
         ("Activations by generation", "activations.png", []),
         ("Alerts and skipped updates", "", _trouble(candidates, found)),
         ("How to read this", "", ["\n\n".join(HOW_TO_READ)]),
     )
-    page = [f"# {result(candidates, summary)}"]
-    for title, picture, above in sections:
+    for title, picture, above in content:
         parts = ["\n".join(above)]
         if picture in pictures:
-            parts += [CAPTIONS.get(picture, ""), f"![{title}]({picture})"]
+            parts += [CAPTIONS.get(picture, ""), f"![{title}]({prefix}{picture})"]
         if any(parts):
-            page += [f"## {title}", *filter(None, parts)]
-    return "\n\n".join(page) + "\n"
+            yield title, list(filter(None, parts))
+
+
+def _names(candidates: Iterable[Candidate]) -> dict[str, str]:
+    return {key: escaped(name) for key, name in labels(candidates).items()}
 
 
 def _list(sentences: Iterable[str]) -> list[str]:
-    return [f"* {sentence}" for sentence in sentences]
+    return [f"* {escaped(sentence)}" for sentence in sentences]
 
 
 def _fairness(summary: Summary) -> list[str]:
@@ -203,9 +215,9 @@ def _cost(summary: Summary) -> Iterator[str]:
     if cost := summary["cost"]:
         spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
         minutes = cost.get("seconds", math.nan) / 60
-        yield f"{', '.join(spent)}; {number(minutes, ',.1f')} minutes of training on {summary['device']}."
+        yield f"{', '.join(spent)}; {number(minutes, ',.1f')} minutes of training on {escaped(summary['device'])}."
     if base := {k: v for k, v in summary["base"].items() if k != "activation" and v is not None}:
-        yield from ("", "The model: " + ", ".join(f"{k} {v}" for k, v in base.items()) + ".")
+        yield from ("", "The model: " + ", ".join(escaped(f"{k} {v}") for k, v in base.items()) + ".")
 
 
 def _speed(rates: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -219,14 +231,14 @@ def _speed(rates: Mapping[str, np.ndarray]) -> Iterator[str]:
 
 
 def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
-    names = labels(candidates)
+    names = _names(candidates)
     children: dict[str | None, list[Candidate]] = {}
     for c in candidates:
         children.setdefault(c.parent_id, []).append(c)
 
     def branch(parent: str | None, depth: int) -> Iterator[str]:
         for c in children.get(parent, []):
-            came = f" ({c.mutation or 'unchanged'})" if parent else ""
+            came = f" ({escaped(c.mutation or 'unchanged')})" if parent else ""
             loss = "not measured yet" if c.status is None else _loss(c)
             again = f", {c.status}" if c.status in ("reused", "stopped") else ""
             yield f"{'  ' * depth}* **{names[c.id]}**, {short_name(c.activation)}{came}: {loss}{again}"
@@ -236,13 +248,13 @@ def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
 
 
 def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterator[str]:
-    names = labels(candidates)
+    names = _names(candidates)
     alerts: dict[str, Counter[str]] = {c.id: Counter() for c in candidates}
     skips: dict[str, Counter[str]] = {c.id: Counter() for c in candidates}
     for track in found:
         alerts[track.candidate] += track.alerts
         skips[track.candidate] += track.skips
-    said = lambda counts: "; ".join(f"{reason}: {n}" for reason, n in sorted(counts.items())) or "–"
+    said = lambda counts: "; ".join(f"{escaped(reason)}: {n}" for reason, n in sorted(counts.items())) or "–"
     yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
                        "clip %", "highest gradient norm"), (
         [names[c.id], short_name(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
