@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from helios.bench.reproduce import AGAIN, WAYS, plans
+from helios.cli import report
 from helios.train import history
 from helios.train.config import Config
 from helios.train.report import against, reading
 from helios.train.search import ranking
 from helios.train.search.evolution import Candidate, Replicate
+
+from ..commands import invoke, refused
 
 POOL = ("gelu", "silu", "relu", "swiglu")
 VAL = {"gelu": 7.80, "silu": 7.90, "relu": 7.60, "swiglu": 7.70}  # after 20 steps
@@ -334,3 +337,27 @@ def test_a_search_and_a_run_without_one(tmp_path: Path, name: str) -> None:
         assert all(note in text for note in history.read(name).notes) and "None" not in text and "nan" not in text
         sections = [line for line in text.splitlines() if line.startswith("## ")]
         assert len(sections) == len(set(sections)) and "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("name", history.names())
+def test_a_run_of_which_nothing_is_known(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "config.json").write_text('{"run_id": "x_*y*", "model": {}, "train": {}, "data": {}}')
+    text = page(path, name=name)
+    assert "x\\_\\*y\\*" in text and "None" not in text and "nan" not in text and "## Loss" not in text
+
+
+def test_the_command(tmp_path: Path) -> None:
+    paths = searched(tmp_path / "fair", "fair"), write(tmp_path / "plain", "4kwo", [row(s) for s in range(1, 31)])
+    result = invoke(report.main, paths[1], "--against", "4kwo")
+    written = paths[1] / "report" / "against-4kwo.md"
+    assert result.exit_code == 0 and result.stdout == f"{written}\n", result.output
+    assert written.read_text().startswith("# Run 4kwo, and 30 steps of Helios\n")
+    assert "![Loss](losses.png)" in written.read_text() and (written.parent / "losses.png").stat().st_size > 10_000
+    result = invoke(report.main, *paths, "--against", "5ke3", "--html", "--out", tmp_path / "both")
+    text = (tmp_path / "both" / "against-5ke3.html").read_text()
+    assert result.exit_code == 0 and "774,971" in text and "gen1_relu_6" in text and "data:image/png" in text
+    assert [p.name for p in (tmp_path / "both").iterdir()] == ["against-5ke3.html"]
+    refused(invoke(report.main, paths[1], "--against", "5ke4"), "unknown historic run", "did you mean 5ke3?")
+    assert "2ao8, 4kwo, 5ke3" in " ".join(invoke(report.main, "report", "--help").stdout.split())

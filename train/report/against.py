@@ -27,7 +27,7 @@ from helios.train.markdown import (
     with_error,
 )
 from helios.train.records.layout import differing
-from helios.train.report import agreement
+from helios.train.report import agreement, facts
 from helios.train.report.agreement import (
     Runs,
     alerts,
@@ -61,13 +61,22 @@ Form = Callable[[float | None], str]
 
 
 def page(there: Historic, runs: Runs, about: Iterable[str] = ()) -> str:
-    """Return the page, in Markdown. runs: by names, HERE where there is one. about: paragraphs on what they are."""
-    steps = each_way(runs, lambda run: f"{run.last:,} steps")
-    return "\n".join([f"# Run {there.name}, and {steps} of Helios", *lines(there, runs, about)]) + "\n"
+    """Return the page, in Markdown. runs: by names. about: paragraphs on what they are."""
+    return "\n".join([f"# {title(there, runs)}", *lines(there, runs, about)]) + "\n"
 
 
-def lines(there: Historic, runs: Runs, about: Iterable[str] = ()) -> Iterator[str]:
-    """Yield the lines of the page, without its title."""
+def named(runs: Sequence[RunData]) -> Runs:
+    """Return the runs by the names that they have in the page."""
+    return {HERE: runs[0]} if len(runs) == 1 else dict(zip(facts.names(runs), runs, strict=True))
+
+
+def title(there: Historic, runs: Runs) -> str:
+    """Return the title of the page, without mark-up."""
+    return f"Run {there.name}, and {each_way(runs, lambda run: f'{run.last:,} steps')} of Helios"
+
+
+def lines(there: Historic, runs: Runs, about: Iterable[str] = (), pictures: Iterable[str] = ()) -> Iterator[str]:
+    """Yield the lines of the page, without its title. pictures: file names of plots of the losses."""
     last, differ = last_of(runs), _settings(there, runs)
     steps = {step: row for step, row in there.by_step().items() if step <= last}
     single = lambda columns: _single(there, runs, [s for s, row in steps.items() if {*columns} & {*row}], columns)
@@ -80,6 +89,8 @@ def lines(there: Historic, runs: Runs, about: Iterable[str] = ()) -> Iterator[st
     yield from _part("Settings that differ", table(("setting", THERE, *runs), differ))
     yield from _part("Loss and gradient norm", table(("step", *two("loss", "norm")), single(
         {"loss": loss, "grad_norm": norm})), "Of single steps.", _searching(runs))
+    for name in pictures:
+        yield from ("", f"![Loss]({name})")
     yield from _part("Mean loss", table(("steps", *two("mean", "lowest")), _stretches(there, runs)))
     yield from _part("Validation loss", table(("step", THERE, *runs), _validation(there, runs)))
     yield from _part("Speed", table(("step", *two("ms", "tokens/s")), single(
@@ -127,7 +138,8 @@ def _first(there: Historic, runs: Runs, differ: Sequence[Sequence[str]]) -> Iter
                (f"; a step took {exact(ms)} ms and takes {each_way(times, figure)} ms." if ms and times else "."))
     if models := [key.removeprefix("model.") for key, *_ in differ if key.startswith("model.")]:
         yield f"**Another model** than the original's: {', '.join(models)} differ. Its figures are not to be met here."
-    if texts := {name: escaped(_text(run)) for name, run in runs.items() if _text(run) != there.text}:
+    if texts := {name: escaped(_text(run)) for name, run in runs.items()
+                 if run.setting("data", "data") and _text(run) != there.text}:
         yield f"**Another text**, by its name: {there.text} there, {each_way(texts)} here."
 
 
@@ -137,7 +149,7 @@ def _text(run: RunData) -> str:
 
 
 def _comparable(there: Historic, runs: Runs) -> str:
-    device, names = there.device["name"], {str(run.entry["device"]) for run in runs.values()}
+    device, names = there.device["name"], {str(run.entry["device"] or "an unknown one") for run in runs.values()}
     means = "The original's speeds are means, those here medians of steps in which no kernels were prepared."
     if all(device.removeprefix("NVIDIA ") in name.split() for name in names):
         return f"Both ran on an {device}. {means}"
@@ -167,12 +179,12 @@ def _seconds(run: RunData) -> float | None:
 
 def _facts(there: Historic, searched: bool) -> Iterator[Row]:
     average = lambda name: _exact(there.mean.get(name))
-    yield "run", there.run_id, lambda run: run.about["run_id"]
-    yield "device", there.device["name"], lambda run: run.entry["device"] or "–"
-    yield "driver", there.device["driver"], lambda run: run.setting("device", "driver") or "–"
-    yield "begun", there.begun[:10], lambda run: (run.entry["created"] or "–")[:10]
-    yield "training text", ", ".join(filter(None, (there.text, there.text_size))), _text
-    yield "parameters", exact(there.parameters), lambda run: _exact(run.about.get("parameters"))
+    yield "run", there.run_id, lambda run: escaped(run.about["run_id"])
+    yield "device", there.device["name"], lambda run: escaped(run.entry["device"] or "–")
+    yield "driver", there.device["driver"], lambda run: escaped(run.setting("device", "driver") or "–")
+    yield "begun", there.begun[:10], lambda run: escaped(run.entry["created"] or "–")[:10]
+    yield "training text", ", ".join(filter(None, (there.text, there.text_size))), lambda run: escaped(_text(run))
+    yield "parameters", exact(there.parameters), lambda run: facts.OVERVIEW["parameters"](run) or "–"
     yield "steps", exact(there.steps), lambda run: exact(run.last)
     yield "steps in the records", _exact(there.recorded), lambda run: exact(len(run))
     yield "wall clock, s", _exact(there.seconds), lambda run: figure(_seconds(run))
@@ -188,7 +200,7 @@ def _facts(there: Historic, searched: bool) -> Iterator[Row]:
         yield "steps after it", exact(after.steps), lambda run: exact(int(phase(run, "after").sum()))
         yield "winner", there.winner or "–", lambda run: run.summary["winner_activation"] or "none"
         yield ("trained after the search", f"likely {there.trained_after}",
-               lambda run: run.about.get("symbio_winner") or "–")
+               lambda run: escaped(run.about.get("symbio_winner") or "–"))
 
 
 def _usual(column: str) -> Told:
@@ -322,12 +334,13 @@ def _said(there: Historic, runs: Runs) -> Iterator[str]:
     """Yield what the models said last, and the original at the step nearest to that."""
     said = [(THERE, there.said(), last_of(runs)), *((name, run.samples, run.last) for name, run in runs.items())]
     for name, samples, last in said:
-        if samples:
-            _, step = min((abs(sample["step"] - last), sample["step"]) for sample in samples)
+        found = [s for s in samples if type(s.get("step")) is int and isinstance(s.get("text"), str)]
+        if found:
+            _, step = min((abs(s["step"] - last), s["step"]) for s in found)
             yield f"After {step:,} steps, {name}:"
-            yield "\n".join(block(line for sample in samples if sample["step"] == step for line in _answer(sample)))
+            yield "\n".join(block(line for s in found if s["step"] == step for line in _answer(s)))
 
 
 def _answer(sample: Mapping[str, Any]) -> Iterator[str]:
-    yield plain(sample["prompt"].replace(USER, "").replace(ASSISTANT, ""))
+    yield plain(str(sample.get("prompt", "")).replace(USER, "").replace(ASSISTANT, ""))
     yield from textwrap.wrap(plain(sample["text"]), 110, initial_indent="    ", subsequent_indent="    ")

@@ -315,8 +315,9 @@ def _sizes(there: Historic, runs: Runs) -> Iterator[Finding]:
     was = {name: size(name) for name in speeds_there(there)}
     here = {c.activation: c.parameters for r in runs.values() for c in measured(r).values() if c.parameters}
     told = lambda sizes: listed([f"{n:,} ({name})" for name, n in sizes.items()])
-    yield Finding(was == here, "Size", f"The original's candidates had {told(was)} parameters, all with MLPs of width "
-                  f"{there.config['model']['ffn_dim']}; here they have {told(here)}.")
+    if here:
+        yield Finding(was == here, "Size", f"The original's candidates had {told(was)} parameters, all with MLPs of "
+                      f"width {there.config['model']['ffn_dim']}; here they have {told(here)}.")
 
 
 def _alerts(there: Historic, runs: Runs) -> Iterator[Finding]:
