@@ -66,8 +66,10 @@ def page(there: Historic, runs: Runs, about: Iterable[str] = ()) -> str:
 
 
 def named(runs: Sequence[RunData]) -> Runs:
-    """Return the runs by the names that they have in the page."""
-    return {HERE: runs[0]} if len(runs) == 1 else dict(zip(facts.names(runs), runs, strict=True))
+    """Return the runs by the names that they have in the page: HERE, or the ends of their ids where these differ."""
+    ends = [escaped(run.about["run_id"].rpartition("_")[2]) for run in runs]
+    short = [HERE] if len(runs) == 1 else ends if len({*ends} - {"", THERE}) == len(runs) else facts.names(runs)
+    return dict(zip(short, runs, strict=True))
 
 
 def title(there: Historic, runs: Runs) -> str:

@@ -146,8 +146,8 @@ def _rates(there: Historic, runs: Runs) -> Iterator[Finding]:
     pairs = each(runs, lambda r: shared(there, r, "lr"))
     for name, known in pairs.items():
         most = max(abs(x / was - 1) for _, was, x in known)
-        yield Finding(most <= SAME_RATE, "Learning rate" + f", {name}" * (len(runs) > 1), f"At the {len(known)} steps "
-                      "at which the original's is known, to two or three digits, that here differs by "
+        yield Finding(most <= SAME_RATE, "Learning rate" + f", {name}" * (len(runs) > 1), f"At the {len(known)} "
+                      f"step{'s' * (len(known) > 1)} at which the original's is known, to two or three digits, that here differs by "
                       f"{percent(most)} at most.")
 
 
@@ -167,7 +167,7 @@ def _losses(there: Historic, runs: Runs) -> Iterator[Finding]:
 def _soon(there: Historic, runs: Runs) -> Iterator[Finding]:
     *_, (step, was) = there.column("loss").items()
     first = {name: np.flatnonzero(r.column("loss")[r.main] < was)[:1] + 1 for name, r in runs.items()}
-    if any(map(len, first.values())):
+    if any(x[0] > 1 for x in first.values() if len(x)):
         steps = step - (there.phases[-1].first - 1 if there.phases else 0)
         yield Finding(False, "How soon", f"The training is below {loss(was)}, the original's last loss, "
                       f"{each_way(first, lambda x: f'after {x[0]:,} steps' if len(x) else 'never')}; the original's "
