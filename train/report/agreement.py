@@ -147,8 +147,8 @@ def _rates(there: Historic, runs: Runs) -> Iterator[Finding]:
     for name, known in pairs.items():
         most = max(abs(x / was - 1) for _, was, x in known)
         yield Finding(most <= SAME_RATE, "Learning rate" + f", {name}" * (len(runs) > 1), f"At the {len(known)} "
-                      f"step{'s' * (len(known) > 1)} at which the original's is known, to two or three digits, that here differs by "
-                      f"{percent(most)} at most.")
+                      f"step{'s' * (len(known) > 1)} at which the original's is known, to two or three digits, that here "
+                      f"differs by {percent(most)} at most.")
 
 
 def _losses(there: Historic, runs: Runs) -> Iterator[Finding]:
