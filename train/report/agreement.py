@@ -146,9 +146,9 @@ def _rates(there: Historic, runs: Runs) -> Iterator[Finding]:
     pairs = each(runs, lambda r: shared(there, r, "lr"))
     for name, known in pairs.items():
         most = max(abs(x / was - 1) for _, was, x in known)
-        yield Finding(most <= SAME_RATE, "Learning rate" + f", {name}" * (len(runs) > 1), f"At the {len(known)} "
-                      f"step{'s' * (len(known) > 1)} at which the original's is known, to two or three digits, that here "
-                      f"differs by {percent(most)} at most.")
+        at = f"{len(known)} step{'s' * (len(known) > 1)}"
+        yield Finding(most <= SAME_RATE, "Learning rate" + f", {name}" * (len(runs) > 1), f"At the {at} at which the "
+                      f"original's is known, to two or three digits, that here differs by {percent(most)} at most.")
 
 
 def _losses(there: Historic, runs: Runs) -> Iterator[Finding]:
