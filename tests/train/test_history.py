@@ -18,6 +18,7 @@ from helios.train.history import Historic
 from helios.train.records import overview
 from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.schedule import learning_rate
+from helios.train.search.ranking import Entry, Summary
 
 RUNS = {name: history.read(name) for name in history.names()}
 every = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
@@ -129,4 +130,7 @@ def test_rows_say_whose_they_are() -> None:
     searched, summary = RUNS["5ke3"].searched(), RUNS["5ke3"].summary()
     assert [c["id"][-1] for c in searched] == list("12345678") and searched[6]["parent_id"] == "gen0_relu_3"
     assert summary and summary["winner"] == "gen1_relu_6" == summary["ranking"][0]["id"]
+    assert summary["ranking"][0].keys() == Entry.__annotations__.keys()
+    assert summary.keys() == Summary.__annotations__.keys()
+    assert RUNS["4kwo"].saved()[0] == {"step": 2500, "val_loss": 6.063, "bytes": None}
     assert RUNS["4kwo"].summary() is None and RUNS["2ao8"].summary() is None and not RUNS["4kwo"].searched()

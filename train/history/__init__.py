@@ -44,6 +44,13 @@ class Spikes(NamedTuple):
     norm: float
 
 
+class Saved(NamedTuple):
+    """A checkpoint."""
+
+    step: int
+    bytes: int | None = None
+
+
 class Trained(NamedTuple):
     """A candidate of a search. loss: the lowest of its training steps, by which it was ranked."""
 
@@ -141,7 +148,7 @@ class Historic:
     phases: tuple[Phase, ...] = ()
     candidates: tuple[Trained, ...] = ()  # the best first
     samples: tuple[Sample, ...] = ()
-    checkpoints: tuple[tuple[int, int], ...] = ()  # step, bytes
+    checkpoints: tuple[Saved, ...] = ()
     best_validation: float | None = None  # where another figure than the lowest of the points was given
     winner: str | None = None  # of the search, as announced
     trained_after: str | None = None  # the search, most likely
@@ -214,7 +221,8 @@ class Historic:
         best = self.candidates[0]
         return {"status": "complete", "config": dict(self.config["search"]), "base": dict(self.config["model"]),
                 "ranking": [{"rank": rank, "id": c.id, "name": c.id, "activation": c.activation, "score": c.loss,
-                             "fitness": c.fitness, "difference": c.loss - best.loss, "separated": None}
+                             "val_loss_mean": None, "val_loss_se": None, "fitness": c.fitness,
+                             "difference": c.loss - best.loss, "difference_se": None, "separated": None}
                             for rank, c in enumerate(self.candidates, 1)],
                 "winner": best.id, "winner_name": best.id, "winner_activation": best.activation, "separated": False,
                 "reasons": [], "unfair": list(self.notes), "cost": {}, "device": self.device["name"]}
