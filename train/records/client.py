@@ -9,11 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urlencode
-
-import urllib3
-from urllib3.exceptions import HTTPError, LocationParseError
-from urllib3.util import Timeout, parse_url
+from urllib.parse import urlencode, urlsplit
 
 from helios.errors import UserError
 
@@ -55,9 +51,11 @@ class Client:
         if not token or not (token.isascii() and token.isprintable()):
             raise UserError(f"{TOKEN} {'has characters that no token has' if token else 'is not set'}; set it to the "
                             f"token of the board at {url}")
+        import urllib3  # here, since most commands never need it
+
         self.url = url.rstrip("/")
         # Redirects are not followed: they might lead the token elsewhere.
-        self.pool = urllib3.PoolManager(timeout=Timeout(connect=CONNECT, read=READ), retries=False)
+        self.pool = urllib3.PoolManager(timeout=urllib3.Timeout(connect=CONNECT, read=READ), retries=False)
         self.headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
 
     def get(self, path: str, **query: object) -> Any:
@@ -77,6 +75,8 @@ class Client:
         path: from /api on. query: its None are left out. Raises BoardError for no answer, for one of HTTP status 300 or
         above, and for one that is no JSON.
         """
+        from urllib3.exceptions import HTTPError
+
         try:
             given = {key: str(value) for key, value in (query or {}).items() if value is not None}
             target = f"{self.url}{path}" + (f"?{urlencode(given)}" if given else "")
@@ -98,11 +98,11 @@ class Client:
 def is_address(url: str) -> bool:
     """Return whether `url` is the address of a server, and nothing more, which could be a secret."""
     try:
-        parts = parse_url(url)
-    except LocationParseError:
+        parts = urlsplit(url)
+        return (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+                and not {"@", "?", "#", " "} & set(url) and url.isprintable())
+    except ValueError:
         return False
-    return bool(parts.scheme in ("http", "https") and parts.host and parts.auth is None and parts.query is None
-                and parts.fragment is None and url.isprintable() and " " not in url)
 
 
 def waits() -> Iterator[float]:
