@@ -98,6 +98,8 @@ class TrainConfig(Settings):
                               flag="keep-every", bits=False)
     retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint after the device was lost",
                            flag="retries", bits=False)
+    log: str = setting("none", one_of("none", "tensorboard"), "what is written besides the run's own records: "
+                       "tensorboard, event files for TensorBoard in the run's directory", flag="log", bits=False)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
-from helios.train.records.records import Records
+from helios.train.records.records import Listener, Records
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
 from helios.train.search.budget import check_cost, cost_in_words, models
@@ -183,6 +183,8 @@ class Run:
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         loop = None
         try:
+            if config.train.log == "tensorboard":
+                records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
@@ -243,13 +245,23 @@ def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
 
 
 def _checked(config: Config) -> Config:
-    """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
+    """Check a search's cost and that the log's library is there; return the settings with absolute paths, since a run
+    may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
+    if config.train.log == "tensorboard":
+        _tensorboard()
     d = config.data
     found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
     return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
                            tokenizer=d.tokenizer and os.path.realpath(d.tokenizer))
+
+
+def _tensorboard() -> Callable[..., Listener]:
+    """Return what writes for TensorBoard. Raises UserError where its library is not installed."""
+    from helios.train.records.tensorboard import TensorBoard
+
+    return TensorBoard
 
 
 def _shown(path: Path) -> str:
