@@ -10,7 +10,9 @@ from helios.cli.common import Given, HeliosCommand, whole
 from helios.files import check_writable, write_atomic
 from helios.model import files
 from helios.train import export
+from helios.train.directory import run_of
 from helios.train.records.client import Client
+from helios.train.records.layout import read_config
 
 
 @click.command(cls=HeliosCommand)
@@ -53,7 +55,7 @@ def main(run: str, step: int | None, out: Path, dtype: str, zstd: bool, to: str,
                + " → ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items()) + f", {out}")
     if board:
         with click.progressbar(length=len(raw), label=f"sending {out.name}") as bar:
-            export.upload(board, out, model.run_id, model.step, bar.update)
+            export.upload(board, out, read_config(run_of(found.path)), model.step, bar.update)
         click.echo(f"{board.url}/api/runs/{model.run_id}/files/{out.name}")
 
 

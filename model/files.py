@@ -22,7 +22,7 @@ from helios.model.config import GPTConfig
 FORMAT = "helios gpt 1"
 OWN = ("format", "config", "sha256")  # entries of the metadata
 DTYPES: Mapping[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
-LEVEL = 19  # of zstd: weights are nearly random, and more gains nothing
+LEVEL = 9  # of zstd: with higher ones the weights, which are nearly random, take much longer and no less space
 
 
 class Stored(NamedTuple):

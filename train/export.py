@@ -8,10 +8,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -177,23 +177,36 @@ def check_upload(name: str) -> None:
                         f"- do not come first; give --out such a one")
 
 
-def upload(client: Client, path: Path, run_id: str, step: int, told: Callable[[int], object] = lambda n: None) -> None:
-    """Send a file to a board, in parts, as one of the run's checkpoints; parts that the board has are not sent again.
+def upload(client: Client, path: Path, about: Mapping[str, Any], step: int,
+           told: Callable[[int], object] = lambda n: None) -> None:
+    """Send a file to a board, in parts, as a checkpoint of a step; parts that the board has are not sent again.
 
-    told: called with the size of each part that is there. A board that goes away is waited for. Raises UserError where
-    it stays away or refuses; then the same call goes on where this one ended.
+    about: the content of the run's config.json, for a board that does not know the run. told: called with the size of
+    each part that is there. A board that goes away is waited for. Raises UserError where it stays away or refuses; then
+    the same call goes on where this one ended.
     """
-    raw = path.read_bytes()
-    place = f"/api/runs/{run_id}/files/{path.name}"
+    raw, place = path.read_bytes(), f"/api/runs/{about['run_id']}/files/{path.name}"
     whole = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     try:
-        have = client.get(f"{place}/parts", **whole)["have"]  # at once: the address may be wrong
+        _introduce(client, about)  # without patience, for the address may be wrong
+        have = client.get(f"{place}/parts", **whole)["have"]
         for i, part in enumerate(raw[start:start + PART] for start in range(0, len(raw), PART)):
             if i not in have:
                 checksum = {"X-SHA256": hashlib.sha256(part).hexdigest()}
                 patiently(partial(client.request, "PUT", f"{place}/parts/{i}", part, checksum, whole), PATIENCE)
             told(len(part))
-        about = json.dumps({**whole, "step": step}).encode()
-        patiently(partial(client.request, "POST", place, about, {"Content-Type": "application/json"}), PATIENCE)
+        end = json.dumps({**whole, "step": step}).encode()
+        patiently(partial(client.request, "POST", place, end, {"Content-Type": "application/json"}), PATIENCE)
     except BoardError as error:
         raise UserError(f"{error}; the same command goes on where this one ended") from error
+
+
+def _introduce(client: Client, about: Mapping[str, Any]) -> None:
+    """Tell the board of the run, if it does not know it."""
+    try:
+        client.get(f"/api/runs/{about['run_id']}")
+    except BoardError as error:
+        if error.status != 404:
+            raise
+        rows = [{"config": about, "summary": None, "checkpoints": []}]
+        client.post("/api/ingest", {"run_id": about["run_id"], "kind": "run", "rows": rows})
