@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,11 @@ import numpy as np
 import safetensors.numpy
 
 from helios.errors import UserError
-from helios.files import obstacle
+from helios.files import obstacle, write_atomic
 from helios.model import GPTConfig, files
 from helios.train import checkpoint, directory
 from helios.train.checkpoint import Checkpoint
-from helios.train.records.client import BoardError, Client, patiently
+from helios.train.records.client import TOKEN, BoardError, Client, patiently
 from helios.train.records.layout import TOKENIZER, read_config
 from helios.train.resume import is_chat, tokenizer_of
 from helios.train.samples import TEMPERATURE, TOP_K
@@ -148,7 +149,7 @@ def _write_folder(folder: Path, contents: dict[str, bytes]) -> None:
     try:
         unfinished.mkdir(parents=True)
         for name, content in contents.items():
-            (unfinished / name).write_bytes(content)
+            write_atomic(unfinished / name, methodcaller("write", content))
         unfinished.rename(folder)  # onto an empty one, too
     except OSError as error:
         raise UserError(f"cannot write {folder}: {obstacle(folder) or error.strerror}") from error
@@ -198,7 +199,8 @@ def upload(client: Client, path: Path, about: Mapping[str, Any], step: int,
         end = json.dumps({**whole, "step": step}).encode()
         patiently(partial(client.request, "POST", place, end, {"Content-Type": "application/json"}), PATIENCE)
     except BoardError as error:
-        raise UserError(f"{error}; the same command goes on where this one ended") from error
+        way_on = f"set {TOKEN} to its token" if error.status == 401 else "the same command goes on where this one ended"
+        raise UserError(f"{error}; {way_on}") from error
 
 
 def _introduce(client: Client, about: Mapping[str, Any]) -> None:
