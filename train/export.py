@@ -210,5 +210,5 @@ def _introduce(client: Client, about: Mapping[str, Any]) -> None:
     except BoardError as error:
         if error.status != 404:
             raise
-        rows = [{"config": about, "summary": None, "checkpoints": []}]
-        client.post("/api/ingest", {"run_id": about["run_id"], "kind": "run", "rows": rows})
+        row = {"config": about, "summary": None, "checkpoints": list[Any]()}
+        client.post("/api/ingest", {"run_id": about["run_id"], "kind": "run", "rows": [row]})
