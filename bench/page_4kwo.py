@@ -18,14 +18,10 @@ from helios.bench.reproduce import (
     between,
     comparable,
     distance,
-    exact,
     findings,
-    loss,
     mean,
     median,
     milliseconds,
-    norm,
-    percent,
     rates,
     records_kept,
     run_rows,
@@ -35,7 +31,7 @@ from helios.bench.reproduce import (
     starts,
     values,
 )
-from helios.train.markdown import figure, section, table
+from helios.train.markdown import exact, figure, loss, norm, percent, section, table
 from helios.train.records.rows import clipped
 
 SAME_NORM = 1.5  # largest ratio of single steps' norms that counts as agreement

@@ -18,26 +18,32 @@ from helios.bench.reproduce import (
     comparable,
     distance,
     each_way,
-    exact,
     findings,
-    listed,
-    loss,
     mean,
-    norm,
-    percent,
     rates,
     records_kept,
     run_rows,
     samples,
     seconds,
     share,
-    share_of,
     speed,
     starts,
     values,
 )
 from helios.model import GPTConfig
-from helios.train.markdown import YES_NO, figure, section, table, with_error
+from helios.train.markdown import (
+    YES_NO,
+    exact,
+    figure,
+    listed,
+    loss,
+    norm,
+    percent,
+    section,
+    share_of,
+    table,
+    with_error,
+)
 from helios.train.monitors.cusum import TPS
 from helios.train.records.rows import clipped
 from helios.train.search.evolution import Candidate, Replicate

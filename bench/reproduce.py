@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from helios.bench import original
 from helios.train.config import Config, resolve
-from helios.train.markdown import figure, section
+from helios.train.markdown import exact, figure, listed, loss, percent, section
 from helios.train.progress import Display
 from helios.train.records.layout import EVENTS, METRICS, SAMPLES, finished, read_config
 from helios.train.records.rows import rows as rows_of
@@ -147,28 +147,6 @@ def steady(rows: Iterable[Row]) -> list[Row]:
 
 # -- how it is written ------------------------------------------------------------------------------------------------
 
-def loss(x: float | None) -> str:
-    return "–" if x is None else f"{x:.3f}"
-
-
-def exact(x: float) -> str:
-    """Return a figure with the digits that the original gave."""
-    return f"{x:,.7g}"
-
-
-def norm(x: float | None) -> str:
-    return "–" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.2f}"
-
-
-def percent(x: float | None) -> str:
-    return "–" if x is None else f"{100 * x:.1f} %"
-
-
-def share_of(part: int, whole: int) -> str:
-    """Return a share in words, as "52 of 283, 18.4 %"."""
-    return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
-
-
 def each_way(figures: Mapping[str, str]) -> str:
     """Return "5.41 (faithful) and 5.40 (fair)", without the names where all figures are equal."""
     if len(set(figures.values())) == 1:
@@ -183,10 +161,6 @@ def distance(figures: Mapping[str, float], reference: float) -> str:
     if len(set(sides.values())) == 1:
         return f"{each_way(amounts)} {next(iter(sides.values()))}"
     return each_way({name: f"{amounts[name]} {side}" for name, side in sides.items()})
-
-
-def listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
 
 
 # -- what both pages have ---------------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from tabulate import tabulate
 
 YES_NO = {None: "–", True: "yes", False: "no"}
+MARKUP = re.compile(r"[\\`*\[\]<>&~]|(?<!\w)_|_(?!\w)|^[-+=#](?![\d.])")
+NUMBERED = re.compile(r"^(\d+)([.)])")
 
 
 def section(title: str, *paragraphs: str) -> Iterator[str]:
@@ -42,3 +45,63 @@ def figure(x: float | None) -> str:
     if x is None:
         return "–"
     return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
+
+
+def loss(x: float | None) -> str:
+    """Return a loss in nats."""
+    return number(x, ".3f")
+
+
+def exact(x: float) -> str:
+    """Return a figure with the digits that it was given with."""
+    return f"{x:,.7g}"
+
+
+def norm(x: float | None) -> str:
+    """Return a gradient norm."""
+    return "–" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.2f}"
+
+
+def percent(x: float | None) -> str:
+    """Return a share as a percentage."""
+    return "–" if x is None else f"{100 * x:.1f} %"
+
+
+def share_of(part: int, whole: int) -> str:
+    """Return a share in words, as "52 of 283, 18.4 %"."""
+    return f"{part:,} of {whole:,}" + (f", {percent(part / whole)}" if part else "")
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return a list in words, as "a, b and c"."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1]))) if words else ""
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in words, as "4 h 10 min"."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours:,} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+# -- texts that others wrote -------------------------------------------------------------------------------------------
+
+def plain(text: object) -> str:
+    """Return a text in one line, with a substitute for each character that shows nothing or turns others around."""
+    line = " ".join(str(text).split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else "�" for c in line)
+
+
+def escaped(text: object) -> str:
+    """Return a text in one line of which nothing is markup, in a paragraph as in a cell of a table."""
+    return NUMBERED.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", plain(text)))
+
+
+def block(lines: Iterable[str]) -> list[str]:
+    """Return the lines as a block of code, which nothing in them ends."""
+    shown = [line.rstrip() for line in lines]
+    fence = "`" * max(3, 1 + max((len(run) for line in shown for run in re.findall("`+", line)), default=0))
+    return [fence, *shown, fence]

@@ -31,6 +31,7 @@ from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.overview import utc
 from helios.train.records.records import Listener, Records
+from helios.train.records.reporter import reporting
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
 from helios.train.search.budget import check_cost, cost_in_words, models
@@ -119,10 +120,11 @@ class Run:
         """
         display, run, lost = display or Display(), self, None
         origin, left = self.source and directory.run_of(self.source), self.config.train.retries
-        with directory.locked(self.path, self.path != origin, self.anew):
+        with (directory.locked(self.path, self.path != origin, self.anew),
+              reporting(self.path, self.config.train.report, display.warn) as report):
             while True:
                 try:
-                    return run._train(display, lost)
+                    return run._train(display, lost, report)
                 except DeviceLost as error:
                     if not left:
                         raise
@@ -164,8 +166,9 @@ class Run:
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
-    def _train(self, display: Display, lost: DeviceLost | None) -> Result:
-        """Make one attempt to train. lost: the device loss that ended the one before; None: none did."""
+    def _train(self, display: Display, lost: DeviceLost | None, report: Callable[[], None]) -> Result:
+        """Make one attempt to train. lost: the device loss that ended the one before; None: none did. report: begins to
+        report the run."""
         config, path, t = self.config, self.path, self.config.train
         checkpoint.clean(path)
         checkpoint.clean(path / FOLDER)
@@ -184,6 +187,7 @@ class Run:
         about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
+        report()
         loop = None
         try:
             if config.train.log == "tensorboard":

@@ -16,7 +16,7 @@ from helios.errors import UserError
 TOKEN = "HELIOS_TOKEN"  # the environment variable
 CONNECT, READ = 5.0, 60.0  # seconds that a board may take to accept a connection, and to answer
 FIRST, LONGEST = 0.5, 15.0  # seconds, about, between the first tries and between later ones
-ADDRESS = "an address that begins with http:// or https://, without a name, a password or a query"
+ADDRESS = "an address with http:// or https://, and without a name, a password or a query"
 
 T = TypeVar("T")
 
