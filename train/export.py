@@ -90,7 +90,8 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
     cannot be made.
     """
     if why := unlike_gpt2(model.config):
-        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; export it without --to hf")
+        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with --softcap 0 and "
+                        "--activation gelu, or leave --to hf out")
     cfg, end = model.config, model.tokenizer.id(END)
     state = files.rounded(gpt2_state(model), dtype)
     config = {
