@@ -6,11 +6,15 @@ import sys
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.progress import Progress
 
-from helios.cli.common import DefaultGroup, Given, HeliosCommand
+from helios.cli.common import DefaultGroup, Given, HeliosCommand, Number
+from helios.model.settings import FLOAT, NATURAL
 from helios.train import history
 from helios.train.history import names
 from helios.train.markdown import words
+from helios.train.records import reporter
 from helios.train.report import findings, page, reading
 
 
@@ -39,6 +43,24 @@ def report(paths: tuple[Path, ...], out: Path | None, name: str | None, as_html:
             click.echo("\n".join([f"{run.about['run_id']}:"] * (len(runs) > 1)
                                  + [f"* {words(line)}" for line in findings.findings(run)]))
     click.echo(written)
+
+
+@main.command("push", cls=HeliosCommand)
+@click.argument("runs", metavar="RUN…", nargs=-1, required=True, type=Given(Path))
+@click.option("--to", "url", metavar="URL", type=Given(), required=True,
+              help="Address of the board; the environment variable HELIOS_TOKEN holds its token.")
+@click.option("--wait", type=Number(FLOAT, NATURAL), metavar="SECONDS", default=30.0, show_default=True,
+              help="How long a board that does not answer is tried again.")
+def push(runs: tuple[Path, ...], url: str, wait: float) -> None:
+    """Send the runs in the directories RUN to a board, finished or not, but for what it has of them."""
+    warn = lambda text: click.echo(text, err=True)
+    console = Console(stderr=True)
+    for run in runs:
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(str(run), total=None)
+            sent = reporter.push(run.absolute(), url, wait, warn,
+                                 lambda done, of: bar.update(task, completed=done, total=of))  # noqa: B023
+        click.echo(f"{run}: {sent:,} rows sent")
 
 
 if __name__ == "__main__":

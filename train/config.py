@@ -36,6 +36,7 @@ from helios.model.settings import (
 )
 from helios.train.fitness import FITNESS, fitness_coefficients
 from helios.train.formats import FORMATS
+from helios.train.records.client import ADDRESS, is_address
 from helios.train.tokenizer import Tokenizer
 
 
@@ -81,23 +82,25 @@ class TrainConfig(Settings):
     eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root of the mean square, which divides", flag="eps")
     weight_decay: float = setting(0.1, NATURAL, "AdamW: decay of matrices, times the learning rate in each step; "
                                   "embeddings and vectors have none", flag="weight-decay")
-    grad_clip: float = setting(1.0, NATURAL, "global gradient norm that larger ones are scaled down to; 0: none",
-                               flag="grad-clip")
+    grad_clip: float = setting(1.0, NATURAL, "gradient norm that larger ones are scaled to; 0: none", flag="grad-clip")
     spike_threshold: float = setting(0.0, NATURAL, "gradient norm above which the update is skipped; 0: never",
                                      flag="spike-threshold")
     eval_interval: int = setting(100, NATURAL, "steps between evaluations; the last step has one, too; 0: none at all",
                                  flag="eval-interval")
     eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
+    log: str = setting("none", one_of("none", "tensorboard"), "further log of the run, or none", flag="log", bits=False)
     sample_interval: int = setting(0, NATURAL, "steps between samples of what the model writes; 0: at the end only",
                                    flag="sample-interval", bits=False)
     checkpoint_interval: int = setting(100, NATURAL, "steps between checkpoints; 0: at the end only",
                                        flag="checkpoint-interval", bits=False)
-    keep: int = setting(3, NATURAL, "how many latest checkpoints to keep, besides the best one; 0: all", flag="keep",
-                        bits=False)
+    keep: int = setting(3, NATURAL, "latest checkpoints to keep, besides the best one; 0: all", flag="keep", bits=False)
     keep_every: int = setting(0, NATURAL, "keep the checkpoints at multiples of this many steps, too; 0: none of them",
                               flag="keep-every", bits=False)
     retries: int = setting(0, NATURAL, "how often to go on from the last checkpoint after the device was lost",
                            flag="retries", bits=False)
+    report: str = setting("none", Range(f"{ADDRESS}; or none", lambda x: x == "none" or is_address(x)), "board to send "
+                          "the run to as it trains; its token is in the environment variable HELIOS_TOKEN",
+                          flag="report", bits=False)
 
 
 @dataclass(frozen=True)
@@ -270,8 +273,7 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
 
     file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
     a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. The size of
-    a vocabulary that is given wins over a preset's. Raises UserError for unknown names, wrong types and values out of
-    range.
+    a vocabulary that is given wins over a preset's. Raises UserError for unknown names, and for wrong types and values.
     """
     values: dict[str, Any] = {}
     if base is not None:

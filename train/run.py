@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -30,7 +30,8 @@ from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.overview import utc
-from helios.train.records.records import Records
+from helios.train.records.records import Listener, Records
+from helios.train.records.reporter import reporting
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
 from helios.train.search.budget import check_cost, cost_in_words, models
@@ -119,10 +120,11 @@ class Run:
         """
         display, run, lost = display or Display(), self, None
         origin, left = self.source and directory.run_of(self.source), self.config.train.retries
-        with directory.locked(self.path, self.path != origin, self.anew):
+        with (directory.locked(self.path, self.path != origin, self.anew),
+              reporting(self.path, self.config.train.report, display.warn) as report):
             while True:
                 try:
-                    return run._train(display, lost)
+                    return run._train(display, lost, report)
                 except DeviceLost as error:
                     if not left:
                         raise
@@ -164,8 +166,9 @@ class Run:
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
-    def _train(self, display: Display, lost: DeviceLost | None) -> Result:
-        """Make one attempt to train. lost: the device loss that ended the one before; None: none did."""
+    def _train(self, display: Display, lost: DeviceLost | None, report: Callable[[], None]) -> Result:
+        """Make one attempt to train. lost: the device loss that ended the one before; None: none did. report: begins to
+        report the run."""
         config, path, t = self.config, self.path, self.config.train
         checkpoint.clean(path)
         checkpoint.clean(path / FOLDER)
@@ -184,8 +187,11 @@ class Run:
         about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
+        report()
         loop = None
         try:
+            if config.train.log == "tensorboard":
+                records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
@@ -260,13 +266,23 @@ def _last_words(records: Records, step: int, kind: str, message: str) -> None:
 
 
 def _checked(config: Config) -> Config:
-    """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
+    """Check a search's cost and that the log's library is there; return the settings with absolute paths, since a run
+    may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
+    if config.train.log == "tensorboard":
+        _tensorboard()
     d = config.data
     found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
     return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
                            tokenizer=d.tokenizer and os.path.realpath(d.tokenizer))
+
+
+def _tensorboard() -> Callable[..., Listener]:
+    """Return what writes for TensorBoard. Raises UserError where its library is not installed."""
+    from helios.train.records.tensorboard import TensorBoard
+
+    return TensorBoard
 
 
 def _shown(path: Path) -> str:

@@ -16,8 +16,8 @@ FLAGS = """--format --tokenizer
 --data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
---sample-interval --checkpoint-interval --keep --keep-every --retries --search --search-config --max-cost
---dry-run"""
+--sample-interval --checkpoint-interval --keep --keep-every --retries --report --search --search-config --max-cost
+--log --dry-run"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:

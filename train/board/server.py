@@ -297,8 +297,26 @@ def _post(raw: bytes) -> _Post:
     except (msgspec.MsgspecError, UnicodeError):
         value = json.loads(raw)
         if isinstance(value, dict) and isinstance(value.get("rows"), list):
-            value["rows"] = [msgspec.Raw(text(row).encode()) for row in value["rows"]]
+            value["rows"] = [msgspec.Raw(line.encode()) for line in _rows(raw.decode())]
         return msgspec.convert(value, _Post)
+
+
+def _rows(post: str) -> list[str]:
+    """Return the texts of the rows in a post that Python's json reads, and only that."""
+    decode, between = json.JSONDecoder().raw_decode, re.compile(r"[\s,:{\[]*")
+    at, key = 0, None
+    while key != "rows":
+        key, at = decode(post, between.match(post, at).end())  # type: ignore[union-attr]
+        if key != "rows":
+            _, at = decode(post, re.compile(r"[\s:]*").match(post, at).end())  # type: ignore[union-attr]
+    found = []
+    at = re.compile(r"[\s:]*\[").match(post, at).end()  # type: ignore[union-attr]
+    while True:
+        start = re.compile(r"[\s,]*").match(post, at).end()  # type: ignore[union-attr]
+        if post[start] == "]":
+            return found
+        _, at = decode(post, start)
+        found.append(post[start:at])
 
 
 def _id(request: Request, name: str) -> str:

@@ -1,0 +1,257 @@
+"""What a board holds of a run is what the run's files hold, whatever became of either in the meantime."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.cli.report import main as report
+from helios.errors import UserError
+from helios.files import write_atomic
+from helios.train.config import resolve
+from helios.train.progress import Display
+from helios.train.records import push as pushing
+from helios.train.records.client import Client, is_address, waits
+from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
+from helios.train.records.push import Log
+from helios.train.records.reporter import push
+from helios.train.records.rows import lines
+from helios.train.run import Run
+
+from ..boards import TOKEN, Board, assert_holds
+from ..commands import invoke, refused
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    with Board(tmp_path_factory.mktemp("board")) as board:
+        yield board
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELIOS_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def made(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A run directory of 40 steps, named as the test is."""
+    return write(tmp_path, request.node.name.partition("[")[0], 40)
+
+
+def write(path: Path, run_id: str, steps: int, seed: int = 0) -> Path:
+    draw = random.Random(seed)
+    (path / "search").mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"run_id": run_id, "model": {}, "train": {"steps": 99}, "data": {}}))
+    put(path / METRICS, [{"step": i, "loss": draw.random()} for i in range(1, steps + 1)])
+    put(path / EVENTS, [{"step": i, "kind": "checkpoint", "message": str(draw.random())} for i in range(0, steps, 5)])
+    put(path / SAMPLES, [{"step": i, "text": "<b>é</b>\u2028"} for i in range(10, steps, 10)])
+    put(path / "search" / "candidates.jsonl", [{"id": f"c{i}", "status": None} for i in range(4)])
+    return path
+
+
+def put(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def add(path: Path, *texts: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(f"{text}\n" for text in texts)
+
+
+def send(path: Path, board: Board) -> int:
+    """Push the run, and see that the board holds it."""
+    said: list[str] = []
+    sent = push(path, board.url, 10, said.append, lambda *_: None)
+    assert not said
+    assert_holds(board, json.loads((path / "config.json").read_text())["run_id"], path)
+    return sent
+
+
+def test_it_is_sent_once(made: Path, board: Board) -> None:
+    assert send(made, board) == 40 + 8 + 3 + 4
+    noted = json.loads((made / REPORT).read_text())[board.url]
+    assert noted["metrics"] == {"rows": 40, "bytes": (made / METRICS).stat().st_size}
+    assert send(made, board) == 0
+    with open(made / METRICS, "a") as file:
+        file.write('{"step": 41}\n{"step": 42')  # whose end is still to come
+    assert send(made, board) == 1
+
+
+@pytest.mark.parametrize("noted", [None, "{", "[1]", '{"URL": 3}', '{"URL": {"metrics": {"rows": 7, "bytes": 9}}}',
+                                   '{"URL": {"metrics": {"rows": 39, "bytes": 99999999}, "events": 3}}', "SHIFTED"])
+def test_what_was_noted_may_be_wrong(made: Path, board: Board, noted: str | None) -> None:
+    send(made, board)
+    if noted is None:
+        os.unlink(made / REPORT)
+    elif noted == "SHIFTED":
+        about = json.loads((made / REPORT).read_text())
+        about[board.url]["metrics"]["rows"] = 33
+        (made / REPORT).write_text(json.dumps(about))
+    else:
+        (made / REPORT).write_text(noted.replace("URL", board.url))
+    add(made / METRICS, '{"step": 41}')
+    add(made / EVENTS, '{"step": 41}')
+    assert send(made, board) == 2
+
+
+@pytest.mark.parametrize("keep", [0, 17])
+def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep: int) -> None:
+    """As after --resume, with which a run goes on from a checkpoint."""
+    send(made, board)
+    for name in (METRICS, EVENTS, SAMPLES):
+        rows = [row for _, row in lines(made / name) if row["step"] <= keep]
+        put(made / name, rows + [{"step": i, "loss": -i} for i in range(keep + 1, 30)])
+    put(made / "search" / "candidates.jsonl", [{"id": "c0", "status": None}, {"id": "c1", "status": "complete"}])
+    send(made, board)
+
+
+def test_another_run_of_the_same_id_takes_its_place(made: Path, board: Board) -> None:
+    send(made, board)
+    write(made, "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)
+    send(made, board)
+
+
+def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None:
+    with Board(tmp_path) as board:
+        send(made, board)
+        board.kill()
+        with sqlite3.connect(board.db) as db:  # as an older copy of the database
+            db.execute("DELETE FROM metrics WHERE n >= 11")
+            db.execute("DELETE FROM events")
+        board.start()
+        assert send(made, board) == 29 + 8
+        board.kill()
+        for path in tmp_path.glob("board.sqlite*"):
+            path.unlink()
+        board.start()
+        assert send(made, board) == 55
+
+
+def test_values_survive(made: Path, board: Board) -> None:
+    rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "new": {"a": [1]}}',
+            f'{{"step": 43, "tokens": {10**400}, "f": 1e-320, "g": 0.1000000000000000055511151231257827, "h": -0.0}}',
+            '{"step": 44, "half": "\\ud800", "text": "\\u0000</script>\\n", "loss": 1E5}',
+            '{ "step":45 , "a" : "é  ü" }']
+    for name in (METRICS, EVENTS, SAMPLES):
+        add(made / name, *rows)
+    send(made, board)
+    assert send(made, board) == 0
+
+
+def test_many_rows_and_long_ones(made: Path, board: Board) -> None:
+    add(made / METRICS, *(f'{{"step": {i}, "x": {i}}}' for i in range(41, 1700)))
+    add(made / EVENTS, *(json.dumps({"step": i, "message": "m" * 3_000_000}) for i in range(41, 44)))
+    assert send(made, board) == 55 + 1659 + 3
+    add(made / EVENTS, json.dumps({"step": 50, "kind": "long", "message": "m" * 9_000_000}), '{"step": 51}', "{damaged")
+    said: list[str] = []
+    for more in (2, 0):
+        assert push(made, board.url, 10, said.append, lambda *_: None) == more
+    *_, long, last = board.lines(made_id := "test_many_rows_and_long_ones", "events")
+    assert json.loads(long) == {"step": 50, "kind": "long", "left_out": "a row of 9,000,043 bytes"}
+    assert (json.loads(last), len(board.lines(made_id, "metrics"))) == ({"step": 51}, 1699)
+    assert sorted(said) == sorted(2 * [
+        f"warning: {made / EVENTS}: 1 line is too long to be sent, and only named",
+        f"warning: {made / EVENTS}: 1 line is damaged, and not sent"])
+
+
+def test_a_growing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pushing, "CHUNK", 16)
+    path = tmp_path / "rows.jsonl"
+    log = Log(path, int)
+    assert (log.look(), log.count) == (False, 0)
+    with open(path, "wb") as file:
+        for part in (b'{"a": 1}\n{"b"', b': "' + 100 * b"x" + b'"}\n', b"3\n\n{}\n"):
+            file.write(part)
+            file.flush()
+            assert not log.look()
+        assert (log.count, log.damaged) == (3, 2)
+        assert log.lines(0) == [b'{"a": 1}', b'{"b": "' + 100 * b"x" + b'"}', b"{}"]
+        assert log.lines(1, 1) == [b'{"b": "' + 100 * b"x" + b'"}']
+        file.truncate(9)
+    assert (log.look(), log.count) == (True, 1)
+    write_atomic(path, lambda file: file.write(b'{"c": 1}\n{"d": 1}\n'))
+    assert (log.look(), log.lines(0)) == (True, [b'{"c": 1}', b'{"d": 1}'])
+
+
+def train(path: Path, board: Board, **settings: Any) -> list[str]:
+    """Train a tiny run, and return the warnings."""
+    said: list[str] = []
+    display = Display(quiet=True)
+    display.warn = said.append  # type: ignore[method-assign]
+    Run.create(resolve("tiny", flags={"backend": "cpu_ref", "report": board.url} | settings), path).train(display)
+    return said
+
+
+def test_a_training_reports(tmp_path: Path, board: Board) -> None:
+    assert train(tmp_path / "run", board) == []
+    run_id = json.loads((tmp_path / "run" / "config.json").read_text())["run_id"]
+    assert_holds(board, run_id, tmp_path / "run")
+    about = Client(board.url).get(f"/api/runs/{run_id}")
+    assert (about["overview"]["status"], about["overview"]["step"], about["config"]["run_id"]) == (
+        "completed", 12, run_id)
+    assert [c["step"] for c in Client(board.url).get(f"/api/runs/{run_id}/checkpoints")["rows"]] == [6, 12]
+
+
+def test_a_search_reports(tmp_path: Path, board: Board) -> None:
+    path = tmp_path / "run"
+    assert train(path, board, mode="ffn-activation", activation_pool="gelu,relu", population_size=2, generations=1,
+                 replicates=1, steps_per_candidate=4, steps=4) == []
+    run_id = json.loads((path / "config.json").read_text())["run_id"]
+    assert len(board.lines(run_id, "candidates")) == 2
+    assert_holds(board, run_id, path)
+    about = Client(board.url).get(f"/api/runs/{run_id}")
+    assert about["summary"] == json.loads((path / "search" / "summary.json").read_text())
+    assert about["config"]["symbio_winner"] == about["overview"]["symbio_winner"] is not None
+
+
+def test_a_training_goes_on_without_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.train.records import reporter
+
+    monkeypatch.setattr(reporter, "LAST", 0.5)
+    board, path = Board(tmp_path), tmp_path / "run"
+    first, last = train(path, board)
+    assert first == (f"warning: not reported for now: {board.url} does not answer: Connection refused; the training "
+                     "goes on, and this is tried again")
+    assert last.endswith(f" rows are still to be sent to {board.url}: helios-report push {path} --to {board.url}")
+    with board:
+        assert send(path, board) > 12
+        monkeypatch.setenv("HELIOS_TOKEN", "another")
+        first, last = train(tmp_path / "other", board)
+        assert f"{board.url} answers 401: " in first and "helios-report push" in last
+
+
+def test_what_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("localhost:3000", "ftp://host", "http://name:password@host", "http://host?a=b", "https://"):
+        assert not is_address(url)
+        with pytest.raises(UserError, match=r"^--report: expected an address with http:// or https://"):
+            resolve("tiny", flags={"report": url})
+    monkeypatch.delenv("HELIOS_TOKEN")
+    with pytest.raises(UserError, match=r"^HELIOS_TOKEN is not set; set it to the token of the board at http://host$"):
+        Run.create(resolve("tiny", flags={"report": "http://host"}), tmp_path / "run").train()
+    assert not (tmp_path / "run").exists()
+
+
+def test_push_as_a_command(made: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = invoke(report, "push", made, "--to", board.url)
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{made}: 55 rows sent\n", "")
+    add(made / METRICS, '{"step": 41}')
+    absent = Board(made)
+    refused(invoke(report, "push", made, "--to", absent.url, "--wait", "0.2"), "does not answer: Connection refused",
+            f"56 rows of {made} are still to be sent")
+    refused(invoke(report, "push", made / "search", "--to", board.url), "is no run directory")
+    monkeypatch.setenv("HELIOS_TOKEN", "another")
+    refused(invoke(report, "push", made, "--to", board.url), "answers 401")
+
+
+def test_tries_are_spread_and_grow_no_further() -> None:
+    seconds = [pause for pause, _ in zip(waits(), range(40), strict=False)]
+    assert 0.25 <= seconds[0] <= 0.5 and all(7.5 <= pause <= 15 for pause in seconds[6:]) and len(set(seconds)) > 30

@@ -1,0 +1,387 @@
+"""Brings what a board holds of a run to what the run's directory holds.
+
+The files are the truth, and the board is asked what it has of them: rows that it holds and the files do not (a run was
+resumed from a checkpoint, a file was replaced) go, and those that it lacks are sent. What is noted in report.json only
+spares reading a long file from its beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from helios.files import write_atomic
+from helios.train.records.client import BoardError, Client
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config
+from helios.train.records.rows import finite, lines
+
+LOGS = {"metrics": METRICS, "events": EVENTS, "samples": SAMPLES}  # files by kind; rows are only added to them
+CANDIDATES, SUMMARY = Path("search", "candidates.jsonl"), Path("search", "summary.json")
+ROWS, SIZE = 500, 4 << 20  # most rows and bytes in a post, but for a single row
+LONGEST = 7 << 20  # bytes of a row; a board takes posts of 8 MiB
+CHUNK = 1 << 20  # bytes read at a time
+ALIVE = 60.0  # seconds without a post after which one says that the run lives
+NOTED = 5.0  # seconds between writings of report.json
+HIGHEST = 2**53  # no step is higher
+CONFLICTS = 5  # in a row, after which a board is at fault
+
+
+class Log:
+    """The whole rows of a file to which rows are added, as `lines` of rows.py reads them; it may also be cut short, and
+    replaced.
+
+    pause: called after each few rows that are read. rows, size: that many rows are in that many bytes at the file's
+    beginning, and need not be read; `whole` reads them still.
+    """
+
+    def __init__(self, path: Path, pause: Callable[[], object], rows: int = 0, size: int = 0) -> None:
+        self.path, self.pause = path, pause
+        self.damaged = self.long = 0  # lines that are no rows, rows that are too long
+        self.fd = -1
+        self.base, self.end = rows, size  # rows that were not read, bytes that need not be read again
+        self.starts = array("Q")  # where the rows after `base` begin
+
+    @property
+    def count(self) -> int:
+        """Return how many rows there are."""
+        return self.base + len(self.starts)
+
+    def look(self) -> bool:
+        """Take in what has been added; return whether the file was cut or replaced, and is read from its beginning."""
+        try:
+            now = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            now = None
+        other = self.fd >= 0 and (now is None or now.st_size < self.end or not os.path.samestat(now, os.fstat(self.fd)))
+        if other:
+            self.close()
+        if self.fd < 0 and now:
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            if self.end and os.pread(self.fd, 1, self.end - 1) != b"\n":
+                self.base = self.end = 0
+        if now and now.st_size > self.end:
+            self._read()
+        return other
+
+    def _read(self) -> None:
+        size = CHUNK
+        while raw := os.pread(self.fd, size, self.end):
+            whole = raw.rfind(b"\n") + 1
+            if not whole and len(raw) < size:
+                return
+            size = CHUNK if whole else 2 * size
+            for n, line in enumerate(raw[:whole].split(b"\n")[:-1]):
+                if _is_row(line):
+                    self.starts.append(self.end)
+                    self.long += len(line) > LONGEST
+                else:
+                    self.damaged += 1
+                self.end += len(line) + 1
+                if n % 20 == 19:
+                    self.pause()
+
+    def whole(self) -> None:
+        """Read all rows, the first ones, too."""
+        self.close()
+        self.look()
+
+    def lines(self, first: int, most: int = ROWS) -> list[bytes]:
+        """Return the rows from `first` on, as many as a post holds, and at most `most`."""
+        if first < self.base:
+            self.whole()
+        i = first - self.base
+        stops = self.starts[i + 1:i + 1 + most].tolist()
+        if len(stops) < most:
+            stops.append(self.end)
+        n = max(1, bisect_right(stops, self.starts[i] + SIZE))
+        raw = os.pread(self.fd, stops[n - 1] - self.starts[i], self.starts[i])
+        cuts = [stop - self.starts[i] for stop in (self.starts[i], *stops[:n])]
+        if len(raw) < cuts[-1]:
+            raise BoardError(f"{self.path} was cut while it was read", 409)
+        # What follows a row's end is damaged.
+        return [fitting(raw[a:b].partition(b"\n")[0]) for a, b in pairwise(cuts)]
+
+    def known(self, rows: int) -> tuple[int, int]:
+        """Return (a number of rows, their bytes), for __init__: of `rows` rows, where they were read."""
+        i = rows - self.base
+        if not 0 <= i <= len(self.starts):
+            return 0, 0
+        return rows, self.starts[i] if i < len(self.starts) else self.end
+
+    def close(self) -> None:
+        """Forget all that was read."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd, self.base, self.end, self.damaged, self.long = -1, 0, 0, 0, 0
+        del self.starts[:]
+
+
+class Push:
+    """What a board has of a run, and what it lacks.
+
+    path: the run directory. warn: shows a warning. pause: called after each few rows that are read.
+    """
+
+    def __init__(self, path: Path, client: Client, warn: Callable[[str], object],
+                 pause: Callable[[], object] = int) -> None:
+        self.path, self.client, self.warn = path, client, warn
+        noted = self._noted().get(client.url, {})
+        self.logs = {kind: Log(path / name, pause, *_counts(noted.get(kind))) for kind, name in LOGS.items()}
+        self.have = {kind: log.base for kind, log in self.logs.items()}  # rows that the board has, as ours
+        self.ours: list[tuple[bytes, str]] = []  # candidates: as they are sent, and as `_text` has them
+        self.theirs: list[str] = []  # the board's, as `_text` has them
+        self.run_id = ""
+        self.agreed = False  # whether `have` and `theirs` are what the board said
+        self.conflicts = self.sent = 0  # conflicts in a row; rows sent in all
+        self.stamps: tuple[Any, ...] = ()  # of the files of the last post of kind run
+        self.read: tuple[int, ...] | None = None  # stamp of candidates.jsonl as it was read
+        self.checkpoints: dict[str, tuple[int, dict[str, Any]]] = {}  # by name: when it was made, what is told of it
+        self.posted = self.saved = 0.0  # by time.monotonic()
+        self.warned: set[tuple[Path, str]] = set()
+
+    @property
+    def left(self) -> int:
+        """Return how many rows are still to be sent, of those seen so far."""
+        return (sum(max(0, log.count - self.have[kind]) for kind, log in self.logs.items())
+                + len(self.ours) - self._same_candidates())
+
+    def round(self) -> bool:
+        """Send at most one post of each kind, of what is new; return whether more waits to be sent.
+
+        Raises BoardError, and UserError where the directory holds no run; the next round begins by asking the board.
+        """
+        changed = [log.look() for log in self.logs.values()]
+        self._look_at_candidates()
+        agreed, self.agreed = self.agreed and not any(changed), False
+        try:
+            if not agreed or self._changed():
+                counts = self._about()
+                if not agreed or counts != self.have | {"candidates": len(self.theirs)}:
+                    self._agree(counts)
+            for kind, log in self.logs.items():
+                if self.have[kind] < log.count:
+                    self._send(kind, log.lines(self.have[kind]))
+            self._send_candidates()
+        except BoardError as error:
+            self.conflicts += 1
+            if error.status != 409 or self.conflicts > CONFLICTS:
+                raise
+            return True
+        self.agreed, self.conflicts = True, 0
+        self._warn_of_losses()
+        if time.monotonic() - self.saved > NOTED:
+            self.note()
+        return self.left > 0
+
+    def note(self) -> None:
+        """Write report.json."""
+        now = {kind: dict(zip(("rows", "bytes"), log.known(self.have[kind]), strict=True))
+               for kind, log in self.logs.items()}
+        self.saved = time.monotonic()
+        if self._noted().get(self.client.url) != now:
+            text = json.dumps(self._noted() | {self.client.url: now}, indent=2) + "\n"
+            with suppress(OSError):  # without it, the next one reads more
+                write_atomic(self.path / REPORT, lambda file: file.write(text.encode()))
+
+    def close(self) -> None:
+        """Write report.json and close all files."""
+        self.note()
+        for log in self.logs.values():
+            log.close()
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / REPORT).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return {url: about for url, about in found.items() if isinstance(about, dict)} if isinstance(found, dict
+                                                                                                     ) else {}
+
+    # -- of the run as a whole ----------------------------------------------------------------------------------------
+    def _changed(self) -> bool:
+        """Return whether the board is to be told of the run: something of it has changed, or nothing for a while."""
+        return self._stamps() != self.stamps or time.monotonic() - self.posted > ALIVE
+
+    def _stamps(self) -> tuple[Any, ...]:
+        return tuple(_stamp(self.path / name) for name in (CONFIG, SUMMARY, CHECKPOINTS))
+
+    def _about(self) -> dict[str, int]:
+        """Send what is known of the run; return how many rows of each kind the board has."""
+        stamps, config = self._stamps(), read_config(self.path)
+        self.run_id = config["run_id"]
+        try:
+            summary = json.loads((self.path / SUMMARY).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            summary = None
+        about = {"config": config, "summary": summary, "checkpoints": self._checkpoints()}
+        answer = self._post("run", rows=[json.dumps(about).encode()])
+        self.stamps = stamps
+        return answer
+
+    def _checkpoints(self) -> list[dict[str, Any]]:
+        """Return step, val_loss and bytes of each checkpoint."""
+        found = {}
+        for path in sorted((self.path / CHECKPOINTS).glob("step-*")):
+            with suppress(OSError, ValueError, RecursionError):  # it has just been removed, or is damaged
+                made = path.stat().st_mtime_ns
+                if self.checkpoints.get(path.name, (0, {}))[0] == made:
+                    found[path.name] = self.checkpoints[path.name]
+                    continue
+                state = json.loads((path / "state.json").read_bytes())
+                found[path.name] = made, {"step": int(path.name.removeprefix("step-")),
+                                          "val_loss": state.get("val_loss") if isinstance(state, dict) else None,
+                                          "bytes": sum(file.stat().st_size for file in path.iterdir())}
+        self.checkpoints = found
+        return [about for _, about in found.values()]
+
+    # -- what the board has -------------------------------------------------------------------------------------------
+    def _agree(self, counts: dict[str, int]) -> None:
+        """Find out which of our rows the board has, and let others of its go. counts: how many rows it has."""
+        for _ in range(CONFLICTS):
+            cuts = []
+            for kind in self.logs:
+                same, step = self._same(kind, counts[kind])
+                if same < counts[kind]:
+                    cuts.append(step - 1)
+            if not cuts:
+                break
+            counts = self._post("run", cut=min(cuts))
+        else:
+            raise BoardError(f"{self.client.url} does not let rows go that {self.path} no longer holds", 500)
+        self.have = {kind: counts[kind] for kind in self.logs}
+        self.theirs = [_text(row) for row in self._get("candidates")]
+
+    def _same(self, kind: str, count: int) -> tuple[int, int]:
+        """Return how many of the board's `count` rows are ours, and the lowest step of the others."""
+        log = self.logs[kind]
+        if kind != "metrics":
+            theirs = self._get(kind) if count else []
+            if count and log.base:
+                log.whole()
+            same = next((i for i, row in enumerate(theirs) if i >= log.count or _text(row) != self._ours(log, i)),
+                        len(theirs))
+            return same, min((_step(row) for row in theirs[same:]), default=0)
+        equal = lambda i: _text(self._row(i)) == self._ours(log, i)
+        if (n := min(count, log.count)) and not equal(n - 1):
+            if log.base:
+                log.whole()
+            low, n = 0, min(count, log.count)
+            while low < n:  # rows before `low` are equal; that at `n` is not, or there is none
+                middle = (low + n) // 2
+                low, n = (middle + 1, n) if equal(middle) else (low, middle)
+        return n, _step(self._row(n)) if n < count else 0
+
+    def _ours(self, log: Log, i: int) -> str:
+        return _text(json.loads(log.lines(i, 1)[0]))
+
+    def _row(self, i: int) -> dict[str, Any]:
+        """Return the row `i` of the board's metrics."""
+        rows = self._get("rows", after=i, limit=1)
+        if not rows:
+            raise BoardError(f"{self.client.url} has lost rows of {self.run_id}", 409)
+        return rows[0]
+
+    def _get(self, what: str, **query: object) -> list[dict[str, Any]]:
+        return self.client.get(f"/api/runs/{quote(self.run_id, safe='')}/{what}", **query)["rows"]
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+    def _send(self, kind: str, rows: Sequence[bytes]) -> None:
+        first = self.have[kind]
+        if self._post(kind, first, rows) != first + len(rows):
+            raise BoardError(f"{self.client.url} has other rows of {self.run_id}", 409)
+        self.have[kind] += len(rows)
+        self.sent += len(rows)
+
+    def _look_at_candidates(self) -> None:
+        if (stamp := _stamp(self.path / CANDIDATES)) != self.read:
+            ours = [fitting(line[:-1]) for line, _ in lines(self.path / CANDIDATES)]
+            self.ours, self.read = [(line, _text(json.loads(line))) for line in ours], stamp
+
+    def _same_candidates(self) -> int:
+        """Return how many candidates the board has as they are, before the first that it lacks or has otherwise."""
+        pairs = enumerate(zip(self.ours, self.theirs, strict=False))
+        return next((i for i, (a, b) in pairs if a[1] != b), min(len(self.ours), len(self.theirs)))
+
+    def _send_candidates(self) -> None:
+        """Send the candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
+        while (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
+            rows = _batch([line for line, _ in self.ours[first:]])
+            self._post("candidates", first, rows)
+            self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
+            self.sent += len(rows)
+
+    def _post(self, kind: str, first: int | None = None, rows: Sequence[bytes] | None = None,
+              cut: int | None = None) -> Any:
+        head = {"run_id": self.run_id, "kind": kind, "from": first, "cut": cut}
+        body = json.dumps({key: value for key, value in head.items() if value is not None}).encode()
+        if rows is not None:  # as they are in the file, to the last digit
+            body = body[:-1] + b', "rows": [' + b",\n".join(rows) + b"]}"
+        answer = self.client.post("/api/ingest", body)
+        self.posted = time.monotonic()
+        return answer["next"]
+
+    def _warn_of_losses(self) -> None:
+        for log in self.logs.values():
+            for number, what in ((log.damaged, "damaged, and not sent"),
+                                 (log.long, "too long to be sent, and only named")):
+                if number and (log.path, what) not in self.warned:
+                    self.warned.add((log.path, what))
+                    self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
+
+
+def fitting(line: bytes) -> bytes:
+    """Return the row, or what says that it is left out, for it is too long for any post."""
+    if len(line) <= LONGEST:
+        return line
+    row = json.loads(line)
+    kept = {key: row[key] for key in ("step", "time", "kind", "id") if len(str(row.get(key, " " * 99))) < 99}
+    return json.dumps(kept | {"left_out": f"a row of {len(line):,} bytes"}).encode()
+
+
+def _is_row(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _text(row: Any) -> str:
+    """Return a row as text; equal rows give equal texts, whatever became of numbers that are not finite."""
+    return json.dumps(finite(row))
+
+
+def _step(row: dict[str, Any]) -> int:
+    """Return the step of a row, no higher than a board takes it for."""
+    return step if type(step := row.get("step")) is int and abs(step) <= HIGHEST else 0
+
+
+def _batch(rows: Sequence[bytes]) -> Sequence[bytes]:
+    """Return as many of the rows as a post holds, and at least one."""
+    n = size = 0
+    while n < min(len(rows), ROWS) and (not n or size + len(rows[n]) <= SIZE):
+        size += len(rows[n])
+        n += 1
+    return rows[:n]
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _counts(noted: Any) -> tuple[int, int]:
+    """Return (rows, bytes) as report.json has them; (0, 0) for anything else."""
+    rows, size = (noted.get(key) if isinstance(noted, dict) else 0 for key in ("rows", "bytes"))
+    return (rows, size) if type(rows) is type(size) is int and rows > 0 and size > 0 else (0, 0)
