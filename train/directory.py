@@ -24,8 +24,9 @@ LOOK = 0.3  # seconds: longer than records.overview holds the lock to see whethe
 
 
 def run_id(data: str) -> str:
-    """Return a new id for a run on that text: `<stem of data>_<UTC yyyymmddHHMMSS>_<4 random base-36 digits>`."""
-    stem = re.sub(r"[^0-9A-Za-z]+", "_", Path(data).stem).strip("_") or "run"
+    """Return a new id for a run on that text: `<stem of data>_<UTC yyyymmddHHMMSS>_<4 random base-36 digits>`, at most
+    128 characters, as boards take them."""
+    stem = re.sub(r"[^0-9A-Za-z]+", "_", Path(data).stem)[:100].strip("_") or "run"
     tail = "".join(secrets.choice(string.digits + string.ascii_lowercase) for _ in range(4))
     return f"{stem}_{time.strftime('%Y%m%d%H%M%S', time.gmtime())}_{tail}"
 

@@ -28,6 +28,7 @@ from helios.train.device import MIB, check_memory, device_kind, memory_needed, o
 from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import layout
+from helios.train.records.client import Client
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.overview import utc
 from helios.train.records.records import Listener, Records
@@ -163,6 +164,8 @@ class Run:
                  f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
         if config.search:
             lines.append(cost_in_words(config))
+        if t.report != "none":
+            lines.append(f"reported to {Client(t.report).url}")
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------

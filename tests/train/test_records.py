@@ -42,6 +42,7 @@ def test_run_id() -> None:
     assert re.fullmatch(r"historic_chat_\d{14}_[0-9a-z]{4}", directory.run_id("/a/historic-chat.txt"))
     assert re.fullmatch(r"synth_2MB_\d{14}_[0-9a-z]{4}", directory.run_id("synth:2MB"))
     assert directory.run_id("../ä.txt").startswith("run_")
+    assert len(directory.run_id("x" * 250 + ".txt")) == 120
 
 
 def test_every_row_has_every_column(tmp_path: Path) -> None:

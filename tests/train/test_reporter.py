@@ -17,10 +17,12 @@ from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import resolve
 from helios.train.progress import Display
+from helios.train.records import log as logs
 from helios.train.records import push as pushing
 from helios.train.records.client import Client, is_address, waits
 from helios.train.records.layout import EVENTS, METRICS, REPORT, SAMPLES
-from helios.train.records.push import Log
+from helios.train.records.log import Log
+from helios.train.records.push import Push
 from helios.train.records.reporter import push
 from helios.train.records.rows import lines
 from helios.train.run import Run
@@ -114,6 +116,16 @@ def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep:
     send(made, board)
 
 
+def test_a_directory_that_is_being_removed_takes_nothing_from_the_board(made: Path, board: Board) -> None:
+    send(made, board)
+    (made / METRICS).unlink()
+    (made / "search" / "candidates.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl is gone; put it back"):
+        send(made, board)
+    run_id = json.loads((made / "config.json").read_text())["run_id"]
+    assert [len(board.lines(run_id, kind)) for kind in ("metrics", "candidates")] == [40, 4]
+
+
 def test_another_run_of_the_same_id_takes_its_place(made: Path, board: Board) -> None:
     send(made, board)
     write(made, "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)
@@ -125,8 +137,8 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
         send(made, board)
         board.kill()
         with sqlite3.connect(board.db) as db:  # as an older copy of the database
-            db.execute("DELETE FROM metrics WHERE n >= 11")
-            db.execute("DELETE FROM events")
+            db.execute("DELETE FROM metrics_lines WHERE n >= 11")
+            db.execute("DELETE FROM events_lines")
         board.start()
         assert send(made, board) == 29 + 8
         board.kill()
@@ -136,8 +148,32 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
         assert send(made, board) == 55
 
 
+def test_a_late_post_of_rows_that_are_no_longer_there(made: Path, board: Board) -> None:
+    """As of a training that was killed with a post on its way, and goes on in another process."""
+    client, run_id = Client(board.url), json.loads((made / "config.json").read_text())["run_id"]
+    sender = Push(made, client, print)
+    while sender.round():
+        pass
+    client.post("/api/ingest", {"run_id": run_id, "kind": "metrics", "from": 40, "rows": [{"step": 41}, {"step": 42}]})
+    add(made / METRICS, *(f'{{"step": {i}, "loss": 1}}' for i in range(41, 50)))
+    while sender.round():
+        pass
+    assert_holds(board, run_id, made)
+
+
+def test_the_board_hears_that_a_run_without_news_lives(
+        made: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Push(made, Client(board.url), print)
+    while sender.round():
+        pass
+    posted = sender.posted
+    assert not sender.round() and sender.posted == posted
+    monkeypatch.setattr(pushing, "ALIVE", 0)
+    assert not sender.round() and sender.posted > posted
+
+
 def test_values_survive(made: Path, board: Board) -> None:
-    rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "new": {"a": [1]}}',
+    rows = ['{"step": 41, "loss": NaN, "lr": Infinity, "x": -Infinity}', '{"step": 42, "loss": null, "y": {"a": [1]}}',
             f'{{"step": 43, "tokens": {10**400}, "f": 1e-320, "g": 0.1000000000000000055511151231257827, "h": -0.0}}',
             '{"step": 44, "half": "\\ud800", "text": "\\u0000</script>\\n", "loss": 1E5}',
             '{ "step":45 , "a" : "é  ü" }']
@@ -164,7 +200,7 @@ def test_many_rows_and_long_ones(made: Path, board: Board) -> None:
 
 
 def test_a_growing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pushing, "CHUNK", 16)
+    monkeypatch.setattr(logs, "CHUNK", 16)
     path = tmp_path / "rows.jsonl"
     log = Log(path, int)
     assert (log.look(), log.count) == (False, 0)
@@ -235,8 +271,10 @@ def test_what_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch:
         with pytest.raises(UserError, match=r"^--report: expected an address with http:// or https://"):
             resolve("tiny", flags={"report": url})
     monkeypatch.delenv("HELIOS_TOKEN")
-    with pytest.raises(UserError, match=r"^HELIOS_TOKEN is not set; set it to the token of the board at http://host$"):
-        Run.create(resolve("tiny", flags={"report": "http://host"}), tmp_path / "run").train()
+    run = Run.create(resolve("tiny", flags={"report": "http://host"}), tmp_path / "run")
+    for start in (run.train, run.preview):
+        with pytest.raises(UserError, match=r"^HELIOS_TOKEN is not set; set it to the token of the board at http://h"):
+            start()
     assert not (tmp_path / "run").exists()
 
 

@@ -17,17 +17,19 @@ Row = tuple[str, dict[str, Any]]  # its text and what it says
 
 
 class Gap(Exception):
-    """Rows between those that are there and those given are missing."""
+    """Rows between those that are there and those given are missing, or others are there than those given."""
 
     def __init__(self, kind: str, wanted: int, given: int) -> None:
-        super().__init__(f"the next row of {kind} is {wanted}, not {given}")
+        super().__init__(f"the next row of {kind} is {wanted}, not {given}" if given > wanted else
+                         f"row {wanted} of {kind} is there, and is another; have it cut first")
         self.wanted = wanted
 
 
 def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequence[Row], now: float) -> int:
     """Add rows of a run, of which the first has the number `start`, and return how many there are.
 
-    Rows that are there already stay; those of candidates are replaced. Raises Gap where rows before them are missing.
+    Rows that are there already stay; those of candidates are replaced. Raises Gap where rows before them are missing,
+    or others are in their place.
     """
     have = count(db, run_id, kind)
     if start > have:
@@ -40,6 +42,11 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
         db.execute("DELETE FROM candidates_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
         rows, have = rows[same:], start + same
     else:
+        there = [line for line, in db.execute(f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? "
+                                              "ORDER BY n", (run_id, start, start + len(rows)))]
+        for i, (line, (given, _)) in enumerate(zip(there, rows, strict=False)):
+            if line != given:  # two have sent different rows, one of them what is no longer in the file
+                raise Gap(kind, start + i, start)
         rows = rows[have - start:]
         if not rows:
             return have

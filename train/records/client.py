@@ -65,7 +65,7 @@ class Client:
     def post(self, path: str, value: Any) -> Any:
         """Return the answer to POST of a value, or of JSON in bytes, compressed. Raises BoardError."""
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return self.request("POST", path, gzip.compress(body, 6),
+        return self.request("POST", path, gzip.compress(body, 1),
                             {"Content-Type": "application/json", "Content-Encoding": "gzip"})
 
     def request(self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None,
@@ -75,12 +75,16 @@ class Client:
         path: from /api on. query: its None are left out. Raises BoardError for no answer, for one of HTTP status 300 or
         above, and for one that is no JSON.
         """
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ProtocolError
 
+        given = {key: str(value) for key, value in (query or {}).items() if value is not None}
+        target = f"{self.url}{path}" + (f"?{urlencode(given)}" if given else "")
+        ask = lambda: self.pool.request(method, target, body=body, headers={**self.headers, **(headers or {})})
         try:
-            given = {key: str(value) for key, value in (query or {}).items() if value is not None}
-            target = f"{self.url}{path}" + (f"?{urlencode(given)}" if given else "")
-            got = self.pool.request(method, target, body=body, headers={**self.headers, **(headers or {})})
+            try:
+                got = ask()
+            except ProtocolError:  # the board has closed the connection that was kept, just before
+                got = ask()
         except (HTTPError, OSError) as error:
             raise BoardError(f"{self.url} does not answer: {_reason(error)}") from error
         try:

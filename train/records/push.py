@@ -8,121 +8,26 @@ spares reading a long file from its beginning.
 from __future__ import annotations
 
 import json
-import os
 import time
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.client import BoardError, Client
 from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config
+from helios.train.records.log import ROWS, SIZE, Cut, Log, fitting
 from helios.train.records.rows import finite, lines
 
 LOGS = {"metrics": METRICS, "events": EVENTS, "samples": SAMPLES}  # files by kind; rows are only added to them
 CANDIDATES, SUMMARY = Path("search", "candidates.jsonl"), Path("search", "summary.json")
-ROWS, SIZE = 500, 4 << 20  # most rows and bytes in a post, but for a single row
-LONGEST = 7 << 20  # bytes of a row; a board takes posts of 8 MiB
-CHUNK = 1 << 20  # bytes read at a time
 ALIVE = 60.0  # seconds without a post after which one says that the run lives
 NOTED = 5.0  # seconds between writings of report.json
 HIGHEST = 2**53  # no step is higher
-CONFLICTS = 5  # in a row, after which a board is at fault
-
-
-class Log:
-    """The whole rows of a file to which rows are added, as `lines` of rows.py reads them; it may also be cut short, and
-    replaced.
-
-    pause: called after each few rows that are read. rows, size: that many rows are in that many bytes at the file's
-    beginning, and need not be read; `whole` reads them still.
-    """
-
-    def __init__(self, path: Path, pause: Callable[[], object], rows: int = 0, size: int = 0) -> None:
-        self.path, self.pause = path, pause
-        self.damaged = self.long = 0  # lines that are no rows, rows that are too long
-        self.fd = -1
-        self.base, self.end = rows, size  # rows that were not read, bytes that need not be read again
-        self.starts = array("Q")  # where the rows after `base` begin
-
-    @property
-    def count(self) -> int:
-        """Return how many rows there are."""
-        return self.base + len(self.starts)
-
-    def look(self) -> bool:
-        """Take in what has been added; return whether the file was cut or replaced, and is read from its beginning."""
-        try:
-            now = os.stat(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            now = None
-        other = self.fd >= 0 and (now is None or now.st_size < self.end or not os.path.samestat(now, os.fstat(self.fd)))
-        if other:
-            self.close()
-        if self.fd < 0 and now:
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            if self.end and os.pread(self.fd, 1, self.end - 1) != b"\n":
-                self.base = self.end = 0
-        if now and now.st_size > self.end:
-            self._read()
-        return other
-
-    def _read(self) -> None:
-        size = CHUNK
-        while raw := os.pread(self.fd, size, self.end):
-            whole = raw.rfind(b"\n") + 1
-            if not whole and len(raw) < size:
-                return
-            size = CHUNK if whole else 2 * size
-            for n, line in enumerate(raw[:whole].split(b"\n")[:-1]):
-                if _is_row(line):
-                    self.starts.append(self.end)
-                    self.long += len(line) > LONGEST
-                else:
-                    self.damaged += 1
-                self.end += len(line) + 1
-                if n % 20 == 19:
-                    self.pause()
-
-    def whole(self) -> None:
-        """Read all rows, the first ones, too."""
-        self.close()
-        self.look()
-
-    def lines(self, first: int, most: int = ROWS) -> list[bytes]:
-        """Return the rows from `first` on, as many as a post holds, and at most `most`."""
-        if first < self.base:
-            self.whole()
-        i = first - self.base
-        stops = self.starts[i + 1:i + 1 + most].tolist()
-        if len(stops) < most:
-            stops.append(self.end)
-        n = max(1, bisect_right(stops, self.starts[i] + SIZE))
-        raw = os.pread(self.fd, stops[n - 1] - self.starts[i], self.starts[i])
-        cuts = [stop - self.starts[i] for stop in (self.starts[i], *stops[:n])]
-        if len(raw) < cuts[-1]:
-            raise BoardError(f"{self.path} was cut while it was read", 409)
-        # What follows a row's end is damaged.
-        return [fitting(raw[a:b].partition(b"\n")[0]) for a, b in pairwise(cuts)]
-
-    def known(self, rows: int) -> tuple[int, int]:
-        """Return (a number of rows, their bytes), for __init__: of `rows` rows, where they were read."""
-        i = rows - self.base
-        if not 0 <= i <= len(self.starts):
-            return 0, 0
-        return rows, self.starts[i] if i < len(self.starts) else self.end
-
-    def close(self) -> None:
-        """Forget all that was read."""
-        if self.fd >= 0:
-            os.close(self.fd)
-        self.fd, self.base, self.end, self.damaged, self.long = -1, 0, 0, 0, 0
-        del self.starts[:]
+CONFLICTS = 5  # in a row, after which the board is at fault
 
 
 class Push:
@@ -171,9 +76,10 @@ class Push:
                 if self.have[kind] < log.count:
                     self._send(kind, log.lines(self.have[kind]))
             self._send_candidates()
-        except BoardError as error:
-            self.conflicts += 1
-            if error.status != 409 or self.conflicts > CONFLICTS:
+        except (BoardError, Cut) as error:
+            passing = isinstance(error, Cut) or error.status in (404, 409)  # the files or the board have changed
+            self.conflicts = self.conflicts + 1 if passing else 0
+            if not 0 < self.conflicts <= CONFLICTS:
                 raise
             return True
         self.agreed, self.conflicts = True, 0
@@ -199,12 +105,8 @@ class Push:
             log.close()
 
     def _noted(self) -> dict[str, Any]:
-        try:
-            found = json.loads((self.path / REPORT).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return {url: about for url, about in found.items() if isinstance(about, dict)} if isinstance(found, dict
-                                                                                                     ) else {}
+        found = _object(self.path / REPORT) or {}
+        return {url: about for url, about in found.items() if isinstance(about, dict)}
 
     # -- of the run as a whole ----------------------------------------------------------------------------------------
     def _changed(self) -> bool:
@@ -218,11 +120,7 @@ class Push:
         """Send what is known of the run; return how many rows of each kind the board has."""
         stamps, config = self._stamps(), read_config(self.path)
         self.run_id = config["run_id"]
-        try:
-            summary = json.loads((self.path / SUMMARY).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            summary = None
-        about = {"config": config, "summary": summary, "checkpoints": self._checkpoints()}
+        about = {"config": config, "summary": _object(self.path / SUMMARY), "checkpoints": self._checkpoints()}
         answer = self._post("run", rows=[json.dumps(about).encode()])
         self.stamps = stamps
         return answer
@@ -231,14 +129,14 @@ class Push:
         """Return step, val_loss and bytes of each checkpoint."""
         found = {}
         for path in sorted((self.path / CHECKPOINTS).glob("step-*")):
-            with suppress(OSError, ValueError, RecursionError):  # it has just been removed, or is damaged
+            with suppress(OSError, ValueError):  # it has just been removed, or is none
                 made = path.stat().st_mtime_ns
                 if self.checkpoints.get(path.name, (0, {}))[0] == made:
                     found[path.name] = self.checkpoints[path.name]
                     continue
-                state = json.loads((path / "state.json").read_bytes())
+                loss = (_object(path / "state.json") or {}).get("val_loss")
                 found[path.name] = made, {"step": int(path.name.removeprefix("step-")),
-                                          "val_loss": state.get("val_loss") if isinstance(state, dict) else None,
+                                          "val_loss": loss if isinstance(loss, float) else None,
                                           "bytes": sum(file.stat().st_size for file in path.iterdir())}
         self.checkpoints = found
         return [about for _, about in found.values()]
@@ -246,7 +144,7 @@ class Push:
     # -- what the board has -------------------------------------------------------------------------------------------
     def _agree(self, counts: dict[str, int]) -> None:
         """Find out which of our rows the board has, and let others of its go. counts: how many rows it has."""
-        for _ in range(CONFLICTS):
+        for tries in range(CONFLICTS):
             cuts = []
             for kind in self.logs:
                 same, step = self._same(kind, counts[kind])
@@ -254,15 +152,19 @@ class Push:
                     cuts.append(step - 1)
             if not cuts:
                 break
-            counts = self._post("run", cut=min(cuts))
+            # A cut also leaves rows of lower steps that follow higher ones, and these may differ now.
+            counts = self._post("run", cut=min(cuts) if tries < CONFLICTS - 2 else -HIGHEST - 1)
         else:
             raise BoardError(f"{self.client.url} does not let rows go that {self.path} no longer holds", 500)
         self.have = {kind: counts[kind] for kind in self.logs}
         self.theirs = [_text(row) for row in self._get("candidates")]
 
     def _same(self, kind: str, count: int) -> tuple[int, int]:
-        """Return how many of the board's `count` rows are ours, and the lowest step of the others."""
+        """Return how many of the board's `count` rows are ours, and the lowest step of the others. Raises UserError
+        where the file is gone, as in a directory that is being removed."""
         log = self.logs[kind]
+        if count and not log.there:
+            raise UserError(f"{log.path} is gone; put it back, or the board at {self.client.url} keeps what it has")
         if kind != "metrics":
             theirs = self._get(kind) if count else []
             if count and log.base:
@@ -313,7 +215,7 @@ class Push:
 
     def _send_candidates(self) -> None:
         """Send the candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
-        while (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
+        while self.read and (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
             rows = _batch([line for line, _ in self.ours[first:]])
             self._post("candidates", first, rows)
             self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
@@ -338,20 +240,12 @@ class Push:
                     self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
 
 
-def fitting(line: bytes) -> bytes:
-    """Return the row, or what says that it is left out, for it is too long for any post."""
-    if len(line) <= LONGEST:
-        return line
-    row = json.loads(line)
-    kept = {key: row[key] for key in ("step", "time", "kind", "id") if len(str(row.get(key, " " * 99))) < 99}
-    return json.dumps(kept | {"left_out": f"a row of {len(line):,} bytes"}).encode()
-
-
-def _is_row(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
+def _object(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is none."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads(path.read_bytes())
+        return found if isinstance(found, dict) else None
+    return None
 
 
 def _text(row: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from helios.errors import UserError
 from helios.train.records.client import BoardError, Client, patiently, waits
+from helios.train.records.log import Cut
 from helios.train.records.push import Push
 
 POLL = 0.5  # seconds between looks at the files
@@ -111,7 +112,7 @@ def push(path: Path, url: str, seconds: float, warn: Warn, progress: Callable[[i
         try:
             while patiently(sent.round, seconds):
                 progress(sent.sent, sent.sent + sent.left)
-        except BoardError as error:
+        except (BoardError, Cut) as error:
             raise UserError(f"{error}; {sent.left:,} rows of {path} are still to be sent: give the same command "
                             f"again") from error
     sent.close()

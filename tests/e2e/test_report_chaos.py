@@ -1,0 +1,148 @@
+"""A board holds what the runs' files hold, however often it and the trainings are killed.
+
+HELIOS_TEST_KILLS (default 12) is how many kills there are, HELIOS_TEST_ABSENCE (default 6) for how many seconds the
+board is away afterwards, and HELIOS_TEST_SEED (default 0) draws whom they meet, and when.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from helios.train import checkpoint
+
+from ..boards import TOKEN, Board, assert_holds
+
+KILLS, ABSENCE, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default))
+                        for name, default in (("KILLS", 12), ("ABSENCE", 6), ("SEED", 0)))
+ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "25", "--eval-interval", "7",
+           "--sample-interval", "10", "--keep", "2")
+SEARCH = ("--search", "ffn-activation", "--set", "population_size=4", "--set", "generations=50", "--set",
+          "replicates=1", "--set", "steps_per_candidate=15", "--set", "reuse=false")
+
+
+class Training:
+    """A training as a process, which is resumed when it was killed."""
+
+    def __init__(self, path: Path, url: str, *more: str) -> None:
+        self.path, self.log = path, open(f"{path}.log", "w")  # noqa: SIM115 (closed with the process)
+        self.start("--preset", "tiny", "--backend", "cpu_ref", "--report", url, "--run-dir", str(path), *more)
+
+    def start(self, *args: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-m", "helios.cli.train", "--quiet", *args], stdout=self.log,
+                                        stderr=self.log, env=os.environ | {"HELIOS_TOKEN": TOKEN})
+
+    def ready(self) -> None:
+        """Wait for a checkpoint, without which it cannot be resumed."""
+        end = time.monotonic() + 120
+        while not checkpoint.directories(self.path):
+            assert self.process.poll() is None and time.monotonic() < end, self.said()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        self.ready()
+        assert self.process.poll() is None, self.said()
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, number: int, code: int) -> None:
+        self.process.send_signal(number)
+        assert self.process.wait(60) == code, self.said()
+        self.log.close()
+
+    def said(self) -> str:
+        return Path(f"{self.path}.log").read_text()
+
+    @property
+    def run_id(self) -> str:
+        return json.loads((self.path / "config.json").read_text())["run_id"]
+
+
+@pytest.fixture(autouse=True)
+def token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HELIOS_TOKEN", TOKEN)
+
+
+def pushed(path: Path, board: Board, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "helios.cli.report", "push", str(path), "--to", board.url, *more],
+                          capture_output=True, text=True, timeout=120)
+
+
+def test_kills_of_the_board_and_of_trainings(tmp_path: Path) -> None:
+    draw = random.Random(SEED)
+    with Board(tmp_path) as board:
+        trainings = [Training(tmp_path / name, board.url, *ENDLESS, *more)
+                     for name, more in (("a", ()), ("b", ("--seed", "1")), ("c", SEARCH))]
+        try:
+            for t in trainings:
+                t.ready()
+            for _ in range(KILLS):
+                time.sleep(draw.uniform(0, 1))
+                if (who := draw.randrange(5)) >= len(trainings):
+                    board.kill()
+                    time.sleep(draw.choice([0, 1]))
+                    board.start()
+                else:
+                    trainings[who].kill()
+                    time.sleep(draw.choice([0, 1]))
+                    trainings[who].start("--resume", str(trainings[who].path))
+            board.kill()
+            time.sleep(ABSENCE)
+            board.start()
+            for t in trainings:
+                t.end(signal.SIGTERM, 130)
+        finally:
+            for t in trainings:
+                t.process.kill()
+        for t in trainings:
+            assert_holds(board, t.run_id, t.path)
+            assert "still to be sent" not in t.said()
+            assert pushed(t.path, board).stdout == f"{t.path}: 0 rows sent\n"
+        assert board.lines(trainings[2].run_id, "candidates")
+
+
+def test_a_board_that_hangs(tmp_path: Path) -> None:
+    """It takes connections and never answers: the training goes on, and a second Ctrl-C ends it at once."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        t = Training(tmp_path / "run", f"http://127.0.0.1:{hanging.getsockname()[1]}", *ENDLESS)
+        try:
+            t.ready()
+            t.process.send_signal(signal.SIGINT)
+            end = time.monotonic() + 60
+            while "interrupted" not in t.said():  # the last line, before which the run is complete as it is
+                assert t.process.poll() is None and time.monotonic() < end, t.said()
+                time.sleep(0.05)
+            t.end(signal.SIGINT, 130)
+        finally:
+            t.process.kill()
+        assert "still to be sent" not in t.said()
+
+
+def test_the_boards_disk_is_full(tmp_path: Path) -> None:
+    """No file of its grows beyond 500 KiB, as on a disk that is full."""
+    long = tmp_path / "long"
+    long.mkdir()
+    (long / "config.json").write_text('{"run_id": "long", "model": {}, "train": {}, "data": {}}')
+    (long / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "x": "{i:300}"}}\n' for i in range(1, 4000)))
+    with Board(tmp_path, "bash", "-c", 'ulimit -f 500 && exec "$0" "$@"') as board:
+        done = pushed(long, board, "--wait", "1")
+        assert done.returncode == 2 and "answers 503" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert 0 < len(board.lines("long", "metrics")) < 3999
+        t = Training(tmp_path / "run", board.url)
+        assert t.process.wait(120) == 0, t.said()
+        assert "answers 503" in t.said() and f"helios-report push {t.path} --to {board.url}" in t.said()
+        board.kill()
+        board.command = ()
+        board.start()
+        for run_id, path in (("long", long), (t.run_id, t.path)):
+            assert pushed(path, board).returncode == 0
+            assert_holds(board, run_id, path)
