@@ -78,7 +78,7 @@ class Board:
     async def listen(self) -> None:
         """Have the store's commits wake the streams."""
         loop = asyncio.get_running_loop()
-        self.store.listeners.append(lambda: loop.call_soon_threadsafe(self._wake))
+        self.store.listener = lambda: loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         for event in self.waiting:
