@@ -77,7 +77,8 @@ def row(step: int, steps: int) -> dict[str, Any]:
     loss = SPIKE_LOSS if step == round(SPIKE * steps) else 8.0 - 3.0 * step / steps + 0.1 * math.sin(step)
     return dict.fromkeys(COLUMNS) | {
         "step": step, "loss": loss, "val_loss": loss + 0.05 if step % 100 == 0 else None,
-        "lr": 3e-4 * (1 - step / steps), "grad_norm": 1.0 + 0.3 * math.cos(step), "elapsed_ms": 716.2834 * step, "ms_per_iter": 716.2834 + step % 7,
+        "lr": 3e-4 * (1 - step / steps), "grad_norm": 1.0 + 0.3 * math.cos(step), "elapsed_ms": 716.2834 * step,
+        "ms_per_iter": 716.2834 + step % 7,
         "tokens_per_sec": 2859.1 + step % 11, "clip_coef": 0.87, "clip_pct": 31.0, "gpu_vram_used_mb": 412.03125,
         "gpu_vram_total_mb": 23034.0, "gpu_mem_pool_mb": 388.5, "gpu_ops_count": 128, "timing_data_ms": 0.0416,
         "timing_flush_ms": 701.0625, "cusum_grad": 0.41, "cusum_clip": 0.0, "cusum_tps": 1.25, "cusum_alerts": 0}
