@@ -91,6 +91,14 @@ class HeliosGroup(HeliosCommand, click.Group):
     """A group of such commands, which may be plain click commands themselves."""
 
 
+class DefaultGroup(HeliosGroup):
+    """A group whose first command is meant where none is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = args and args[0] in self.commands
+        return super().parse_args(ctx, args if named else [next(iter(self.commands)), *args])
+
+
 def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds the flags of these settings to a command; their values stay text, as with --set."""
     def add(command: Callable[..., Any]) -> Callable[..., Any]:

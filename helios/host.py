@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 
 def cache_dir() -> Path:
@@ -19,6 +20,12 @@ def cache_dir() -> Path:
 def processor() -> str:
     """Return the processor's name, or its architecture where the system tells no name."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str | int]:
+    """Return what the machine is: its name, system, processor, cores that this process may use, and memory in MiB."""
+    return {"name": platform.node(), "os": platform.platform(), "cpu": processor(),
+            "cores": len(os.sched_getaffinity(0)), "memory_mib": psutil.virtual_memory().total // 2**20}
 
 
 def cpu_flags() -> set[str]:

@@ -20,6 +20,8 @@ from helios.train import checkpoint
 from helios.train.records.layout import CONFIG, EVENTS, LOCK, METRICS, read_config
 from helios.train.records.rows import lines
 
+LOOK = 0.3  # seconds: longer than records.overview holds the lock to see whether someone has it
+
 
 def run_id(data: str) -> str:
     """Return a new id for a run on that text: `<stem of data>_<UTC yyyymmddHHMMSS>_<4 random base-36 digits>`."""
@@ -49,7 +51,7 @@ def locked(path: Path, new: bool, anew: bool = False) -> Iterator[None]:
     try:
         if new:
             path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK, poll_interval=LOOK / 10)
     except Timeout:
         raise UserError(f"the run directory {path} is in use by another process; wait for it or give another --run-dir"
                         ) from None

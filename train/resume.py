@@ -108,6 +108,8 @@ class Resumed(Start):
                             f"restore it, or name the other text with --data")
         if self.origin != path:
             self._copy_to(path)
+        elif "created" in self.saved:
+            about["created"] = self.saved["created"]
         if found := winner(self.search, config):
             about["symbio_winner"] = found
         return self._changes(about)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,7 @@ import helios
 from helios import backends
 from helios.backends.backend import Backend
 from helios.errors import DeviceLost, Diverged, UserError
-from helios.host import cache_dir
+from helios.host import cache_dir, machine
 from helios.train import checkpoint, data, directory, texts
 from helios.train.config import Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
@@ -27,6 +29,7 @@ from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
+from helios.train.records.overview import utc
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
@@ -228,18 +231,32 @@ class Run:
                                                f"continue with --resume {_shown(path)}")
             display.final(result.summary)
             return result
+        except KeyboardInterrupt:
+            _last_words(records, loop.step if loop else start.step, "interrupted", "at once, without a checkpoint")
+            raise
+        except Exception as error:
+            what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            _last_words(records, loop.step if loop else start.step, "failed", f"{what}{error}")
+            raise
         finally:
             records.close()
 
 
 def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
-    """Return what config.json holds: settings, device, versions, and what follows from them."""
+    """Return what config.json holds: settings, device, machine, versions, and what follows from them."""
     versions = {"helios": helios.__version__, "python": platform.python_version()}
     for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
         versions[package] = metadata.version(package)
     device = device_kind(backend)
-    return {"run_id": run_id, "config_hash": config.fingerprint(device), "parameters": config.model.parameters(),
-            **config.to_dict(), "device": device, "versions": versions}
+    return {"run_id": run_id, "created": utc(time.time()), "config_hash": config.fingerprint(device),
+            "parameters": config.model.parameters(), **config.to_dict(), "device": device, "host": machine(),
+            "versions": versions}
+
+
+def _last_words(records: Records, step: int, kind: str, message: str) -> None:
+    """Write the event of a run's end, where it can still be written: a full disk may be the reason."""
+    with suppress(UserError):
+        records.event(step, kind, message)
 
 
 def _checked(config: Config) -> Config:

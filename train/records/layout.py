@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,9 @@ from helios.train.records.rows import lines
 CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
 METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 CHECKPOINTS = "checkpoints"
+# Kind of an event that begins or ends a run's life → how the run stands then.
+LIFE = {"run_start": "active", "resumed": "active", "run_complete": "completed", "interrupted": "interrupted",
+        "diverged": "failed", "device_lost": "failed", "failed": "failed"}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -28,11 +34,38 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def find_runs(folder: Path, depth: int = 3) -> Iterator[Path]:
+    """Yield the run directories in a folder, by name: those with a config.json, at most `depth` levels below it, and
+    none within another. Raises UserError where the folder cannot be read."""
+    try:
+        places = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    for place in map(Path, places):
+        if (place / CONFIG).exists():
+            yield place
+        elif depth > 1:
+            with suppress(UserError):  # a folder of others', which is not readable
+                yield from find_runs(place, depth - 1)
+
+
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the settings, and what else two contents of config.json say of model, device, machine and versions, where
+    they differ: section.name and both values, None where one lacks it."""
+    for section in dict.fromkeys((*one, *other)):
+        a, b = (about.get(section) for about in (one, other))
+        if isinstance(a, dict) or isinstance(b, dict):
+            a, b = (x if isinstance(x, dict) else {} for x in (a, b))
+            yield from ((f"{section}.{key}", a.get(key), b.get(key)) for key in dict.fromkeys((*a, *b))
+                        if a.get(key) != b.get(key))
+        elif a != b and section not in ("run_id", "created", "config_hash"):
+            yield section, a, b
+
+
 def finished(path: Path) -> bool:
     """Return whether the run in the directory `path` came to its end and has not been continued since."""
-    told = {"run_start": False, "resumed": False, "run_complete": True}
     kinds = [event.get("kind") for _, event in lines(path / EVENTS)]
-    return next((told[kind] for kind in reversed(kinds) if kind in told), False)
+    return next((LIFE[kind] == "completed" for kind in reversed(kinds) if kind in LIFE), False)
 
 
 def way_on(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.layout import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER, way_on
+from helios.train.records.overview import utc
 from helios.train.records.rows import clipped, finite, line, lines
 
 # In every row, null where unknown. Times are in milliseconds, memory in MiB. clip_pct is the percentage of the last
@@ -83,11 +84,11 @@ class Records:
 
     def event(self, step: int, kind: str, message: str, **more: Any) -> None:
         """Write an event of some kind at a step."""
-        self._line(EVENTS, {"step": step, "time": _now(), "kind": kind, "message": message, **more})
+        self._line(EVENTS, {"step": step, "time": utc(time.time()), "kind": kind, "message": message, **more})
 
     def sample(self, step: int, **more: Any) -> None:
         """Write what the model said at a step."""
-        self._line(SAMPLES, {"step": step, "time": _now(), **more})
+        self._line(SAMPLES, {"step": step, "time": utc(time.time()), **more})
 
     def sync(self) -> None:
         """Wait until all lines are on the disk, as they must be before a checkpoint relies on them.
@@ -140,7 +141,3 @@ def _is_row(row: Mapping[str, Any], name: str) -> bool:
     """Return whether the object is one that Records wrote into the file of that name."""
     numbers = COLUMNS if name == METRICS else ()
     return type(row.get("step")) is int and all(isinstance(row.get(key, ""), int | float | None) for key in numbers)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

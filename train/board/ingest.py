@@ -1,0 +1,170 @@
+"""What is written to the board's database, each within a transaction of the store's."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from helios.train.board import series
+from helios.train.board.schema import LINES, parse, text
+from helios.train.records.overview import Overview
+
+SEGMENTS = ("symbio_candidate_id", "symbio_candidate_activation", "symbio_generation", "symbio_phase")
+MESSAGE = 500  # rows at most in a message of the stream
+HIGHEST = 2**53  # steps beyond it are no steps
+Row = tuple[str, dict[str, Any]]  # its text and what it says
+
+
+class Gap(Exception):
+    """Rows between those that are there and those given are missing."""
+
+    def __init__(self, kind: str, wanted: int, given: int) -> None:
+        super().__init__(f"the next row of {kind} is {wanted}, not {given}")
+        self.wanted = wanted
+
+
+def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequence[Row], now: float) -> int:
+    """Add rows of a run, of which the first has the number `start`, and return how many there are.
+
+    Rows that are there already stay; those of candidates are replaced. Raises Gap where rows before them are missing.
+    """
+    have = count(db, run_id, kind)
+    if start > have:
+        raise Gap(kind, have, start)
+    if kind == "candidates":
+        old = _lines(db, run_id, kind, start)
+        same = next((i for i, (a, (b, _)) in enumerate(zip(old, rows, strict=False)) if a != b), min(len(old), len(rows)))
+        if same == len(old) == len(rows):
+            return have
+        db.execute("DELETE FROM candidates WHERE run_id = ? AND n >= ?", (run_id, start + same))
+        rows, have = rows[same:], start + same
+    else:
+        rows = rows[have - start:]
+        if not rows:
+            return have
+    overview = _overview(db, run_id)
+    row = db.execute(f"SELECT step FROM {kind} WHERE run_id = ? AND n = ?", (run_id, have - 1)).fetchone()
+    last, steps = row[0] if row else None, []
+    for _, value in rows:
+        step = value.get("step")
+        if type(step) is not int or abs(step) > HIGHEST:
+            step = last or 0
+        if kind == "metrics":
+            step = step if last is None else max(step, last)
+        last = step
+        steps.append(step)
+    db.executemany(f"INSERT INTO {kind} (run_id, n, step, line) VALUES (?, ?, ?, ?)",
+                   [(run_id, have + i, step, line) for i, (step, (line, _)) in enumerate(zip(steps, rows, strict=True))])
+    if kind == "metrics":
+        _segments(db, run_id, have, steps, rows)
+        for n, (_, value) in enumerate(rows, have + 1):
+            overview.metrics(value)
+            if n % series.BLOCK == 0:
+                series.seal(db, run_id, n // series.BLOCK - 1)
+                db.execute("INSERT INTO states VALUES (?, ?, ?)", (run_id, n // series.BLOCK - 1, text(overview.state())))
+    elif kind == "events":
+        for _, value in rows:
+            overview.event(value)
+    end = have + len(rows)
+    for a in range(have, max(end, have + 1), MESSAGE):
+        change(db, run_id, kind, a, min(a + MESSAGE, end))
+    _keep(db, run_id, overview, now)
+    return end
+
+
+def cut(db: sqlite3.Connection, run_id: str, step: int, now: float) -> None:
+    """Remove the rows of metrics, events and samples of steps after `step`."""
+    gone = False
+    for kind in ("metrics", "events", "samples"):
+        first = db.execute(f"SELECT min(n) FROM {kind} WHERE run_id = ? AND step > ?", (run_id, step)).fetchone()[0]
+        if first is None:
+            continue
+        gone = True
+        kept = db.execute(f"SELECT step, line FROM {kind} WHERE run_id = ? AND n >= ? AND step <= ? ORDER BY n",
+                          (run_id, first, step)).fetchall()
+        db.execute(f"DELETE FROM {kind} WHERE run_id = ? AND n >= ?", (run_id, first))
+        db.executemany(f"INSERT INTO {kind} (run_id, n, step, line) VALUES (?, ?, ?, ?)",
+                       [(run_id, n, *row) for n, row in enumerate(kept, first)])
+        if kind == "metrics":
+            for table in ("blocks", "buckets", "states"):
+                db.execute(f"DELETE FROM {table} WHERE run_id = ? AND block >= ?", (run_id, first // series.BLOCK))
+            db.execute("DELETE FROM segments WHERE run_id = ? AND n >= ?", (run_id, first))
+    if gone:
+        change(db, run_id, "cut", step)
+        _keep(db, run_id, _again(db, run_id), now)
+
+
+def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None, summary: Mapping[str, Any] | None,
+          checkpoints: Sequence[Mapping[str, Any]], now: float) -> None:
+    """Set what is known of a run besides its rows. checkpoints: each with a step, and perhaps val_loss and bytes."""
+    new = (text(config) if config is not None else None, text(summary) if summary is not None else None)
+    listed = sorted((c["step"], c.get("val_loss"), c.get("bytes")) for c in checkpoints)
+    old = db.execute("SELECT config, summary FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    there = db.execute("SELECT step, val_loss, bytes FROM checkpoints WHERE run_id = ? ORDER BY step", (run_id,)).fetchall()
+    if new == old and listed == there:
+        return
+    overview = _overview(db, run_id)
+    overview.config(config or {})
+    _keep(db, run_id, overview, now)
+    db.execute("UPDATE runs SET config = ?, summary = ? WHERE run_id = ?", (*new, run_id))
+    db.execute("DELETE FROM checkpoints WHERE run_id = ?", (run_id,))
+    db.executemany("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", [(run_id, *row) for row in listed])
+
+
+def change(db: sqlite3.Connection, run_id: str, kind: str, a: int | None = None, b: int | None = None) -> None:
+    """Note for the stream that something changed: rows of a kind from `a` to `b`, a cut at the step `a`, or the run."""
+    db.execute("INSERT INTO changes (run_id, kind, a, b) VALUES (?, ?, ?, ?)", (run_id, kind, a, b))
+
+
+def count(db: sqlite3.Connection, run_id: str, kind: str) -> int:
+    """Return how many rows of a kind a run has."""
+    return db.execute(f"SELECT coalesce(max(n) + 1, 0) FROM {kind} WHERE run_id = ?", (run_id,)).fetchone()[0]
+
+
+def counts(db: sqlite3.Connection, run_id: str) -> dict[str, int]:
+    """Return how many rows of each kind a run has."""
+    return {kind: count(db, run_id, kind) for kind in LINES}
+
+
+def _segments(db: sqlite3.Connection, run_id: str, start: int, steps: Sequence[int], rows: Sequence[Row]) -> None:
+    for key in SEGMENTS:
+        last = db.execute("SELECT value FROM segments WHERE run_id = ? AND key = ? ORDER BY n DESC LIMIT 1", (run_id, key)
+                          ).fetchone()
+        known = last[0] if last else "null"
+        for i, (_, row) in enumerate(rows):
+            if (value := json.dumps(row.get(key))) != known:
+                known = value
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (run_id, key, start + i, steps[i], value))
+
+
+def _overview(db: sqlite3.Connection, run_id: str) -> Overview:
+    row = db.execute("SELECT overview FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    return Overview(parse(row[0]) if row else None)
+
+
+def _again(db: sqlite3.Connection, run_id: str) -> Overview:
+    """Return the overview put together from the rows that are there."""
+    block, state = db.execute("SELECT max(block), overview FROM states WHERE run_id = ?", (run_id,)).fetchone()
+    config = db.execute("SELECT config FROM runs WHERE run_id = ?", (run_id,)).fetchone()[0]
+    fresh = Overview().state()
+    overview = Overview(parse(state) | {key: fresh[key] for key in ("life", "begun")} if state else None)
+    overview.config(parse(config) if config else {})
+    for line in _lines(db, run_id, "metrics", 0 if block is None else (block + 1) * series.BLOCK):
+        overview.metrics(parse(line))
+    for line in _lines(db, run_id, "events", 0):
+        overview.event(parse(line))
+    return overview
+
+
+def _keep(db: sqlite3.Connection, run_id: str, overview: Overview, now: float) -> None:
+    db.execute("INSERT INTO runs (run_id, overview, updated) VALUES (?, ?, ?) ON CONFLICT (run_id) DO UPDATE SET "
+               "overview = excluded.overview, updated = max(updated, excluded.updated)",
+               (run_id, text(overview.state()), now))
+    change(db, run_id, "run")
+
+
+def _lines(db: sqlite3.Connection, run_id: str, kind: str, start: int) -> list[str]:
+    return [line for line, in db.execute(f"SELECT line FROM {kind} WHERE run_id = ? AND n >= ? ORDER BY n",
+                                         (run_id, start))]

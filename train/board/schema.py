@@ -1,0 +1,126 @@
+"""The board's database: its tables, and how one is opened."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from helios.errors import UserError
+from helios.train.records.records import COLUMNS, MORE_COLUMNS
+from helios.train.records.rows import finite
+
+APPLICATION, VERSION = 0x48454C42, 1  # "HELB"; PRAGMA user_version
+LINES = ("metrics", "events", "samples", "candidates")  # tables of rows, each the text of a line
+
+_JSON = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"
+_OF_CONFIG = {"created": "created", "domain": "domain", "ffn_activation": "model.activation", "symbio_mode": "search.mode",
+              "symbio_config": "search", "symbio_winner": "symbio_winner"}
+_VIRTUAL = lambda column, names: ", ".join(f'"{name}" AS ({_JSON.format(column, path)}) VIRTUAL'
+                                           for name, path in names.items())
+_NAMES = lambda *names: {name: name for name in names}
+
+# n counts a run's rows from 0 on. `line` is a row as it was written. metrics.step never decreases: it is the row's, or
+# that of the row before where that has none, or a lower one.
+TABLES = f"""
+CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
+    {_VIRTUAL("config", _OF_CONFIG)}, symbio AS (coalesce(symbio_mode, 'none') != 'none') VIRTUAL) WITHOUT ROWID;
+CREATE TABLE metrics (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
+    {_VIRTUAL("line", _NAMES(*(name for name in (*COLUMNS, *MORE_COLUMNS) if name != "step")))},
+    PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+CREATE TABLE events (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
+    {_VIRTUAL("line", _NAMES("time", "kind", "message"))}, PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+CREATE TABLE samples (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
+    {_VIRTUAL("line", _NAMES("time", "prompt", "text"))}, PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+CREATE TABLE candidates (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
+    {_VIRTUAL("line", _NAMES("id", "name", "activation", "parent_id", "generation"))},
+    PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+CREATE TABLE checkpoints (run_id TEXT, step INTEGER, val_loss REAL, bytes INTEGER, PRIMARY KEY (run_id, step)) WITHOUT ROWID;
+CREATE TABLE files (run_id TEXT, name TEXT, step INTEGER, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
+    PRIMARY KEY (run_id, name)) WITHOUT ROWID;
+CREATE TABLE segments (run_id TEXT, key TEXT, n INTEGER, step INTEGER NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (run_id, key, n)) WITHOUT ROWID;
+CREATE TABLE blocks (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, PRIMARY KEY (run_id, key, block))
+    WITHOUT ROWID;
+CREATE TABLE buckets (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, PRIMARY KEY (run_id, key, block))
+    WITHOUT ROWID;
+CREATE TABLE states (run_id TEXT, block INTEGER, overview TEXT NOT NULL, PRIMARY KEY (run_id, block)) WITHOUT ROWID;
+CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
+CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER, b INTEGER);
+CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
+"""
+
+
+def connect(path: Path, write: bool = False) -> sqlite3.Connection:
+    """Open the database, for reading alone or, one at a time, for writing. What is committed is on the disk."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}", uri=True, isolation_level=None,
+                         check_same_thread=False, timeout=10)
+    if write:
+        db.execute("PRAGMA page_size = 8192")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")  # NORMAL might lose commits in a power cut
+        db.execute("PRAGMA journal_size_limit = 67108864")
+    db.execute("PRAGMA cache_size = -16384")
+    return db
+
+
+def create(path: Path) -> None:
+    """Make the database, or see that it is one of the board's. Raises UserError where it cannot be used."""
+    try:
+        fresh = not path.exists() or path.stat().st_size == 0
+        db = sqlite3.connect(path, isolation_level=None, timeout=10)
+        try:
+            application, version, tables = (db.execute(f"{query}").fetchone()[0] for query in (
+                "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema"))
+            if fresh or not (application or tables):
+                db.close()
+                db = connect(path, write=True)
+                db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};")
+                # From the time on, so that no cursor of an earlier database of that name is one of this.
+                db.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (int(time.time() * 1000),))
+                db.execute("COMMIT")
+            elif application != APPLICATION:
+                raise UserError(f"{path} is the database of another program; give another --db")
+            elif version > VERSION:
+                raise UserError(f"{path} was written by a newer Helios (its version is {version}, this one's "
+                                f"{VERSION}); update Helios or give another --db")
+        finally:
+            db.close()
+    except (sqlite3.Error, OSError) as error:
+        raise UserError(f"cannot use {path} as the board's database: {error}; give another --db") from error
+
+
+def parse(line: str | bytes | msgspec.Raw) -> Any:
+    """Return the value of a JSON text, as Python writes it: also with NaN, Infinity and halves of surrogate pairs.
+    Raises ValueError."""
+    try:
+        return msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeError):
+        try:
+            return json.loads(bytes(line) if isinstance(line, msgspec.Raw) else line)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def text(value: Any) -> str:
+    """Return the JSON text of a value, which `parse` reads and SQLite holds."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if storable(line) else json.dumps(value)
+
+
+def storable(line: str) -> bool:
+    """Return whether the text is UTF-8, which half a surrogate pair is not."""
+    try:
+        line.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def strict(line: str) -> str:
+    """Return the JSON text with null for NaN and Infinity, which are no JSON."""
+    return text(finite(parse(line))) if "NaN" in line or "Infinity" in line else line

@@ -1,0 +1,320 @@
+"""The board's server: what docs/board.md says of its addresses, the stream, and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import helios
+from helios.train.board import ingest, queries, series
+from helios.train.board.guard import Guard, body
+from helios.train.board.schema import LINES, parse, storable, strict, text
+from helios.train.board.store import Store
+from helios.train.board.uploads import LARGEST, PART, Uploads
+
+PAGE = Path(__file__).parent / "page"
+ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+LIMIT = 8 * 2**20  # bytes of a post
+FAR = 2**62  # beyond every number of a row, and what SQLite holds
+PING = 15  # seconds
+PAUSE = 0.1  # seconds between two looks of a stream, in which changes gather
+
+
+class _Post(msgspec.Struct):
+    """A post to /api/ingest. Its rows stay texts, so that they are kept as they were written."""
+
+    run_id: str
+    kind: str
+    start: int | None = msgspec.field(default=None, name="from")
+    rows: list[msgspec.Raw] = []
+    cut: int | None = None
+
+
+class Board:
+    """The answers of a board. Those that read the database run in threads."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.uploads = store, Uploads(store)
+        self.waiting: set[asyncio.Event] = set()
+        self.ended = asyncio.Event()
+
+    def app(self, token: str | None, loopback: bool) -> Starlette:
+        """Return the application. token, loopback: as Guard takes them."""
+        get = lambda path, answer: Route(path, answer, methods=["GET"])
+        one = "/api/runs/{run_id}"
+        return Starlette(
+            routes=[
+                get("/api/health", self.health), get("/api/runs", self.runs), get("/api/stream", self.stream),
+                Route("/api/ingest", self.ingest, methods=["POST"]),
+                get(one, self.run), get(one + "/series", self.series), get(one + "/rows", self.rows),
+                get(one + "/checkpoints", self.checkpoints),
+                *(get(f"{one}/{kind}", self._lines(kind)) for kind in LINES if kind != "metrics"),
+                Route(one + "/files/{name}/parts/{number}", self.part, methods=["PUT"]),
+                get(one + "/files/{name}/parts", self.parts),
+                get(one + "/files/{name}", self.file), Route(one + "/files/{name}", self.finish, methods=["POST"]),
+                Mount("/", StaticFiles(directory=PAGE, html=True)),
+            ],
+            middleware=[Middleware(Guard, token=token, loopback=loopback)],
+            exception_handlers={HTTPException: _refused, sqlite3.Error: _failed, OSError: _failed, Exception: _broken})
+
+    async def listen(self) -> None:
+        """Have the store's commits wake the streams."""
+        loop = asyncio.get_running_loop()
+        self.store.listeners.append(lambda: loop.call_soon_threadsafe(self._wake))
+
+    def _wake(self) -> None:
+        for event in self.waiting:
+            event.set()
+
+    def end(self) -> None:
+        """End the streams."""
+        self.ended.set()
+        self._wake()
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"ok": True, "version": helios.__version__})
+
+    def runs(self, request: Request) -> Response:
+        status, q = request.query_params.get("status"), request.query_params.get("q", "").lower()
+        with self.store.reading() as db:
+            found = queries.entries(db, self.store.locks)
+        return _json({"runs": [entry for entry in found if (not status or entry["status"] == status)
+                               and q in json.dumps(entry, ensure_ascii=False).lower()]})
+
+    def run(self, request: Request) -> Response:
+        run_id = _id(request, "run_id")
+        with self.store.reading() as db:
+            found = queries.run(db, self.store.locks, run_id)
+        return _json(found) if found else _no_run(run_id)
+
+    def series(self, request: Request) -> Response:
+        run_id, query = _id(request, "run_id"), request.query_params
+        keys = [key for part in query.getlist("keys") for key in part.split(",") if key]
+        px = _whole(query, "px", 800, 1, 10_000)
+        if any(not storable(key) for key in keys):
+            raise HTTPException(400, "keys is not UTF-8")
+        with self.store.reading() as db:
+            self._known(db, run_id)
+            found = series.series(db, run_id, keys, _whole(query, "from"), _whole(query, "to"), px)
+        return _json({"series": found})
+
+    def rows(self, request: Request) -> Response:
+        """Rows as they were written, which may be with NaN."""
+        run_id, query = _id(request, "run_id"), request.query_params
+        with self.store.reading() as db:
+            self._known(db, run_id)
+            found, after = queries.rows(db, run_id, "metrics", _whole(query, "from"), _whole(query, "to"),
+                                        _whole(query, "after", 0, 0), _whole(query, "limit", 1000, 1, 10_000))
+        return _text(f'{{"rows":[{",".join(found)}],"next":{json.dumps(after)}}}')
+
+    def _lines(self, kind: str) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            run_id = _id(request, "run_id")
+            with self.store.reading() as db:
+                self._known(db, run_id)
+                found, _ = queries.rows(db, run_id, kind)
+            return _text(f'{{"rows":[{",".join(map(strict, found))}]}}')
+        return answer
+
+    def checkpoints(self, request: Request) -> Response:
+        run_id = _id(request, "run_id")
+        with self.store.reading() as db:
+            self._known(db, run_id)
+            return _json({"rows": queries.checkpoints(db, run_id)})
+
+    async def ingest(self, request: Request) -> Response:
+        raw = await body(request, LIMIT)
+        run_id, work = await run_in_threadpool(_writing, raw)
+        try:
+            return JSONResponse({"next": await asyncio.wrap_future(self.store.submit(work))})
+        except ingest.Gap as gap:
+            return JSONResponse({"next": gap.wanted, "error": f"{run_id}: {gap}"}, 409)
+
+    async def part(self, request: Request) -> Response:
+        _id(request, "run_id"), _id(request, "name")
+        number = _whole(request.path_params, "number", None, 0, LARGEST)
+        size, sha256 = _content(request.query_params)
+        data, digest = await body(request, PART), request.headers.get("x-sha256", "")
+        return JSONResponse({"have": await run_in_threadpool(self.uploads.put, number, data, digest, size, sha256)})
+
+    def parts(self, request: Request) -> Response:
+        _id(request, "run_id"), _id(request, "name")
+        return JSONResponse({"have": self.uploads.have(*_content(request.query_params))})
+
+    async def finish(self, request: Request) -> Response:
+        run_id, name = _id(request, "run_id"), _id(request, "name")
+        try:
+            about = parse(await body(request, PART))
+        except ValueError:
+            about = None
+        if not isinstance(about, dict):
+            raise HTTPException(400, "the body is no JSON object")
+        size, sha256 = _content(about)
+        step = about.get("step")
+        if step is not None and (type(step) is not int or abs(step) > ingest.HIGHEST):
+            raise HTTPException(400, "step is no whole number")
+        await run_in_threadpool(self.uploads.finish, run_id, name, size, sha256, step)
+        return JSONResponse({"href": f"/api/runs/{run_id}/files/{name}"})
+
+    def file(self, request: Request) -> Response:
+        run_id, name = _id(request, "run_id"), _id(request, "name")
+        with self.store.reading() as db:
+            path = self.uploads.path(db, run_id, name)
+        if path is None:
+            raise HTTPException(404, f"{run_id} has no file {name}")
+        return FileResponse(path, media_type="application/octet-stream", filename=name)
+
+    async def stream(self, request: Request) -> Response:
+        runs = frozenset(request.query_params.getlist("run"))
+        given = request.headers.get("last-event-id") or request.query_params.get("cursor")
+        since = None if given is None else _whole({"cursor": given}, "cursor", None, 0)
+        return EventSourceResponse(self._messages(runs, since), ping=PING, sep="\n", send_timeout=PING)
+
+    async def _messages(self, runs: frozenset[str], since: int | None) -> AsyncIterator[ServerSentEvent]:
+        changed = asyncio.Event()
+        self.waiting.add(changed)
+        try:
+            if since is None:
+                since = await run_in_threadpool(self._cursor)
+                yield ServerSentEvent(json.dumps({"cursor": since}), event="hello", id=str(since))
+            while not self.ended.is_set():
+                changed.clear()
+                messages, until = await run_in_threadpool(self._changes, since, runs)
+                for message in messages:
+                    yield ServerSentEvent(message.data, event=message.event, id=str(message.id))
+                if until == since:
+                    await changed.wait()
+                    await asyncio.sleep(PAUSE)
+                since = until
+        finally:
+            self.waiting.discard(changed)
+
+    def _cursor(self) -> int:
+        with self.store.reading() as db:
+            return queries.cursor(db)
+
+    def _changes(self, since: int, runs: frozenset[str]) -> tuple[list[queries.Message], int]:
+        with self.store.reading() as db:
+            return queries.changes(db, self.store.locks, since, runs)
+
+    def _known(self, db: sqlite3.Connection, run_id: str) -> None:
+        if not db.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
+            raise HTTPException(404, f"no run {run_id}")
+
+
+def _writing(raw: bytes) -> tuple[str, Callable[[sqlite3.Connection], Any]]:
+    """Return the run that a post is about, and what writes it. Raises HTTPException where it cannot be used."""
+    now = time.time()
+    try:
+        post = _post(raw)
+        rows = [(str(line if isinstance(line, str) else bytes(line), *(() if isinstance(line, str) else ("utf-8",))),
+                 parse(line)) for line in post.rows]
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise HTTPException(400, f"cannot read the post: {error}") from None
+    run_id, kind, start = post.run_id, post.kind, post.start
+    if not ID.fullmatch(run_id):
+        raise HTTPException(400, "run_id is none: letters, digits, _ . - and no more than 128 of them")
+    if not all(isinstance(row, dict) for _, row in rows):
+        raise HTTPException(400, "a row is no JSON object")
+    if kind == "run":
+        return run_id, lambda db: _run(db, run_id, post.cut, [row for _, row in rows], now)
+    if kind not in LINES:
+        raise HTTPException(400, f"no kind {kind[:40]!r}; there are run, {', '.join(LINES)}")
+    if start is None or not 0 <= start < FAR:
+        raise HTTPException(400, "from is no row number")
+    return run_id, lambda db: _put(db, run_id, kind, start, rows, now)
+
+
+def _put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: list[ingest.Row], now: float) -> int:
+    ingest.put(db, run_id, kind, start, rows, now)
+    return start + len(rows)
+
+
+def _run(db: sqlite3.Connection, run_id: str, cut: int | None, rows: list[dict[str, Any]], now: float) -> dict[str, int]:
+    if cut is not None:
+        ingest.cut(db, run_id, max(-FAR, min(cut, FAR)), now)
+    if rows:
+        about = rows[-1]
+        ingest.about(db, run_id, about.get("config"), about.get("summary"), about.get("checkpoints") or [], now)
+    return ingest.counts(db, run_id)
+
+
+def _post(raw: bytes) -> _Post:
+    try:
+        return msgspec.json.decode(raw, type=_Post)
+    except (msgspec.MsgspecError, UnicodeError):
+        value = json.loads(raw)
+        if isinstance(value, dict) and isinstance(value.get("rows"), list):
+            value["rows"] = [msgspec.Raw(text(row).encode()) for row in value["rows"]]
+        return msgspec.convert(value, _Post)
+
+
+def _id(request: Request, name: str) -> str:
+    given = request.path_params[name]
+    if not ID.fullmatch(given):
+        raise HTTPException(404, f"no such {name}")
+    return given
+
+
+def _whole(given: Any, name: str, default: int | None = None, least: int = -FAR, most: int = FAR) -> Any:
+    value = given.get(name)
+    if value is None or value == "":
+        return default
+    try:
+        number = int(value)
+    except ValueError:
+        raise HTTPException(400, f"{name} is no whole number") from None
+    if not least <= number <= most:
+        raise HTTPException(400, f"{name} is not from {least:,} to {most:,}")
+    return number
+
+
+def _content(given: Any) -> tuple[int, str]:
+    size, sha256 = _whole(given, "size", -1, 0, LARGEST), str(given.get("sha256", "")).lower()
+    if size < 0 or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise HTTPException(400, "size and sha256 of the whole file are wanted")
+    return size, sha256
+
+
+def _no_run(run_id: str) -> Response:
+    return JSONResponse({"error": f"no run {run_id}"}, 404)
+
+
+def _json(value: Any) -> Response:
+    return _text(strict(text(value)))
+
+
+def _text(content: str) -> Response:
+    return Response(content, media_type="application/json")
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    print(f"warning: {request.method} {request.url.path}: {error}", file=sys.stderr, flush=True)
+    return JSONResponse({"error": f"the board cannot use its files: {error}; try again"}, 503)
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the board met an error of its own, which its output tells"}, 500)
