@@ -11,7 +11,7 @@ const AXES = { step: count, tokens: short, time: duration };
 
 /**
  * shared: {axis, range() the x range shown, zoom(range or null, {small}), log(id) whether the y axis is logarithmic,
- * setLog(id, yes)}. Lines: {label, colour, dash, x, y, min, max, last, missing, gaps, smoothed, wide, hidden}, where y
+ * setLog(id, yes)}. Lines: {label, colour, dash, x, y, min, max, last, missing, gaps, smoothed, wide, hidden, aside}, where y
  * is drawn and the others are the buckets; `extra` of draw(): {marks, thresholds, paint, rows, height}.
  */
 export class Chart {
@@ -67,7 +67,7 @@ export class Chart {
     const grid = { stroke: () => css("--grid"), width: 1 }, font = "11px system-ui, sans-serif";
     const axis = { stroke, grid, ticks: { ...grid, size: 4 }, font };
     return {
-      width: this.plot.clientWidth || 400, height: this.extra.height ?? (spec.wide ? HIGH : LOW),
+      width: this.plot.clientWidth || 400, height: this.extra.height ?? (spec.high ? HIGH : LOW),
       padding: [6, 10, 0, 0],
       legend: { show: false },
       cursor: {
@@ -83,11 +83,12 @@ export class Chart {
         { ...axis, size: 24, gap: 2, values: (u, values) => values.map((value) => AXES[shared.axis](value)) },
         rows ? { ...axis, size: 92, gap: 4, splits: () => rows.map((_, i) => i + 0.5), grid: { show: false },
                  values: () => rows.map((name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name)) }
-             : { ...axis, size: 54, gap: 3, values: this.log ? logarithmic : (u, values) => values.map(axisNumber) },
+             : { ...axis, size: 54, gap: 3, values: (u, values) => values.map(axisNumber),
+                 ...(this.log && { splits: (u, i, low, high) => magnitudes(low, high), filter: (u, all) => all }) },
       ],
       series: [{}, ...lines.map((line) => ({
         stroke: line.hidden ? "transparent" : line.colour, width: line.smoothed ? 2 : 1.5, dash: line.dash,
-        points: line.hidden ? { show: false } : { size: 5 },
+        paths: path, points: line.hidden ? { show: false } : { size: 5 },
       }))],
       hooks: {
         drawAxes: [(u) => {
@@ -120,7 +121,7 @@ export class Chart {
       if (value > high) high = value;
     };
     for (const line of this.lines) {
-      for (let i = 0; i < line.x.length; i++) {
+      for (let i = 0; i < line.x.length && !line.aside; i++) {
         if (line.x[i] < from || line.x[i] > to) continue;
         take(line.min[i]);
         take(line.max[i]);
@@ -139,8 +140,8 @@ export class Chart {
     this.cells = lines.map(() => h("b"));
     this.where = h("span");
     this.legend.replaceChildren(
-      ...lines.map((line, i) => h("li", { title: line.title ?? line.label }, line.colour && swatch(line.colour), line.label,
-        " ", this.cells[i])),
+      ...lines.map((line, i) => h("li", { title: line.title ?? line.label }, line.colour && swatch(line.colour),
+        line.label, " ", this.cells[i])),
       ...signs.map((kind) => h("li", { class: "sign" }, `${paint.MARKS[kind].sign} ${paint.MARKS[kind].word}`)),
       h("li", { class: "where" }, this.where));
   }
@@ -171,7 +172,34 @@ export class Chart {
 
 const equal = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
 const axisNumber = (value) => (Math.abs(value) >= 1e5 ? short(value) : number(value));
-const logarithmic = (u, values) => values.map((value) => (value === null ? "" : number(value)));
+
+/** Numbers to write on a logarithmic axis: powers of ten, with more between them where there are few. */
+function magnitudes(low, high) {
+  for (const between of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      found.push(...between.map((digit) => digit * 10 ** power).filter((value) => value >= low && value <= high));
+    }
+    if (found.length >= 4) return found;
+  }
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((digit) => digit * power >= rough), first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
+}
+
+/** uPlot's lines, but that undefined (no value at this x of another line) is passed over and null parts the line. */
+function path(u, series, first, last) {
+  const [xs] = u.data, { [series]: ys } = u.data, stroke = new Path2D();
+  let down = false;
+  const known = (i, by) => { while (i >= 0 && i < xs.length && ys[i] === undefined) i += by; return i; };
+  for (let i = Math.max(0, known(first - 1, -1)); i <= Math.min(xs.length - 1, known(last + 1, 1)); i++) {
+    if (ys[i] === undefined) continue;
+    if (ys[i] === null) { down = false; continue; }
+    stroke[down ? "lineTo" : "moveTo"](u.valToPos(xs[i], "x", true), u.valToPos(ys[i], "y", true));
+    down = true;
+  }
+  return { stroke, fill: null, clip: null, band: null, gaps: null, flags: 1 };
+}
 
 function lastKnown(line) {
   for (let i = line.x.length - 1; i >= 0; i--) if (line.last[i] !== null) return i;

@@ -9,32 +9,33 @@ import { areas } from "./paint.js";
 /**
  * id, title, unit · keys: {key: what its line is called}; one that ends with a dot stands for all that begin with it
  * kind: line (default), activation, stack, heat, timeline; the last three show one run, not several
+ * through: its line goes on from one training of a search to the next · aside: a key for which the axis makes no room
  * derive(run): the columns by the key's name, where they are not those of the record
- * log: logarithmic at first · zero: the axis reaches to 0 · gaps: missing values are marked · marks: the run's marks, too
- * thresholds(config): dashed lines · plain: no logarithmic axis · wide: takes two places
+ * log: logarithmic at first · zero: the axis reaches to 0 · gaps: missing values are marked · marks: those of the run
+ * thresholds(config): dashed lines · plain: no logarithmic axis · wide: takes two places · high: is higher
  */
 export const CHARTS = [
-  { id: "loss", title: "Loss", unit: "nats a token", keys: { loss: "train", val_loss: "val" }, wide: true, marks: true,
-    gaps: ["loss"] },
+  { id: "loss", title: "Loss", unit: "nats a token", keys: { loss: "train", val_loss: "val" }, wide: true, high: true,
+    marks: true, gaps: ["loss"] },
   { id: "throughput", title: "Throughput", unit: "tokens/s", keys: { tokens_per_sec: "tokens/s" }, kind: "activation",
-    zero: true },
+    through: true, zero: true, high: true },
   { id: "grad_norm", title: "Gradient norm", keys: { grad_norm: "norm" }, log: true, gaps: ["grad_norm"],
     thresholds: (config) => (config.train?.spike_threshold ? [config.train.spike_threshold] : []) },
   { id: "lr", title: "Learning rate", keys: { lr: "rate" }, zero: true },
-  { id: "step_time", title: "Step time", unit: "ms", keys: { ms_per_iter: "step" }, zero: true },
+  { id: "step_time", title: "Step time", unit: "ms", keys: { ms_per_iter: "step" }, through: true, zero: true },
   { id: "timing", title: "Step time by part", unit: "ms", kind: "stack", zero: true, plain: true,
     keys: { timing_data_ms: "data", timing_fwd_ms: "forward", timing_bwd_ms: "backward", timing_grad_norm_ms: "norm",
             timing_optim_ms: "optimizer", timing_flush_ms: "flush" } },
   { id: "perplexity", title: "Perplexity", keys: { loss: "train", val_loss: "val" }, log: true,
     derive: (run) => each(run, ["loss", "val_loss"], Math.exp) },
-  { id: "gap", title: "Train/val gap", unit: "val − train, nats", keys: { val_loss: "gap", loss: null }, derive: gap },
+  { id: "gap", title: "Train/val gap", unit: "val − train", keys: { val_loss: "gap", loss: null }, derive: gap },
   { id: "clip_coef", title: "Clipping", unit: "what the gradient is multiplied by", keys: { clip_coef: "coefficient" },
     zero: true },
-  { id: "clip_pct", title: "Clipped steps", unit: "% of the last hundred", keys: { clip_pct: "clipped" }, zero: true },
-  { id: "memory", title: "GPU memory", unit: "MiB", zero: true,
+  { id: "clip_pct", title: "Clipped steps", unit: "% of the last hundred", keys: { clip_pct: "clipped" }, through: true, zero: true },
+  { id: "memory", title: "GPU memory", unit: "MiB", through: true, zero: true, aside: "gpu_vram_total_mb",
     keys: { gpu_vram_used_mb: "used", gpu_mem_pool_mb: "pool", gpu_vram_total_mb: "total" } },
-  { id: "gpu", title: "GPU utilization", unit: "%", keys: { gpu_util_pct: "busy" }, zero: true },
-  { id: "ops", title: "Operations a step", keys: { gpu_ops_count: "operations" }, zero: true },
+  { id: "gpu", title: "GPU utilization", unit: "%", keys: { gpu_util_pct: "busy" }, through: true, zero: true },
+  { id: "ops", title: "Operations a step", keys: { gpu_ops_count: "operations" }, through: true, zero: true },
   { id: "cusum", title: "Change points (CUSUM)", zero: true,
     keys: { cusum_grad: "gradient", cusum_clip: "clipping", cusum_tps: "speed", cusum_val: "val" },
     thresholds: (config) => (config.monitor?.cusum_sensitivity ? [config.monitor.cusum_sensitivity] : []) },
@@ -43,27 +44,29 @@ export const CHARTS = [
   { id: "free_energy", title: "Free energy", keys: { free_energy: "free energy" } },
   { id: "fitness", title: "Fitness", keys: { fitness_score: "fitness" } },
   { id: "heat_capacity", title: "Heat capacity", unit: "d loss / d rate", keys: { heat_capacity: "heat capacity" } },
-  { id: "complexity", title: "Complexity", keys: { complexity_score: "complexity" } },
+  { id: "complexity", title: "Complexity", keys: { complexity_score: "complexity" }, through: true },
   { id: "mutual", title: "Mutual information", unit: "nats",
     keys: { mi_input_repr: "input", mi_repr_output: "output", mi_compression: "compression" } },
-  { id: "batch", title: "Batch size", unit: "sequences", keys: { adaptive_batch_size: "batch" }, zero: true },
-  { id: "loss_scale", title: "Loss scale", keys: { loss_scale: "scale" }, log: true },
+  { id: "batch", title: "Batch size", unit: "sequences", keys: { adaptive_batch_size: "batch" }, through: true, zero: true },
+  { id: "loss_scale", title: "Loss scale", keys: { loss_scale: "scale" }, through: true, log: true },
   { id: "layers", title: "Gradient norm by layer", kind: "heat", keys: { "per_layer_grad_norms.": "" }, plain: true },
 ];
 
 /** Charts of a search, beside its tree and tables. */
 export const SEARCH_CHARTS = [
   { id: "timeline", title: "Trainings", kind: "timeline", keys: { loss: "candidate" }, plain: true, wide: true },
-  { id: "population", title: "Population entropy", unit: "bits", keys: { population_entropy: "entropy" }, zero: true },
-  { id: "diversity", title: "Architecture diversity", keys: { architecture_diversity: "diversity" }, zero: true },
+  { id: "population", title: "Population entropy", unit: "bits", through: true,
+    keys: { population_entropy: "entropy" }, zero: true },
+  { id: "diversity", title: "Architecture diversity", through: true,
+    keys: { architecture_diversity: "diversity" }, zero: true },
 ];
 
 const ONE_RUN = ["stack", "heat", "timeline"];
-const PLACES = ["elapsed_ms", "adaptive_batch_size"]; // what the x axis needs
+const NEEDED = ["elapsed_ms", "adaptive_batch_size", "symbio_replicate"]; // for the x axis, and to part trainings
 
 /** The keys that these charts need of a run. */
 export function keysOf(specs, run) {
-  const wanted = [...PLACES, ...specs.flatMap((spec) => Object.keys(spec.keys))];
+  const wanted = [...NEEDED, ...specs.flatMap((spec) => Object.keys(spec.keys))];
   const found = wanted.flatMap((key) => (key.endsWith(".") ? run.under(key) : run.has(key) ? [key] : []));
   return [...new Set(found)];
 }
@@ -119,40 +122,57 @@ const KINDS = {
       const under = below, sum = own.map((value, at) => value + (under?.last[at] ?? 0));
       below = sum;
       const flat = new Column({ ...sum, min: sum.last, max: sum.last });
-      return [line(spec, key, run, flat, { ...how, smooth: 0 }, { label, colour: LINES[i], hidden: true,
+      return [line(spec, key, run, flat, { ...how, smooth: 0, whole: true }, { label, colour: LINES[i], hidden: true,
         say: (_, at) => number(own.last[at]) })];
     });
   },
 
   heat: (spec, { run }, how) => run.under(Object.keys(spec.keys)[0]).map((key) => line(spec, key, run, run.column(key),
-    { ...how, smooth: 0 }, { label: key.slice(key.indexOf(".") + 1), hidden: true })),
+    { ...how, smooth: 0, whole: true }, { label: key.slice(key.indexOf(".") + 1), hidden: true })),
 
   timeline: (spec, { run }, how) => {
     const spans = run.trainings(), names = new Map(run.candidates.map((c) => [c.id, c.name]));
     const value = (step) => spans.findLast((span) => span.from <= step)?.value;
-    return [line(spec, "loss", run, run.column("loss"), { ...how, smooth: 0 }, { label: "", hidden: true, say: (l, at) => {
+    const say = (_, at) => {
       const id = value(run.column("loss").step[at]);
-      return id ? `${names.get(id) ?? id}` : "the winner's training";
-    } })];
+      return id ? names.get(id) ?? id : "the winner's training";
+    };
+    return [line({ ...spec, gaps: ["loss"] }, "loss", run, run.column("loss"), { ...how, smooth: 0, whole: true },
+      { label: "", hidden: true, gaps: false, say })];
   },
 };
 
 const DASHES = [undefined, [6, 3], [2, 2], [8, 3, 2, 3]];
 
 /** A line of a column: nulls of what is measured now and then are left out, gaps in what is measured always stay. */
-function line(spec, key, run, column, { smooth, place }, more) {
+function line(spec, key, run, column, { smooth, place, whole = spec.through }, more) {
   const gaps = spec.gaps?.includes(key) ?? false, kept = gaps ? column : column.map((value) => value);
-  const { to } = place(run);
-  return { x: kept.step.map(to), y: smooth ? smoothed(kept.last, smooth) : kept.last, min: kept.min, max: kept.max,
-           last: kept.last, missing: kept.missing, smoothed: smooth > 0, gaps,
-           wide: kept.min.some((value, i) => value !== kept.max[i]), ...more };
+  const { to } = place(run), { step, min, max, last, missing } = whole ? kept : parted(kept, run);
+  return { x: step.map(to), y: smooth ? smoothed(last, smooth) : last, min, max, last, missing, smoothed: smooth > 0,
+           gaps, aside: key === spec.aside, wide: min.some((value, i) => value !== max[i]), ...more };
 }
 
-/** Exponential moving average, without the pull towards zero at the beginning; gaps stay gaps. */
+/** The column with an empty place between the trainings of a search, which a line must not connect. */
+function parted(column, run) {
+  const spans = run.trainings(), replicates = run.column("symbio_replicate");
+  if (spans.length < 2 && !replicates.length) return column;
+  const result = new Column();
+  let at = 0, before = null;
+  column.step.forEach((step, i) => {
+    while (at + 1 < spans.length && spans[at + 1].from <= step) at++;
+    const training = `${at} ${spans[at]?.value === null ? "" : replicates.at(step)}`;
+    if (before !== null && training !== before) result.add(step - 0.5, null, 0);
+    before = training;
+    result.copy(column, i);
+  });
+  return result;
+}
+
+/** Exponential moving average, without the pull towards zero at the beginning, which a gap ends. */
 function smoothed(values, by) {
   let sum = 0, weight = 0;
   return values.map((value) => {
-    if (value === null) return null;
+    if (value === null) { sum = weight = 0; return null; }
     sum = by * sum + (1 - by) * value;
     weight = by * weight + 1 - by;
     return sum / weight;

@@ -13,11 +13,18 @@ export class Column {
 
   /** Add a row of its own; value: null where it is missing or not finite. */
   push(step, value) {
-    this.step.push(step);
-    for (const part of ["first", "min", "max", "last"]) this[part].push(value);
-    this.missing.push(value === null ? 1 : 0);
+    this.add(step, value, value === null ? 1 : 0);
     if (this.length > MOST) this.#halve();
   }
+
+  add(step, value, missing) {
+    this.step.push(step);
+    for (const part of ["first", "min", "max", "last"]) this[part].push(value);
+    this.missing.push(missing);
+  }
+
+  /** Add bucket i of another column. */
+  copy(other, i) { for (const part of PARTS) this[part].push(other[part][i]); }
 
   /** Drop what came after a step. */
   cut(step) {

@@ -16,7 +16,8 @@ export class Files {
 
   hear(what) {
     if (what !== "refresh") return;
-    this.body.replaceChildren(...[...this.run.checkpoints].reverse().flatMap(({ step, val_loss: val, bytes: size, files }) =>
+    const latest = [...this.run.checkpoints].reverse();
+    this.body.replaceChildren(...latest.flatMap(({ step, val_loss: val, bytes: size, files }) =>
       (files?.length ? files : [null]).map((file, i) => h("tr", {},
         i ? h("td", { colspan: 3 }) : [h("td", {}, count(step)), h("td", {}, loss(val)), h("td", {}, bytes(size))],
         file ? [h("td", {}, download(file.href, file.name)), h("td", {}, bytes(file.bytes)),

@@ -43,6 +43,8 @@ export class Grid {
     this.charts.clear();
   }
 
+  hear(what) { if (what !== "samples") this.draw(); }
+
   /** Follow a change of the view. */
   update(now, before) {
     this.shared.axis = now.x;
@@ -100,8 +102,7 @@ export class Grid {
       chart.draw(found.lines, found.extra);
       before = chart.element;
     }
-    this.where.textContent = this.view.now.zoom
-      ? `${AXIS_NAMES[x].say(this.range()[0])} to ${AXIS_NAMES[x].say(this.range()[1])}` : "all";
+    this.where.textContent = this.range().map(AXIS_NAMES[x].say).join(" to ");
   }
 
   /** Ask for the true points of the zoomed range. */

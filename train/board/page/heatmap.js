@@ -4,7 +4,7 @@ import { colourOf } from "./colours.js";
 import { within } from "./paint.js";
 import { css } from "./theme.js";
 
-const ROW = 15, FRAME = 40; // CSS pixels
+const ROW = 15, FRAME = 40, LEAST = 180; // CSS pixels
 const LOW = [247, 240, 225], MIDDLE = [230, 159, 0], HIGH = [110, 20, 60];
 
 /** A heat map of the lines, one row each; colours are by the logarithm of the value. */
@@ -26,7 +26,7 @@ export function heat(lines) {
       ctx.fillRect(from, top, Math.max(1, Math.ceil(px(x + right)) - from), height);
     });
   }));
-  return { paint, rows: lines.map((line) => line.label), height: Math.max(120, lines.length * ROW + FRAME) };
+  return { paint, rows: lines.map((line) => line.label), height: Math.max(LEAST, lines.length * ROW + FRAME) };
 }
 
 /** A colour between LOW and HIGH, for 0 to 1; its lightness falls steadily. */
@@ -51,7 +51,7 @@ export function timeline(run, { to }) {
     }
   });
   const rows = ids.map((id) => (id === null ? "after" : known.get(id)?.name ?? id));
-  return { paint, rows, height: rows.length * ROW + FRAME };
+  return { paint, rows, height: Math.max(LEAST, rows.length * ROW + FRAME) };
 }
 
 const activationAt = (run, step) => run.spans("symbio_candidate_activation").findLast((s) => s.from <= step)?.value;

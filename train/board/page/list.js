@@ -30,7 +30,8 @@ export class List {
     this.entries = new Map();
     this.all = false;
     this.search = h("input", { type: "search", placeholder: "Filter by name, device, activation…",
-      "aria-label": "Filter runs", value: view.now.q, oninput: () => view.set({ q: this.search.value }, { small: true }) });
+      "aria-label": "Filter runs", value: view.now.q,
+      oninput: () => view.set({ q: this.search.value }, { small: true }) });
     this.choices = h("span", { class: "group", role: "group", "aria-label": "Status" });
     this.compare = h("a", { class: "button primary", hidden: true });
     this.table = new Table(this.#columns(), { label: "Runs", key: (entry) => entry.run_id, className: "runs",
@@ -117,13 +118,15 @@ export class List {
         { node: status }),
       text("run_id", "Run", (e) => e.run_id + e.historic, (e) => e.run_id, { node: (e) => h("span", {},
         h("a", { href: `#runs=${encodeURIComponent(e.run_id)}` }, e.run_id),
-        e.historic && h("span", { class: "tag", title: "What is known of a run of the original system" }, "historic")) }),
+        e.historic && h("span", { class: "tag", title: "A run of the original system, as far as it is known" },
+          "historic")) }),
       text("domain", "Text", (e) => e.domain ?? "–"),
       text("step", "Step", (e) => `${count(e.step)}/${count(e.steps)}`, undefined, { node: (e) => h("span", {},
         count(e.step), e.steps && h("small", {}, ` / ${count(e.steps)}`), e.steps && progress(e)) }),
       text("loss", "Loss", (e) => loss(e.loss)),
       text("best_val_loss", "Best val", (e) => loss(e.best_val_loss)),
       text("tokens_per_sec", "Tokens/s", (e) => count(e.tokens_per_sec)),
+      text("model", "Model", (e) => e.model ?? "–"),
       text("parameters", "Parameters", (e) => short(e.parameters)),
       text("activation", "Activation", (e) => activation(e) ?? "–", activation, { node: (e) => h("span", {},
         activation(e) && swatch(colourOf(activation(e))), shortName(activation(e)) || "–",

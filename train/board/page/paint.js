@@ -4,12 +4,13 @@ import { css } from "./theme.js";
 
 const RED = "#d00000";
 
-/** Call draw(context, {px, py, box}) with the canvas cut to the plot; px and py turn values into pixels. */
-export function within(u, draw) {
+/** Call draw(context, {px, py, box, ratio}) with the canvas cut to the plot; px and py turn values into pixels.
+ *  more: CSS pixels that may be drawn on to the left and right of it. */
+export function within(u, draw, more = 0) {
   const { ctx, bbox } = u, ratio = devicePixelRatio;
   ctx.save();
   ctx.beginPath();
-  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.rect(bbox.left - more * ratio, bbox.top, bbox.width + 2 * more * ratio, bbox.height);
   ctx.clip();
   draw(ctx, { px: (x) => u.valToPos(x, "x", true), py: (y) => u.valToPos(y, "y", true), box: bbox, ratio });
   ctx.restore();
@@ -109,7 +110,7 @@ export function marks(u, list) {
     let labelled = -Infinity;
     for (const { x, kind, colour, y, label } of list) {
       const at = px(x);
-      if (at < box.left - size || at > box.left + box.width + size) continue;
+      if (at < box.left - 1 || at > box.left + box.width + 1) continue;
       ctx.fillStyle = ctx.strokeStyle = colour ?? css("--muted");
       ctx.lineWidth = ratio;
       if (kind === "switch" || kind === "warmup") {
@@ -120,6 +121,8 @@ export function marks(u, list) {
         ctx.stroke();
         ctx.setLineDash([]);
         ctx.font = `${10 * ratio}px system-ui, sans-serif`;
+        ctx.textAlign = "left";
+        ctx.textBaseline = "alphabetic";
         if (label && at > labelled) {
           ctx.fillText(label, at + 3 * ratio, box.top + 10 * ratio);
           labelled = at + ctx.measureText(label).width + 8 * ratio;
@@ -135,7 +138,7 @@ export function marks(u, list) {
         ctx.fill();
       }
     }
-  });
+  }, 8);
 }
 
 function star(ctx, x, y, size) {

@@ -20,6 +20,7 @@ const TABS = {
   settings: { word: "Settings", several: true },
   files: { word: "Files", there: (run) => run.checkpoints.length > 0, count: (run) => run.checkpoints.length },
 };
+const COMPARED = ["Run", "Status", "Step", "Loss", "Best val", "Tokens/s", "Parameters", "Activation", ""];
 
 export class RunPage {
   constructor(view, trouble) {
@@ -98,6 +99,7 @@ export class RunPage {
     this.panel.replaceChildren(this.open.element);
     this.#tabs();
     await this.open.load?.();
+    this.#about();
   }
 
   #shown(tab, several) {
@@ -128,7 +130,8 @@ export class RunPage {
     const { entry, config } = run, { device, host } = config;
     const activation = entry.symbio_winner ?? entry.activation ?? config.model?.activation;
     const last = (key) => run.columns.get(key)?.last.at(-1) ?? null;
-    const left = entry.status === "active" && entry.steps ? (entry.steps - (entry.step ?? 0)) * last("ms_per_iter") : null;
+    const going = entry.status === "active" && entry.steps && last("ms_per_iter");
+    const left = going ? (entry.steps - (entry.step ?? 0)) * last("ms_per_iter") : null;
     const machine = host && [host.name, host.os, host.cpu, host.cores && `${host.cores} cores`,
                              host.memory_mib && `${count(host.memory_mib)} MiB`].filter(Boolean).join(" · ");
     this.#replace(this.header, [
@@ -146,8 +149,8 @@ export class RunPage {
         figure(left === null ? "Time" : "Time left", duration(left ?? last("elapsed_ms")),
           left !== null && `${duration(last("elapsed_ms"))} so far`),
         figure("Activation", h("span", {}, swatch(colourOf(activation)), shortName(activation) || "–"),
-          entry.symbio ? entry.symbio_winner ? "found by its search" : "being searched" : null),
-        figure("Parameters", short(entry.parameters))),
+          entry.symbio && (entry.symbio_winner ? "found by the search" : "being searched")),
+        figure("Parameters", short(entry.parameters), entry.model)),
       h("p", { class: "facts" }, [entry.domain && `text: ${entry.domain}`, device?.name ?? entry.device, device?.driver,
         machine, entry.created && `begun ${time(entry.created)}`, entry.updated && `last news ${ago(entry.updated)}`]
         .filter(Boolean).map((fact) => h("span", {}, fact))),
@@ -158,8 +161,7 @@ export class RunPage {
     const { view } = this;
     this.#replace(this.header, [h("div", { class: "title" }, h("h1", {}, `${this.runs.length} runs`)),
       h("div", { class: "scroll" }, h("table", { class: "compared", "aria-label": "Compared runs" },
-        h("thead", {}, h("tr", {}, ["Run", "Status", "Step", "Loss", "Best val", "Tokens/s", "Parameters", "Activation", ""]
-          .map((word) => h("th", { scope: "col" }, word)))),
+        h("thead", {}, h("tr", {}, COMPARED.map((word) => h("th", { scope: "col" }, word)))),
         h("tbody", {}, this.runs.map(({ run, colour }) => h("tr", {},
           h("th", { scope: "row" }, swatch(colour), h("a", { href: view.link({ runs: [run.id] }) }, run.id),
             run.entry.historic && h("span", { class: "tag" }, "historic")),

@@ -35,7 +35,7 @@ export class Search {
   }
 
   hear(what) {
-    if (what === "metrics") this.grid.draw();
+    this.grid.hear(what);
     if (["metrics", "candidates", "refresh", "run"].includes(what)) this.hearSoon();
   }
 
@@ -143,7 +143,8 @@ export class Search {
   }
 }
 
-const named = ({ activation }) => h("span", {}, activation && swatch(colourOf(activation)), shortName(activation) || "–");
+const named = ({ activation }) =>
+  h("span", {}, activation && swatch(colourOf(activation)), shortName(activation) || "–");
 
 /** Bars: how many candidates, or blocks where these differ, have each activation in each generation. */
 function distribution(candidates) {
@@ -159,8 +160,8 @@ function distribution(candidates) {
     const parts = Object.keys(COLOURS).filter((name) => of.has(name)).map((name) => {
       const height = (HIGH * of.get(name)) / most;
       y -= height;
-      return svg("rect", { x: i * WIDTH + 8, y, width: WIDTH - 16, height: Math.max(0, height - 1), fill: COLOURS[name] },
-        svg("title", {}, `generation ${generation}: ${of.get(name)} ${name}`));
+      return svg("rect", { x: i * WIDTH + 8, y, width: WIDTH - 16, height: Math.max(0, height - 1),
+                           fill: COLOURS[name] }, svg("title", {}, `generation ${generation}: ${of.get(name)} ${name}`));
     });
     return svg("g", {}, parts, svg("text", { x: i * WIDTH + WIDTH / 2, y: HIGH + 18 }, String(generation)));
   });

@@ -12,6 +12,14 @@ export function follow(runs, hear, state) {
   const abort = new AbortController(), query = runs.map((id) => `run=${encodeURIComponent(id)}`).join("&");
   let cursor = null, wait = FIRST_WAIT;
 
+  function told(event, data) {
+    try {
+      hear(event, data);
+    } catch (error) {
+      reportError(error); // a fault of the page, not of the connection
+    }
+  }
+
   async function read() {
     const headers = cursor === null ? {} : { "Last-Event-ID": cursor };
     const response = await request(`stream${query && `?${query}`}`, { headers, signal: abort.signal });
@@ -26,8 +34,8 @@ export function follow(runs, hear, state) {
       text = messages.pop();
       for (const message of messages) {
         const { id, event, data } = fields(message);
-        if (data !== undefined && !abort.signal.aborted) hear(event ?? "message", parse(data));
-        cursor = id ?? cursor; // after `hear`, so that what could not be heard comes again
+        if (data !== undefined && !abort.signal.aborted) told(event, parse(data));
+        cursor = id ?? cursor;
       }
     }
   }

@@ -5,7 +5,7 @@ import { h, reveal, svg } from "./dom.js";
 import { loss } from "./format.js";
 import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
 
-const ACROSS = 170, DOWN = 30, RADIUS = 6, EDGE = 16, ROOT = "/";
+const ACROSS = 170, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
 
 export class Tree {
   /** pick(id): a node was chosen. */
@@ -21,8 +21,9 @@ export class Tree {
     this.nodes.clear();
     const at = new Map(nodes.map((node) => [node.id, node]));
     const lines = nodes.filter((node) => at.has(node.candidate.parent_id)).map((node) => {
-      const from = at.get(node.candidate.parent_id), middle = (from.x + node.x) / 2;
-      return svg("path", { d: `M${from.x} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
+      const from = at.get(node.candidate.parent_id), start = from.x + 20 + LETTER * label(from).length;
+      const middle = (start + node.x) / 2;
+      return svg("path", { d: `M${start} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
     });
     const circles = nodes.map((node) => this.#node(node, winner));
     this.box.replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
@@ -53,11 +54,16 @@ export class Tree {
       } },
       svg("title", {}, about), svg("rect", { x: -11, y: -13, width: ACROSS - 16, height: 26, rx: 5 }),
       id === winner && svg("circle", { r: RADIUS + 3.5, class: "winner" }), circle,
-      svg("text", { x: 13, y: 0 }, svg("tspan", {}, name.length > 18 ? `${name.slice(0, 17)}…` : name),
+      svg("text", { x: 13, y: 0 }, svg("tspan", {}, label({ id, candidate })),
         svg("tspan", { class: "value", x: 13, dy: 11 }, value === null ? candidate.status ?? "" : loss(value))));
     this.nodes.set(id, element);
     return element;
   }
+}
+
+function label({ id, candidate }) {
+  const name = candidate.name ?? id;
+  return name.length > 18 ? `${name.slice(0, 17)}…` : name;
 }
 
 /** Where each candidate lies. A child of an earlier generation than the last hangs on a chain of empty places. */
