@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a run, and a file's name
 PATIENCE = 30.0  # seconds in which a request's body must come
 HEADERS = [(name.encode(), value.encode()) for name, value in {
     "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "

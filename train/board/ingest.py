@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,14 +37,14 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
         same = next((i for i, (a, (b, _)) in enumerate(zip(old, rows, strict=False)) if a != b), min(len(old), len(rows)))
         if same == len(old) == len(rows):
             return have
-        db.execute("DELETE FROM candidates WHERE run_id = ? AND n >= ?", (run_id, start + same))
+        db.execute("DELETE FROM candidates_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
         rows, have = rows[same:], start + same
     else:
         rows = rows[have - start:]
         if not rows:
             return have
     overview = _overview(db, run_id)
-    row = db.execute(f"SELECT step FROM {kind} WHERE run_id = ? AND n = ?", (run_id, have - 1)).fetchone()
+    row = db.execute(f"SELECT step FROM {kind}_lines WHERE run_id = ? AND n = ?", (run_id, have - 1)).fetchone()
     last, steps = row[0] if row else None, []
     for _, value in rows:
         step = value.get("step")
@@ -55,7 +54,7 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
             step = step if last is None else max(step, last)
         last = step
         steps.append(step)
-    db.executemany(f"INSERT INTO {kind} (run_id, n, step, line) VALUES (?, ?, ?, ?)",
+    db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
                    [(run_id, have + i, step, line) for i, (step, (line, _)) in enumerate(zip(steps, rows, strict=True))])
     if kind == "metrics":
         _segments(db, run_id, have, steps, rows)
@@ -78,14 +77,14 @@ def cut(db: sqlite3.Connection, run_id: str, step: int, now: float) -> None:
     """Remove the rows of metrics, events and samples of steps after `step`."""
     gone = False
     for kind in ("metrics", "events", "samples"):
-        first = db.execute(f"SELECT min(n) FROM {kind} WHERE run_id = ? AND step > ?", (run_id, step)).fetchone()[0]
+        first = db.execute(f"SELECT min(n) FROM {kind}_lines WHERE run_id = ? AND step > ?", (run_id, step)).fetchone()[0]
         if first is None:
             continue
         gone = True
-        kept = db.execute(f"SELECT step, line FROM {kind} WHERE run_id = ? AND n >= ? AND step <= ? ORDER BY n",
+        kept = db.execute(f"SELECT step, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND step <= ? ORDER BY n",
                           (run_id, first, step)).fetchall()
-        db.execute(f"DELETE FROM {kind} WHERE run_id = ? AND n >= ?", (run_id, first))
-        db.executemany(f"INSERT INTO {kind} (run_id, n, step, line) VALUES (?, ?, ?, ?)",
+        db.execute(f"DELETE FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first))
+        db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
                        [(run_id, n, *row) for n, row in enumerate(kept, first)])
         if kind == "metrics":
             for table in ("blocks", "buckets", "states"):
@@ -120,7 +119,7 @@ def change(db: sqlite3.Connection, run_id: str, kind: str, a: int | None = None,
 
 def count(db: sqlite3.Connection, run_id: str, kind: str) -> int:
     """Return how many rows of a kind a run has."""
-    return db.execute(f"SELECT coalesce(max(n) + 1, 0) FROM {kind} WHERE run_id = ?", (run_id,)).fetchone()[0]
+    return db.execute(f"SELECT coalesce(max(n) + 1, 0) FROM {kind}_lines WHERE run_id = ?", (run_id,)).fetchone()[0]
 
 
 def counts(db: sqlite3.Connection, run_id: str) -> dict[str, int]:
@@ -130,13 +129,13 @@ def counts(db: sqlite3.Connection, run_id: str) -> dict[str, int]:
 
 def _segments(db: sqlite3.Connection, run_id: str, start: int, steps: Sequence[int], rows: Sequence[Row]) -> None:
     for key in SEGMENTS:
-        last = db.execute("SELECT value FROM segments WHERE run_id = ? AND key = ? ORDER BY n DESC LIMIT 1", (run_id, key)
-                          ).fetchone()
-        known = last[0] if last else "null"
+        found = db.execute("SELECT value FROM segments WHERE run_id = ? AND key = ? ORDER BY n DESC LIMIT 1", (run_id, key)
+                           ).fetchone()
+        last = parse(found[0]) if found else None
         for i, (_, row) in enumerate(rows):
-            if (value := json.dumps(row.get(key))) != known:
-                known = value
-                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (run_id, key, start + i, steps[i], value))
+            if (value := row.get(key)) is not last and text(value) != text(last):
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (run_id, key, start + i, steps[i], text(value)))
+                last = value
 
 
 def _overview(db: sqlite3.Connection, run_id: str) -> Overview:
@@ -166,5 +165,5 @@ def _keep(db: sqlite3.Connection, run_id: str, overview: Overview, now: float) -
 
 
 def _lines(db: sqlite3.Connection, run_id: str, kind: str, start: int) -> list[str]:
-    return [line for line, in db.execute(f"SELECT line FROM {kind} WHERE run_id = ? AND n >= ? ORDER BY n",
+    return [line for line, in db.execute(f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? ORDER BY n",
                                          (run_id, start))]

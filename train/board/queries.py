@@ -59,7 +59,7 @@ def rows(db: sqlite3.Connection, run_id: str, kind: str, first: int | None = Non
         if value is not None:
             clauses.append(clause)
             values.append(value)
-    for n, line in db.execute(f"SELECT n, line FROM {kind} WHERE {' AND '.join(clauses)} ORDER BY n", values):
+    for n, line in db.execute(f"SELECT n, line FROM {kind}_lines WHERE {' AND '.join(clauses)} ORDER BY n", values):
         if limit is not None and (len(found) == limit or size > PAGE):
             return found, n
         found.append(line)
@@ -104,7 +104,7 @@ def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs:
             messages.append(Message(id, kind, text({"run_id": run_id, "step": a})))
         elif kind in LINES and run_id in runs:
             lines = [strict(line) for line, in db.execute(
-                f"SELECT line FROM {kind} WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n", (run_id, a, b))]
+                f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n", (run_id, a, b))]
             if lines or kind == "candidates":
                 messages.append(Message(id, kind, f'{{"run_id":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))
         size += len(messages[-1].data) if messages else 0

@@ -15,30 +15,29 @@ from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.records.rows import finite
 
 APPLICATION, VERSION = 0x48454C42, 1  # "HELB"; PRAGMA user_version
-LINES = ("metrics", "events", "samples", "candidates")  # tables of rows, each the text of a line
 
-_JSON = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"
-_OF_CONFIG = {"created": "created", "domain": "domain", "ffn_activation": "model.activation", "symbio_mode": "search.mode",
+_VALUE = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"  # null where a number is NaN, which is no JSON
+# Column → its path in config.json.
+_OF_CONFIG = {"created": "created", "ffn_activation": "model.activation", "symbio_mode": "search.mode",
               "symbio_config": "search", "symbio_winner": "symbio_winner"}
-_VIRTUAL = lambda column, names: ", ".join(f'"{name}" AS ({_JSON.format(column, path)}) VIRTUAL'
-                                           for name, path in names.items())
-_NAMES = lambda *names: {name: name for name in names}
+# View → the columns that it shows of its rows.
+_OF_LINES = {"metrics": [name for name in (*COLUMNS, *MORE_COLUMNS) if name != "step"],
+             "events": ["time", "kind", "message"], "samples": ["time", "prompt", "text"],
+             "candidates": ["id", "name", "activation", "parent_id", "generation"]}
+LINES = tuple(_OF_LINES)  # kinds of rows
 
-# n counts a run's rows from 0 on. `line` is a row as it was written. metrics.step never decreases: it is the row's, or
-# that of the row before where that has none, or a lower one.
-TABLES = f"""
+# n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the row's,
+# or that of the row before where that has none, or a lower one.
+TABLES = "".join(f"""
+CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
+    WITHOUT ROWID;
+CREATE VIEW {kind} AS SELECT run_id, n, step, {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)},
+    line FROM {kind}_lines;""" for kind, names in _OF_LINES.items()) + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
-    {_VIRTUAL("config", _OF_CONFIG)}, symbio AS (coalesce(symbio_mode, 'none') != 'none') VIRTUAL) WITHOUT ROWID;
-CREATE TABLE metrics (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
-    {_VIRTUAL("line", _NAMES(*(name for name in (*COLUMNS, *MORE_COLUMNS) if name != "step")))},
-    PRIMARY KEY (run_id, n)) WITHOUT ROWID;
-CREATE TABLE events (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
-    {_VIRTUAL("line", _NAMES("time", "kind", "message"))}, PRIMARY KEY (run_id, n)) WITHOUT ROWID;
-CREATE TABLE samples (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
-    {_VIRTUAL("line", _NAMES("time", "prompt", "text"))}, PRIMARY KEY (run_id, n)) WITHOUT ROWID;
-CREATE TABLE candidates (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL,
-    {_VIRTUAL("line", _NAMES("id", "name", "activation", "parent_id", "generation"))},
-    PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+    {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
+    domain AS (CASE {_VALUE.format("config", "chat")} WHEN 0 THEN 'text' ELSE 'chat' END),
+    symbio AS (coalesce(symbio_mode, 'none') != 'none')) WITHOUT ROWID;
+CREATE INDEX runs_updated ON runs (updated);
 CREATE TABLE checkpoints (run_id TEXT, step INTEGER, val_loss REAL, bytes INTEGER, PRIMARY KEY (run_id, step)) WITHOUT ROWID;
 CREATE TABLE files (run_id TEXT, name TEXT, step INTEGER, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
     PRIMARY KEY (run_id, name)) WITHOUT ROWID;
@@ -49,7 +48,8 @@ CREATE TABLE blocks (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, P
 CREATE TABLE buckets (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, PRIMARY KEY (run_id, key, block))
     WITHOUT ROWID;
 CREATE TABLE states (run_id TEXT, block INTEGER, overview TEXT NOT NULL, PRIMARY KEY (run_id, block)) WITHOUT ROWID;
-CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
+CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, n INTEGER, mark BLOB,
+    PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
 CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER, b INTEGER);
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
 """

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -22,34 +22,37 @@ DEPTH, COLUMNS = 8, 4096  # at most: nested objects in a row, columns in a block
 FIRST, MIN, MAX, LAST, MISSING = range(5)  # rows of an array of buckets, (5, buckets)
 
 
-def numbers(row: Mapping[str, Any], prefix: str = "", depth: int = DEPTH) -> Iterator[tuple[str, float]]:
-    """Yield the numeric columns of a row, nested ones with dots between the names; a boolean counts as 0 or 1."""
-    for key, value in row.items():
-        if isinstance(value, int | float):
-            if prefix + key != STEP:
-                yield prefix + key, _float(value)
-        elif isinstance(value, dict) and depth > 1:
-            yield from numbers(value, f"{prefix}{key}.", depth - 1)
+def columns(rows: Sequence[Any], wanted: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the numeric columns that occur in rows, by name in alphabetical order: (rows,), NaN where a row has no
+    finite number. Nested ones have dots between the names; a boolean counts as 0 or 1.
+
+    wanted: the names of those to return; None: all.
+    """
+    return dict(sorted(_columns(rows, "", wanted, DEPTH)))
+
+
+def _columns(rows: Sequence[Any], prefix: str, wanted: Collection[str] | None, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+    for key in sorted(dict.fromkeys(chain.from_iterable(rows))):
+        name = prefix + key
+        if name == STEP or not (wanted is None or any(w == name or w.startswith(f"{name}.") for w in wanted)):
+            continue
+        values = [row.get(key) for row in rows]
+        kinds = set(map(type, values))
+        if dict in kinds and depth > 1:
+            yield from _columns([value if type(value) is dict else {} for value in values], f"{name}.", wanted, depth - 1)
+        if kinds & {int, float, bool}:
+            yield name, _finite(values)
 
 
 def seal(db: sqlite3.Connection, run_id: str, block: int) -> None:
     """Write the block of that number, whose rows are all there."""
-    start = block * BLOCK
-    found: dict[str, list[float]] = {STEP: []}
-    for i, (step, line) in enumerate(_tail(db, run_id, start, start + BLOCK)):
-        found[STEP].append(step)
-        for key, value in numbers(parse(line)):
-            if key not in found:
-                if len(found) > COLUMNS:
-                    continue
-                found[key] = [np.nan] * BLOCK
-            found[key][i] = value
-    for key, values in found.items():
-        array = _finite(values)
-        same = bool((array == array[0]).all() or np.isnan(array).all())
-        db.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (run_id, key, block, (array[:1] if same else array).tobytes()))
-        buckets = group(single(array), np.arange(0, BLOCK, UNIT))
-        db.execute("INSERT INTO buckets VALUES (?, ?, ?, ?)", (run_id, key, block, buckets.tobytes()))
+    steps, lines = zip(*_lines(db, run_id, block * BLOCK, (block + 1) * BLOCK), strict=True)
+    found = {STEP: _finite(steps), **columns([parse(line) for line in lines])}
+    for key, values in islice(found.items(), COLUMNS):
+        same = (values == values[0]).all() or np.isnan(values).all()
+        buckets = group(single(values), np.arange(0, BLOCK, UNIT))
+        for table, array in (("blocks", values[:1] if same else values), ("buckets", buckets)):
+            db.execute(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", (run_id, key, block, array.tobytes()))
 
 
 def single(values: np.ndarray) -> np.ndarray:
@@ -72,55 +75,38 @@ def group(buckets: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 def keys(db: sqlite3.Connection, run_id: str) -> list[str]:
     """Return the names of the numeric columns that occur in a run, in alphabetical order."""
-    found, key = set(), STEP
-    while row := db.execute("SELECT min(key) FROM blocks WHERE run_id = ? AND key > ?", (run_id, key)).fetchone():
-        if row[0] is None:
-            break
-        key = row[0]
+    found, key = set(_Tail(db, run_id, None).columns), STEP
+    while (key := db.execute("SELECT min(key) FROM blocks WHERE run_id = ? AND key > ?", (run_id, key)).fetchone()[0]):
         found.add(key)
-    count = _count(db, run_id)
-    for _, line in _tail(db, run_id, count - count % BLOCK, count):
-        found.update(key for key, _ in numbers(parse(line)))
     return sorted(found)
 
 
-def series(db: sqlite3.Connection, run_id: str, wanted: Sequence[str], first: int | None, last: int | None, px: int,
+def series(db: sqlite3.Connection, run_id: str, wanted: Collection[str], first: int | None, last: int | None, px: int,
            ) -> dict[str, dict[str, list[Any]]]:
     """Return at most `px` buckets of each of the columns, over the rows of the steps from `first` to `last`, each
     included; None: the run's own. Their values are None where nothing in them is finite; a column that does not occur
     in the run has none."""
-    count = _count(db, run_id)
-    step = lambda n: db.execute("SELECT step FROM metrics WHERE run_id = ? AND n = ?", (run_id, n)).fetchone()[0]
-    a = 0 if first is None else bisect_left(range(count), first, key=step)
-    b = count if last is None else bisect_right(range(count), last, key=step)
-    tail, steps, found = _Tail(db, run_id, count), [], {}
+    step = lambda n: db.execute("SELECT step FROM metrics_lines WHERE run_id = ? AND n = ?", (run_id, n)).fetchone()[0]
+    tail = _Tail(db, run_id, wanted)
+    a = 0 if first is None else bisect_left(range(tail.end), first, key=step)
+    b = tail.end if last is None else bisect_right(range(tail.end), last, key=step)
+    steps, found = [], {}
     if a < b:
         steps = _Column(db, run_id, STEP, tail).buckets(a, b, px)[FIRST].astype(np.int64).tolist()
-        columns = {key: _Column(db, run_id, key, tail) for key in wanted if key != STEP}
-        found = {key: column.buckets(a, b, px) for key, column in columns.items() if column.occurs}
+        of = {key: _Column(db, run_id, key, tail) for key in wanted if key != STEP}
+        found = {key: column.buckets(a, b, px) for key, column in of.items() if column.occurs}
     return {key: _plain(steps, found[key]) if key in found else _plain([], np.empty((5, 0))) for key in wanted}
 
 
 class _Tail:
-    """The rows of a run after its last whole block."""
+    """The columns of the rows of a run after its last whole block. wanted: as `columns` takes it."""
 
-    def __init__(self, db: sqlite3.Connection, run_id: str, count: int) -> None:
-        self.start = count - count % BLOCK
-        lines = _tail(db, run_id, self.start, count)
-        self.steps, self.rows = [step for step, _ in lines], [parse(line) for _, line in lines]
-
-    @cached_property
-    def nested(self) -> list[dict[str, float]]:
-        return [dict(numbers(row)) for row in self.rows]
-
-    def column(self, key: str) -> list[float | None]:
-        """Return the numbers in a column, with None where there is none."""
-        if key == STEP:
-            return self.steps
-        if "." in key:
-            return [row.get(key) for row in self.nested]
-        values = (row.get(key) for row in self.rows)
-        return [_float(value) if isinstance(value, int | float) else None for value in values]
+    def __init__(self, db: sqlite3.Connection, run_id: str, wanted: Collection[str] | None) -> None:
+        self.end = db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics_lines WHERE run_id = ?", (run_id,)).fetchone()[0]
+        self.start = self.end - self.end % BLOCK
+        rows = _lines(db, run_id, self.start, self.end)
+        self.columns = columns([parse(line) for _, line in rows], wanted)
+        self.steps = _finite([step for step, _ in rows])
 
 
 class _Column:
@@ -128,10 +114,10 @@ class _Column:
 
     def __init__(self, db: sqlite3.Connection, run_id: str, key: str, tail: _Tail) -> None:
         self.db, self.of, self.sealed = db, (run_id, key), tail.start
-        rest = tail.column(key)
-        self.occurs = any(value is not None for value in rest) or db.execute(
+        rest = tail.steps if key == STEP else tail.columns.get(key)
+        self.occurs = rest is not None or db.execute(
             "SELECT 1 FROM blocks WHERE run_id = ? AND key = ? LIMIT 1", self.of).fetchone() is not None
-        self.rest = _finite([np.nan if value is None else value for value in rest])
+        self.rest = np.full(tail.end - tail.start, np.nan) if rest is None else rest
 
     def buckets(self, a: int, b: int, px: int) -> np.ndarray:
         """Return at most `px` buckets of the rows from `a` to `b` (excluded)."""
@@ -171,15 +157,15 @@ class _Column:
                                f"AND block < ?", (*self.of, first, end))
 
 
-def _float(value: int | float) -> float:
+def _finite(values: Sequence[Any]) -> np.ndarray:
+    """Return the values as numbers, NaN where they are none or not finite."""
     try:
-        return float(value)
+        if set(map(type, values)) - {int, float, bool, type(None)}:
+            values = [value if isinstance(value, int | float) else None for value in values]
+        array = np.array(values, np.float64)
     except OverflowError:  # an integer beyond every float
-        return np.inf
-
-
-def _finite(values: Sequence[float]) -> np.ndarray:
-    array = np.array(values, np.float64)
+        array = np.array([value if isinstance(value, float) or (value is not None and abs(value) < 2**1023) else None
+                          for value in values], np.float64)
     array[~np.isfinite(array)] = np.nan
     return array
 
@@ -190,10 +176,6 @@ def _plain(steps: list[int], buckets: np.ndarray) -> dict[str, list[Any]]:
     return {"step": steps, **numbers, "missing": buckets[MISSING].astype(np.int64).tolist()}
 
 
-def _count(db: sqlite3.Connection, run_id: str) -> int:
-    return db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics WHERE run_id = ?", (run_id,)).fetchone()[0]
-
-
-def _tail(db: sqlite3.Connection, run_id: str, a: int, b: int) -> list[tuple[int, str]]:
-    return db.execute("SELECT step, line FROM metrics WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n", (run_id, a, b)
-                      ).fetchall()
+def _lines(db: sqlite3.Connection, run_id: str, a: int, b: int) -> list[tuple[int, str]]:
+    return db.execute("SELECT step, line FROM metrics_lines WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n",
+                      (run_id, a, b)).fetchall()

@@ -89,7 +89,15 @@ def _listen(host: str, port: int, token: str | None) -> tuple[socket.socket, boo
         if not loopback and token is None:
             raise UserError(f"--host {host} is seen by other machines, and so needs a token; give --token-file FILE or "
                             f"set HELIOS_TOKEN")
-        return socket.create_server(address[:2], family=family, backlog=512), loopback
+        # With the protocol named, asyncio sets TCP_NODELAY, without which an answer takes 40 ms more.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+        return listener, loopback
     except (OSError, UnicodeError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"cannot listen at {host} port {port}: {why}; give another --host or --port") from error

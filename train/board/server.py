@@ -25,13 +25,12 @@ from starlette.staticfiles import StaticFiles
 
 import helios
 from helios.train.board import ingest, queries, series
-from helios.train.board.guard import Guard, body
+from helios.train.board.guard import ID, Guard, body
 from helios.train.board.schema import LINES, parse, storable, strict, text
 from helios.train.board.store import Store
 from helios.train.board.uploads import LARGEST, PART, Uploads
 
 PAGE = Path(__file__).parent / "page"
-ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 LIMIT = 8 * 2**20  # bytes of a post
 FAR = 2**62  # beyond every number of a row, and what SQLite holds
 PING = 15  # seconds
@@ -78,7 +77,7 @@ class Board:
     async def listen(self) -> None:
         """Have the store's commits wake the streams."""
         loop = asyncio.get_running_loop()
-        self.store.listeners.append(lambda: loop.call_soon_threadsafe(self._wake))
+        self.store.listener = lambda: loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         for event in self.waiting:

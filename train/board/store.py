@@ -41,7 +41,7 @@ class Store:
             self.lock.release()
             raise
         self.locks: dict[str, bool] = {}  # of runs in directories: whether a process holds them
-        self.listeners: list[Callable[[], None]] = []  # called after each commit, by the writing thread
+        self.listener: Callable[[], object] = lambda: None  # called after each commit, by the writing thread
         self._readers = threading.local()
         self._open: list[sqlite3.Connection] = []
         self._work: queue.SimpleQueue[tuple[Work, Future[Any]] | None] = queue.SimpleQueue()
@@ -119,8 +119,8 @@ class Store:
                 continue
             for future, result in done:
                 future.set_result(result)
-            for listener in list(self.listeners):
-                listener()
+            with suppress(RuntimeError):  # the streams have ended
+                self.listener()
         if db is not None:
             with suppress(sqlite3.Error):
                 db.close()

@@ -1,30 +1,311 @@
-from __future__ import annotations
-import threading
-from pathlib import Path
-from helios.train.board import ingest
-from helios.train.board.store import Store
-from helios.train.records.layout import find_runs, read_config
-from helios.train.records.overview import locked, updated
-from helios.train.records.rows import lines
+"""Reads the run directories of a folder into the store as they grow, also those of runs in other processes."""
 
-class Watcher:  # rough; the real one follows
-    def __init__(self, runs: Path, store: Store) -> None:
-        self.runs, self.store, self.ended = runs, store, threading.Event()
-        self.thread = threading.Thread(target=self.loop)
-    def start(self) -> None: self.thread.start()
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from helios.errors import UserError
+from helios.train.board import ingest, tail
+from helios.train.board.guard import ID
+from helios.train.board.store import Store
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, LOGS, read_config
+from helios.train.records.overview import STALE, locked
+
+TICK = 0.4  # seconds between two looks at the runs under way
+WARM = 10.0  # seconds for which a run is under way after something changed; the others are looked through as often
+DEPTH = 3  # levels of folders in which runs are found
+CANDIDATES, SUMMARY = "search/candidates.jsonl", "search/summary.json"
+KINDS = {f"{kind}.jsonl": kind for kind in ("metrics", "events", "samples")}
+ABOUT = (CONFIG, SUMMARY, CHECKPOINTS)  # read whole when one of them changes
+_STEP = re.compile(r"step-(\d{6,})")
+_STATE = "state.json"
+
+Signature = tuple[int, int, int] | None  # inode, size, time of the last change in ns
+
+
+@dataclass
+class _Run:
+    path: str
+    run_id: str
+    seen: dict[str, Signature] = field(default_factory=dict)  # by name of a file
+    places: dict[str, tail.Place] | None = None  # by kind of rows: up to where they are read; None: not looked up yet
+    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    warm: float = 0.0  # until when
+
+
+class Watcher:
+    """A thread that reads the runs in a folder into a store."""
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder, self.store = str(folder), store
+        self.folders: dict[str, tuple[int, list[str]]] = {}  # without a run of their own: time of a change, what is in it
+        self.runs: dict[str, _Run] = {}  # by path
+        self.owners: dict[str, str] = {}  # run id → path
+        self.waiting: deque[_Run] = deque()  # to be looked through
+        self.warned: set[str] = set()
+        self.checked = time.time()  # for runs of which there is no news
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._loop, name="watch")
+
+    def start(self) -> None:
+        """Begin to read."""
+        self.thread.start()
+
     def stop(self) -> None:
-        self.ended.set(); self.thread.join()
-    def loop(self) -> None:
-        while True:
-            for path in find_runs(self.runs):
-                try:
-                    config = read_config(path); run_id = config["run_id"]; now = updated(path)
-                    self.store.locks[run_id] = locked(path)
-                    self.store.write(lambda db: ingest.about(db, run_id, config, None, [], now))
-                    for kind in ("metrics", "events", "samples"):
-                        rows = [(raw.decode().rstrip("\n"), row) for raw, row in lines(path / f"{kind}.jsonl")]
-                        self.store.write(lambda db: ingest.put(db, run_id, kind, 0, rows, now))
-                    rows = [(raw.decode().rstrip("\n"), row) for raw, row in lines(path / "search" / "candidates.jsonl")]
-                    self.store.write(lambda db: ingest.put(db, run_id, "candidates", 0, rows, now))
-                except Exception as e: print("warning:", e)
-            if self.ended.wait(0.5): return
+        """End, after the rows at hand."""
+        self.ended.set()
+        self.thread.join()
+
+    def _loop(self) -> None:
+        turn = 0
+        while not self.ended.is_set():
+            began = time.monotonic()
+            self._guarded(self.folder, self._discover)
+            cold = []
+            for run in list(self.runs.values()):
+                if run.warm > began or _signature(run.path, EVENTS) != run.seen.get(EVENTS):
+                    self._guarded(run.path, lambda run=run: self._look(run))
+                else:
+                    cold.append(run)
+            if not self.waiting:  # all of them in WARM seconds
+                turns = round(WARM / TICK)
+                turn = (turn + 1) % turns
+                self.waiting.extend(cold[turn::turns])
+            while self.waiting and time.monotonic() < began + TICK and not self.ended.is_set():
+                run = self.waiting.popleft()
+                if self._guarded(run.path, lambda run=run: self._look(run)):
+                    self.waiting.append(run)
+            self._guarded(self.folder, self._silent)
+            if not self.waiting:
+                self.ended.wait(max(0.0, began + TICK - time.monotonic()))
+
+    def _guarded(self, path: str, work: Callable[[], Any]) -> Any:
+        """Return what `work` returns; warn where it fails, which is tried again later."""
+        try:
+            return work()
+        except UserError as error:
+            self._warn(str(error))
+        except (OSError, sqlite3.Error) as error:
+            self._warn(f"{path}: {error}")
+        except Exception as error:  # a bug must not end the board
+            self._warn(f"{path} cannot be read: {type(error).__name__}: {error}")
+        return None
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warned and len(self.warned) < 10_000:
+            self.warned.add(message)
+            print(f"warning: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+
+    def _discover(self) -> None:
+        """Find new runs, and forget those that vanished."""
+        found: list[str] = []
+        self._walk(self.folder, DEPTH, found)
+        new = [path for path in found if path not in self.runs]
+        for path in set(self.runs) - set(found):
+            run = self.runs.pop(path)
+            if self.owners.get(run.run_id) == path:
+                del self.owners[run.run_id]
+                self.store.locks.pop(run.run_id, None)
+                self._changed(run.run_id)
+        for path in new:
+            self._guarded(path, lambda path=path: self._claim(path))
+        fresh = [run for path in new if (run := self.runs.get(path))]
+        fresh.sort(key=lambda run: (_signature(run.path, EVENTS) or (0, 0, 0))[2])
+        self.waiting.extendleft(fresh)  # the latest one is the first
+
+    def _walk(self, folder: str, depth: int, found: list[str]) -> None:
+        try:
+            changed = os.stat(folder).st_mtime_ns
+        except OSError:
+            self.folders.pop(folder, None)
+            if folder == self.folder:
+                raise
+            return
+        known = self.folders.get(folder)
+        if known and known[0] == changed:
+            places = known[1]
+        else:
+            with suppress(PermissionError), os.scandir(folder) as entries:
+                places = sorted(e.path for e in entries if not e.name.startswith(".") and e.is_dir())
+            # A clock's tick may hold another change, so that a time is to be relied on only when it has passed.
+            self.folders[folder] = changed if time.time_ns() - changed > 2e9 else -1, places
+        for place in places:
+            if place in self.runs or os.path.exists(os.path.join(place, CONFIG)):
+                found.append(place)
+            elif depth > 1:
+                self._walk(place, depth - 1, found)
+
+    def _claim(self, path: str) -> None:
+        """Take in a new run directory, but not a second one of the same run."""
+        run_id = read_config(Path(path))["run_id"]
+        if not ID.fullmatch(run_id):
+            raise UserError(f"{path} is left out: its run_id is no id of letters, digits, _ . and -")
+        if (owner := self.owners.setdefault(run_id, path)) != path:
+            raise UserError(f"{path} is left out: {owner} is of the same run, {run_id}")
+        self.runs[path] = _Run(path, run_id)
+
+    def _look(self, run: _Run) -> bool:
+        """Read what is new of a run; return whether there is more."""
+        now = {name: _signature(run.path, name) for name in (*ABOUT, CANDIDATES, *KINDS)}
+        changed = {name for name, signature in now.items() if signature != run.seen.get(name, ())}
+        if changed and run.seen:
+            run.warm = time.monotonic() + WARM
+        held = locked(Path(run.path)) if changed or self.store.locks.get(run.run_id) else False
+        if held:
+            run.warm = time.monotonic() + WARM
+        updated = max((s[2] for s in now.values() if s), default=0) / 1e9
+        if changed & set(ABOUT):
+            self._about(run, updated)
+        if CANDIDATES in changed:
+            self._candidates(run, updated)
+        more = [self._read(run, name, updated) for name in KINDS if name in changed]
+        if held != self.store.locks.get(run.run_id):
+            self.store.locks[run.run_id] = held
+            self._changed(run.run_id)
+        if not any(more):
+            run.seen = now
+        return any(more)
+
+    def _about(self, run: _Run, updated: float) -> None:
+        config = read_config(Path(run.path))
+        if config["run_id"] != run.run_id:
+            raise UserError(f"{run.path} is left out: its run_id was {run.run_id} and is {config['run_id']}")
+        run.checkpoints = _checkpoints(os.path.join(run.path, CHECKPOINTS), run.checkpoints)
+        summary = _object(os.path.join(run.path, SUMMARY))
+        self.store.write(lambda db: ingest.about(db, run.run_id, config, summary, list(run.checkpoints.values()), updated))
+
+    def _candidates(self, run: _Run, updated: float) -> None:
+        place, found = None, []
+        while (part := tail.read(os.path.join(run.path, CANDIDATES), place, self._warn)) and part[0]:
+            place = part[1]
+            found += part[0]
+        self.store.write(lambda db: ingest.put(db, run.run_id, "candidates", 0, found, updated))
+
+    def _read(self, run: _Run, name: str, updated: float) -> bool:
+        """Read on in a file of rows; return whether there is more."""
+        if run.places is None:
+            self._begin(run)
+        kind, path, place = KINDS[name], os.path.join(run.path, name), run.places.get(KINDS[name])
+        try:
+            part = tail.read(path, place, self._warn)
+        except (FileNotFoundError, NotADirectoryError):
+            part = None
+        if part is None:
+            self._compare(run, True)
+            return os.path.exists(path)
+        rows, after = part
+        first = place.rows if place else 0
+        if after == place:
+            return False
+        try:
+            self.store.write(lambda db: _take(db, run.run_id, kind, first, rows, after, updated))
+        except ingest.Gap:  # rows were cut that were read here
+            self._compare(run, True)
+            return True
+        run.places[kind] = after
+        return bool(rows)
+
+    def _begin(self, run: _Run) -> None:
+        """Look up how far a run was read by an earlier board, and compare what was never read with what was sent."""
+        with self.store.reading() as db:
+            run.places = {kind: tail.Place(*place) for kind, *place in db.execute(
+                "SELECT kind, inode, offset, n, mark FROM sources WHERE run_id = ?", (run.run_id,))}
+            sent = sum(ingest.counts(db, run.run_id)[kind] for kind in KINDS.values())
+        if sent and not run.places:
+            self._compare(run, False)
+
+    def _compare(self, run: _Run, known: bool) -> None:
+        """Compare a run's files with its rows in the store, and cut these from where they differ. Then all is read again.
+
+        known: whether the files were read before; else rows that are not in them stay, since they may come from where
+        the run goes on.
+        """
+        with self.store.reading() as db:  # before the files, which have all rows that are in the store
+            steps = []
+            for name, kind in KINDS.items():
+                lines = (line for line, in db.cursor().execute(
+                    f"SELECT line FROM {kind}_lines WHERE run_id = ? ORDER BY n", (run.run_id,)))
+                found = tail.differs(os.path.join(run.path, name), lines)
+                if found and (known or not found[1]):
+                    steps.append(db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?",
+                                            (run.run_id, found[0])).fetchone()[0])
+            run.places = {}
+            if not steps:
+                return
+            cut = min(steps) - 1
+            while (lower := min(_lowest(db, run.run_id, kind, cut) for kind in KINDS.values())) <= cut:
+                cut = lower - 1
+        self.store.write(lambda db: ingest.cut(db, run.run_id, cut, 0.0))
+
+    def _silent(self) -> None:
+        """Tell of the runs that are stale from now on."""
+        now = time.time()
+        if now - self.checked < TICK:
+            return
+        with self.store.reading() as db:
+            found = [run_id for run_id, in db.execute("SELECT run_id FROM runs WHERE updated > ? AND updated <= ?",
+                                                      (self.checked - STALE, now - STALE))]
+        self.checked = now
+        for run_id in found:
+            self._changed(run_id)
+
+    def _changed(self, run_id: str) -> None:
+        self.store.write(lambda db: ingest.change(db, run_id, "run"))
+
+
+def _take(db: sqlite3.Connection, run_id: str, kind: str, first: int, rows: list[ingest.Row], place: tail.Place,
+          updated: float) -> None:
+    ingest.put(db, run_id, kind, first, rows, updated)
+    db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)", (run_id, kind, *place))
+
+
+def _lowest(db: sqlite3.Connection, run_id: str, kind: str, step: int) -> int:
+    """Return the lowest step from the first row on that is of a later step than `step`: what a cut leaves is then all
+    rows before that one."""
+    return db.execute(f"SELECT coalesce(min(step), ?) FROM {kind}_lines WHERE run_id = ? AND n >= (SELECT min(n) FROM "
+                      f"{kind}_lines WHERE run_id = ? AND step > ?)", (step + 1, run_id, run_id, step)).fetchone()[0]
+
+
+def _signature(folder: str, name: str) -> Signature:
+    try:
+        found = os.stat(f"{folder}/{name}")
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _checkpoints(folder: str, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what is known of the checkpoints in a folder. known: of those that were there before."""
+    found = {}
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if not (match := _STEP.fullmatch(entry.name)):
+                continue
+            state = known.get(entry.name) or _object(os.path.join(entry.path, _STATE))
+            if entry.name not in known and state is not None:
+                loss = state.get("val_loss")
+                state = {"step": int(match[1]), "val_loss": loss if isinstance(loss, float) else None,
+                         "bytes": sum(file.stat().st_size for file in os.scandir(entry.path))}
+            if state is not None:
+                found[entry.name] = state
+    return found
+
+
+def _object(path: str) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None where there is none."""
+    with suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
+        found = json.loads(file.read())
+        return found if isinstance(found, dict) else None
+    return None
