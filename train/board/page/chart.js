@@ -11,8 +11,8 @@ const AXES = { step: count, tokens: short, time: duration };
 
 /**
  * shared: {axis, range() the x range shown, zoom(range or null, {small}), log(id) whether the y axis is logarithmic,
- * setLog(id, yes)}. Lines: {label, colour, dash, x, y, min, max, last, missing, gaps, smoothed, wide, hidden, aside}, where y
- * is drawn and the others are the buckets; `extra` of draw(): {marks, thresholds, paint, rows, height}.
+ * setLog(id, yes)}. Lines: {label, colour, dash, x, y, min, max, last, missing, gaps, smoothed, wide, hidden, aside},
+ * where y is drawn and the others are the buckets; `extra` of draw(): {marks, thresholds, paint, rows, height}.
  */
 export class Chart {
   constructor(spec, shared) {
@@ -24,7 +24,7 @@ export class Chart {
     this.plot = h("div", { class: "plot", tabindex: 0, role: "group", "aria-roledescription": "chart",
                            onkeydown: (event) => this.#key(event),
                            "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all` });
-    this.element = h("figure", { class: spec.wide ? "chart wide" : "chart", id: `chart-${spec.id}` },
+    this.element = h("figure", { class: `chart${spec.wide ? " wide" : spec.full ? " full" : ""}`, id: `chart-${spec.id}` },
       h("figcaption", {}, h("h3", {}, spec.title, spec.unit && h("small", {}, ` ${spec.unit}`)),
         !spec.plain && this.logButton),
       this.legend, this.plot);

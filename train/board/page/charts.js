@@ -2,7 +2,7 @@
 
 import { Column } from "./column.js";
 import { colourKey, COLOURS, LINES, shortName } from "./colours.js";
-import { number } from "./format.js";
+import { labels, number } from "./format.js";
 import { heat, timeline } from "./heatmap.js";
 import { areas } from "./paint.js";
 
@@ -12,7 +12,7 @@ import { areas } from "./paint.js";
  * through: its line goes on from one training of a search to the next · aside: a key for which the axis makes no room
  * derive(run): the columns by the key's name, where they are not those of the record
  * log: logarithmic at first · zero: the axis reaches to 0 · gaps: missing values are marked · marks: those of the run
- * thresholds(config): dashed lines · plain: no logarithmic axis · wide: takes two places · high: is higher
+ * thresholds(config): dashed lines · plain: no logarithmic axis · wide, full: takes two places, or all · high: is higher
  */
 export const CHARTS = [
   { id: "loss", title: "Loss", unit: "nats a token", keys: { loss: "train", val_loss: "val" }, wide: true, high: true,
@@ -31,7 +31,8 @@ export const CHARTS = [
   { id: "gap", title: "Train/val gap", unit: "val − train", keys: { val_loss: "gap", loss: null }, derive: gap },
   { id: "clip_coef", title: "Clipping", unit: "what the gradient is multiplied by", keys: { clip_coef: "coefficient" },
     zero: true },
-  { id: "clip_pct", title: "Clipped steps", unit: "% of the last hundred", keys: { clip_pct: "clipped" }, through: true, zero: true },
+  { id: "clip_pct", title: "Clipped steps", unit: "% of the last hundred", keys: { clip_pct: "clipped" }, through: true,
+    zero: true },
   { id: "memory", title: "GPU memory", unit: "MiB", through: true, zero: true, aside: "gpu_vram_total_mb",
     keys: { gpu_vram_used_mb: "used", gpu_mem_pool_mb: "pool", gpu_vram_total_mb: "total" } },
   { id: "gpu", title: "GPU utilization", unit: "%", keys: { gpu_util_pct: "busy" }, through: true, zero: true },
@@ -47,14 +48,15 @@ export const CHARTS = [
   { id: "complexity", title: "Complexity", keys: { complexity_score: "complexity" }, through: true },
   { id: "mutual", title: "Mutual information", unit: "nats",
     keys: { mi_input_repr: "input", mi_repr_output: "output", mi_compression: "compression" } },
-  { id: "batch", title: "Batch size", unit: "sequences", keys: { adaptive_batch_size: "batch" }, through: true, zero: true },
+  { id: "batch", title: "Batch size", unit: "sequences", keys: { adaptive_batch_size: "batch" }, through: true,
+    zero: true },
   { id: "loss_scale", title: "Loss scale", keys: { loss_scale: "scale" }, through: true, log: true },
   { id: "layers", title: "Gradient norm by layer", kind: "heat", keys: { "per_layer_grad_norms.": "" }, plain: true },
 ];
 
 /** Charts of a search, beside its tree and tables. */
 export const SEARCH_CHARTS = [
-  { id: "timeline", title: "Trainings", kind: "timeline", keys: { loss: "candidate" }, plain: true, wide: true },
+  { id: "timeline", title: "Trainings", kind: "timeline", keys: { loss: "candidate" }, plain: true, full: true },
   { id: "population", title: "Population entropy", unit: "bits", through: true,
     keys: { population_entropy: "entropy" }, zero: true },
   { id: "diversity", title: "Architecture diversity", through: true,
@@ -131,7 +133,7 @@ const KINDS = {
     { ...how, smooth: 0, whole: true }, { label: key.slice(key.indexOf(".") + 1), hidden: true })),
 
   timeline: (spec, { run }, how) => {
-    const spans = run.trainings(), names = new Map(run.candidates.map((c) => [c.id, c.name]));
+    const spans = run.trainings(), names = labels(run.candidates);
     const value = (step) => spans.findLast((span) => span.from <= step)?.value;
     const say = (_, at) => {
       const id = value(run.column("loss").step[at]);
@@ -148,8 +150,9 @@ const DASHES = [undefined, [6, 3], [2, 2], [8, 3, 2, 3]];
 function line(spec, key, run, column, { smooth, place, whole = spec.through }, more) {
   const gaps = spec.gaps?.includes(key) ?? false, kept = gaps ? column : column.map((value) => value);
   const { to } = place(run), { step, min, max, last, missing } = whole ? kept : parted(kept, run);
-  return { x: step.map(to), y: smooth ? smoothed(last, smooth) : last, min, max, last, missing, smoothed: smooth > 0,
-           gaps, aside: key === spec.aside, wide: min.some((value, i) => value !== max[i]), ...more };
+  const by = key === "val_loss" ? 0 : smooth; // which is smooth as it is, and known now and then only
+  return { x: step.map(to), y: by ? smoothed(last, by) : last, min, max, last, missing, smoothed: by > 0, gaps,
+           aside: key === spec.aside, wide: min.some((value, i) => value !== max[i]), ...more };
 }
 
 /** The column with an empty place between the trainings of a search, which a line must not connect. */

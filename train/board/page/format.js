@@ -61,6 +61,14 @@ export function ago(value, now = Date.now()) {
   return `${seconds} s ago`;
 }
 
+/** Names of candidates by id; where several share a name, as siblings can, the id's number follows it. */
+export function labels(candidates) {
+  const often = new Map();
+  for (const { name } of candidates) often.set(name, (often.get(name) ?? 0) + 1);
+  return new Map(candidates.map(({ id, name }) =>
+    [id, !name ? id : often.get(name) === 1 ? name : `${name} #${id.split("_").at(-1)}`]));
+}
+
 /** Any value of a setting as text. */
 export function plain(value) {
   if (value === null || value === undefined) return NONE;

@@ -1,6 +1,7 @@
 // Charts whose y axis has rows: norms by layer as colours, trainings as bars.
 
 import { colourOf } from "./colours.js";
+import { labels } from "./format.js";
 import { within } from "./paint.js";
 import { css } from "./theme.js";
 
@@ -50,7 +51,7 @@ export function timeline(run, { to }) {
       ctx.fillRect(left + width - ratio / 2, py(row), ratio / 2, py(row + 1) - py(row));
     }
   });
-  const rows = ids.map((id) => (id === null ? "after" : known.get(id)?.name ?? id));
+  const names = labels(run.candidates), rows = ids.map((id) => (id === null ? "after" : names.get(id) ?? id));
   return { paint, rows, height: Math.max(LEAST, rows.length * ROW + FRAME) };
 }
 

@@ -130,8 +130,7 @@ export class RunPage {
     const { entry, config } = run, { device, host } = config;
     const activation = entry.symbio_winner ?? entry.activation ?? config.model?.activation;
     const last = (key) => run.columns.get(key)?.last.at(-1) ?? null;
-    const going = entry.status === "active" && entry.steps && last("ms_per_iter");
-    const left = going ? (entry.steps - (entry.step ?? 0)) * last("ms_per_iter") : null;
+    const left = timeLeft(run);
     const machine = host && [host.name, host.os, host.cpu, host.cores && `${host.cores} cores`,
                              host.memory_mib && `${count(host.memory_mib)} MiB`].filter(Boolean).join(" · ");
     this.#replace(this.header, [
@@ -181,6 +180,13 @@ export class RunPage {
     element.replaceChildren(...next.childNodes);
     if (focus) [...element.querySelectorAll("a")].find((a) => a.getAttribute("href") === focus)?.focus();
   }
+}
+
+/** Milliseconds that an active run still takes at its present speed, null where that is not known. */
+function timeLeft({ entry, config }) {
+  const tokens = config.train?.batch_size * (config.train?.accum ?? 1) * config.model?.block_size;
+  const ms = (1000 * (entry.steps - entry.step) * tokens) / entry.tokens_per_sec;
+  return entry.status === "active" && Number.isFinite(ms) ? ms : null;
 }
 
 const figure = (name, value, more, extra) => h("div", {}, h("dt", {}, name),

@@ -3,7 +3,7 @@
 import { SEARCH_CHARTS } from "./charts.js";
 import { COLOURS, colourKey, colourOf, shortName } from "./colours.js";
 import { h, reveal, soon, svg, swatch } from "./dom.js";
-import { count, loss, number } from "./format.js";
+import { count, labels, loss, number } from "./format.js";
 import { Grid } from "./grid.js";
 import { Table } from "./table.js";
 import { Tree } from "./tree.js";
@@ -51,6 +51,7 @@ export class Search {
     const shape = JSON.stringify([candidates, summary, this.run.trainings().length]);
     if (shape === this.shape) return;
     this.shape = shape;
+    this.names = labels(candidates);
     this.ranks = new Map((summary?.ranking ?? []).map((row) => [row.id, row]));
     this.tree.show(candidates, winner);
     this.#key();
@@ -86,7 +87,7 @@ export class Search {
     let before = null;
     for (const { from, to, value } of this.run.trainings()) {
       const candidate = known.get(value) ?? {}, activation = candidate.activation ?? (value === null ? later : null);
-      found.push({ from, to, id: value, name: value === null ? "training" : candidate.name ?? value, activation, before,
+      found.push({ from, to, id: value, name: value === null ? "training" : this.names?.get(value) ?? value, activation, before,
                    generation: candidate.generation, parent: candidate.parent_name, mutation: candidate.mutation });
       before = activation;
     }
@@ -108,7 +109,8 @@ export class Search {
     const known = (word) => word ?? "–";
     return [
       text("rank", "Rank", (c) => known(this.ranks.get(c.id)?.rank), (c) => this.ranks.get(c.id)?.rank),
-      text("name", "Candidate", (c) => c.name ?? c.id, undefined, { node: (c) => this.#name(c.id, c.name ?? c.id) }),
+      text("name", "Candidate", (c) => this.names.get(c.id), undefined,
+        { node: (c) => this.#name(c.id, this.names.get(c.id)) }),
       text("activation", "Activation", (c) => known(c.activation), undefined, { node: named }),
       text("generation", "Gen.", (c) => known(c.generation)),
       text("parent_name", "Parent", (c) => known(c.parent_name)),
@@ -161,7 +163,8 @@ function distribution(candidates) {
       const height = (HIGH * of.get(name)) / most;
       y -= height;
       return svg("rect", { x: i * WIDTH + 8, y, width: WIDTH - 16, height: Math.max(0, height - 1),
-                           fill: COLOURS[name] }, svg("title", {}, `generation ${generation}: ${of.get(name)} ${name}`));
+                           fill: COLOURS[name] },
+        svg("title", {}, `generation ${generation}: ${of.get(name)} ${name}`));
     });
     return svg("g", {}, parts, svg("text", { x: i * WIDTH + WIDTH / 2, y: HIGH + 18 }, String(generation)));
   });

@@ -2,10 +2,10 @@
 
 import { colourOf, shortName } from "./colours.js";
 import { h, reveal, svg } from "./dom.js";
-import { loss } from "./format.js";
+import { labels, loss } from "./format.js";
 import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
 
-const ACROSS = 170, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
+const ACROSS = 160, WIDEST = 280, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
 
 export class Tree {
   /** pick(id): a node was chosen. */
@@ -17,7 +17,7 @@ export class Tree {
 
   /** Draw the candidates; winner: an id or null. */
   show(candidates, winner) {
-    const { nodes, width, height } = layout(candidates);
+    const { nodes, width, height } = layout(candidates, this.box.clientWidth);
     this.nodes.clear();
     const at = new Map(nodes.map((node) => [node.id, node]));
     const lines = nodes.filter((node) => at.has(node.candidate.parent_id)).map((node) => {
@@ -39,9 +39,9 @@ export class Tree {
     if (this.nodes.has(id)) reveal(this.nodes.get(id), this.box);
   }
 
-  #node({ id, x, y, candidate }, winner) {
+  #node({ id, x, y, candidate, name }, winner) {
     const colour = colourOf(candidate.activation), open = !candidate.status || candidate.status === "reused";
-    const name = candidate.name ?? id, value = candidate.val_loss_mean ?? null;
+    const value = candidate.val_loss_mean ?? null;
     const circle = svg("circle", { r: RADIUS, stroke: colour, fill: open ? "none" : colour });
     const about = [name, shortName(candidate.activation), value !== null && `val ${loss(value)}`,
                    id === winner && "winner", candidate.status].filter(Boolean).join(", ");
@@ -54,20 +54,19 @@ export class Tree {
       } },
       svg("title", {}, about), svg("rect", { x: -11, y: -13, width: ACROSS - 16, height: 26, rx: 5 }),
       id === winner && svg("circle", { r: RADIUS + 3.5, class: "winner" }), circle,
-      svg("text", { x: 13, y: 0 }, svg("tspan", {}, label({ id, candidate })),
+      svg("text", { x: 13, y: 0 }, svg("tspan", {}, label({ name })),
         svg("tspan", { class: "value", x: 13, dy: 11 }, value === null ? candidate.status ?? "" : loss(value))));
     this.nodes.set(id, element);
     return element;
   }
 }
 
-function label({ id, candidate }) {
-  const name = candidate.name ?? id;
+function label({ name }) {
   return name.length > 18 ? `${name.slice(0, 17)}…` : name;
 }
 
 /** Where each candidate lies. A child of an earlier generation than the last hangs on a chain of empty places. */
-function layout(candidates) {
+function layout(candidates, room) {
   const known = new Map(candidates.map((c) => [c.id, c])), first = Math.min(...candidates.map((c) => c.generation));
   const places = [{ id: ROOT, up: null }];
   for (const candidate of known.values()) {
@@ -82,8 +81,9 @@ function layout(candidates) {
   const root = stratify().id((place) => place.id).parentId((place) => place.up)(places);
   tree().nodeSize([DOWN, ACROSS]).separation(() => 1)(root);
   const all = root.descendants(), top = Math.min(...all.map((node) => node.x));
+  const names = labels(candidates), across = Math.max(ACROSS, Math.min(WIDEST, (room - 2 * EDGE) / root.height));
   const nodes = all.filter((node) => node.data.candidate).map((node) => ({ id: node.id, candidate: node.data.candidate,
-    x: node.y - ACROSS + EDGE, y: node.x - top + EDGE }));
-  return { nodes, width: Math.max(...nodes.map((node) => node.x)) + ACROSS, height:
-    Math.max(...nodes.map((node) => node.y)) + EDGE };
+    name: names.get(node.id), x: (node.depth - 1) * across + EDGE, y: node.x - top + EDGE }));
+  return { nodes, width: Math.max(...nodes.map((node) => node.x)) + ACROSS,
+           height: Math.max(...nodes.map((node) => node.y)) + EDGE };
 }
