@@ -17,16 +17,19 @@ export async function request(path, options = {}) {
   }
 }
 
-/** Return the JSON of api/PATH; throws an Error with the board's own words. */
+/** What the board refused, in its own words. */
+export class Refused extends Error {}
+
+/** Return the JSON of api/PATH. Throws Refused. */
 export async function get(path) {
   const response = await request(path), text = await response.text();
   let body = {};
   try {
     body = parse(text);
   } catch {
-    throw new Error(`${path}: the board's answer is no JSON (HTTP ${response.status})`);
+    throw new Refused(`${path}: the board's answer is no JSON (HTTP ${response.status})`);
   }
-  if (!response.ok) throw new Error(body.error ?? `HTTP ${response.status}`);
+  if (!response.ok) throw new Refused(body.error ?? `HTTP ${response.status}`);
   return body;
 }
 

@@ -1,5 +1,6 @@
 // The page: the list of runs, or what is open of them, kept up by the stream.
 
+import { Refused } from "./api.js";
 import { h } from "./dom.js";
 import { List } from "./list.js";
 import { RunPage } from "./run.js";
@@ -19,6 +20,7 @@ const view = new View((now, before) => {
 function trouble(error) {
   at("trouble").hidden = error === null;
   at("trouble").textContent = error?.message ?? "";
+  if (error && !(error instanceof Refused)) reportError(error); // a fault of the page, or of the connection
 }
 
 /** Open what the view says: the stream first, then everything, so that nothing is lost in between. */

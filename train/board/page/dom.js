@@ -1,4 +1,4 @@
-// Elements without markup: whatever a run says ends in text nodes and attributes, never in innerHTML.
+// Elements without markup: whatever a run says ends in text nodes and attributes, never in markup.
 
 /** Make an element. Attributes that are null or false are left out, on… are listeners; children are nodes or text. */
 export const h = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
