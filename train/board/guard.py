@@ -8,10 +8,12 @@ import ipaddress
 import re
 import zlib
 
+import h11
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a run, and a file's name
 PATIENCE = 30.0  # seconds in which a request's body must come
@@ -39,7 +41,9 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *HEADERS]
+                caching = b"no-store" if scope["path"].startswith("/api") else b"no-cache"
+                kept = [pair for pair in message.get("headers", []) if pair[0] != b"cache-control"]
+                message["headers"] = [*kept, *HEADERS, (b"cache-control", caching)]
             await send(message)
 
         headers = dict(scope["headers"])
@@ -73,9 +77,10 @@ def is_loopback(host: str) -> bool:
 
 
 async def body(request: Request, limit: int) -> bytes:
-    """Return a request's body, unpacked. Raises HTTPException where it is longer than `limit` bytes, packed or not, where
-    it does not come in time, or is no gzip though it says so."""
-    too_long = HTTPException(413, f"the body is longer than {limit:,} bytes; send less at a time", {"connection": "close"})
+    """Return a request's body, unpacked. Raises HTTPException where it is longer than `limit` bytes, packed or not,
+    where it does not come in time, or is no gzip though it says so."""
+    closing = {"connection": "close"}
+    too_long = HTTPException(413, f"the body is longer than {limit:,} bytes; send less at a time", closing)
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > limit:
         raise too_long
@@ -87,7 +92,7 @@ async def body(request: Request, limit: int) -> bytes:
                 if len(raw) > limit:
                     raise too_long
     except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {PATIENCE:.0f} s", {"connection": "close"}) from None
+        raise HTTPException(408, f"the body did not come within {PATIENCE:.0f} s", closing) from None
     except ClientDisconnect:
         raise HTTPException(400, "the body ended early") from None
     encoding = request.headers.get("content-encoding", "identity").lower()
@@ -105,3 +110,21 @@ async def body(request: Request, limit: int) -> bytes:
     if not unpacker.eof:
         raise HTTPException(400, "the body is gzip that ends early")
     return found
+
+
+class Patient(H11Protocol):
+    """A connection that is closed when no request has come for PATIENCE seconds, not even slowly."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(PATIENCE, self._check, None)
+
+    def _check(self, cycle: object) -> None:
+        """Close if the request after that of `cycle` is still to come."""
+        waits = self.conn.their_state is h11.IDLE
+        if self.transport.is_closing():
+            return
+        if waits and self.cycle is cycle:
+            self.transport.close()
+        else:
+            self.loop.call_later(PATIENCE, self._check, self.cycle if waits else self)

@@ -33,8 +33,8 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
     if start > have:
         raise Gap(kind, have, start)
     if kind == "candidates":
-        old = _lines(db, run_id, kind, start)
-        same = next((i for i, (a, (b, _)) in enumerate(zip(old, rows, strict=False)) if a != b), min(len(old), len(rows)))
+        old, new = _lines(db, run_id, kind, start), [line for line, _ in rows]
+        same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         if same == len(old) == len(rows):
             return have
         db.execute("DELETE FROM candidates_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
@@ -55,14 +55,15 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
         last = step
         steps.append(step)
     db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
-                   [(run_id, have + i, step, line) for i, (step, (line, _)) in enumerate(zip(steps, rows, strict=True))])
+                   [(run_id, n, step, line) for n, (step, (line, _)) in enumerate(zip(steps, rows, strict=True), have)])
     if kind == "metrics":
         _segments(db, run_id, have, steps, rows)
         for n, (_, value) in enumerate(rows, have + 1):
             overview.metrics(value)
-            if n % series.BLOCK == 0:
-                series.seal(db, run_id, n // series.BLOCK - 1)
-                db.execute("INSERT INTO states VALUES (?, ?, ?)", (run_id, n // series.BLOCK - 1, text(overview.state())))
+            block, rest = divmod(n, series.BLOCK)
+            if rest == 0:
+                series.seal(db, run_id, block - 1)
+                db.execute("INSERT INTO states VALUES (?, ?, ?)", (run_id, block - 1, text(overview.state())))
     elif kind == "events":
         for _, value in rows:
             overview.event(value)
@@ -77,7 +78,8 @@ def cut(db: sqlite3.Connection, run_id: str, step: int, now: float) -> None:
     """Remove the rows of metrics, events and samples of steps after `step`."""
     gone = False
     for kind in ("metrics", "events", "samples"):
-        first = db.execute(f"SELECT min(n) FROM {kind}_lines WHERE run_id = ? AND step > ?", (run_id, step)).fetchone()[0]
+        first = db.execute(f"SELECT min(n) FROM {kind}_lines WHERE run_id = ? AND step > ?", (run_id, step)
+                           ).fetchone()[0]
         if first is None:
             continue
         gone = True
@@ -99,10 +101,11 @@ def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None,
           checkpoints: Sequence[Mapping[str, Any]], now: float) -> None:
     """Set what is known of a run besides its rows. checkpoints: each with a step, and perhaps val_loss and bytes."""
     new = (text(config) if config is not None else None, text(summary) if summary is not None else None)
-    listed = sorted((c["step"], c.get("val_loss"), c.get("bytes")) for c in checkpoints)
-    old = db.execute("SELECT config, summary FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-    there = db.execute("SELECT step, val_loss, bytes FROM checkpoints WHERE run_id = ? ORDER BY step", (run_id,)).fetchall()
-    if new == old and listed == there:
+    listed = sorted({c["step"]: (c["step"], c.get("val_loss"), c.get("bytes")) for c in checkpoints}.values())
+    old = db.execute("SELECT config, summary, updated FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    there = db.execute("SELECT step, val_loss, bytes FROM checkpoints WHERE run_id = ? ORDER BY step", (run_id,)
+                       ).fetchall()
+    if old and new == old[:2] and listed == there and now <= old[2]:  # else it is news at least that the run lives
         return
     overview = _overview(db, run_id)
     overview.config(config or {})
@@ -129,12 +132,12 @@ def counts(db: sqlite3.Connection, run_id: str) -> dict[str, int]:
 
 def _segments(db: sqlite3.Connection, run_id: str, start: int, steps: Sequence[int], rows: Sequence[Row]) -> None:
     for key in SEGMENTS:
-        found = db.execute("SELECT value FROM segments WHERE run_id = ? AND key = ? ORDER BY n DESC LIMIT 1", (run_id, key)
-                           ).fetchone()
+        found = db.execute("SELECT value FROM segments WHERE run_id = ? AND key = ? ORDER BY n DESC LIMIT 1",
+                           (run_id, key)).fetchone()
         last = parse(found[0]) if found else None
         for i, (_, row) in enumerate(rows):
-            if (value := row.get(key)) is not last and text(value) != text(last):
-                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (run_id, key, start + i, steps[i], text(value)))
+            if (value := row.get(key)) is not last and (said := text(value)) != text(last):
+                db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", (run_id, key, start + i, steps[i], said))
                 last = value
 
 

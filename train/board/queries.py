@@ -39,7 +39,7 @@ def run(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str) -> dict[
         return None
     config, summary = db.execute("SELECT config, summary FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     segments: dict[str, list[Any]] = {key: [] for key in SEGMENTS}
-    for key, step, value in db.execute("SELECT key, step, value FROM segments WHERE run_id = ? ORDER BY key, n", (run_id,)):
+    for key, step, value in db.execute("SELECT key, step, value FROM segments WHERE run_id = ? ORDER BY n", (run_id,)):
         segments[key].append([step, parse(strict(value))])
     return {
         "run_id": run_id, "overview": found[0], "config": parse(strict(config or "null")),
@@ -72,10 +72,11 @@ def checkpoints(db: sqlite3.Connection, run_id: str) -> list[dict[str, Any]]:
     found: dict[int | None, dict[str, Any]] = {
         step: {"step": step, "val_loss": loss, "bytes": size, "files": []} for step, loss, size in
         db.execute("SELECT step, val_loss, bytes FROM checkpoints WHERE run_id = ? ORDER BY step", (run_id,))}
-    for name, step, size, sha256 in db.execute("SELECT name, step, size, sha256 FROM files WHERE run_id = ? ORDER BY name",
-                                               (run_id,)):
+    for step, name, size, sha256 in db.execute(
+            "SELECT step, name, size, sha256 FROM files WHERE run_id = ? ORDER BY name", (run_id,)):
         entry = found.setdefault(step, {"step": step, "val_loss": None, "bytes": size, "files": []})
-        entry["files"].append({"name": name, "bytes": size, "sha256": sha256, "href": f"/api/runs/{run_id}/files/{name}"})
+        href = f"/api/runs/{run_id}/files/{name}"
+        entry["files"].append({"name": name, "bytes": size, "sha256": sha256, "href": href})
     return sorted(found.values(), key=lambda c: (c["step"] is None, c["step"]))
 
 
@@ -92,9 +93,11 @@ def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs:
     oldest = db.execute("SELECT min(id) FROM changes").fetchone()[0] or latest + 1
     if since > latest or since < oldest - 1:
         return [Message(latest, "reset", "{}")], latest
-    found = db.execute("SELECT id, run_id, kind, a, b FROM changes WHERE id > ? ORDER BY id LIMIT ?", (since, limit)).fetchall()
+    found = db.execute("SELECT id, run_id, kind, a, b FROM changes WHERE id > ? ORDER BY id LIMIT ?", (since, limit)
+                       ).fetchall()
     told = {run_id: id for id, run_id, kind, _, _ in found if kind == "run"}
-    messages, size = [], 0
+    messages: list[Message] = []
+    size = 0
     for id, run_id, kind, a, b in found:
         if size > PAGE:
             return messages, messages[-1].id

@@ -16,7 +16,8 @@ from helios.train.records.rows import finite
 
 APPLICATION, VERSION = 0x48454C42, 1  # "HELB"; PRAGMA user_version
 
-_VALUE = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"  # null where a number is NaN, which is no JSON
+# Null in a whole row with a NaN, which is no JSON.
+_VALUE = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"
 # Column → its path in config.json.
 _OF_CONFIG = {"created": "created", "ffn_activation": "model.activation", "symbio_mode": "search.mode",
               "symbio_config": "search", "symbio_winner": "symbio_winner"}
@@ -26,19 +27,21 @@ _OF_LINES = {"metrics": [name for name in (*COLUMNS, *MORE_COLUMNS) if name != "
              "candidates": ["id", "name", "activation", "parent_id", "generation"]}
 LINES = tuple(_OF_LINES)  # kinds of rows
 
-# n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the row's,
-# or that of the row before where that has none, or a lower one.
+# n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the
+# row's, or that of the row before where that has none, or a lower one.
 TABLES = "".join(f"""
 CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
     WITHOUT ROWID;
-CREATE VIEW {kind} AS SELECT run_id, n, step, {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)},
-    line FROM {kind}_lines;""" for kind, names in _OF_LINES.items()) + f"""
+CREATE VIEW {kind} AS SELECT run_id, n, step,
+    {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)}, line FROM {kind}_lines;"""
+                 for kind, names in _OF_LINES.items()) + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
     domain AS (CASE {_VALUE.format("config", "chat")} WHEN 0 THEN 'text' ELSE 'chat' END),
     symbio AS (coalesce(symbio_mode, 'none') != 'none')) WITHOUT ROWID;
 CREATE INDEX runs_updated ON runs (updated);
-CREATE TABLE checkpoints (run_id TEXT, step INTEGER, val_loss REAL, bytes INTEGER, PRIMARY KEY (run_id, step)) WITHOUT ROWID;
+CREATE TABLE checkpoints (run_id TEXT, step INTEGER, val_loss REAL, bytes INTEGER, PRIMARY KEY (run_id, step))
+    WITHOUT ROWID;
 CREATE TABLE files (run_id TEXT, name TEXT, step INTEGER, size INTEGER NOT NULL, sha256 TEXT NOT NULL,
     PRIMARY KEY (run_id, name)) WITHOUT ROWID;
 CREATE TABLE segments (run_id TEXT, key TEXT, n INTEGER, step INTEGER NOT NULL, value TEXT NOT NULL,
@@ -50,7 +53,8 @@ CREATE TABLE buckets (run_id TEXT, key TEXT, block INTEGER, data BLOB NOT NULL, 
 CREATE TABLE states (run_id TEXT, block INTEGER, overview TEXT NOT NULL, PRIMARY KEY (run_id, block)) WITHOUT ROWID;
 CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, n INTEGER, mark BLOB,
     PRIMARY KEY (run_id, kind)) WITHOUT ROWID;
-CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER, b INTEGER);
+CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER,
+    b INTEGER);
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
 """
 
@@ -79,7 +83,8 @@ def create(path: Path) -> None:
             if fresh or not (application or tables):
                 db.close()
                 db = connect(path, write=True)
-                db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};")
+                db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
+                                 f"PRAGMA user_version = {VERSION};")
                 # From the time on, so that no cursor of an earlier database of that name is one of this.
                 db.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (int(time.time() * 1000),))
                 db.execute("COMMIT")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from helios.train.board.schema import parse
+from helios.train.board.schema import parse, storable
 
 BLOCK, UNIT = 1024, 64
 STEP = ""  # the column of steps as `metrics.step` has them, which never decrease
@@ -28,18 +28,25 @@ def columns(rows: Sequence[Any], wanted: Collection[str] | None = None) -> dict[
 
     wanted: the names of those to return; None: all.
     """
-    return dict(sorted(_columns(rows, "", wanted, DEPTH)))
+    found: dict[str, np.ndarray] = {}
+    for name, values in _columns(rows, "", wanted, DEPTH):  # the name of a nested one may also be another's
+        found[name] = np.where(np.isnan(values), found[name], values) if name in found else values
+    return dict(sorted(found.items()))
 
 
-def _columns(rows: Sequence[Any], prefix: str, wanted: Collection[str] | None, depth: int) -> Iterator[tuple[str, np.ndarray]]:
+def _columns(rows: Sequence[Any], prefix: str, wanted: Collection[str] | None, depth: int,
+             ) -> Iterator[tuple[str, np.ndarray]]:
     for key in sorted(dict.fromkeys(chain.from_iterable(rows))):
         name = prefix + key
-        if name == STEP or not (wanted is None or any(w == name or w.startswith(f"{name}.") for w in wanted)):
+        if name == STEP or not storable(key):
+            continue
+        if wanted is not None and not any(f"{w}.".startswith(f"{name}.") for w in wanted):
             continue
         values = [row.get(key) for row in rows]
         kinds = set(map(type, values))
         if dict in kinds and depth > 1:
-            yield from _columns([value if type(value) is dict else {} for value in values], f"{name}.", wanted, depth - 1)
+            yield from _columns([value if type(value) is dict else {} for value in values], f"{name}.", wanted,
+                                depth - 1)
         if kinds & {int, float, bool}:
             yield name, _finite(values)
 
@@ -102,7 +109,8 @@ class _Tail:
     """The columns of the rows of a run after its last whole block. wanted: as `columns` takes it."""
 
     def __init__(self, db: sqlite3.Connection, run_id: str, wanted: Collection[str] | None) -> None:
-        self.end = db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics_lines WHERE run_id = ?", (run_id,)).fetchone()[0]
+        self.end = db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics_lines WHERE run_id = ?", (run_id,)
+                              ).fetchone()[0]
         self.start = self.end - self.end % BLOCK
         rows = _lines(db, run_id, self.start, self.end)
         self.columns = columns([parse(line) for _, line in rows], wanted)

@@ -13,7 +13,7 @@ import uvicorn
 
 from helios.errors import UserError
 from helios.train.board import queries
-from helios.train.board.guard import is_loopback
+from helios.train.board.guard import Patient, is_loopback
 from helios.train.board.server import Board
 from helios.train.board.store import Store
 from helios.train.board.watch import Watcher
@@ -46,7 +46,7 @@ def serve(runs: Path, db: Path, host: str, port: int, token: str | None, say: Ca
             watcher = Watcher(runs, store)
             watcher.start()
             try:
-                got = asyncio.run(_serve(store, listener, host, token, loopback, say))
+                got = asyncio.run(_serve(store, watcher, listener, host, token, loopback, say))
             finally:
                 watcher.stop()
         finally:
@@ -55,11 +55,11 @@ def serve(runs: Path, db: Path, host: str, port: int, token: str | None, say: Ca
         raise KeyboardInterrupt
 
 
-async def _serve(store: Store, listener: socket.socket, host: str, token: str | None, loopback: bool,
+async def _serve(store: Store, watcher: Watcher, listener: socket.socket, host: str, token: str | None, loopback: bool,
                  say: Callable[[str], object]) -> signal.Signals | None:
     board = Board(store)
-    server = _Server(uvicorn.Config(board.app(token, loopback), log_level="warning", access_log=False, lifespan="off",
-                                    server_header=False, timeout_graceful_shutdown=FAREWELL, http="h11"))
+    server = _Server(uvicorn.Config(board.app(token, loopback), log_level="critical", access_log=False, lifespan="off",
+                                    server_header=False, timeout_graceful_shutdown=FAREWELL, http=Patient))
     got: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
@@ -74,7 +74,7 @@ async def _serve(store: Store, listener: socket.socket, host: str, token: str | 
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     with store.reading() as db:
-        count = len(queries.entries(db, store.locks))
+        count = len({entry["run_id"] for entry in queries.entries(db, {})} | set(watcher.owners))
     name = f"[{host}]" if ":" in host else host
     say(f"board of {count} runs at http://{name}:{listener.getsockname()[1]}")
     await serving

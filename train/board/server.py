@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mimetypes
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 import helios
 from helios.train.board import ingest, queries, series
@@ -31,6 +36,9 @@ from helios.train.board.store import Store
 from helios.train.board.uploads import LARGEST, PART, Uploads
 
 PAGE = Path(__file__).parent / "page"
+for _type, _ending in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("text/css", ".css"),
+                       ("font/woff2", ".woff2"), ("image/svg+xml", ".svg")):
+    mimetypes.add_type(_type, _ending)  # whatever this machine thinks of them
 LIMIT = 8 * 2**20  # bytes of a post
 FAR = 2**62  # beyond every number of a row, and what SQLite holds
 PING = 15  # seconds
@@ -45,6 +53,28 @@ class _Post(msgspec.Struct):
     start: int | None = msgspec.field(default=None, name="from")
     rows: list[msgspec.Raw] = []
     cut: int | None = None
+
+
+class _Checkpoint(msgspec.Struct):
+    step: Annotated[int, msgspec.Meta(ge=-ingest.HIGHEST, le=ingest.HIGHEST)]
+    val_loss: float | None = None
+    bytes: Annotated[int, msgspec.Meta(ge=0, le=ingest.HIGHEST)] | None = None
+
+
+class _About(msgspec.Struct):
+    """The row of a post of the kind run."""
+
+    config: dict[str, Any] | None = None
+    summary: dict[str, Any] | None = None
+    checkpoints: list[_Checkpoint] = []
+
+
+class _Stream(EventSourceResponse):
+    """A stream that ends when it is not read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with suppress(SendTimeoutError):
+            await super().__call__(scope, receive, send)
 
 
 class Board:
@@ -89,7 +119,7 @@ class Board:
         self._wake()
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"ok": True, "version": helios.__version__})
+        return _json({"ok": True, "version": helios.__version__})
 
     def runs(self, request: Request) -> Response:
         status, q = request.query_params.get("status"), request.query_params.get("q", "").lower()
@@ -102,7 +132,9 @@ class Board:
         run_id = _id(request, "run_id")
         with self.store.reading() as db:
             found = queries.run(db, self.store.locks, run_id)
-        return _json(found) if found else _no_run(run_id)
+        if found is None:
+            raise HTTPException(404, f"no run {run_id}")
+        return _json(found)
 
     def series(self, request: Request) -> Response:
         run_id, query = _id(request, "run_id"), request.query_params
@@ -143,20 +175,20 @@ class Board:
         raw = await body(request, LIMIT)
         run_id, work = await run_in_threadpool(_writing, raw)
         try:
-            return JSONResponse({"next": await asyncio.wrap_future(self.store.submit(work))})
+            return _json({"next": await asyncio.wrap_future(self.store.submit(work))})
         except ingest.Gap as gap:
-            return JSONResponse({"next": gap.wanted, "error": f"{run_id}: {gap}"}, 409)
+            return _json({"next": gap.wanted, "error": f"{run_id}: {gap}"}, 409)
 
     async def part(self, request: Request) -> Response:
         _id(request, "run_id"), _id(request, "name")
         number = _whole(request.path_params, "number", None, 0, LARGEST)
         size, sha256 = _content(request.query_params)
         data, digest = await body(request, PART), request.headers.get("x-sha256", "")
-        return JSONResponse({"have": await run_in_threadpool(self.uploads.put, number, data, digest, size, sha256)})
+        return _json({"have": await run_in_threadpool(self.uploads.put, number, data, digest, size, sha256)})
 
     def parts(self, request: Request) -> Response:
         _id(request, "run_id"), _id(request, "name")
-        return JSONResponse({"have": self.uploads.have(*_content(request.query_params))})
+        return _json({"have": self.uploads.have(*_content(request.query_params))})
 
     async def finish(self, request: Request) -> Response:
         run_id, name = _id(request, "run_id"), _id(request, "name")
@@ -171,7 +203,7 @@ class Board:
         if step is not None and (type(step) is not int or abs(step) > ingest.HIGHEST):
             raise HTTPException(400, "step is no whole number")
         await run_in_threadpool(self.uploads.finish, run_id, name, size, sha256, step)
-        return JSONResponse({"href": f"/api/runs/{run_id}/files/{name}"})
+        return _json({"href": f"/api/runs/{run_id}/files/{name}"})
 
     def file(self, request: Request) -> Response:
         run_id, name = _id(request, "run_id"), _id(request, "name")
@@ -185,7 +217,7 @@ class Board:
         runs = frozenset(request.query_params.getlist("run"))
         given = request.headers.get("last-event-id") or request.query_params.get("cursor")
         since = None if given is None else _whole({"cursor": given}, "cursor", None, 0)
-        return EventSourceResponse(self._messages(runs, since), ping=PING, sep="\n", send_timeout=PING)
+        return _Stream(self._messages(runs, since), ping=PING, sep="\n", send_timeout=PING)
 
     async def _messages(self, runs: frozenset[str], since: int | None) -> AsyncIterator[ServerSentEvent]:
         changed = asyncio.Event()
@@ -224,8 +256,7 @@ def _writing(raw: bytes) -> tuple[str, Callable[[sqlite3.Connection], Any]]:
     now = time.time()
     try:
         post = _post(raw)
-        rows = [(str(line if isinstance(line, str) else bytes(line), *(() if isinstance(line, str) else ("utf-8",))),
-                 parse(line)) for line in post.rows]
+        rows = [(bytes(line).decode(), parse(line)) for line in post.rows]
     except (ValueError, msgspec.MsgspecError) as error:
         raise HTTPException(400, f"cannot read the post: {error}") from None
     run_id, kind, start = post.run_id, post.kind, post.start
@@ -234,7 +265,11 @@ def _writing(raw: bytes) -> tuple[str, Callable[[sqlite3.Connection], Any]]:
     if not all(isinstance(row, dict) for _, row in rows):
         raise HTTPException(400, "a row is no JSON object")
     if kind == "run":
-        return run_id, lambda db: _run(db, run_id, post.cut, [row for _, row in rows], now)
+        try:
+            about = msgspec.convert(rows[-1][1], _About) if rows else None
+        except msgspec.ValidationError as error:
+            raise HTTPException(400, f"cannot use the row: {error}") from None
+        return run_id, lambda db: _run(db, run_id, post.cut, about, now)
     if kind not in LINES:
         raise HTTPException(400, f"no kind {kind[:40]!r}; there are run, {', '.join(LINES)}")
     if start is None or not 0 <= start < FAR:
@@ -247,12 +282,12 @@ def _put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: list[
     return start + len(rows)
 
 
-def _run(db: sqlite3.Connection, run_id: str, cut: int | None, rows: list[dict[str, Any]], now: float) -> dict[str, int]:
+def _run(db: sqlite3.Connection, run_id: str, cut: int | None, about: _About | None, now: float) -> dict[str, int]:
     if cut is not None:
         ingest.cut(db, run_id, max(-FAR, min(cut, FAR)), now)
-    if rows:
-        about = rows[-1]
-        ingest.about(db, run_id, about.get("config"), about.get("summary"), about.get("checkpoints") or [], now)
+    if about is not None:
+        checkpoints = [msgspec.structs.asdict(c) for c in about.checkpoints]
+        ingest.about(db, run_id, about.config, about.summary, checkpoints, now)
     return ingest.counts(db, run_id)
 
 
@@ -278,7 +313,7 @@ def _whole(given: Any, name: str, default: int | None = None, least: int = -FAR,
     if value is None or value == "":
         return default
     try:
-        number = int(value)
+        number = int(str(value))
     except ValueError:
         raise HTTPException(400, f"{name} is no whole number") from None
     if not least <= number <= most:
@@ -293,27 +328,24 @@ def _content(given: Any) -> tuple[int, str]:
     return size, sha256
 
 
-def _no_run(run_id: str) -> Response:
-    return JSONResponse({"error": f"no run {run_id}"}, 404)
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return _text(strict(text(value)), status, headers)
 
 
-def _json(value: Any) -> Response:
-    return _text(strict(text(value)))
-
-
-def _text(content: str) -> Response:
-    return Response(content, media_type="application/json")
+def _text(content: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(content, status, headers, "application/json")
 
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return _json({"error": error.detail}, error.status_code, error.headers)
 
 
 def _failed(request: Request, error: Exception) -> Response:
     print(f"warning: {request.method} {request.url.path}: {error}", file=sys.stderr, flush=True)
-    return JSONResponse({"error": f"the board cannot use its files: {error}; try again"}, 503)
+    return _json({"error": f"the board cannot use its files: {error}; try again"}, 503)
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the board met an error of its own, which its output tells"}, 500)
+    traceback.print_exception(error)
+    return _json({"error": "the board met an error of its own, which its output tells"}, 500)

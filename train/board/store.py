@@ -1,4 +1,4 @@
-"""The store: one thread that writes to the database, in transactions that several writers share, and readers beside it."""
+"""The store: one thread that writes to the database, in transactions that writers share, and readers beside it."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ def read(path: str, place: Place | None, warn: Callable[[str], object]) -> tuple
 
 def differs(path: str, lines: Iterator[str]) -> tuple[int, bool] | None:
     """Return the number of the first of `lines` that is no row of the file as it is there, and whether that is so since
-    the file ends before it; None where all of them are, whatever follows. Raises OSError."""
+    the file ends before it; None where all of them are, whatever follows, or there is no file. Raises OSError."""
     expected, n = next(lines, None), 0
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
-    except (FileNotFoundError, NotADirectoryError):
-        return None if expected is None else (0, True)
+    except FileNotFoundError:
+        return None
     with file:
         for raw in file:
             if expected is None:

@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
-from helios.train.board import ingest, tail
+from helios.train.board import ingest, queries, tail
 from helios.train.board.guard import ID
 from helios.train.board.store import Store
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, LOGS, read_config
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, read_config
 from helios.train.records.overview import STALE, locked
 
 TICK = 0.4  # seconds between two looks at the runs under way
@@ -35,7 +36,7 @@ _STATE = "state.json"
 Signature = tuple[int, int, int] | None  # inode, size, time of the last change in ns
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
     path: str
     run_id: str
@@ -50,9 +51,10 @@ class Watcher:
 
     def __init__(self, folder: Path, store: Store) -> None:
         self.folder, self.store = str(folder), store
-        self.folders: dict[str, tuple[int, list[str]]] = {}  # without a run of their own: time of a change, what is in it
+        self.folders: dict[str, tuple[int, list[str]]] = {}  # that are no runs: time of a change, folders in it
         self.runs: dict[str, _Run] = {}  # by path
         self.owners: dict[str, str] = {}  # run id → path
+        self.left: dict[str, Signature] = {}  # left out: path → of config.json
         self.waiting: deque[_Run] = deque()  # to be looked through
         self.warned: set[str] = set()
         self.checked = time.time()  # for runs of which there is no news
@@ -60,7 +62,8 @@ class Watcher:
         self.thread = threading.Thread(target=self._loop, name="watch")
 
     def start(self) -> None:
-        """Begin to read."""
+        """Find the runs, and begin to read them."""
+        self._guarded(self.folder, self._discover)
         self.thread.start()
 
     def stop(self) -> None:
@@ -69,27 +72,29 @@ class Watcher:
         self.thread.join()
 
     def _loop(self) -> None:
-        turn = 0
+        turn, turns = 0, round(WARM / TICK)
         while not self.ended.is_set():
             began = time.monotonic()
             self._guarded(self.folder, self._discover)
             cold = []
             for run in list(self.runs.values()):
-                if run.warm > began or _signature(run.path, EVENTS) != run.seen.get(EVENTS):
-                    self._guarded(run.path, lambda run=run: self._look(run))
+                if run.warm > began or (run.seen and _signature(run.path, EVENTS) != run.seen[EVENTS]):
+                    self._turn(run)
                 else:
                     cold.append(run)
-            if not self.waiting:  # all of them in WARM seconds
-                turns = round(WARM / TICK)
+            if not self.waiting:
                 turn = (turn + 1) % turns
                 self.waiting.extend(cold[turn::turns])
-            while self.waiting and time.monotonic() < began + TICK and not self.ended.is_set():
-                run = self.waiting.popleft()
-                if self._guarded(run.path, lambda run=run: self._look(run)):
-                    self.waiting.append(run)
+            until = time.monotonic() + TICK
+            while self.waiting and time.monotonic() < until and not self.ended.is_set():
+                self._turn(self.waiting.popleft())
             self._guarded(self.folder, self._silent)
             if not self.waiting:
                 self.ended.wait(max(0.0, began + TICK - time.monotonic()))
+
+    def _turn(self, run: _Run) -> None:
+        if self._guarded(run.path, partial(self._look, run)) and run not in self.waiting:
+            self.waiting.append(run)
 
     def _guarded(self, path: str, work: Callable[[], Any]) -> Any:
         """Return what `work` returns; warn where it fails, which is tried again later."""
@@ -111,32 +116,40 @@ class Watcher:
     def _discover(self) -> None:
         """Find new runs, and forget those that vanished."""
         found: list[str] = []
-        self._walk(self.folder, DEPTH, found)
-        new = [path for path in found if path not in self.runs]
+        self._walk(self.folder, DEPTH, found, set())
         for path in set(self.runs) - set(found):
             run = self.runs.pop(path)
             if self.owners.get(run.run_id) == path:
                 del self.owners[run.run_id]
                 self.store.locks.pop(run.run_id, None)
                 self._changed(run.run_id)
+            self.left.clear()
+        new = [path for path in found if path not in self.runs and self.left.get(path, ()) != _signature(path, CONFIG)]
         for path in new:
-            self._guarded(path, lambda path=path: self._claim(path))
-        fresh = [run for path in new if (run := self.runs.get(path))]
+            self.left[path] = _signature(path, CONFIG)
+            self._guarded(path, partial(self._claim, path))
+        fresh = [self.runs[path] for path in new if path in self.runs]
         fresh.sort(key=lambda run: (_signature(run.path, EVENTS) or (0, 0, 0))[2])
-        self.waiting.extendleft(fresh)  # the latest one is the first
+        self.waiting.extendleft(fresh)  # and so the latest one is read first
 
-    def _walk(self, folder: str, depth: int, found: list[str]) -> None:
+    def _walk(self, folder: str, depth: int, found: list[str], been: set[int]) -> None:
+        """Add the run directories in a folder. been: inodes of the folders that were walked through, since links may
+        lead back to one."""
         try:
-            changed = os.stat(folder).st_mtime_ns
+            status = os.stat(folder)
         except OSError:
             self.folders.pop(folder, None)
             if folder == self.folder:
                 raise
             return
-        known = self.folders.get(folder)
+        if status.st_ino in been:
+            return
+        been.add(status.st_ino)
+        changed, known = status.st_mtime_ns, self.folders.get(folder)
         if known and known[0] == changed:
             places = known[1]
         else:
+            places = []
             with suppress(PermissionError), os.scandir(folder) as entries:
                 places = sorted(e.path for e in entries if not e.name.startswith(".") and e.is_dir())
             # A clock's tick may hold another change, so that a time is to be relied on only when it has passed.
@@ -145,77 +158,82 @@ class Watcher:
             if place in self.runs or os.path.exists(os.path.join(place, CONFIG)):
                 found.append(place)
             elif depth > 1:
-                self._walk(place, depth - 1, found)
+                self._walk(place, depth - 1, found, been)
 
     def _claim(self, path: str) -> None:
         """Take in a new run directory, but not a second one of the same run."""
         run_id = read_config(Path(path))["run_id"]
         if not ID.fullmatch(run_id):
             raise UserError(f"{path} is left out: its run_id is no id of letters, digits, _ . and -")
-        if (owner := self.owners.setdefault(run_id, path)) != path:
+        owner = self.owners.setdefault(run_id, path)
+        if owner != path and os.path.samefile(owner, path):
+            return
+        if owner != path:
             raise UserError(f"{path} is left out: {owner} is of the same run, {run_id}")
         self.runs[path] = _Run(path, run_id)
 
     def _look(self, run: _Run) -> bool:
         """Read what is new of a run; return whether there is more."""
         now = {name: _signature(run.path, name) for name in (*ABOUT, CANDIDATES, *KINDS)}
-        changed = {name for name, signature in now.items() if signature != run.seen.get(name, ())}
-        if changed and run.seen:
+        changed = {name for name, signature in now.items() if signature != run.seen.get(name)}
+        updated = min(max((signature[2] for signature in now.values() if signature), default=0) / 1e9, time.time())
+        if changed and (run.seen or updated > time.time() - WARM):
             run.warm = time.monotonic() + WARM
-        held = locked(Path(run.path)) if changed or self.store.locks.get(run.run_id) else False
+        if run.places is None:
+            self._begin(run)
+        works = [self._about(run, updated)] if changed & set(ABOUT) else []
+        if now[CANDIDATES] and CANDIDATES in changed:
+            works.append(self._candidates(run, updated))
+        places, same, more = dict(run.places or {}), True, False
+        for name, kind in KINDS.items():
+            if now[name] and name in changed:
+                part = tail.read(f"{run.path}/{name}", places.get(kind), self._warn)
+                same = same and part is not None
+                if part and part[1] != places.get(kind):
+                    works.append(_taking(run.run_id, kind, places.get(kind), *part, updated))
+                    places[kind], more = part[1], True
+        try:
+            if works:
+                self.store.write(lambda db: [work(db) for work in works])
+                run.places = places
+        except ingest.Gap:  # rows that were read here were cut elsewhere
+            same = False
+        if not same:
+            self._compare(run, True)
+        self._lock(run, bool(changed))
+        if same and not more:
+            run.seen = now
+        return more or not same
+
+    def _lock(self, run: _Run, changed: bool) -> None:
+        """See whether a process holds the run, where that may have changed."""
+        known = self.store.locks.get(run.run_id)
+        if not (changed or known):
+            return
+        held = self.store.locks[run.run_id] = locked(Path(run.path))
         if held:
             run.warm = time.monotonic() + WARM
-        updated = max((s[2] for s in now.values() if s), default=0) / 1e9
-        if changed & set(ABOUT):
-            self._about(run, updated)
-        if CANDIDATES in changed:
-            self._candidates(run, updated)
-        more = [self._read(run, name, updated) for name in KINDS if name in changed]
-        if held != self.store.locks.get(run.run_id):
-            self.store.locks[run.run_id] = held
+        if held == known:
+            return
+        with self.store.reading() as db:
+            found = queries.entries(db, {}, run.run_id)
+        if known is not None or (found and found[0]["status"] in ("active", "stale")):
             self._changed(run.run_id)
-        if not any(more):
-            run.seen = now
-        return any(more)
 
-    def _about(self, run: _Run, updated: float) -> None:
+    def _about(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
         config = read_config(Path(run.path))
         if config["run_id"] != run.run_id:
             raise UserError(f"{run.path} is left out: its run_id was {run.run_id} and is {config['run_id']}")
         run.checkpoints = _checkpoints(os.path.join(run.path, CHECKPOINTS), run.checkpoints)
-        summary = _object(os.path.join(run.path, SUMMARY))
-        self.store.write(lambda db: ingest.about(db, run.run_id, config, summary, list(run.checkpoints.values()), updated))
+        summary, listed = _object(os.path.join(run.path, SUMMARY)), list(run.checkpoints.values())
+        return lambda db: ingest.about(db, run.run_id, config, summary, listed, updated)
 
-    def _candidates(self, run: _Run, updated: float) -> None:
+    def _candidates(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
         place, found = None, []
-        while (part := tail.read(os.path.join(run.path, CANDIDATES), place, self._warn)) and part[0]:
+        while (part := tail.read(f"{run.path}/{CANDIDATES}", place, self._warn)) and part[1] != place:
             place = part[1]
             found += part[0]
-        self.store.write(lambda db: ingest.put(db, run.run_id, "candidates", 0, found, updated))
-
-    def _read(self, run: _Run, name: str, updated: float) -> bool:
-        """Read on in a file of rows; return whether there is more."""
-        if run.places is None:
-            self._begin(run)
-        kind, path, place = KINDS[name], os.path.join(run.path, name), run.places.get(KINDS[name])
-        try:
-            part = tail.read(path, place, self._warn)
-        except (FileNotFoundError, NotADirectoryError):
-            part = None
-        if part is None:
-            self._compare(run, True)
-            return os.path.exists(path)
-        rows, after = part
-        first = place.rows if place else 0
-        if after == place:
-            return False
-        try:
-            self.store.write(lambda db: _take(db, run.run_id, kind, first, rows, after, updated))
-        except ingest.Gap:  # rows were cut that were read here
-            self._compare(run, True)
-            return True
-        run.places[kind] = after
-        return bool(rows)
+        return lambda db: ingest.put(db, run.run_id, "candidates", 0, found, updated)
 
     def _begin(self, run: _Run) -> None:
         """Look up how far a run was read by an earlier board, and compare what was never read with what was sent."""
@@ -227,7 +245,7 @@ class Watcher:
             self._compare(run, False)
 
     def _compare(self, run: _Run, known: bool) -> None:
-        """Compare a run's files with its rows in the store, and cut these from where they differ. Then all is read again.
+        """Compare a run's files with its rows in the store, and cut these from where they differ. All is read again.
 
         known: whether the files were read before; else rows that are not in them stay, since they may come from where
         the run goes on.
@@ -241,7 +259,7 @@ class Watcher:
                 if found and (known or not found[1]):
                     steps.append(db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?",
                                             (run.run_id, found[0])).fetchone()[0])
-            run.places = {}
+            run.places, run.seen = {}, {}
             if not steps:
                 return
             cut = min(steps) - 1
@@ -265,10 +283,13 @@ class Watcher:
         self.store.write(lambda db: ingest.change(db, run_id, "run"))
 
 
-def _take(db: sqlite3.Connection, run_id: str, kind: str, first: int, rows: list[ingest.Row], place: tail.Place,
-          updated: float) -> None:
-    ingest.put(db, run_id, kind, first, rows, updated)
-    db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)", (run_id, kind, *place))
+def _taking(run_id: str, kind: str, before: tail.Place | None, rows: list[ingest.Row], after: tail.Place,
+            updated: float) -> Callable[[sqlite3.Connection], Any]:
+    """Return what writes rows that were read, and up to where that is."""
+    def take(db: sqlite3.Connection) -> None:
+        ingest.put(db, run_id, kind, before.rows if before else 0, rows, updated)
+        db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)", (run_id, kind, *after))
+    return take
 
 
 def _lowest(db: sqlite3.Connection, run_id: str, kind: str, step: int) -> int:

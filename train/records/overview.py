@@ -81,7 +81,7 @@ class Overview:
         """Take in the next line of events.jsonl."""
         if self.begun is None and isinstance(event.get("time"), str):
             self.begun = event["time"]
-        if event.get("kind") in LIFE:
+        if isinstance(event.get("kind"), str) and event["kind"] in LIFE:
             self.life = {key: event.get(key) for key in ("kind", "message")}
 
     def entry(self, locked: bool | None, updated: float, now: float | None = None) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""A store in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from helios.train.board.store import Store
+
+from .boards import Board, board
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    found = Store(tmp_path / "board.sqlite")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
+    """A board for the tests of a file, each with runs of its own."""
+    with board(tmp_path_factory.mktemp("board") / "runs") as found:
+        yield found
