@@ -41,7 +41,7 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                caching = b"no-store" if scope["path"].startswith("/api") else b"no-cache"
+                caching = b"no-store" if scope["path"].startswith("/api/") else b"no-cache"
                 kept = [pair for pair in message.get("headers", []) if pair[0] != b"cache-control"]
                 message["headers"] = [*kept, *HEADERS, (b"cache-control", caching)]
             await send(message)
@@ -59,7 +59,7 @@ class Guard:
         if self.loopback and not is_loopback(re.sub(r":\d*$", "", host.decode("latin-1")).strip("[]")):
             return 400, "the board answers under localhost or 127.0.0.1 only"
         reads = method in ("GET", "HEAD")
-        if not path.startswith("/api") or (reads and self.loopback):
+        if not path.startswith("/api/") or (reads and self.loopback):
             return 0, ""
         if self.token is None:
             return 403, "the board has no token, so nobody may write; start it with --token-file or HELIOS_TOKEN"
