@@ -1,4 +1,4 @@
-"""A board's process and a browser that sees it, and nothing else of the network."""
+"""A browser that sees a board, and nothing else of the network; and runs to look at."""
 
 from __future__ import annotations
 
@@ -29,22 +29,6 @@ def trained(run: Path, *args: str) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return str(json.loads((run / "config.json").read_text())["run_id"])
-
-
-@contextmanager
-def board(runs: Path, *args: str) -> Iterator[str]:
-    """Run helios-board on a folder and yield its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "helios.cli.board", "--runs", str(runs), "--port", "0", *args],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        line = process.stdout.readline()
-        assert "http://" in line, line + (process.stderr.read() if process.stderr else "")
-        yield line[line.index("http://"):].split()[0].rstrip("/")
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
 
 
 @contextmanager
@@ -86,8 +70,7 @@ class Tab:
             route.abort()
 
     def open(self, view: str = "") -> Any:
-        """Show a view, given as its hash, in a page that is loaded anew."""
-        self.page.goto("about:blank")
+        """Show a view, given as its hash."""
         self.page.goto(f"{self.address}/{view}")
         return self.page
 

@@ -15,7 +15,8 @@ import pytest
 
 from helios.train.search.plots import COLOURS
 
-from .browser import Tab, board, chromium, train, trained
+from .boards import board
+from .browser import Tab, chromium, train, trained
 
 PAGE = Path(__file__).parents[2] / "train" / "board" / "page"
 SEARCH = ("--search", "ffn-activation", *(word for setting in (
@@ -80,8 +81,8 @@ def _lengthen(metrics: Path) -> None:
 
 @pytest.fixture(scope="module")
 def address(runs: Path) -> Iterator[str]:
-    with board(runs) as address:
-        yield address
+    with board(runs) as found:
+        yield found.url
 
 
 @pytest.fixture(scope="module")
@@ -359,23 +360,3 @@ def test_the_keyboard_reaches_everything(tab: Callable[..., Tab]) -> None:
     page.get_by_role("link", name="plain", exact=True).focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#chart-loss canvas")
-
-
-def test_a_token_is_asked_for_where_reading_needs_one(
-        browser: Any, runs: Path, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("sesame")
-    # Beyond loopback, reading needs the token.
-    with board(runs, "--token-file", str(tmp_path / "token"), "--host", "0.0.0.0", "--db",
-               str(tmp_path / "db.sqlite")) as address:
-        it = Tab(browser, address.replace("0.0.0.0", "127.0.0.1"))
-        page = it.open()
-        for word in ("wrong", "sesame"):
-            page.get_by_role("dialog").get_by_label("Token").wait_for()
-            page.locator("#token").fill(word)
-            page.get_by_role("button", name="Open").click()
-        page.wait_for_selector("text=searched")
-        page.reload()
-        page.wait_for_selector("text=searched")  # kept for the session
-        assert page.get_by_role("dialog").count() == 0
-        it.complaints = [text for text in it.complaints if "401" not in text]  # which the browser itself reports
-        it.close()
