@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a run, and a file's name
 PATIENCE = 30.0  # seconds in which a request's body must come
 HEADERS = [(name.encode(), value.encode()) for name, value in {
-    "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-                               "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+                               "frame-ancestors 'none'",
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
     "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin"}.items()]
 

@@ -88,7 +88,7 @@ export class Chart {
       ],
       series: [{}, ...lines.map((line) => ({
         stroke: line.hidden ? "transparent" : line.colour, width: line.smoothed ? 2 : 1.5, dash: line.dash,
-        paths: path, points: line.hidden ? { show: false } : { size: 5 },
+        paths: path, points: line.hidden ? { show: false } : { size: 5, filter: alone },
       }))],
       hooks: {
         drawAxes: [(u) => {
@@ -199,6 +199,15 @@ function path(u, series, first, last) {
     down = true;
   }
   return { stroke, fill: null, clip: null, band: null, gaps: null, flags: 1 };
+}
+
+/** Where points are too many to be drawn, those that no line leads to. */
+function alone(u, series, all) {
+  if (all) return null;
+  const known = [], { [series]: ys } = u.data;
+  ys.forEach((value, i) => value !== undefined && known.push(i));
+  return known.filter((i, k) => ys[i] !== null && (ys[known[k - 1]] ?? null) === null
+    && (ys[known[k + 1]] ?? null) === null);
 }
 
 function lastKnown(line) {

@@ -64,7 +64,8 @@ export const SEARCH_CHARTS = [
 ];
 
 const ONE_RUN = ["stack", "heat", "timeline"];
-const NEEDED = ["elapsed_ms", "adaptive_batch_size", "symbio_replicate"]; // for the x axis, and to part trainings
+// For the x axis, and to part trainings.
+const NEEDED = ["elapsed_ms", "ms_per_iter", "adaptive_batch_size", "symbio_replicate"];
 
 /** The keys that these charts need of a run. */
 export function keysOf(specs, run) {
@@ -148,7 +149,7 @@ const DASHES = [undefined, [6, 3], [2, 2], [8, 3, 2, 3]];
 
 /** A line of a column: nulls of what is measured now and then are left out, gaps in what is measured always stay. */
 function line(spec, key, run, column, { smooth, place, whole = spec.through }, more) {
-  const gaps = spec.gaps?.includes(key) ?? false, kept = gaps ? column : column.map((value) => value);
+  const gaps = (spec.gaps?.includes(key) && !run.entry.historic) ?? false, kept = gaps ? column : column.map((value) => value);
   const { to } = place(run), { step, min, max, last, missing } = whole ? kept : parted(kept, run);
   const by = key === "val_loss" ? 0 : smooth; // which is smooth as it is, and known now and then only
   return { x: step.map(to), y: by ? smoothed(last, by) : last, min, max, last, missing, smoothed: by > 0, gaps,

@@ -6,7 +6,7 @@ import { h, soon, swatch } from "./dom.js";
 import { ago, count, loss, moment, short, time } from "./format.js";
 import { Table } from "./table.js";
 
-export const STATUS = { active: "●", completed: "✓", interrupted: "‖", stale: "○", failed: "✕" };
+export const STATUS = { active: "●", completed: "✓", interrupted: "‖", stale: "○", failed: "✕", historic: "◇" };
 const FIRST = 300; // rows that are shown before all are asked for
 
 /** The status in colour, sign and word. */
@@ -116,18 +116,15 @@ export class List {
       { name: "pick", label: "", text: (e) => e.run_id, node: (e) => this.#box(e.run_id) },
       text("status", "Status", (e) => `${e.status} ${e.reason ?? ""}`, (e) => Object.keys(STATUS).indexOf(e.status),
         { node: status }),
-      text("run_id", "Run", (e) => e.run_id + e.historic, (e) => e.run_id, { node: (e) => h("span", {},
-        h("a", { href: `#runs=${encodeURIComponent(e.run_id)}` }, e.run_id),
-        e.historic && h("span", { class: "tag", title: "A run of the original system, as far as it is known" },
-          "historic")) }),
-      text("domain", "Text", (e) => e.domain ?? "–"),
+      text("run_id", "Run", (e) => `${e.run_id} ${e.domain}`, (e) => e.run_id, { node: (e) => h("span", {},
+        h("a", { href: `#runs=${encodeURIComponent(e.run_id)}` }, e.run_id), h("small", {}, e.domain)) }),
       text("step", "Step", (e) => `${count(e.step)}/${count(e.steps)}`, undefined, { node: (e) => h("span", {},
         count(e.step), e.steps && h("small", {}, ` / ${count(e.steps)}`), e.steps && progress(e)) }),
       text("loss", "Loss", (e) => loss(e.loss)),
       text("best_val_loss", "Best val", (e) => loss(e.best_val_loss)),
       text("tokens_per_sec", "Tokens/s", (e) => count(e.tokens_per_sec)),
-      text("model", "Model", (e) => e.model ?? "–"),
-      text("parameters", "Parameters", (e) => short(e.parameters)),
+      text("parameters", "Parameters", (e) => `${short(e.parameters)} ${e.model}`, (e) => e.parameters,
+        { node: (e) => h("span", {}, short(e.parameters), h("small", {}, e.model)) }),
       text("activation", "Activation", (e) => activation(e) ?? "–", activation, { node: (e) => h("span", {},
         activation(e) && swatch(colourOf(activation(e))), shortName(activation(e)) || "–",
         e.symbio && h("small", {}, e.symbio_winner ? " found" : " search")) }),

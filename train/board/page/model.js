@@ -153,7 +153,12 @@ export class Run {
 
   /** Where a step lies on the x axis: at its number, its tokens, or its milliseconds. */
   place(axis) {
-    if (axis === "time") return between(this.columns.get("elapsed_ms"), this.near?.columns.get("elapsed_ms"));
+    if (axis === "time") {
+      const known = this.columns.get("elapsed_ms");
+      if (known?.length) return between(known, this.near?.columns.get("elapsed_ms"));
+      const each = this.columns.get("ms_per_iter"); // of a run of which only some steps are known
+      return each?.length ? summed(each, 1) : line(1);
+    }
     if (axis === "tokens") {
       const { batch_size: batch = 1, accum = 1 } = this.config.train ?? {}, size = this.config.model?.block_size ?? 1;
       const sizes = this.columns.get("adaptive_batch_size");

@@ -4,7 +4,7 @@ import { CHARTS } from "./charts.js";
 import { colourOf, LINES, shortName } from "./colours.js";
 import { h, soon, swatch } from "./dom.js";
 import { Files } from "./files.js";
-import { ago, count, duration, loss, number, short, time } from "./format.js";
+import { ago, count, duration, loss, moment, number, short, time } from "./format.js";
 import { Grid } from "./grid.js";
 import { progress, status } from "./list.js";
 import { Run } from "./model.js";
@@ -130,23 +130,22 @@ export class RunPage {
     const { entry, config } = run, { device, host } = config;
     const activation = entry.symbio_winner ?? entry.activation ?? config.model?.activation;
     const last = (key) => run.columns.get(key)?.last.at(-1) ?? null;
-    const left = timeLeft(run);
+    const left = timeLeft(run), taken = last("elapsed_ms") ?? moment(entry.updated) - moment(entry.created);
     const machine = host && [host.name, host.os, host.cpu, host.cores && `${host.cores} cores`,
                              host.memory_mib && `${count(host.memory_mib)} MiB`].filter(Boolean).join(" · ");
     this.#replace(this.header, [
       h("div", { class: "title" }, h("h1", {}, run.id), status(entry),
-        entry.historic && h("span", { class: "tag" }, "historic")),
-      entry.historic && h("p", { class: "note" }, "A run of the original system: this is what is known of it",
-        Number.isFinite(entry.coverage) ? `, ${number(100 * entry.coverage)} % of its steps.` : "."),
-      entry.reason && h("p", { class: "reason" }, entry.reason),
+        entry.historic && h("span", { class: "tag" }, "what is known of it")),
+      entry.historic ? h("p", { class: "note" }, historic(entry))
+        : entry.reason && h("p", { class: "reason" }, entry.reason),
       h("dl", { class: "figures" },
         figure("Step", count(entry.step), entry.steps && `of ${count(entry.steps)}`, entry.steps && progress(entry)),
         figure("Loss", loss(entry.loss)),
         figure("Validation", loss(entry.val_loss), Number.isFinite(entry.best_val_loss) &&
           `best ${loss(entry.best_val_loss)}${entry.best_val_step ? ` at ${count(entry.best_val_step)}` : ""}`),
         figure("Speed", count(entry.tokens_per_sec), "tokens/s"),
-        figure(left === null ? "Time" : "Time left", duration(left ?? last("elapsed_ms")),
-          left !== null && `${duration(last("elapsed_ms"))} so far`),
+        figure(left === null ? "Time" : "Time left", duration(left ?? taken),
+          left !== null && `${duration(taken)} so far`),
         figure("Activation", h("span", {}, swatch(colourOf(activation)), shortName(activation) || "–"),
           entry.symbio && (entry.symbio_winner ? "found by the search" : "being searched")),
         figure("Parameters", short(entry.parameters), entry.model)),
@@ -181,6 +180,10 @@ export class RunPage {
     if (focus) [...element.querySelectorAll("a")].find((a) => a.getAttribute("href") === focus)?.focus();
   }
 }
+
+/** What a run of the original system says of itself, and how much of it the records hold. */
+const historic = ({ reason, coverage }) => ["A run of the original system", reason, Number.isFinite(coverage) &&
+  `its records hold ${number(Math.round(1000 * coverage) / 10)} % of its steps`].filter(Boolean).join("; ") + ".";
 
 /** Milliseconds that an active run still takes at its present speed, null where that is not known. */
 function timeLeft({ entry, config }) {
