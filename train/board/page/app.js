@@ -10,9 +10,10 @@ import { View } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const main = at("main"), live = at("live"), picked = new Set();
-let page = null, stop = () => {};
+let page = null, stop = () => {}, list = "#"; // list: the list of runs as it was last filtered and sorted
 
 const view = new View((now, before) => {
+  if (!now.runs.length) list = location.hash || "#";
   if (String(now.runs) === String(before.runs)) page.update(now, before);
   else open();
 });
@@ -26,6 +27,7 @@ function trouble(error) {
 /** Open what the view says: the stream first, then everything, so that nothing is lost in between. */
 function open() {
   const { runs } = view.now;
+  if (!runs.length) list = location.hash || "#";
   stop();
   page?.destroy();
   trouble(null);
@@ -47,7 +49,7 @@ function open() {
 function crumbs(runs) {
   const title = runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "";
   document.title = title ? `${title} – Helios` : "Helios";
-  at("crumbs").replaceChildren(h("a", { href: "#", "aria-current": title ? null : "page" }, "Runs"),
+  at("crumbs").replaceChildren(h("a", { href: title ? list : "#", "aria-current": title ? null : "page" }, "Runs"),
     ...(title ? [h("span", { "aria-current": "page" }, title)] : []));
 }
 

@@ -1,13 +1,13 @@
 // One chart: a title with what the cursor is at, and uPlot below it. Zoom and cursor are shared through `shared`.
 
+import { AXES } from "./axis.js";
 import { h, swatch } from "./dom.js";
-import { count, duration, number, short } from "./format.js";
+import { number, short } from "./format.js";
 import * as paint from "./paint.js";
 import { css } from "./theme.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 const LOW = 180, HIGH = 280; // CSS pixels
-const AXES = { step: count, tokens: short, time: duration };
 
 /**
  * shared: {axis, range() the x range shown, zoom(range or null, {small}), log(id) whether the y axis is logarithmic,
@@ -24,7 +24,8 @@ export class Chart {
     this.plot = h("div", { class: "plot", tabindex: 0, role: "group", "aria-roledescription": "chart",
                            onkeydown: (event) => this.#key(event),
                            "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all` });
-    this.element = h("figure", { class: `chart${spec.wide ? " wide" : spec.full ? " full" : ""}`, id: `chart-${spec.id}` },
+    const places = spec.wide ? " wide" : spec.full ? " full" : "";
+    this.element = h("figure", { class: `chart${places}`, id: `chart-${spec.id}` },
       h("figcaption", {}, h("h3", {}, spec.title, spec.unit && h("small", {}, ` ${spec.unit}`)),
         !spec.plain && this.logButton),
       this.legend, this.plot);
@@ -80,7 +81,8 @@ export class Chart {
         y: { distr: this.log ? 3 : 1, dir: rows ? -1 : 1, range: () => this.#reach() },
       },
       axes: [
-        { ...axis, size: 24, gap: 2, values: (u, values) => values.map((value) => AXES[shared.axis](value)) },
+        { ...axis, size: 24, gap: 2, incrs: AXES[shared.axis].steps,
+          values: (u, values) => values.map((value) => AXES[shared.axis].say(value)) },
         rows ? { ...axis, size: 92, gap: 4, splits: () => rows.map((_, i) => i + 0.5), grid: { show: false },
                  values: () => rows.map((name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name)) }
              : { ...axis, size: 54, gap: 3, values: (u, values) => values.map(axisNumber),
@@ -151,11 +153,12 @@ export class Chart {
     const idxs = this.u?.cursor.idxs;
     if (!this.u) return;
     const x = this.u.cursor.left >= 0 && idxs?.[0] != null ? this.u.data[0][idxs[0]] : null;
-    this.where.textContent = x === null ? "" : `${this.shared.axis} ${AXES[this.shared.axis](x)}`;
+    this.where.textContent = x === null ? "" : `${this.shared.axis} ${AXES[this.shared.axis].say(x)}`;
     this.lines.forEach((line, i) => {
       line.index ??= new Map(line.x.map((value, at) => [value, at]));
       const at = x === null ? lastKnown(line) : line.index.get(this.u.data[0][idxs[i + 1]]);
-      this.cells[i].textContent = at === undefined ? "" : (line.say ?? say)(line, at);
+      this.cells[i].textContent = at === undefined ? "" : line.say ? line.say(line, at)
+        : x === null ? number(line.last[at]) : say(line, at);
     });
   }
 
@@ -219,5 +222,6 @@ function lastKnown(line) {
 function say(line, at) {
   const { [at]: min } = line.min, { [at]: max } = line.max;
   if (min === null || min === undefined) return "not finite";
-  return min === max ? number(line.last[at]) : `${number(line.last[at])} (${number(min)} to ${number(max)})`;
+  const [low, high, last] = [min, max, line.last[at]].map(number);
+  return low === high ? last : `${last} (${low} to ${high})`;
 }

@@ -12,7 +12,7 @@ import { areas } from "./paint.js";
  * through: its line goes on from one training of a search to the next · aside: a key for which the axis makes no room
  * derive(run): the columns by the key's name, where they are not those of the record
  * log: logarithmic at first · zero: the axis reaches to 0 · gaps: missing values are marked · marks: those of the run
- * thresholds(config): dashed lines · plain: no logarithmic axis · wide, full: takes two places, or all · high: is higher
+ * thresholds(config): dashed lines · plain: no logarithmic axis · wide, full: takes two places, or all · high: higher
  */
 export const CHARTS = [
   { id: "loss", title: "Loss", unit: "nats a token", keys: { loss: "train", val_loss: "val" }, wide: true, high: true,
@@ -64,8 +64,7 @@ export const SEARCH_CHARTS = [
 ];
 
 const ONE_RUN = ["stack", "heat", "timeline"];
-// For the x axis, and to part trainings.
-const NEEDED = ["elapsed_ms", "ms_per_iter", "adaptive_batch_size", "symbio_replicate"];
+const NEEDED = ["elapsed_ms", "adaptive_batch_size", "symbio_replicate"]; // for the x axis, and to part trainings
 
 /** The keys that these charts need of a run. */
 export function keysOf(specs, run) {
@@ -102,18 +101,19 @@ const KINDS = {
     }),
 
   activation: (spec, { run }, how) => {
-    const [key] = Object.keys(spec.keys), column = run.column(key), parts = new Map();
+    const [key] = Object.keys(spec.keys), column = run.column(key).map((value) => value), parts = new Map();
     for (const span of run.activations()) {
       if (!parts.has(span.value)) parts.set(span.value, []);
       parts.get(span.value).push(span);
     }
     return [...parts].map(([activation, spans]) => {
-      const inside = (step) => spans.some(({ from, to }) => step >= from && step <= to);
-      const keep = (list) => list.map((value, i) => (inside(column.step[i]) ? value : null));
-      const part = new Column({ step: column.step, first: keep(column.first), min: keep(column.min),
-                                max: keep(column.max), last: keep(column.last), missing: column.missing });
-      return line({ ...spec, gaps: [key] }, key, run, part, how,
-        { label: shortName(activation), colour: COLOURS[colourKey(activation)], gaps: false });
+      const part = new Column();
+      for (const { from, to } of spans) {
+        column.step.forEach((step, i) => { if (step >= from && step <= to) part.copy(column, i); });
+        part.add(to + 0.5, null, 0); // what is between its spans is another's
+      }
+      return line(spec, key, run, part, { ...how, keep: true },
+        { label: shortName(activation), colour: COLOURS[colourKey(activation)] });
     }).filter((each) => each.last.some((value) => value !== null));
   },
 
@@ -140,16 +140,17 @@ const KINDS = {
       const id = value(run.column("loss").step[at]);
       return id ? names.get(id) ?? id : "the winner's training";
     };
-    return [line({ ...spec, gaps: ["loss"] }, "loss", run, run.column("loss"), { ...how, smooth: 0, whole: true },
-      { label: "", hidden: true, gaps: false, say })];
+    return [line(spec, "loss", run, run.column("loss"), { ...how, smooth: 0, whole: true, keep: true },
+      { label: "", hidden: true, say })];
   },
 };
 
 const DASHES = [undefined, [6, 3], [2, 2], [8, 3, 2, 3]];
 
 /** A line of a column: nulls of what is measured now and then are left out, gaps in what is measured always stay. */
-function line(spec, key, run, column, { smooth, place, whole = spec.through }, more) {
-  const gaps = (spec.gaps?.includes(key) && !run.entry.historic) ?? false, kept = gaps ? column : column.map((value) => value);
+function line(spec, key, run, column, { smooth, place, whole = spec.through, keep = false }, more) {
+  const gaps = (spec.gaps?.includes(key) && !run.entry.historic) ?? false;
+  const kept = gaps || keep ? column : column.map((value) => value);
   const { to } = place(run), { step, min, max, last, missing } = whole ? kept : parted(kept, run);
   const by = key === "val_loss" ? 0 : smooth; // which is smooth as it is, and known now and then only
   return { x: step.map(to), y: by ? smoothed(last, by) : last, min, max, last, missing, smoothed: by > 0, gaps,

@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { content, keysOf } from "./charts.js";
 import { h, soon } from "./dom.js";
-import { AXIS_NAMES, span } from "./axis.js";
+import { AXES, span } from "./axis.js";
 import { marksOf } from "./marks.js";
 import { onTheme } from "./theme.js";
 
@@ -102,7 +102,7 @@ export class Grid {
       chart.draw(found.lines, found.extra);
       before = chart.element;
     }
-    this.where.textContent = this.range().map(AXIS_NAMES[x].say).join(" to ");
+    this.where.textContent = this.range().map(AXES[x].say).join(" to ");
   }
 
   /** Ask for the true points of the zoomed range. */
@@ -128,7 +128,7 @@ export class Grid {
   #toolbar() {
     const { view } = this, button = (text, label, work) =>
       h("button", { type: "button", "aria-label": label, title: label, onclick: work }, text);
-    this.axes = new Map(Object.entries(AXIS_NAMES).map(([axis, { word }]) =>
+    this.axes = new Map(Object.entries(AXES).map(([axis, { word }]) =>
       [axis, button(word, `By ${word}`, () => this.#axis(axis))]));
     this.slider = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, id: "smooth", oninput: () =>
       view.set({ smooth: Number(this.slider.value) }, { small: true }) });

@@ -38,7 +38,7 @@ export class List {
       sort: view.now.sort, sorted: (sort) => view.set({ sort }, { small: true }) });
     this.more = h("button", { type: "button", hidden: true, onclick: () => { this.all = true; this.draw(); } });
     this.empty = h("p", { class: "empty", hidden: true });
-    this.element = h("section", { class: "list" },
+    this.element = h("section", { class: "list" }, h("h1", { class: "unseen" }, "Runs"),
       h("div", { class: "bar" }, this.search, this.choices, this.compare),
       h("div", { class: "scroll" }, this.table.element), this.empty, this.more);
     this.drawSoon = soon(() => this.draw(), 200);

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { Column, numbers } from "./column.js";
+import { moment } from "./format.js";
 
 const FILES = ["events", "samples", "candidates", "checkpoints"];
 
@@ -156,8 +157,8 @@ export class Run {
     if (axis === "time") {
       const known = this.columns.get("elapsed_ms");
       if (known?.length) return between(known, this.near?.columns.get("elapsed_ms"));
-      const each = this.columns.get("ms_per_iter"); // of a run of which only some steps are known
-      return each?.length ? summed(each, 1) : line(1);
+      const { created, updated } = this.entry; // all that is known of some
+      return line((moment(updated) - moment(created)) / this.step || 1);
     }
     if (axis === "tokens") {
       const { batch_size: batch = 1, accum = 1 } = this.config.train ?? {}, size = this.config.model?.block_size ?? 1;

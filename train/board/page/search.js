@@ -87,7 +87,8 @@ export class Search {
     let before = null;
     for (const { from, to, value } of this.run.trainings()) {
       const candidate = known.get(value) ?? {}, activation = candidate.activation ?? (value === null ? later : null);
-      found.push({ from, to, id: value, name: value === null ? "training" : this.names?.get(value) ?? value, activation, before,
+      const name = value === null ? "training" : this.names?.get(value) ?? value;
+      found.push({ from, to, id: value, name, activation, before,
                    generation: candidate.generation, parent: candidate.parent_name, mutation: candidate.mutation });
       before = activation;
     }
@@ -101,7 +102,10 @@ export class Search {
   }
 
   #name(id, name) {
-    return h("button", { type: "button", class: "link", onclick: () => this.#pick(id) }, name);
+    return h("button", { type: "button", class: "link", onclick: () => {
+      this.#pick(id);
+      this.tree.box.scrollIntoView({ block: "nearest" });
+    } }, name);
   }
 
   #columns() {

@@ -4,7 +4,7 @@ import { h } from "./dom.js";
 
 /**
  * columns: [{name, label, text(row), node(row) where it is more than text, by(row) what is sorted by, title(row)}];
- * their names are classes of the cells. key(row): its identity. sort: "name" or "-name"; sorted(sort): hears of changes.
+ * their names are classes of the cells. key(row): its identity. sort: "name" or "-name"; sorted(sort) hears a change.
  */
 export class Table {
   constructor(columns, { label, key, sort = "", sorted = null, className = "" }) {
