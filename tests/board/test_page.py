@@ -24,9 +24,9 @@ SEARCH = ("--search", "ffn-activation", *(word for setting in (
     "candidate_eval_interval=3", "mutation_rate=0.9", "steps=60", "eval_interval=6", "checkpoint_interval=20",
     "sample_interval=20", "cusum_window=5", "metrics_interval=5", "track_mi_profiles=true",
 ) for word in ("--set", setting)))
-SEARCHED = {"loss", "throughput", "grad_norm", "lr", "step_time", "timing", "perplexity", "gap", "clip_coef", "clip_pct",
-            "cusum", "weight_entropy", "effective_rank", "free_energy", "fitness", "heat_capacity", "complexity",
-            "mutual", "layers"}
+SEARCHED = {"loss", "throughput", "grad_norm", "lr", "step_time", "timing", "perplexity", "gap", "clip_coef",
+            "clip_pct", "cusum", "weight_entropy", "effective_rank", "free_energy", "fitness", "heat_capacity",
+            "complexity", "mutual", "layers"}
 ONLY_ON_GPUS = {"memory", "gpu", "ops", "loss_scale", "batch"}
 LONG, SPIKE, LOST = 5000, 3210, 1234  # rows of the run "long", and steps of its spike and of a loss that is none
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -107,7 +107,8 @@ def tab(browser: Any, address: str) -> Iterator[Callable[..., Tab]]:
 
 def _charts(page: Any) -> set[str]:
     page.wait_for_selector("figure.chart canvas")
-    return {name.removeprefix("chart-") for name in page.eval_on_selector_all("figure.chart", "all => all.map(f => f.id)")}
+    names = page.eval_on_selector_all("figure.chart", "all => all.map(f => f.id)")
+    return {name.removeprefix("chart-") for name in names}
 
 
 def _asked(tab: Tab, what: str) -> list[dict[str, str]]:
@@ -148,6 +149,10 @@ def test_list_filters_sorts_and_says_the_status(tab: Callable[..., Tab]) -> None
     page.reload()
     page.wait_for_selector("text=plain")
     assert names() == ["plain"]
+    page.get_by_role("link", name="plain").click()
+    page.get_by_role("link", name="Runs").click()
+    page.wait_for_selector("td.run_id a")
+    assert names() == ["plain"]  # as it was left
 
 
 def test_every_chart_with_data_is_there(tab: Callable[..., Tab]) -> None:
@@ -284,7 +289,7 @@ def test_new_rows_alone_are_transferred(tab: Callable[..., Tab], runs: Path) -> 
     it = tab()
     page = it.open()
     page.wait_for_selector("text=searched")
-    process = train(runs / "growing", "--steps", "100000", "--set", "checkpoint_interval=0", "--set", "eval_interval=20")
+    process = train(runs / "growing", "--steps", "100000", "--set", "checkpoint_interval=0")
     try:
         row = page.locator("tr", has_text="synth_")
         row.locator("span.status.active").wait_for()
@@ -326,7 +331,8 @@ def test_markup_is_shown_as_text(tab: Callable[..., Tab]) -> None:
 def test_dark_and_light(tab: Callable[..., Tab]) -> None:
     page = tab(color_scheme="dark").open("#runs=plain")
     page.wait_for_selector("#chart-loss canvas")
-    ground = lambda: sum(map(int, re.findall(r"\d+", page.evaluate("getComputedStyle(document.documentElement).background"))[:3]))
+    colour = "getComputedStyle(document.documentElement).backgroundColor"
+    ground = lambda: sum(map(int, re.findall(r"\d+", page.evaluate(colour))[:3]))
     assert ground() < 150
     page.get_by_role("button", name="Switch to light").click()
     assert ground() > 600

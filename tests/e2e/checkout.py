@@ -60,7 +60,7 @@ class Checkout:
     def bash(
         self, code: str, *args: str, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `code` after sourcing the script, on a made-up Debian 12 with neither GPU nor validation layers nor chromium."""
+        """Runs `code` after sourcing the script, on a made-up Debian 12 without GPU, validation layers and chromium."""
         set_up = """
 source "$1/run"; shift
 os_release() { echo 'debian bookworm'; }
