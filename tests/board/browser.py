@@ -57,7 +57,7 @@ class Tab:
         self.context.route("**/*", self._route)
         self.page = self.context.new_page()
         self.page.set_default_timeout(20_000)
-        self.page.on("console", lambda m: m.type in ("error", "warning") and self.complaints.append(m.text))
+        self.page.on("console", lambda m: self.complaints.extend([m.text] if m.type in ("error", "warning") else []))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _route(self, route: Any) -> None:

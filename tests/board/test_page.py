@@ -35,6 +35,15 @@ DRAWN = """figure => [...figure.querySelectorAll('canvas')].every(canvas => {
   return data.some((value, i) => i % 4 === 3 && value > 0);
 })"""
 
+# Whether there is blue in the loss's plot, at a share of its width, and above a share of its height.
+BLUE = """([across, high]) => {
+  const [canvas, over] = ['canvas', '.u-over'].map(name => document.querySelector(`#chart-loss ${name}`));
+  const ratio = devicePixelRatio, plot = over.getBoundingClientRect(), all = canvas.getBoundingClientRect();
+  const {data} = canvas.getContext('2d').getImageData((plot.left - all.left + across * plot.width) * ratio - 3,
+    (plot.top - all.top + 0.1 * plot.height) * ratio, 6, (high - 0.1) * plot.height * ratio);
+  return data.some((_, i) => i % 4 === 0 && data[i] < 60 && data[i + 2] > 140 && data[i + 3] > 40);
+}"""
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -184,6 +193,8 @@ def test_zoom_asks_for_the_true_points(tab: Callable[..., Tab]) -> None:
     middle = area["y"] + area["height"] / 2
     page.mouse.move(at(SPIKE), middle)
     assert "to 77.5)" in legend.inner_text()  # the bucket's greatest loss
+    assert page.evaluate(BLUE, [(SPIKE - 1) / (LONG - 1), 0.3])  # which is drawn
+    assert not page.evaluate(BLUE, [0.3, 0.3])
     before = len(_asked(it, "series"))
     page.mouse.move(at(3000), middle)
     page.mouse.down()
