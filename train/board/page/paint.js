@@ -124,7 +124,7 @@ export function marks(u, list) {
         ctx.textAlign = "left";
         ctx.textBaseline = "alphabetic";
         if (label && at > labelled) {
-          ctx.fillText(label, at + 3 * ratio, box.top + 10 * ratio);
+          ctx.fillText(label, at + 3 * ratio, box.top + 18 * ratio); // below the spikes
           labelled = at + ctx.measureText(label).width + 8 * ratio;
         }
       } else if (kind === "best") {
