@@ -61,6 +61,15 @@ class Board:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def rows(self, run_id: str, kind: str = "metrics") -> list[Any]:
+        if kind != "metrics":
+            return self.get(f"runs/{run_id}/{kind}")["rows"]
+        rows, after = [], 0
+        while after is not None:
+            page = self.get(f"runs/{run_id}/rows", after=after)
+            rows, after = rows + page["rows"], page["next"]
+        return rows
+
     def entry(self, run_id: str) -> dict[str, Any]:
         return self.get(f"runs/{run_id}")["overview"]
 
@@ -118,11 +127,10 @@ class Stream:
         self.of, self.runs = of, runs
         self.events: list[tuple[int, str, Any]] = []
         self.holds = holds if holds is not None else {run: {kind: [] for kind in KINDS} for run in runs}
-        self.client = httpx.Client(timeout=None)
         headers = {"Last-Event-ID": str(since)} if since is not None else {}
-        request = self.client.build_request("GET", f"{of.url}/api/stream", params=[("run", run) for run in runs],
-                                            headers=headers)
-        self.response = self.client.send(request, stream=True)
+        request = of.client.build_request("GET", f"{of.url}/api/stream", params=[("run", run) for run in runs],
+                                          headers=headers, timeout=None)
+        self.response = of.client.send(request, stream=True)
         assert self.response.status_code == 200
         self.parts = self._parts()
         if since is None:
@@ -132,12 +140,8 @@ class Stream:
     def fetch(self) -> None:
         for run in self.runs:
             for kind in KINDS:
-                path, rows, after = f"runs/{run}/{'rows' if kind == 'metrics' else kind}", [], 0
-                while after is not None and self.of.client.get(f"/api/runs/{run}").status_code == 200:
-                    page = self.of.get(path, **({"after": after} if kind == "metrics" else {}))
-                    rows += page["rows"]
-                    after = page.get("next")
-                self.holds[run][kind] = rows
+                known = self.of.client.get(f"/api/runs/{run}").status_code == 200
+                self.holds[run][kind] = self.of.rows(run, kind) if known else []
 
     def _parts(self) -> Iterator[tuple[int, str, Any]]:
         found: dict[str, str] = {}
@@ -155,14 +159,15 @@ class Stream:
         assert not self.events or id >= self.events[-1][0]
         self.events.append((id, event, data))
         if event == "cut":
+            held = self.holds[data["run_id"]]
             for kind in ("metrics", "events", "samples"):
-                self.holds[data["run_id"]][kind] = [r for r in self.holds[data["run_id"]][kind] if r["step"] <= data["step"]]
+                held[kind] = [r for r in held[kind] if r["step"] <= data["step"]]
         elif event == "candidates":
             self.holds[data["run_id"]][event][data["from"]:] = data["rows"]
         elif event in KINDS:
-            held = self.holds[data["run_id"]][event]
-            assert data["from"] <= len(held), "rows were lost"
-            held += data["rows"][len(held) - data["from"]:] if len(held) < data["from"] + len(data["rows"]) else []
+            rows = self.holds[data["run_id"]][event]
+            assert data["from"] <= len(rows), "rows were lost"
+            rows += data["rows"][len(rows) - data["from"]:]
         elif event == "reset":
             self.fetch()
         return self.events[-1]
@@ -173,7 +178,6 @@ class Stream:
 
     def close(self) -> None:
         self.response.close()
-        self.client.close()
 
 
 KINDS = ("metrics", "events", "samples", "candidates")

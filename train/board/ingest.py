@@ -11,6 +11,7 @@ from helios.train.board.schema import LINES, parse, text
 from helios.train.records.overview import Overview
 
 SEGMENTS = ("symbio_candidate_id", "symbio_candidate_activation", "symbio_generation", "symbio_phase")
+LOGS = ("metrics", "events", "samples")  # kinds of rows that are only added, until they are cut
 MESSAGE = 500  # rows at most in a message of the stream
 HIGHEST = 2**53  # steps beyond it are no steps
 Row = tuple[str, dict[str, Any]]  # its text and what it says
@@ -41,6 +42,9 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
             return have
         db.execute("DELETE FROM candidates_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
         rows, have = rows[same:], start + same
+        _announce(db, run_id, kind, have, have)
+        if not rows:
+            change(db, run_id, kind, have, have)
     else:
         there = [line for line, in db.execute(f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? "
                                               "ORDER BY n", (run_id, start, start + len(rows)))]
@@ -75,7 +79,7 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
         for _, value in rows:
             overview.event(value)
     end = have + len(rows)
-    for a in range(have, max(end, have + 1), MESSAGE):
+    for a in range(have, end, MESSAGE):
         change(db, run_id, kind, a, min(a + MESSAGE, end))
     _keep(db, run_id, overview, now)
     return end
@@ -83,25 +87,42 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
 
 def cut(db: sqlite3.Connection, run_id: str, step: int, now: float) -> None:
     """Remove the rows of metrics, events and samples of steps after `step`."""
-    gone = False
-    for kind in ("metrics", "events", "samples"):
-        first = db.execute(f"SELECT min(n) FROM {kind}_lines WHERE run_id = ? AND step > ?", (run_id, step)
-                           ).fetchone()[0]
-        if first is None:
+    firsts = {kind: first for kind in LOGS if (first := _first(db, run_id, kind, step)) is not None}
+    if not firsts:
+        return
+    told = level(db, run_id, step)
+    change(db, run_id, "cut", told)
+    for kind in LOGS:
+        if (again := _first(db, run_id, kind, told)) is None:
             continue
-        gone = True
-        kept = db.execute(f"SELECT step, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND step <= ? ORDER BY n",
-                          (run_id, first, step)).fetchall()
-        db.execute(f"DELETE FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first))
-        db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
-                       [(run_id, n, *row) for n, row in enumerate(kept, first)])
-        if kind == "metrics":
-            for table in ("blocks", "buckets", "states"):
-                db.execute(f"DELETE FROM {table} WHERE run_id = ? AND block >= ?", (run_id, first // series.BLOCK))
-            db.execute("DELETE FROM segments WHERE run_id = ? AND n >= ?", (run_id, first))
-    if gone:
-        change(db, run_id, "cut", step)
-        _keep(db, run_id, _again(db, run_id), now)
+        if (first := firsts.get(kind)) is not None:
+            kept = db.execute(f"SELECT step, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND step <= ? "
+                              f"ORDER BY n", (run_id, first, step)).fetchall()
+            db.execute(f"DELETE FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first))
+            db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
+                           [(run_id, n, *row) for n, row in enumerate(kept, first)])
+        _announce(db, run_id, kind, again, count(db, run_id, kind))
+    if (first := firsts.get("metrics")) is not None:
+        for table in ("blocks", "buckets", "states"):
+            db.execute(f"DELETE FROM {table} WHERE run_id = ? AND block >= ?", (run_id, first // series.BLOCK))
+        db.execute("DELETE FROM segments WHERE run_id = ? AND n >= ?", (run_id, first))
+    _keep(db, run_id, _again(db, run_id), now)
+
+
+def level(db: sqlite3.Connection, run_id: str, step: int) -> int:
+    """Return the highest step up to `step` for which the rows up to it come before all others: `step` itself where
+    steps never decrease."""
+    while True:
+        lowest = min((lowest_step(db, run_id, kind, first) for kind in LOGS
+                      if (first := _first(db, run_id, kind, step)) is not None), default=step + 1)
+        if lowest > step:
+            return step
+        step = lowest - 1
+
+
+def lowest_step(db: sqlite3.Connection, run_id: str, kind: str, first: int) -> int:
+    """Return the lowest step of the rows from the number `first` on."""
+    return db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first)).fetchone()[0]
 
 
 def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None, summary: Mapping[str, Any] | None,
@@ -125,6 +146,19 @@ def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None,
 def change(db: sqlite3.Connection, run_id: str, kind: str, a: int | None = None, b: int | None = None) -> None:
     """Note for the stream that something changed: rows of a kind from `a` to `b`, a cut at the step `a`, or the run."""
     db.execute("INSERT INTO changes (run_id, kind, a, b) VALUES (?, ?, ?, ?)", (run_id, kind, a, b))
+
+
+def _announce(db: sqlite3.Connection, run_id: str, kind: str, a: int, b: int) -> None:
+    """Note that the rows from `a` to `b` are new, and that any others that had these numbers, or later ones, are gone:
+    who hears late of those must not take the new ones for them."""
+    db.execute("UPDATE changes SET b = max(a, ?) WHERE run_id = ? AND kind = ? AND b > ?", (a, run_id, kind, a))
+    for start in range(a, b, MESSAGE):
+        change(db, run_id, kind, start, min(start + MESSAGE, b))
+
+
+def _first(db: sqlite3.Connection, run_id: str, kind: str, step: int) -> int | None:
+    """Return the number of the first row of a later step than `step`."""
+    return db.execute(f"SELECT min(n) FROM {kind}_lines WHERE run_id = ? AND step > ?", (run_id, step)).fetchone()[0]
 
 
 def count(db: sqlite3.Connection, run_id: str, kind: str) -> int:

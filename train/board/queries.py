@@ -105,10 +105,9 @@ def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs:
             messages.append(Message(id, kind, text(entries(db, locks, run_id)[0])))
         elif kind == "cut" and run_id in runs:
             messages.append(Message(id, kind, text({"run_id": run_id, "step": a})))
-        elif kind in LINES and run_id in runs:
+        elif kind in LINES and run_id in runs and (a < b or kind == "candidates"):
             lines = [strict(line) for line, in db.execute(
                 f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n", (run_id, a, b))]
-            if lines or kind == "candidates":
-                messages.append(Message(id, kind, f'{{"run_id":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))
+            messages.append(Message(id, kind, f'{{"run_id":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))
         size += len(messages[-1].data) if messages else 0
     return messages, found[-1][0] if found else since

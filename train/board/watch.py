@@ -257,14 +257,11 @@ class Watcher:
                     f"SELECT line FROM {kind}_lines WHERE run_id = ? ORDER BY n", (run.run_id,)))
                 found = tail.differs(os.path.join(run.path, name), lines)
                 if found and (known or not found[1]):
-                    steps.append(db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?",
-                                            (run.run_id, found[0])).fetchone()[0])
+                    steps.append(ingest.lowest_step(db, run.run_id, kind, found[0]))
             run.places, run.seen = {}, {}
             if not steps:
                 return
-            cut = min(steps) - 1
-            while (lower := min(_lowest(db, run.run_id, kind, cut) for kind in KINDS.values())) <= cut:
-                cut = lower - 1
+            cut = ingest.level(db, run.run_id, min(steps) - 1)
         self.store.write(lambda db: ingest.cut(db, run.run_id, cut, 0.0))
 
     def _silent(self) -> None:
@@ -290,13 +287,6 @@ def _taking(run_id: str, kind: str, before: tail.Place | None, rows: list[ingest
         ingest.put(db, run_id, kind, before.rows if before else 0, rows, updated)
         db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)", (run_id, kind, *after))
     return take
-
-
-def _lowest(db: sqlite3.Connection, run_id: str, kind: str, step: int) -> int:
-    """Return the lowest step from the first row on that is of a later step than `step`: what a cut leaves is then all
-    rows before that one."""
-    return db.execute(f"SELECT coalesce(min(step), ?) FROM {kind}_lines WHERE run_id = ? AND n >= (SELECT min(n) FROM "
-                      f"{kind}_lines WHERE run_id = ? AND step > ?)", (step + 1, run_id, run_id, step)).fetchone()[0]
 
 
 def _signature(folder: str, name: str) -> Signature:
