@@ -19,13 +19,18 @@ from pathlib import Path
 import pytest
 
 from helios.train import checkpoint
+from helios.train.config import resolve
+from helios.train.progress import Display
+from helios.train.records import reporter
+from helios.train.records.layout import read_config
+from helios.train.run import Run
 
 from ..boards import TOKEN, Board, assert_holds
 
 KILLS, ABSENCE, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default))
                         for name, default in (("KILLS", 12), ("ABSENCE", 6), ("SEED", 0)))
-ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "25", "--eval-interval", "7",
-           "--sample-interval", "10", "--keep", "2")
+ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "150", "--eval-interval", "7",
+           "--sample-interval", "150", "--keep", "2")
 SEARCH = ("--search", "ffn-activation", "--set", "population_size=4", "--set", "generations=50", "--set",
           "replicates=1", "--set", "steps_per_candidate=15", "--set", "reuse=false")
 
@@ -87,7 +92,7 @@ def test_kills_of_the_board_and_of_trainings(tmp_path: Path) -> None:
                 t.ready()
             for _ in range(KILLS):
                 time.sleep(draw.uniform(0, 1))
-                if (who := draw.randrange(5)) >= len(trainings):
+                if (who := draw.randrange(4)) >= len(trainings):
                     board.kill()
                     time.sleep(draw.choice([0, 1]))
                     board.start()
@@ -127,22 +132,25 @@ def test_a_board_that_hangs(tmp_path: Path) -> None:
         assert "still to be sent" not in t.said()
 
 
-def test_the_boards_disk_is_full(tmp_path: Path) -> None:
+def test_the_boards_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file of its grows beyond 500 KiB, as on a disk that is full."""
-    long = tmp_path / "long"
+    long, run, said = tmp_path / "long", tmp_path / "run", []
     long.mkdir()
     (long / "config.json").write_text('{"run_id": "long", "model": {}, "train": {}, "data": {}}')
     (long / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "x": "{i:300}"}}\n' for i in range(1, 4000)))
+    display = Display(quiet=True)
+    monkeypatch.setattr(display, "warn", said.append)
+    monkeypatch.setattr(reporter, "LAST", 1.0)
     with Board(tmp_path, "bash", "-c", 'ulimit -f 500 && exec "$0" "$@"') as board:
         done = pushed(long, board, "--wait", "1")
         assert done.returncode == 2 and "answers 503" in done.stderr and done.stderr.count("\n") == 1, done.stderr
         assert 0 < len(board.lines("long", "metrics")) < 3999
-        t = Training(tmp_path / "run", board.url)
-        assert t.process.wait(120) == 0, t.said()
-        assert "answers 503" in t.said() and f"helios-report push {t.path} --to {board.url}" in t.said()
+        result = Run.create(resolve("tiny", flags={"backend": "cpu_ref", "report": board.url}), run).train(display)
+        assert result.finished
+        assert "answers 503" in said[0] and f"helios-report push {run} --to {board.url}" in said[1]
         board.kill()
         board.command = ()
         board.start()
-        for run_id, path in (("long", long), (t.run_id, t.path)):
+        for path in (long, run):
             assert pushed(path, board).returncode == 0
-            assert_holds(board, run_id, path)
+            assert_holds(board, read_config(path)["run_id"], path)

@@ -302,21 +302,26 @@ def _post(raw: bytes) -> _Post:
 
 
 def _rows(post: str) -> list[str]:
-    """Return the texts of the rows in a post that Python's json reads, and only that."""
-    decode, between = json.JSONDecoder().raw_decode, re.compile(r"[\s,:{\[]*")
-    at, key = 0, None
+    """Return the texts of the rows in a post, a JSON object with rows, as Python's json reads it."""
+    decode = json.JSONDecoder().raw_decode
+    found: list[str] = []
+
+    def begin(at: int) -> int:
+        while post[at] in " \t\r\n,:":
+            at += 1
+        return at
+
+    key, at = "", post.index("{") + 1
     while key != "rows":
-        key, at = decode(post, between.match(post, at).end())  # type: ignore[union-attr]
+        key, at = decode(post, begin(at))
+        at = begin(at)
         if key != "rows":
-            _, at = decode(post, re.compile(r"[\s:]*").match(post, at).end())  # type: ignore[union-attr]
-    found = []
-    at = re.compile(r"[\s:]*\[").match(post, at).end()  # type: ignore[union-attr]
-    while True:
-        start = re.compile(r"[\s,]*").match(post, at).end()  # type: ignore[union-attr]
-        if post[start] == "]":
-            return found
-        _, at = decode(post, start)
-        found.append(post[start:at])
+            _, at = decode(post, at)
+    while post[at := begin(at + 1 - bool(found))] != "]":
+        _, end = decode(post, at)
+        found.append(post[at:end])
+        at = end
+    return found
 
 
 def _id(request: Request, name: str) -> str:

@@ -70,7 +70,8 @@ class Push:
         try:
             if not agreed or self._changed():
                 counts = self._about()
-                if not agreed or counts != self.have | {"candidates": len(self.theirs)}:
+                known = self.have | {"candidates": len(self.theirs)}
+                if not agreed or any(counts[kind] != number for kind, number in known.items()):
                     self._agree(counts)
             for kind, log in self.logs.items():
                 if self.have[kind] < log.count:
@@ -193,7 +194,7 @@ class Push:
         return rows[0]
 
     def _get(self, what: str, **query: object) -> list[dict[str, Any]]:
-        return self.client.get(f"/api/runs/{quote(self.run_id, safe='')}/{what}", **query)["rows"]
+        return _part(self.client.get(f"/api/runs/{quote(self.run_id, safe='')}/{what}", **query), "rows")
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def _send(self, kind: str, rows: Sequence[bytes]) -> None:
@@ -229,7 +230,7 @@ class Push:
             body = body[:-1] + b', "rows": [' + b",\n".join(rows) + b"]}"
         answer = self.client.post("/api/ingest", body)
         self.posted = time.monotonic()
-        return answer["next"]
+        return _part(answer, "next")
 
     def _warn_of_losses(self) -> None:
         for log in self.logs.values():
@@ -238,6 +239,13 @@ class Push:
                 if number and (log.path, what) not in self.warned:
                     self.warned.add((log.path, what))
                     self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
+
+
+def _part(answer: Any, key: str) -> Any:
+    """Return a part of an answer. Raises BoardError where it is missing."""
+    if not isinstance(answer, dict) or key not in answer:
+        raise BoardError(f"this is no answer of a board, for it has no {key!r}: {json.dumps(answer)[:80]}", 400)
+    return answer[key]
 
 
 def _object(path: Path) -> dict[str, Any] | None:

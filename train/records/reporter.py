@@ -13,7 +13,7 @@ from helios.train.records.client import BoardError, Client, patiently, waits
 from helios.train.records.log import Cut
 from helios.train.records.push import Push
 
-POLL = 0.5  # seconds between looks at the files
+POLL, GATHER = 0.5, 1.0  # seconds between looks at the files, and after a post
 SLOWLY = 60.0  # seconds between tries at a board that refuses
 LAST = 10.0  # seconds that the end of a training waits for what is still to be sent
 BREATH = 1e-4  # seconds for which a long reading lets the training have the interpreter, again and again
@@ -76,12 +76,12 @@ class Reporter(threading.Thread):
         while not self.over.is_set():
             if self.ending.is_set() and not checked:
                 self.push.agreed, checked = False, True  # and so all is compared with the board once more
-            last = checked
+            last, sent = checked, self.push.sent
             try:
                 more = self.push.round()
                 if last and not more:
                     break
-                pauses, pause = waits(), 0.0 if more else POLL
+                pauses, pause = waits(), 0.0 if more else POLL if self.push.sent == sent else GATHER
             except Exception as error:  # whatever it is, training goes on
                 self._tell(error)
                 refused = isinstance(error, BoardError) and not error.passing
