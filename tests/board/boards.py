@@ -70,6 +70,10 @@ class Board:
             rows, after = rows + page["rows"], page["next"]
         return rows
 
+    def entries(self) -> list[dict[str, Any]]:
+        """What the list says of all runs but the historic ones."""
+        return [entry for entry in self.get("runs")["runs"] if not entry["historic"]]
+
     def entry(self, run_id: str) -> dict[str, Any]:
         return self.get(f"runs/{run_id}")["overview"]
 

@@ -13,11 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from helios.train import history
 from helios.train.search.plots import COLOURS
 
 from .boards import board
 from .browser import Tab, chromium, train, trained
 
+HISTORIC = {history.read(name).run_id for name in history.names()}
 PAGE = Path(__file__).parents[2] / "train" / "board" / "page"
 SEARCH = ("--search", "ffn-activation", *(word for setting in (
     "activation_pool=gelu,relu,swiglu", "population_size=3", "generations=3", "replicates=2", "steps_per_candidate=6",
@@ -141,7 +143,7 @@ def test_the_page_sets_text_alone() -> None:
 def test_list_filters_sorts_and_says_the_status(tab: Callable[..., Tab]) -> None:
     page = tab().open()
     page.wait_for_selector("text=hostile")
-    names = lambda: page.locator("td.run_id a").all_inner_texts()
+    names = lambda: [name for name in page.locator("td.run_id a").all_inner_texts() if name not in HISTORIC]
     assert set(names()) == {"searched", "plain", "long", "hostile"}
     assert page.locator("tr", has_text="searched").locator("span.status").inner_text() == "✓ completed"
     assert page.locator("tr", has_text="hostile").locator("span.status").inner_text() == "✕ failed"
@@ -162,6 +164,17 @@ def test_list_filters_sorts_and_says_the_status(tab: Callable[..., Tab]) -> None
     page.get_by_role("link", name="Runs").click()
     page.wait_for_selector("td.run_id a")
     assert names() == ["plain"]  # as it was left
+
+
+def test_historic_runs_are_marked_as_what_is_known(tab: Callable[..., Tab]) -> None:
+    page = tab().open()
+    page.wait_for_selector("text=searched")
+    page.get_by_role("button", name="historic").click()
+    assert set(page.locator("td.run_id a").all_inner_texts()) == HISTORIC
+    page.get_by_role("link", name=history.read("4kwo").run_id).click()
+    page.wait_for_selector("#chart-loss canvas")
+    assert page.locator(".tag", has_text="what is known of it").is_visible()
+    assert "5,539" in page.locator("main").inner_text()
 
 
 def test_every_chart_with_data_is_there(tab: Callable[..., Tab]) -> None:

@@ -36,7 +36,10 @@ def test_rows_are_counted(store: Store) -> None:
         put(store, "r", "metrics", 2, rows)
     assert gap.value.wanted == 0
     assert put(store, "r", "metrics", 0, rows[:3]) == 3
-    assert put(store, "r", "metrics", 1, [row(2, other=1), *rows[2:]]) == 5  # what is there stays
+    assert put(store, "r", "metrics", 1, rows[1:]) == 5
+    with pytest.raises(ingest.Gap) as gap:
+        put(store, "r", "metrics", 0, [rows[0], row(2, other=1), *rows[2:]])
+    assert gap.value.wanted == 1
     assert put(store, "r", "metrics", 0, rows[:1]) == 5
     assert held(store, "r") == rows
 

@@ -170,7 +170,7 @@ def test_what_is_damaged_foreign_or_twice_there_is_left_out_with_a_warning(runs:
         assert rows(b, "damaged")[-1] == {"step": 6, "loss": 1}
         (runs / "d" / "config.json").write_text(json.dumps(CONFIG | {"run_id": "mended"}))
         until(lambda: b.client.get("/api/runs/mended").status_code == 200)
-        assert {entry["run_id"] for entry in b.get("runs")["runs"]} == {"one", "damaged", "mended"}
+        assert {entry["run_id"] for entry in b.entries()} == {"one", "damaged", "mended"}
         shutil.rmtree(runs / "a")  # now the other one counts
         until(lambda: len(rows(b, "one")) == 9)
     for words in (("b is left out", "of the same run, one"), ("c is left out", "no id"), ("d/config.json", "foreign"),
@@ -201,7 +201,7 @@ def test_many_runs(runs: Path) -> None:
         directory(runs / f"r{i:03}", f"r{i:03}")
     with board(runs) as b:
         assert b.said.startswith("board of 150 runs")
-        read = lambda: [e for e in b.get("runs")["runs"] if e["status"] == "completed" and e["step"] == 3]
+        read = lambda: [e for e in b.entries() if e["status"] == "completed" and e["step"] == 3]
         until(lambda: len(read()) == 150)
         with open(runs / "r077" / "events.jsonl", "a") as file:
             file.write(lines([event(3, "resumed")]))
