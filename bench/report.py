@@ -91,6 +91,14 @@ def tile_table(choices: Iterable[Choice]) -> Table:
     return table
 
 
+def plain_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table of texts, all but the first column aligned to the right."""
+    table = _table(titles[0], right=titles[1:])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _table(*left: str, right: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False)
     for title in left:

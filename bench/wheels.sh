@@ -25,11 +25,12 @@ mapfile -t packages < <("${PYTHON:-python3}" - "$root/pyproject.toml" <<'CODE'
 import re, sys, tomllib
 project = tomllib.load(open(sys.argv[1], "rb"))["project"]
 named = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"] + project["optional-dependencies"]["test"]}
-print(*sorted(named - {"numpy", "matplotlib", "scipy", "mypy", "ruff", "safetensors", "tokenizers"}), sep="\n")
+print(*sorted(named - {"helios-gpt", "numpy", "matplotlib", "ml_dtypes", "scipy", "mypy", "ruff", "safetensors",
+                       "tokenizers"}), sep="\n")
 CODE
 )
 download "${packages[@]}"
-download --no-deps safetensors tokenizers     # their dependencies serve features that Helios does not use
+download --no-deps ml_dtypes safetensors tokenizers   # their dependencies are on the host or serve other features
 if command -v apt-get >/dev/null; then
   (cd "$folder" && apt-get -q download libvulkan1 >/dev/null 2>&1) || echo 'no .deb of libvulkan1 from apt-get' >&2
 fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.bench import measure, page, peaks, plot, registry, report, step, tune
+from helios.bench import board, measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import check_writable, write_text
@@ -158,6 +159,25 @@ def tune_command(preset: str, batch: int | None, precision: str | None, device: 
         out.print(report.tile_table(choices))
     assert isinstance(be, VulkanBackend)
     out.print(f"kept in {tuning.save(be.profile, be.matmul_kernel, be.tiles)}", markup=False)
+
+
+@main.command("board", cls=HeliosCommand)
+@click.option("--peer", type=click.Choice(("none", "trackio")), default="none", show_default=True,
+              help="Whose storage is measured, too, on the same rows.")
+@JSON
+@click.option("--markdown", "markdown_file", type=FILE, metavar="FILE", help="Write a page of the figures to FILE.")
+@QUICK
+def board_command(peer: str, json_file: Path | None, markdown_file: Path | None, quick: bool) -> None:
+    """Measure the board: rows taken in, series, lists, updates."""
+    for path in (json_file, markdown_file):
+        check_writable(path)
+    _warn()
+    figures = board.measure(board.QUICK if quick else board.FULL, peer == "trackio", _say)
+    report.console().print(report.plain_table(board.TITLES, board.cells(figures)))
+    if json_file is not None:
+        write_text(json_file, json.dumps([f._asdict() for f in figures], indent=1) + "\n")
+    if markdown_file is not None:
+        write_text(markdown_file, board.markdown(figures))
 
 
 @main.command("page", cls=HeliosCommand)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from helios.bench import page_4kwo, page_5ke3, reproduce
-from helios.bench.reproduce import LONGEST, NAMES, Here, plans
+from helios.bench import reproduce
+from helios.bench.reproduce import LONGEST, NAMES, page, plans
 from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options, whole
 from helios.files import check_writable, write_text
 from helios.train.progress import Display
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
-PAGES: Mapping[str, Callable[[Mapping[str, Here]], str]] = {"5ke3": page_5ke3.markdown, "4kwo": page_4kwo.markdown}
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +75,7 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
         display.final(f"go on with the same command and --run-dir {folder}")
         interrupted()
     page_file = page_file or folder / f"{run}.md"
-    write_text(page_file, PAGES[run](reproduce.found(run, folder)))
+    write_text(page_file, page(run, folder))
     display.final(str(page_file))
 
 

@@ -195,9 +195,9 @@ class GPT:
 
     @classmethod
     def load(cls, path: str | Path, device: str | Backend = "vulkan") -> GPT:
-        """Return the model that save() wrote. Raises UserError where the file cannot be read, is damaged, or was
-        written by something else."""
-        config, state = files.load(path)
+        """Return the model that save() or helios-export wrote. Raises UserError where the file cannot be read, is
+        damaged, or was written by something else."""
+        config, state, _ = files.load(path)
         model = cls(config, device)
         model.load_state_dict(state)
         return model

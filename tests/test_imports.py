@@ -32,7 +32,7 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
 
 ROOMS = ("helios.kernels", "helios.model", "helios.train", "helios.bench", "helios.cli")  # each below the next
 WITHIN_TRAIN = ("helios.train.records", "helios.train.monitors", "helios.train.search", "helios.train.gates",
-                "helios.train.report")
+                "helios.train.report", "helios.train.history")
 
 
 def room(module: str) -> str:

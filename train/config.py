@@ -82,13 +82,13 @@ class TrainConfig(Settings):
     eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root of the mean square, which divides", flag="eps")
     weight_decay: float = setting(0.1, NATURAL, "AdamW: decay of matrices, times the learning rate in each step; "
                                   "embeddings and vectors have none", flag="weight-decay")
-    grad_clip: float = setting(1.0, NATURAL, "global gradient norm that larger ones are scaled down to; 0: none",
-                               flag="grad-clip")
+    grad_clip: float = setting(1.0, NATURAL, "gradient norm that larger ones are scaled to; 0: none", flag="grad-clip")
     spike_threshold: float = setting(0.0, NATURAL, "gradient norm above which the update is skipped; 0: never",
                                      flag="spike-threshold")
     eval_interval: int = setting(100, NATURAL, "steps between evaluations; the last step has one, too; 0: none at all",
                                  flag="eval-interval")
     eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
+    log: str = setting("none", one_of("none", "tensorboard"), "further log of the run, or none", flag="log", bits=False)
     sample_interval: int = setting(0, NATURAL, "steps between samples of what the model writes; 0: at the end only",
                                    flag="sample-interval", bits=False)
     checkpoint_interval: int = setting(100, NATURAL, "steps between checkpoints; 0: at the end only",

@@ -54,7 +54,7 @@ def loss(x: float | None) -> str:
 
 def exact(x: float) -> str:
     """Return a figure with the digits that it was given with."""
-    return f"{x:,.7g}"
+    return f"{x:,.10g}"
 
 
 def norm(x: float | None) -> str:

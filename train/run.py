@@ -31,7 +31,7 @@ from helios.train.records import layout
 from helios.train.records.client import Client
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.overview import utc
-from helios.train.records.records import Records
+from helios.train.records.records import Listener, Records
 from helios.train.records.reporter import reporting
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
@@ -193,6 +193,8 @@ class Run:
         report()
         loop = None
         try:
+            if config.train.log == "tensorboard":
+                records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
             stages = (Search(config, records, backend.device_name, display, start.search) if config.search
                       else Plan(config))
             loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
@@ -267,13 +269,23 @@ def _last_words(records: Records, step: int, kind: str, message: str) -> None:
 
 
 def _checked(config: Config) -> Config:
-    """Check a search's cost; return the settings with absolute paths, since a run may be resumed from elsewhere."""
+    """Check a search's cost and that the log's library is there; return the settings with absolute paths, since a run
+    may be resumed from elsewhere."""
     if config.search:
         check_cost(config)
+    if config.train.log == "tensorboard":
+        _tensorboard()
     d = config.data
     found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
     return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
                            tokenizer=d.tokenizer and os.path.realpath(d.tokenizer))
+
+
+def _tensorboard() -> Callable[..., Listener]:
+    """Return what writes for TensorBoard. Raises UserError where its library is not installed."""
+    from helios.train.records.tensorboard import TensorBoard
+
+    return TensorBoard
 
 
 def _shown(path: Path) -> str:

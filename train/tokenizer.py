@@ -76,10 +76,16 @@ class Tokenizer:
         """Read a tokenizer.json. adopt: whether SPECIALS that it lacks are added.
         Raises UserError if it is missing, damaged or not a byte-level BPE with SPECIALS."""
         try:
-            bpe = tokenizers.Tokenizer.from_str(Path(path).read_text("utf-8"))
+            return cls.parse(Path(path).read_bytes(), path, adopt)
         except OSError as error:
             raise UserError(f"cannot read the tokenizer {path}: {error.strerror}; give a tokenizer.json or the "
                             f"directory of a run (names on a hub are not looked up)") from error
+
+    @classmethod
+    def parse(cls, text: bytes, path: str | Path, adopt: bool = False) -> "Tokenizer":
+        """Read the content of a tokenizer.json, as `load` does. path: where it comes from, for errors."""
+        try:
+            bpe = tokenizers.Tokenizer.from_buffer(text)
         except Exception as error:  # the library raises plain Exception for anything it cannot parse
             raise UserError(f"{path} is damaged or no tokenizer.json ({error}); give that of a run, or have a run "
                             f"train its own") from error
@@ -113,7 +119,7 @@ class Tokenizer:
     def save(self, path: str | Path) -> None:
         """Write tokenizer.json; a kill at any moment leaves the old file or the new. Raises UserError if it cannot."""
         try:
-            write_atomic(path, lambda file: file.write(self._json()))
+            write_atomic(path, lambda file: file.write(self.json()))
         except OSError as error:
             raise UserError(f"cannot write the tokenizer {path}: {error.strerror}; choose another place") from error
 
@@ -140,9 +146,10 @@ class Tokenizer:
     @property
     def fingerprint(self) -> str:
         """Return 32 hex digits that name this vocabulary, a hash of its tokenizer.json."""
-        return hashlib.blake2b(self._json(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.json(), digest_size=16).hexdigest()
 
-    def _json(self) -> bytes:
+    def json(self) -> bytes:
+        """Return the content of tokenizer.json."""
         return self._bpe.to_str(pretty=True).encode()
 
 

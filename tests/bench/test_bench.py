@@ -182,3 +182,13 @@ def test_the_kernels_of_the_peaks_are_valid(lanes: int, tmp_path: Path) -> None:
         if validator:
             subprocess.run([validator, "--target-env", "vulkan1.3", "--scalar-block-layout", tmp_path / f"{name}.spv"],
                            check=True)
+
+
+def test_board(tmp_path: Path) -> None:
+    page, file = tmp_path / "board.md", tmp_path / "board.json"
+    shown = done("board", "--quick", "--json", file, "--markdown", page)
+    figures = {f["what"]: f for f in json.loads(file.read_text())}
+    assert all(what in shown and what in page.read_text() for what in figures)
+    assert all(f["value"] > 0 and f["peer"] is None for f in figures.values())
+    assert figures["highest loss in that series; one step has 99"]["value"] == 99.0
+    refused(run("board", "--json", tmp_path / "none" / "b.json"), "no folder")

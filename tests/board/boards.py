@@ -70,6 +70,10 @@ class Board:
             rows, after = rows + page["rows"], page["next"]
         return rows
 
+    def entries(self) -> list[dict[str, Any]]:
+        """What the list says of all runs but the historic ones."""
+        return [entry for entry in self.get("runs")["runs"] if not entry["historic"]]
+
     def entry(self, run_id: str) -> dict[str, Any]:
         return self.get(f"runs/{run_id}")["overview"]
 
@@ -159,14 +163,15 @@ class Stream:
         assert not self.events or id >= self.events[-1][0]
         self.events.append((id, event, data))
         if event == "cut":
+            held = self.holds[data["run_id"]]
             for kind in ("metrics", "events", "samples"):
-                self.holds[data["run_id"]][kind] = [r for r in self.holds[data["run_id"]][kind] if r["step"] <= data["step"]]
+                held[kind] = [r for r in held[kind] if r["step"] <= data["step"]]
         elif event == "candidates":
             self.holds[data["run_id"]][event][data["from"]:] = data["rows"]
         elif event in KINDS:
-            held = self.holds[data["run_id"]][event]
-            assert data["from"] <= len(held), "rows were lost"
-            held += data["rows"][len(held) - data["from"]:] if len(held) < data["from"] + len(data["rows"]) else []
+            rows = self.holds[data["run_id"]][event]
+            assert data["from"] <= len(rows), "rows were lost"
+            rows += data["rows"][len(rows) - data["from"]:]
         elif event == "reset":
             self.fetch()
         return self.events[-1]

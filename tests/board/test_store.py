@@ -36,14 +36,18 @@ def test_rows_are_counted(store: Store) -> None:
         put(store, "r", "metrics", 2, rows)
     assert gap.value.wanted == 0
     assert put(store, "r", "metrics", 0, rows[:3]) == 3
-    assert put(store, "r", "metrics", 1, [row(2, other=1), *rows[2:]]) == 5  # what is there stays
+    assert put(store, "r", "metrics", 1, rows[1:]) == 5
+    with pytest.raises(ingest.Gap) as gap:
+        put(store, "r", "metrics", 0, [rows[0], row(2, other=1), *rows[2:]])
+    assert gap.value.wanted == 1
     assert put(store, "r", "metrics", 0, rows[:1]) == 5
     assert held(store, "r") == rows
 
 
 def test_candidates_are_replaced(store: Store) -> None:
     named = lambda text: [{"id": c} for c in text]
-    for start, given, wanted in ((0, "abc", "abc"), (1, "xyz", "axyz"), (0, "axyz", "axyz"), (2, "q", "axq"), (0, "", "")):
+    for start, given, wanted in ((0, "abc", "abc"), (1, "xyz", "axyz"), (0, "axyz", "axyz"), (2, "q", "axq"),
+                                 (0, "", "")):
         put(store, "r", "candidates", start, named(given))
         assert held(store, "r", "candidates") == named(wanted)
 
@@ -84,7 +88,8 @@ def test_the_columns_can_be_asked_for_in_sql(store: Store) -> None:
 
 
 def test_an_overview_is_that_of_the_rows(store: Store) -> None:
-    rows, events = [row(i + 1, val_loss=2.5) for i in range(40)], [event(0, "run_start"), event(40, "diverged", "all is NaN")]
+    rows = [row(i + 1, val_loss=2.5) for i in range(40)]
+    events = [event(0, "run_start"), event(40, "diverged", "all is NaN")]
     overview = Overview()
     overview.config(CONFIG)
     for r in rows:
@@ -152,8 +157,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path: Path
 @pytest.mark.parametrize("make", [
     lambda path: sqlite3.connect(path).executescript("CREATE TABLE other (x)").close(),
     lambda path: sqlite3.connect(path).executescript("PRAGMA application_id = 7").close(),
-    lambda path: path.write_bytes(b"no database, but a text that someone wrote, and is longer than a header of SQLite is"
-                                  * 20),
+    lambda path: path.write_text("no database, but a text that someone wrote, longer than a header of SQLite is" * 20),
     lambda path: path.mkdir(),
     lambda path: os.symlink("/nowhere/at/all", path),
 ], ids=["tables", "application", "text", "folder", "link"])

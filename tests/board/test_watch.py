@@ -139,7 +139,7 @@ def test_what_happened_while_no_board_ran(runs: Path) -> None:
     with open(kept / "metrics.jsonl", "a") as file:
         file.write(lines([row(2001)]))
     # As a resumed run does it: anew, and renamed.
-    (cut / "new").write_text(lines([row(i + 1) for i in range(1500)] + [row(i + 1, loss=7.5) for i in range(1500, 2500)]))
+    (cut / "new").write_text(lines([row(i + 1, **({"loss": 7.5} if i >= 1500 else {})) for i in range(2500)]))
     os.replace(cut / "new", cut / "metrics.jsonl")
     (cut / "new").write_text(lines([event(0, "run_start"), event(1500, "resumed")]))
     os.replace(cut / "new", cut / "events.jsonl")
@@ -170,7 +170,7 @@ def test_what_is_damaged_foreign_or_twice_there_is_left_out_with_a_warning(runs:
         assert rows(b, "damaged")[-1] == {"step": 6, "loss": 1}
         (runs / "d" / "config.json").write_text(json.dumps(CONFIG | {"run_id": "mended"}))
         until(lambda: b.client.get("/api/runs/mended").status_code == 200)
-        assert {entry["run_id"] for entry in b.get("runs")["runs"]} == {"one", "damaged", "mended"}
+        assert {entry["run_id"] for entry in b.entries()} == {"one", "damaged", "mended"}
         shutil.rmtree(runs / "a")  # now the other one counts
         until(lambda: len(rows(b, "one")) == 9)
     for words in (("b is left out", "of the same run, one"), ("c is left out", "no id"), ("d/config.json", "foreign"),
@@ -188,7 +188,7 @@ def test_rows_that_were_sent_and_are_in_a_directory_are_one_run(runs: Path) -> N
         until(lambda: b.get("runs/one")["rows"]["events"] == 2)
         assert rows(b, "one") == sent
         with open(path / "metrics.jsonl", "a") as file:
-            file.write(lines(sent[20:] + [row(31)]))
+            file.write(lines([*sent[20:], row(31)]))
         until(lambda: len(rows(b, "one")) == 31)
         b.cut("one", 10)  # the directory's own are read again
         with open(path / "metrics.jsonl", "a") as file:
@@ -201,7 +201,8 @@ def test_many_runs(runs: Path) -> None:
         directory(runs / f"r{i:03}", f"r{i:03}")
     with board(runs) as b:
         assert b.said.startswith("board of 150 runs")
-        until(lambda: sum(entry["status"] == "completed" and entry["step"] == 3 for entry in b.get("runs")["runs"]) == 150)
+        read = lambda: [e for e in b.entries() if e["status"] == "completed" and e["step"] == 3]
+        until(lambda: len(read()) == 150)
         with open(runs / "r077" / "events.jsonl", "a") as file:
             file.write(lines([event(3, "resumed")]))
         until(lambda: b.entry("r077")["status"] == "interrupted")

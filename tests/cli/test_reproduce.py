@@ -75,7 +75,7 @@ def test_5ke3(texts: list[str], tmp_path: Path) -> None:
         assert [r["step"] for r in found] == list(range(1, 8 * 2 + 6 + 1))
         assert [r["symbio_phase"] for r in found] == ["search"] * 16 + ["after"] * 6
         assert {r.get("symbio_replicate") for r in found[:16]} == set(range(seeds))
-        assert f"{found[-1]['loss']:.3f} ({name})" in text
+        assert f"{found[-1]['loss']:.3f}" in text and f"| {name}" in text
     # The faithful one's rate goes on through all trainings; the fair one's begins anew with each.
     faithful, fair = ([r["lr"] for r in rows(folder / name)] for name in ("faithful", "fair"))
     assert faithful[2:] == sorted(faithful[2:], reverse=True) and len(set(faithful[2:])) == 20
@@ -87,7 +87,7 @@ def test_4kwo(texts: list[str], tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = rows(tmp_path / "runs" / "again")
     text = (tmp_path / "runs" / "4kwo.md").read_text()
-    assert len(found) == 12 and text.startswith("# Run 4kwo, run again for 12 steps")
+    assert len(found) == 12 and text.startswith("# Run 4kwo, and 12 steps of Helios")
     assert f"{found[9]['loss']:.3f}" in text and f"{found[-1]['val_loss']:.3f}" in text
 
 

@@ -17,7 +17,7 @@ case $* in
   '-m venv '*)
     mkdir -p "$3/bin"
     cp "$0" "$3/bin/python"
-    for name in helios-train pytest; do
+    for name in helios-train helios-board pytest; do
       printf '#!/bin/bash\\nprintf "%s|" "${0##*/}" "$PWD" "$@"\\n' "%s" >"$3/bin/$name"
       chmod +x "$3/bin/$name"
     done ;;
@@ -60,12 +60,13 @@ class Checkout:
     def bash(
         self, code: str, *args: str, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `code` after sourcing the script, on a made-up Debian 12 with neither GPU nor validation layers."""
+        """Runs `code` after sourcing the script, on a made-up Debian 12 without GPU, validation layers and chromium."""
         set_up = """
 source "$1/run"; shift
 os_release() { echo 'debian bookworm'; }
 has_nvidia() { [[ -n ${NVIDIA:-} ]]; }
 has_validation() { [[ -n ${LAYERS:-} ]]; }
+has_chromium() { [[ -n ${CHROMIUM:-} ]]; }
 """
         return subprocess.run(
             ["bash", "-c", set_up + code, "bash", str(self.root), *args],

@@ -163,11 +163,15 @@ def test_chosen_backend_is_not_replaced(checkout: Checkout, chosen: str) -> None
     assert checkout.calls("apt-get")
 
 
-def test_tests_get_the_validation_layers(checkout: Checkout) -> None:
+def test_tests_get_the_validation_layers_and_a_browser(checkout: Checkout) -> None:
     program(checkout.run("test"))
-    assert checkout.calls("apt-get")[-1].endswith("install vulkan-validationlayers")
-    program(checkout.run("test", LAYERS="yes"))
+    assert [call.rpartition("install ")[2] for call in checkout.calls("apt-get") if "update" not in call] == [
+        "vulkan-validationlayers", "chromium"
+    ]
+    program(checkout.run("test", LAYERS="yes", CHROMIUM="yes"))
     assert not checkout.calls("apt-get")
+    result = checkout.run("test", LAYERS="yes", REFUSED="chromium")
+    assert program(result) and "tests of the board's page are skipped" in result.stderr
 
 
 def test_nothing_is_installed_where_root_cannot_be_had(checkout: Checkout) -> None:

@@ -24,7 +24,7 @@ def test_scripts_name_no_host() -> None:
 
 def test_help_needs_no_set_up(checkout: Checkout) -> None:
     result = subprocess.run([str(checkout.root / "run"), "help"], capture_output=True, text=True, check=True)
-    for command in ("train", "test", "bench", "setup", "help"):
+    for command in ("train", "test", "bench", "board", "setup", "help"):
         assert re.search(rf"^  {command}\b", result.stdout, re.MULTILINE)
     assert not (checkout.root / ".venv").exists()
 
@@ -87,6 +87,19 @@ def test_tests_add_their_packages_and_training_keeps_them(checkout: Checkout) ->
     checkout.run("test", LAYERS="yes")
     assert checkout.calls("python -m pip install") == [f"python -m pip install -q -e {checkout.root}[test]"]
     checkout.run("train")
+    assert not checkout.calls("python -m")
+
+
+def test_board_adds_its_packages_and_training_keeps_them(checkout: Checkout, tmp_path: Path) -> None:
+    started = program(checkout.run("board", "--port", "0", cwd=tmp_path))
+    assert started == ["helios-board", str(tmp_path), "--port", "0"]
+    assert checkout.calls("python -m pip install") == [f"python -m pip install -q -e {checkout.root}[board]"]
+    checkout.run("train")
+    checkout.run("board")
+    assert not checkout.calls("python -m")
+    checkout.run("test", LAYERS="yes")
+    assert checkout.calls("python -m pip install") == [f"python -m pip install -q -e {checkout.root}[test]"]
+    checkout.run("board")
     assert not checkout.calls("python -m")
 
 

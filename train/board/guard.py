@@ -18,8 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")  # of a run, and a file's name
 PATIENCE = 30.0  # seconds in which a request's body must come
 HEADERS = [(name.encode(), value.encode()) for name, value in {
-    "content-security-policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; "
-                               "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+                               "frame-ancestors 'none'",
     "x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "x-frame-options": "DENY",
     "cross-origin-resource-policy": "same-origin", "cross-origin-opener-policy": "same-origin"}.items()]
 
@@ -41,7 +41,7 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                caching = b"no-store" if scope["path"].startswith("/api") else b"no-cache"
+                caching = b"no-store" if scope["path"].startswith("/api/") else b"no-cache"
                 kept = [pair for pair in message.get("headers", []) if pair[0] != b"cache-control"]
                 message["headers"] = [*kept, *HEADERS, (b"cache-control", caching)]
             await send(message)
@@ -59,7 +59,7 @@ class Guard:
         if self.loopback and not is_loopback(re.sub(r":\d*$", "", host.decode("latin-1")).strip("[]")):
             return 400, "the board answers under localhost or 127.0.0.1 only"
         reads = method in ("GET", "HEAD")
-        if not path.startswith("/api") or (reads and self.loopback):
+        if not path.startswith("/api/") or (reads and self.loopback):
             return 0, ""
         if self.token is None:
             return 403, "the board has no token, so nobody may write; start it with --token-file or HELIOS_TOKEN"

@@ -48,8 +48,8 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
     else:
         there = [line for line, in db.execute(f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? "
                                               "ORDER BY n", (run_id, start, start + len(rows)))]
-        for i, (line, (given, _)) in enumerate(zip(there, rows, strict=False)):
-            if line != given:  # two have sent different rows, one of them what is no longer in the file
+        for i, (line, (given, value)) in enumerate(zip(there, rows, strict=False)):
+            if line != given and parse(line) != value:  # two have sent different rows, one of them what is no longer in the file
                 raise Gap(kind, start + i, start)
         rows = rows[have - start:]
         if not rows:
@@ -96,8 +96,8 @@ def cut(db: sqlite3.Connection, run_id: str, step: int, now: float) -> None:
         if (again := _first(db, run_id, kind, told)) is None:
             continue
         if (first := firsts.get(kind)) is not None:
-            kept = db.execute(f"SELECT step, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND step <= ? ORDER BY n",
-                              (run_id, first, step)).fetchall()
+            kept = db.execute(f"SELECT step, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND step <= ? "
+                              f"ORDER BY n", (run_id, first, step)).fetchall()
             db.execute(f"DELETE FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first))
             db.executemany(f"INSERT INTO {kind}_lines (run_id, n, step, line) VALUES (?, ?, ?, ?)",
                            [(run_id, n, *row) for n, row in enumerate(kept, first)])
@@ -113,11 +113,16 @@ def level(db: sqlite3.Connection, run_id: str, step: int) -> int:
     """Return the highest step up to `step` for which the rows up to it come before all others: `step` itself where
     steps never decrease."""
     while True:
-        lowest = [db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first)).fetchone()[0]
-                  for kind in LOGS if (first := _first(db, run_id, kind, step)) is not None]
-        if min(lowest, default=step + 1) > step:
+        lowest = min((lowest_step(db, run_id, kind, first) for kind in LOGS
+                      if (first := _first(db, run_id, kind, step)) is not None), default=step + 1)
+        if lowest > step:
             return step
-        step = min(lowest) - 1
+        step = lowest - 1
+
+
+def lowest_step(db: sqlite3.Connection, run_id: str, kind: str, first: int) -> int:
+    """Return the lowest step of the rows from the number `first` on."""
+    return db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, first)).fetchone()[0]
 
 
 def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None, summary: Mapping[str, Any] | None,
@@ -144,8 +149,8 @@ def change(db: sqlite3.Connection, run_id: str, kind: str, a: int | None = None,
 
 
 def _announce(db: sqlite3.Connection, run_id: str, kind: str, a: int, b: int) -> None:
-    """Note that the rows from `a` to `b` are new, and that any others that had these numbers, or later ones, are gone: who
-    hears late of them must not take the new ones for them."""
+    """Note that the rows from `a` to `b` are new, and that any others that had these numbers, or later ones, are gone:
+    who hears late of those must not take the new ones for them."""
     db.execute("UPDATE changes SET b = max(a, ?) WHERE run_id = ? AND kind = ? AND b > ?", (a, run_id, kind, a))
     for start in range(a, b, MESSAGE):
         change(db, run_id, kind, start, min(start + MESSAGE, b))

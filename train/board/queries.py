@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from helios.train.board import series
+from helios.train.board import historic, series
 from helios.train.board.ingest import SEGMENTS, counts
 from helios.train.board.schema import LINES, parse, strict, text
 from helios.train.records.overview import Overview
@@ -29,7 +29,7 @@ def entries(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str | Non
     rows = db.execute(f"SELECT run_id, overview, updated FROM runs {where} ORDER BY updated DESC",
                       () if run_id is None else (run_id,))
     return [Overview(parse(state)).entry(locks.get(name), updated, now) | {"run_id": name}
-            for name, state, updated in rows]
+            | historic.entries().get(name, {}) for name, state, updated in rows]
 
 
 def run(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str) -> dict[str, Any] | None:

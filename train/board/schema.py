@@ -14,6 +14,7 @@ from helios.errors import UserError
 from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.records.rows import finite
 
+DEEPEST = 200  # objects and lists within each other
 APPLICATION, VERSION = 0x48454C42, 1  # "HELB"; PRAGMA user_version
 
 # Null in a whole row with a NaN, which is no JSON.
@@ -99,16 +100,24 @@ def create(path: Path) -> None:
         raise UserError(f"cannot use {path} as the board's database: {error}; give another --db") from error
 
 
-def parse(line: str | bytes | msgspec.Raw) -> Any:
+def parse(line: str) -> Any:
     """Return the value of a JSON text, as Python writes it: also with NaN, Infinity and halves of surrogate pairs.
-    Raises ValueError."""
+    Raises ValueError, also where it is nested more than DEEPEST times."""
     try:
-        return msgspec.json.decode(line)
-    except (msgspec.MsgspecError, UnicodeError):
         try:
-            return json.loads(bytes(line) if isinstance(line, msgspec.Raw) else line)
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+            value = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeError):
+            value = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if line.count("[") + line.count("{") > DEEPEST:
+        inner = [value]
+        for _ in range(DEEPEST):
+            inner = [item for outer in inner if isinstance(outer, dict | list)
+                     for item in (outer.values() if isinstance(outer, dict) else outer)]
+        if inner:
+            raise ValueError("nested too deeply")
+    return value
 
 
 def text(value: Any) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from helios.errors import UserError
-from helios.train.board import queries
+from helios.train.board import historic, queries
 from helios.train.board.guard import Patient, is_loopback
 from helios.train.board.server import Board
 from helios.train.board.store import Store
@@ -43,6 +43,7 @@ def serve(runs: Path, db: Path, host: str, port: int, token: str | None, say: Ca
             raise UserError(f"cannot read the folder {runs}: {error.strerror}") from error
         store = Store(db)
         try:
+            store.write(historic.put)
             watcher = Watcher(runs, store)
             watcher.start()
             try:
@@ -74,9 +75,9 @@ async def _serve(store: Store, watcher: Watcher, listener: socket.socket, host: 
     while not (server.started or serving.done()):
         await asyncio.sleep(0.01)
     with store.reading() as db:
-        count = len({entry["run_id"] for entry in queries.entries(db, {})} | set(watcher.owners))
+        there = {entry["run_id"] for entry in queries.entries(db, {}) if not entry["historic"]}
     name = f"[{host}]" if ":" in host else host
-    say(f"board of {count} runs at http://{name}:{listener.getsockname()[1]}")
+    say(f"board of {len(there | set(watcher.owners))} runs at http://{name}:{listener.getsockname()[1]}")
     await serving
     return got[0] if got else None
 

@@ -193,7 +193,7 @@ class Board:
     async def finish(self, request: Request) -> Response:
         run_id, name = _id(request, "run_id"), _id(request, "name")
         try:
-            about = parse(await body(request, PART))
+            about = parse((await body(request, PART)).decode())
         except ValueError:
             about = None
         if not isinstance(about, dict):
@@ -256,7 +256,7 @@ def _writing(raw: bytes) -> tuple[str, Callable[[sqlite3.Connection], Any]]:
     now = time.time()
     try:
         post = _post(raw)
-        rows = [(bytes(line).decode(), parse(line)) for line in post.rows]
+        rows = [(line, parse(line)) for line in (bytes(row).decode() for row in post.rows)]
     except (ValueError, msgspec.MsgspecError) as error:
         raise HTTPException(400, f"cannot read the post: {error}") from None
     run_id, kind, start = post.run_id, post.kind, post.start
@@ -294,8 +294,8 @@ def _run(db: sqlite3.Connection, run_id: str, cut: int | None, about: _About | N
 def _post(raw: bytes) -> _Post:
     try:
         return msgspec.json.decode(raw, type=_Post)
-    except (msgspec.MsgspecError, UnicodeError):
-        value = json.loads(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        value = parse(raw.decode())
         if isinstance(value, dict) and isinstance(value.get("rows"), list):
             value["rows"] = [msgspec.Raw(line.encode()) for line in _rows(raw.decode())]
         return msgspec.convert(value, _Post)

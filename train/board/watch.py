@@ -257,8 +257,7 @@ class Watcher:
                     f"SELECT line FROM {kind}_lines WHERE run_id = ? ORDER BY n", (run.run_id,)))
                 found = tail.differs(os.path.join(run.path, name), lines)
                 if found and (known or not found[1]):
-                    steps.append(db.execute(f"SELECT min(step) FROM {kind}_lines WHERE run_id = ? AND n >= ?",
-                                            (run.run_id, found[0])).fetchone()[0])
+                    steps.append(ingest.lowest_step(db, run.run_id, kind, found[0]))
             run.places, run.seen = {}, {}
             if not steps:
                 return

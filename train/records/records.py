@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from helios.errors import UserError
 from helios.files import write_atomic
@@ -38,6 +38,14 @@ MORE_COLUMNS = (
 CLIP_WINDOW = 100
 
 
+class Listener(Protocol):
+    """Hears every row after it is written; it raises nothing."""
+
+    def row(self, name: str, row: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Records:
     """Writes a run's records. When a method returns, the operating system has its whole line."""
 
@@ -49,6 +57,7 @@ class Records:
         come. Raises UserError where nothing can be written, or a row that is kept is damaged.
         """
         self.path, self.about = path, dict(config)
+        self.listeners: list[Listener] = []
         self.files: dict[str, IO[bytes]] = {}
         try:
             for name in LOGS:
@@ -104,9 +113,11 @@ class Records:
             raise UserError(f"cannot write to {self.path}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the listeners."""
         for file in self.files.values():
             file.close()
+        for listener in self.listeners:
+            listener.close()
 
     def _line(self, name: str, value: Mapping[str, Any]) -> None:
         raw, file = line(value), self.files[name]
@@ -118,6 +129,8 @@ class Records:
             os.ftruncate(file.fileno(), start)  # leaves no half line
             raise UserError(f"cannot write {self.path / name}: {error.strerror}; "
                             f"{way_on(self.path)}") from error
+        for listener in self.listeners:
+            listener.row(name, value)
 
 
 def _cut(path: Path, keep: int) -> None:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.train.history import Historic
 from helios.train.markdown import plain
-from helios.train.report import facts, findings, gradients, html, losses, plots, searching, side_by_side, speed
+from helios.train.report import against, facts, findings, gradients, html, losses, plots, searching, side_by_side, speed
 from helios.train.report.reading import RunData
 
-MARKDOWN, HTML = "report.md", "report.html"
+STEM, MARKDOWN, HTML = "report", ".md", ".html"
 SEARCH_SPEED = f"{searching.PREFIX}speed.png"
 CAPTIONS = {SEARCH_SPEED: "Of the steps of the search alone:"}
 
@@ -55,10 +56,15 @@ def sections(pictures: Collection[str]) -> tuple[Section, ...]:
     )
 
 
-def write(runs: Sequence[RunData], folder: Path, as_html: bool = False) -> Path:
+def write(runs: Sequence[RunData], folder: Path, as_html: bool = False, beside: Historic | None = None) -> Path:
     """Write the report of a run, or of several side by side, into a folder; return the page's path.
-    as_html: one HTML file with all pictures in it, instead of Markdown beside them. Raises UserError."""
-    if len(runs) == 1:
+    as_html: one HTML file with all pictures in it, instead of Markdown beside them. beside: the historic run whose
+    figures are compared with theirs instead. Raises UserError."""
+    stem = f"against-{beside.name}" if beside else STEM
+    if beside:
+        pictures, named = plots.overlaid(runs, beside), against.named(runs)
+        title, lines = against.title(beside, named), against.lines(beside, named, pictures=pictures)
+    elif len(runs) == 1:
         pictures = plots.draw(runs[0]) | searching.draw(runs[0])
         title, lines = f"Run {facts.names(runs)[0]}", of_one(runs[0], pictures)
     else:
@@ -66,17 +72,17 @@ def write(runs: Sequence[RunData], folder: Path, as_html: bool = False) -> Path:
         title, lines = f"{len(runs)} runs side by side", of_several(runs, pictures)
     text = "\n".join([f"# {title}", *lines]) + "\n"
     if as_html:
-        named = plain(runs[0].about["run_id"]) if len(runs) == 1 else title
-        files = {HTML: html.page(text, pictures, named).encode()}
+        head = plain(runs[0].about["run_id"]) if len(runs) == 1 else title
+        files = {stem + HTML: html.page(text, pictures, head).encode()}
     else:
-        files = pictures | {MARKDOWN: text.encode()}
+        files = pictures | {stem + MARKDOWN: text.encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             write_atomic(folder / name, methodcaller("write", content))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-    return folder / (HTML if as_html else MARKDOWN)
+    return folder / (stem + (HTML if as_html else MARKDOWN))
 
 
 def of_one(run: RunData, pictures: Mapping[str, bytes]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from helios.train.history import Historic
 from helios.train.report.reading import LAYERS, SEARCH, RunData, finite
 from helios.train.report.speed import PHASES
 from helios.train.search.plots import COLOURS, DPI, STYLE, WIDTH, colour_key
@@ -29,9 +30,9 @@ def draw(run: RunData) -> dict[str, bytes]:
     return _drawn({name: partial(plot, run=run) for name, plot in PLOTS.items()})
 
 
-def overlaid(runs: Sequence[RunData]) -> dict[str, bytes]:
-    """Return the plot of the losses of several runs, one over another."""
-    return _drawn({"losses.png": partial(_overlay, runs=runs)})
+def overlaid(runs: Sequence[RunData], beside: Historic | None = None) -> dict[str, bytes]:
+    """Return the plot of the losses of several runs, one over another. beside: whose losses are marked, too."""
+    return _drawn({"losses.png": partial(_overlay, runs=runs, beside=beside)})
 
 
 def _drawn(plots: Mapping[str, Callable[[Any], bool]]) -> dict[str, bytes]:
@@ -262,7 +263,7 @@ PLOTS: Mapping[str, Plot] = {"loss.png": _loss, "lr.png": _rate, "gradients.png"
                              "layers.png": _layers}
 
 
-def _overlay(figure: Any, runs: Sequence[RunData]) -> bool:
+def _overlay(figure: Any, runs: Sequence[RunData], beside: Historic | None) -> bool:
     figure.set_size_inches(WIDTH, 4.6)
     axes, seen = figure.subplots(), []
     for n, run in enumerate(runs):
@@ -276,6 +277,13 @@ def _overlay(figure: Any, runs: Sequence[RunData]) -> bool:
         axes.plot(steps[where], val[where], color=colour, marker="o", markersize=4, linestyle=":", linewidth=1)
     if not seen:
         return False
+    if beside:
+        first = beside.phases[-1].first - 1 if beside.phases else 0
+        longest = first + max(run.last - run.first for run in runs)
+        points = {step - first: x for step, x in beside.column("loss").items() if first < step <= longest}
+        axes.plot([*points], [*points.values()], color=DARK, marker="D", markersize=4, linestyle="",
+                  label=literal(beside.run_id))
+        seen.append(np.array([*points.values()]))
     axes.set(xlabel="step of the training", ylabel="loss (nats a token)", **_bounds(np.concatenate(seen)))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="y", alpha=0.25)

@@ -1,0 +1,57 @@
+// The page: the list of runs, or what is open of them, kept up by the stream.
+
+import { Refused } from "./api.js";
+import { h } from "./dom.js";
+import { List } from "./list.js";
+import { RunPage } from "./run.js";
+import { follow } from "./stream.js";
+import { themed } from "./theme.js";
+import { View } from "./view.js";
+
+const at = (id) => document.getElementById(id);
+const main = at("main"), live = at("live"), picked = new Set();
+let page = null, stop = () => {}, list = "#"; // list: the list of runs as it was last filtered and sorted
+
+const view = new View((now, before) => {
+  if (!now.runs.length) list = location.hash || "#";
+  if (String(now.runs) === String(before.runs)) page.update(now, before);
+  else open();
+});
+
+function trouble(error) {
+  at("trouble").hidden = error === null;
+  at("trouble").textContent = error?.message ?? "";
+  if (error && !(error instanceof Refused)) reportError(error); // a fault of the page, or of the connection
+}
+
+/** Open what the view says: the stream first, then everything, so that nothing is lost in between. */
+function open() {
+  const { runs } = view.now;
+  if (!runs.length) list = location.hash || "#";
+  stop();
+  page?.destroy();
+  trouble(null);
+  page = runs.length ? new RunPage(view, trouble) : new List(view, picked);
+  main.replaceChildren(page.element);
+  crumbs(runs);
+  scrollTo(0, 0);
+  const mine = page, load = () => mine.load().catch((error) => mine === page && trouble(error));
+  let started = false;
+  stop = follow(runs, (event, data) => {
+    if (event !== "hello") mine.hear(event, data);
+    else if (!started) { started = true; load(); }
+  }, (word) => {
+    live.textContent = word;
+    live.dataset.state = word;
+  });
+}
+
+function crumbs(runs) {
+  const title = runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "";
+  document.title = title ? `${title} – Helios` : "Helios";
+  at("crumbs").replaceChildren(h("a", { href: title ? list : "#", "aria-current": title ? null : "page" }, "Runs"),
+    ...(title ? [h("span", { "aria-current": "page" }, title)] : []));
+}
+
+themed(at("theme"));
+open();
