@@ -49,7 +49,7 @@ def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequen
         there = [line for line, in db.execute(f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? "
                                               "ORDER BY n", (run_id, start, start + len(rows)))]
         for i, (line, (given, value)) in enumerate(zip(there, rows, strict=False)):
-            if line != given and parse(line) != value:  # two have sent different rows, one of them what is no longer in the file
+            if line != given and parse(line) != value:  # two sent different rows, one what is no longer in the file
                 raise Gap(kind, start + i, start)
         rows = rows[have - start:]
         if not rows:
