@@ -31,7 +31,8 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
 
 
 ROOMS = ("helios.kernels", "helios.model", "helios.train", "helios.bench", "helios.cli")  # each below the next
-WITHIN_TRAIN = ("helios.train.records", "helios.train.monitors", "helios.train.search", "helios.train.gates")
+WITHIN_TRAIN = ("helios.train.records", "helios.train.board", "helios.train.monitors", "helios.train.search",
+                "helios.train.gates")
 
 
 def room(module: str) -> str:

@@ -102,6 +102,18 @@ def test_an_overview_is_that_of_the_rows(store: Store) -> None:
         assert queries.entries(db, {})[0]["reason"] == "all is NaN"
 
 
+def test_a_historic_run(store: Store) -> None:
+    entry = {"run_id": "old", "status": "historic", "step": 500}
+    for loss in (5.0, 5.0, 4.0):
+        rows = {"metrics": [row(250), row(500, loss=loss)], "samples": [{"step": 250, "text": "x"}]}
+        said = entry | {"loss": loss}
+        store.write(lambda db, rows=rows, said=said: ingest.historic(
+            db, said, CONFIG, None, [{"step": 500, "val_loss": None, "bytes": 1}], rows, 1.0))
+        with store.reading() as db:
+            assert queries.entries(db, {}) == [said] and queries.run(db, {}, "old")["overview"] == said
+        assert held(store, "old") == rows["metrics"] and held(store, "old", "samples") == rows["samples"]
+
+
 def test_writers_do_not_harm_each_other(store: Store) -> None:
     def fail(db: sqlite3.Connection) -> None:
         ingest.put(db, "bad", "metrics", 0, [(json.dumps(row(1)), row(1))], 1.0)

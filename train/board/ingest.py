@@ -136,6 +136,21 @@ def about(db: sqlite3.Connection, run_id: str, config: Mapping[str, Any] | None,
     db.executemany("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?)", [(run_id, *row) for row in listed])
 
 
+def historic(db: sqlite3.Connection, entry: Mapping[str, Any], config: Mapping[str, Any],
+             summary: Mapping[str, Any] | None, checkpoints: Sequence[Mapping[str, Any]],
+             rows: Mapping[str, Sequence[dict[str, Any]]], now: float) -> None:
+    """Set a run that is known from its history alone. entry: what a list has of it. rows: all of each kind."""
+    run_id, said = entry["run_id"], text(entry)
+    found = db.execute("SELECT historic FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    if found == (said,) and counts(db, run_id) == {kind: len(rows.get(kind, ())) for kind in LINES}:
+        return
+    cut(db, run_id, -HIGHEST - 1, now)
+    about(db, run_id, config, summary, checkpoints, now)
+    for kind in LINES:
+        put(db, run_id, kind, 0, [(text(row), row) for row in rows.get(kind, ())], now)
+    db.execute("UPDATE runs SET historic = ? WHERE run_id = ?", (said, run_id))
+
+
 def change(db: sqlite3.Connection, run_id: str, kind: str, a: int | None = None, b: int | None = None) -> None:
     """Note for the stream that something changed: rows of a kind from `a` to `b`, a cut at the step `a`, or the run."""
     db.execute("INSERT INTO changes (run_id, kind, a, b) VALUES (?, ?, ?, ?)", (run_id, kind, a, b))

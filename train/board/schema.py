@@ -29,7 +29,8 @@ _OF_LINES = {"metrics": [name for name in (*COLUMNS, *MORE_COLUMNS) if name != "
 LINES = tuple(_OF_LINES)  # kinds of rows
 
 # n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the
-# row's, or that of the row before where that has none, or a lower one.
+# row's, or that of the row before where that has none, or a lower one. runs.historic: what a list has of a run that is
+# known from its history alone.
 TABLES = "".join(f"""
 CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
     WITHOUT ROWID;
@@ -37,6 +38,7 @@ CREATE VIEW {kind} AS SELECT run_id, n, step,
     {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)}, line FROM {kind}_lines;"""
                  for kind, names in _OF_LINES.items()) + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
+    historic TEXT,
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
     domain AS (CASE {_VALUE.format("config", "chat")} WHEN 0 THEN 'text' ELSE 'chat' END),
     symbio AS (coalesce(symbio_mode, 'none') != 'none')) WITHOUT ROWID;
@@ -69,7 +71,7 @@ def connect(path: Path, write: bool = False) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # NORMAL might lose commits in a power cut
         db.execute("PRAGMA journal_size_limit = 67108864")
-    db.execute("PRAGMA cache_size = -16384")
+    db.execute(f"PRAGMA cache_size = {-16384 if write else -2048}")  # KiB; there are many readers
     return db
 
 
