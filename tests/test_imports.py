@@ -31,8 +31,8 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
 
 
 ROOMS = ("helios.kernels", "helios.model", "helios.train", "helios.bench", "helios.cli")  # each below the next
-WITHIN_TRAIN = ("helios.train.records", "helios.train.monitors", "helios.train.search", "helios.train.gates",
-                "helios.train.report", "helios.train.history")
+WITHIN_TRAIN = ("helios.train.records", "helios.train.history", "helios.train.board", "helios.train.monitors",
+                "helios.train.search", "helios.train.gates", "helios.train.report")
 
 
 def room(module: str) -> str:

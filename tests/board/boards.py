@@ -162,18 +162,10 @@ class Stream:
         id, event, data = next(self.parts)
         assert not self.events or id >= self.events[-1][0]
         self.events.append((id, event, data))
-        if event == "cut":
-            held = self.holds[data["run_id"]]
-            for kind in ("metrics", "events", "samples"):
-                held[kind] = [r for r in held[kind] if r["step"] <= data["step"]]
-        elif event == "candidates":
-            self.holds[data["run_id"]][event][data["from"]:] = data["rows"]
-        elif event in KINDS:
-            rows = self.holds[data["run_id"]][event]
-            assert data["from"] <= len(rows), "rows were lost"
-            rows += data["rows"][len(rows) - data["from"]:]
-        elif event == "reset":
+        if event == "reset":
             self.fetch()
+        elif event in ("cut", *KINDS):
+            follow(self.holds[data["run_id"]], event, data)
         return self.events[-1]
 
     @property
@@ -182,6 +174,18 @@ class Stream:
 
     def close(self) -> None:
         self.response.close()
+
+
+def follow(holds: dict[str, list[Any]], event: str, data: Any) -> None:
+    """Do to what a page holds of a run what a message of the stream says."""
+    if event == "cut":
+        for kind in ("metrics", "events", "samples"):
+            holds[kind] = [r for r in holds[kind] if r["step"] <= data["step"]]
+    elif event == "candidates":
+        holds[event][data["from"]:] = data["rows"]
+    else:
+        assert data["from"] <= len(holds[event]), "rows were lost"
+        holds[event] += data["rows"][len(holds[event]) - data["from"]:]
 
 
 KINDS = ("metrics", "events", "samples", "candidates")

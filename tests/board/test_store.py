@@ -173,7 +173,7 @@ def test_a_database_of_anothers_is_refused_and_left(tmp_path: Path, make: Any) -
 def test_a_newer_database_is_refused(tmp_path: Path) -> None:
     Store(tmp_path / "db").close()
     with sqlite3.connect(tmp_path / "db") as db:
-        db.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+        db.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
     db.close()
     with pytest.raises(UserError, match="newer Helios"):
         Store(tmp_path / "db")
@@ -184,3 +184,15 @@ def test_two_boards_of_one_database(tmp_path: Path, store: Store) -> None:
         Store(tmp_path / "board.sqlite")
 
 
+
+
+def test_an_older_database_is_brought_to_the_present_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for more in ((), ("ALTER TABLE files ADD COLUMN note TEXT;", "UPDATE runs SET updated = 7;")):
+        monkeypatch.setattr(schema, "MIGRATIONS", (schema.TABLES, *more))
+        store = Store(tmp_path / "board.sqlite")
+        put(store, "r", "metrics", 0, [row(1)])
+        with store.reading() as db:
+            assert db.execute("PRAGMA user_version").fetchone()[0] == 1 + len(more)
+            assert db.execute("SELECT updated FROM runs").fetchone() == (7.0 if more else 1.0,)
+        assert held(store, "r") == [row(1)]
+        store.close()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helios.train.board import ingest, queries
 from helios.train.board import store as stores
 from helios.train.board.store import Store
 
-from .boards import KINDS, Board, Stream, event, row, until
+from .boards import KINDS, Board, Stream, event, follow, row, until
 
 
 def whole(of: Board, run_id: str) -> dict[str, list[Any]]:
@@ -134,3 +138,52 @@ def test_changes_are_kept_for_a_while(store: Store, monkeypatch: pytest.MonkeyPa
         messages, until = queries.changes(db, {}, latest - 50, {"r"})
         assert until == latest and [m.event for m in messages] == ["metrics"] * 25 + ["run"]
         assert queries.changes(db, {}, latest, {"r"}) == ([], latest)
+
+
+STEPS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+DEEDS = st.lists(st.one_of(
+    st.tuples(st.sampled_from(["events", "samples"]), STEPS), st.tuples(st.just("metrics"), STEPS.map(sorted)),
+    st.tuples(st.just("cut"), st.integers(-1, 10)), st.tuples(st.just("candidates"), st.integers(0, 5)),
+    st.tuples(st.just("read"), st.integers(1, 4))), max_size=40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(DEEDS)
+def test_who_reads_late_and_little_at_a_time_holds_the_same(deeds: list[tuple[str, Any]]) -> None:
+    """Also where steps of events are in no order."""
+    holds: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        store, highest = Store(Path(folder) / "db"), 0
+        with store.reading() as db:
+            since = queries.cursor(db)
+
+        def read(limit: int) -> bool:
+            nonlocal since
+            with store.reading() as db:
+                messages, until = queries.changes(db, {}, since, {"r"}, limit)
+            for message in messages:
+                if message.event != "run":
+                    follow(holds, message.event, json.loads(message.data))
+            since, more = until, until != since
+            return more
+
+        for i, (deed, value) in enumerate([*deeds, ("read", 3)]):
+            if deed == "read":
+                read(value)
+            elif deed == "cut":
+                store.write(lambda db, step=value: ingest.cut(db, "r", step, 0.0))
+                highest = min(highest, max(value, 0))
+            else:
+                steps = [0] * value if deed == "candidates" else value
+                if deed == "metrics":  # theirs never decrease
+                    steps = [max(highest, step) for step in steps]
+                    highest = steps[-1]
+                rows = [{"step": step, "tag": f"{i} {j}"} for j, step in enumerate(steps)]
+                store.write(lambda db, kind=deed, rows=rows: ingest.put(
+                    db, "r", kind, 0 if kind == "candidates" else ingest.count(db, "r", kind),
+                    [(json.dumps(r), r) for r in rows], 0.0))
+        while read(3):
+            pass
+        with store.reading() as db:
+            assert holds == {kind: [json.loads(line) for line in queries.rows(db, "r", kind)[0]] for kind in KINDS}
+        store.close()

@@ -8,10 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from helios.train.board import ingest, queries
+from helios.train.board.store import Store
+from helios.train.board.watch import Watcher
+from helios.train.records.overview import STALE
 
 from .boards import CONFIG, Board, Stream, board, event, lines, row, until
 
@@ -206,3 +212,19 @@ def test_many_runs(runs: Path) -> None:
         with open(runs / "r077" / "events.jsonl", "a") as file:
             file.write(lines([event(3, "resumed")]))
         until(lambda: b.entry("r077")["status"] == "interrupted")
+
+
+def test_a_run_grows_stale_while_one_looks(store: Store, tmp_path: Path) -> None:
+    store.write(lambda db: ingest.about(db, "quiet", CONFIG, None, [], time.time() - STALE + 1))
+    watcher = Watcher(tmp_path / "none", store)
+    with store.reading() as db:
+        assert queries.entries(db, {})[0]["status"] == "active"
+        since = queries.cursor(db)
+    watcher.start()
+
+    def told() -> list[str]:
+        with store.reading() as db:
+            return [json.loads(message.data)["status"] for message in queries.changes(db, {}, since, ())[0]]
+
+    assert until(told) == ["stale"]
+    watcher.stop()

@@ -7,8 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from helios.train.board import historic, series
-from helios.train.board.ingest import SEGMENTS, counts
+from helios.train.board import ingest, series
 from helios.train.board.schema import LINES, parse, strict, text
 from helios.train.records.overview import Overview
 
@@ -26,10 +25,10 @@ class Message(NamedTuple):
 def entries(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str | None = None) -> list[dict[str, Any]]:
     """Return what is known at a glance of all runs, the latest news first, or of one."""
     now, where = time.time(), "" if run_id is None else "WHERE run_id = ?"
-    rows = db.execute(f"SELECT run_id, overview, updated FROM runs {where} ORDER BY updated DESC",
+    rows = db.execute(f"SELECT run_id, overview, updated, historic FROM runs {where} ORDER BY updated DESC",
                       () if run_id is None else (run_id,))
-    return [Overview(parse(state)).entry(locks.get(name), updated, now) | {"run_id": name}
-            | historic.entries().get(name, {}) for name, state, updated in rows]
+    entry = lambda name, state, updated: Overview(parse(state)).entry(locks.get(name), updated, now) | {"run_id": name}
+    return [parse(historic) if historic else entry(*row) for *row, historic in rows]
 
 
 def run(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str) -> dict[str, Any] | None:
@@ -38,28 +37,24 @@ def run(db: sqlite3.Connection, locks: Mapping[str, bool], run_id: str) -> dict[
     if not found:
         return None
     config, summary = db.execute("SELECT config, summary FROM runs WHERE run_id = ?", (run_id,)).fetchone()
-    segments: dict[str, list[Any]] = {key: [] for key in SEGMENTS}
+    segments: dict[str, list[Any]] = {key: [] for key in ingest.SEGMENTS}
     for key, step, value in db.execute("SELECT key, step, value FROM segments WHERE run_id = ? ORDER BY n", (run_id,)):
         segments[key].append([step, parse(strict(value))])
     return {
         "run_id": run_id, "overview": found[0], "config": parse(strict(config or "null")),
         "summary": parse(strict(summary or "null")),
-        "rows": {**counts(db, run_id), "checkpoints": len(checkpoints(db, run_id))},
+        "rows": {**ingest.counts(db, run_id), "checkpoints": len(checkpoints(db, run_id))},
         "keys": series.keys(db, run_id), "segments": segments}
 
 
-def rows(db: sqlite3.Connection, run_id: str, kind: str, first: int | None = None, last: int | None = None,
-         after: int = 0, limit: int | None = None) -> tuple[list[str], int | None]:
-    """Return texts of a run's rows of a kind: those of the steps from `first` to `last` that follow the row of the
-    number `after`, counted from 1 on, at most `limit`; and the `after` of those that follow, None where none do."""
+def rows(db: sqlite3.Connection, run_id: str, kind: str, start: int = 0, end: int | None = None,
+         limit: int | None = None) -> tuple[list[str], int | None]:
+    """Return texts of a run's rows of a kind from the number `start` to `end` (excluded; None: all), at most `limit`,
+    and the number of the row that follows them; None: none does."""
     found: list[str] = []
-    size = 0
-    clauses, values = ["run_id = ?", "n >= ?"], [run_id, after]
-    for clause, value in (("step >= ?", first), ("step <= ?", last)):
-        if value is not None:
-            clauses.append(clause)
-            values.append(value)
-    for n, line in db.execute(f"SELECT n, line FROM {kind}_lines WHERE {' AND '.join(clauses)} ORDER BY n", values):
+    size, end = 0, ingest.count(db, run_id, kind) if end is None else end
+    for n, line in db.execute(f"SELECT n, line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n",
+                              (run_id, start, end)):
         if limit is not None and (len(found) == limit or size > PAGE):
             return found, n
         found.append(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.records.rows import finite
 
 DEEPEST = 200  # objects and lists within each other
-APPLICATION, VERSION = 0x48454C42, 1  # "HELB"; PRAGMA user_version
+APPLICATION = 0x48454C42  # "HELB"
 
 # Null in a whole row with a NaN, which is no JSON.
 _VALUE = "CASE WHEN json_valid({0}) THEN json_extract({0}, '$.{1}') END"
@@ -29,7 +29,8 @@ _OF_LINES = {"metrics": [name for name in (*COLUMNS, *MORE_COLUMNS) if name != "
 LINES = tuple(_OF_LINES)  # kinds of rows
 
 # n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the
-# row's, or that of the row before where that has none, or a lower one.
+# row's, or that of the row before where that has none, or a lower one. runs.historic: what a list has of a run that is
+# known from its history alone.
 TABLES = "".join(f"""
 CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
     WITHOUT ROWID;
@@ -37,6 +38,7 @@ CREATE VIEW {kind} AS SELECT run_id, n, step,
     {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)}, line FROM {kind}_lines;"""
                  for kind, names in _OF_LINES.items()) + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
+    historic TEXT,
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
     domain AS (CASE {_VALUE.format("config", "chat")} WHEN 0 THEN 'text' ELSE 'chat' END),
     symbio AS (coalesce(symbio_mode, 'none') != 'none')) WITHOUT ROWID;
@@ -57,7 +59,11 @@ CREATE TABLE sources (run_id TEXT, kind TEXT, inode INTEGER, offset INTEGER, n I
 CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL, kind TEXT NOT NULL, a INTEGER,
     b INTEGER);
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
+INSERT INTO sqlite_sequence VALUES ('changes', CAST(strftime('%s', 'now') AS INTEGER) * 1000);
 """
+# Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with the
+# time, so that none of an earlier database of that name is one of this.
+MIGRATIONS = (TABLES,)
 
 
 def connect(path: Path, write: bool = False) -> sqlite3.Connection:
@@ -69,33 +75,25 @@ def connect(path: Path, write: bool = False) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")  # NORMAL might lose commits in a power cut
         db.execute("PRAGMA journal_size_limit = 67108864")
-    db.execute("PRAGMA cache_size = -16384")
+    db.execute(f"PRAGMA cache_size = {-16384 if write else -2048}")  # KiB; there are many readers
     return db
 
 
 def create(path: Path) -> None:
-    """Make the database, or see that it is one of the board's. Raises UserError where it cannot be used."""
+    """Make the database, or bring it to the present version. Raises UserError where it cannot be used."""
     try:
-        fresh = not path.exists() or path.stat().st_size == 0
-        db = sqlite3.connect(path, isolation_level=None, timeout=10)
-        try:
-            application, version, tables = (db.execute(f"{query}").fetchone()[0] for query in (
+        with closing(sqlite3.connect(path, timeout=10)) as db:  # which changes nothing in another's
+            application, version, tables = (db.execute(query).fetchone()[0] for query in (
                 "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema"))
-            if fresh or not (application or tables):
-                db.close()
-                db = connect(path, write=True)
-                db.executescript(f"BEGIN; {TABLES} PRAGMA application_id = {APPLICATION}; "
-                                 f"PRAGMA user_version = {VERSION};")
-                # From the time on, so that no cursor of an earlier database of that name is one of this.
-                db.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (int(time.time() * 1000),))
-                db.execute("COMMIT")
-            elif application != APPLICATION:
+            if application != APPLICATION and (application or tables):
                 raise UserError(f"{path} is the database of another program; give another --db")
-            elif version > VERSION:
+            if version > len(MIGRATIONS):
                 raise UserError(f"{path} was written by a newer Helios (its version is {version}, this one's "
-                                f"{VERSION}); update Helios or give another --db")
-        finally:
-            db.close()
+                                f"{len(MIGRATIONS)}); update Helios or give another --db")
+        with closing(connect(path, write=True)) as db:
+            for number, script in enumerate(MIGRATIONS[version:], version + 1):
+                db.executescript(f"BEGIN; {script} PRAGMA application_id = {APPLICATION}; "
+                                 f"PRAGMA user_version = {number}; COMMIT;")
     except (sqlite3.Error, OSError) as error:
         raise UserError(f"cannot use {path} as the board's database: {error}; give another --db") from error
 

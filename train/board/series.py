@@ -93,10 +93,7 @@ def series(db: sqlite3.Connection, run_id: str, wanted: Collection[str], first: 
     """Return at most `px` buckets of each of the columns, over the rows of the steps from `first` to `last`, each
     included; None: the run's own. Their values are None where nothing in them is finite; a column that does not occur
     in the run has none."""
-    step = lambda n: db.execute("SELECT step FROM metrics_lines WHERE run_id = ? AND n = ?", (run_id, n)).fetchone()[0]
-    tail = _Tail(db, run_id, wanted)
-    a = 0 if first is None else bisect_left(range(tail.end), first, key=step)
-    b = tail.end if last is None else bisect_right(range(tail.end), last, key=step)
+    tail, (a, b) = _Tail(db, run_id, wanted), span(db, run_id, first, last)
     steps, found = [], {}
     if a < b:
         steps = _Column(db, run_id, STEP, tail).buckets(a, b, px)[FIRST].astype(np.int64).tolist()
@@ -105,12 +102,19 @@ def series(db: sqlite3.Connection, run_id: str, wanted: Collection[str], first: 
     return {key: _plain(steps, found[key]) if key in found else _plain([], np.empty((5, 0))) for key in wanted}
 
 
+def span(db: sqlite3.Connection, run_id: str, first: int | None, last: int | None) -> tuple[int, int]:
+    """Return the numbers of the first row of the steps from `first` to `last`, and of the one after the last."""
+    count = db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics_lines WHERE run_id = ?", (run_id,)).fetchone()[0]
+    step = lambda n: db.execute("SELECT step FROM metrics_lines WHERE run_id = ? AND n = ?", (run_id, n)).fetchone()[0]
+    return (0 if first is None else bisect_left(range(count), first, key=step),
+            count if last is None else bisect_right(range(count), last, key=step))
+
+
 class _Tail:
     """The columns of the rows of a run after its last whole block. wanted: as `columns` takes it."""
 
     def __init__(self, db: sqlite3.Connection, run_id: str, wanted: Collection[str] | None) -> None:
-        self.end = db.execute("SELECT coalesce(max(n) + 1, 0) FROM metrics_lines WHERE run_id = ?", (run_id,)
-                              ).fetchone()[0]
+        self.end = span(db, run_id, None, None)[1]
         self.start = self.end - self.end % BLOCK
         rows = _lines(db, run_id, self.start, self.end)
         self.columns = columns([parse(line) for _, line in rows], wanted)

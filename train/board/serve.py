@@ -59,8 +59,9 @@ def serve(runs: Path, db: Path, host: str, port: int, token: str | None, say: Ca
 async def _serve(store: Store, watcher: Watcher, listener: socket.socket, host: str, token: str | None, loopback: bool,
                  say: Callable[[str], object]) -> signal.Signals | None:
     board = Board(store)
-    server = _Server(uvicorn.Config(board.app(token, loopback), log_level="critical", access_log=False, lifespan="off",
-                                    server_header=False, timeout_graceful_shutdown=FAREWELL, http=Patient))
+    server = _Server(uvicorn.Config(
+        board.app(token, loopback), http=Patient, lifespan="off", log_level="critical", access_log=False,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=FAREWELL))
     got: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:

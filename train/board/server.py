@@ -1,4 +1,4 @@
-"""The board's server: what docs/board.md says of its addresses, the stream, and the page."""
+"""The board's server: its addresses, the stream, and the page."""
 
 from __future__ import annotations
 
@@ -152,8 +152,9 @@ class Board:
         run_id, query = _id(request, "run_id"), request.query_params
         with self.store.reading() as db:
             self._known(db, run_id)
-            found, after = queries.rows(db, run_id, "metrics", _whole(query, "from"), _whole(query, "to"),
-                                        _whole(query, "after", 0, 0), _whole(query, "limit", 1000, 1, 10_000))
+            start, end = series.span(db, run_id, _whole(query, "from"), _whole(query, "to"))
+            start = max(start, _whole(query, "after", 0, 0))
+            found, after = queries.rows(db, run_id, "metrics", start, end, _whole(query, "limit", 1000, 1, 10_000))
         return _text(f'{{"rows":[{",".join(found)}],"next":{json.dumps(after)}}}')
 
     def _lines(self, kind: str) -> Callable[[Request], Response]:

@@ -99,9 +99,10 @@ class Store:
                     db.execute("SAVEPOINT one")
                     try:
                         done.append((future, work(db)))
-                    except sqlite3.Error:
-                        raise
-                    except Exception as error:  # the writer of this one hears of it, the others are not harmed
+                    except Exception as error:
+                        if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+                            raise  # the disk's or the database's
+                        # Else the writer of this one hears of it, and the others are not harmed.
                         db.execute("ROLLBACK TO one")
                         future.set_exception(error)
                     db.execute("RELEASE one")
