@@ -61,8 +61,8 @@ CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
 INSERT INTO sqlite_sequence VALUES ('changes', CAST(strftime('%s', 'now') AS INTEGER) * 1000);
 """
-# Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with the
-# time, so that none of an earlier database of that name is one of this.
+# Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with
+# the time, so that none of an earlier database of that name is one of this.
 MIGRATIONS = (TABLES,)
 
 
