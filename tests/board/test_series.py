@@ -64,7 +64,7 @@ def check(found: dict[str, list[Any]], steps: list[int], values: list[Any], px: 
         assert tuple(found[name][i] for name in ("first", "min", "max", "last")) == wanted
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(ROW, max_size=40), st.integers(1, 60), st.integers(-5, 60), st.integers(-5, 60), st.integers(0, 3))
 def test_any_rows(rows: list[Any], px: int, first: int, last: int, blocks: int) -> None:
     """blocks: rows are repeated until they are about that many blocks long."""

@@ -168,7 +168,7 @@ def test_an_end(tmp_path: Path, number: int, code: int) -> None:
 
 
 def test_who_may_read_and_write(tmp_path: Path) -> None:
-    token = tmp_path / "token"
+    client, token = httpx.Client(verify=False), tmp_path / "token"
     token.write_text("secret of a file\n")
     with board(tmp_path / "runs", token=None) as b:
         answer = b.client.post("/api/ingest", json={})
@@ -177,18 +177,18 @@ def test_who_may_read_and_write(tmp_path: Path) -> None:
         given = [("", 401), ("Bearer", 401), ("Bearer a token of the tests", 401), ("bearer secret of a file", 401),
                  ("Bearer secret of a file", 400), ("Bearer sécret", 401)]
         for value, status in given:
-            answer = httpx.post(f"{b.url}/api/ingest", json={}, headers={"authorization": value.encode()})
+            answer = client.post(f"{b.url}/api/ingest", json={}, headers={"authorization": value.encode()})
             assert answer.status_code == status, value
-        assert httpx.get(f"{b.url}/api/runs").status_code == 200
+        assert client.get(f"{b.url}/api/runs").status_code == 200
         for host, status in (("localhost", 200), ("LOCALHOST:1", 200), ("127.0.0.1:99", 200), ("[::1]:8", 200),
                              ("a.example", 400), ("127.0.0.1.a.example", 400), ("", 400), ("localhost.", 400)):
-            assert httpx.get(f"{b.url}/api/runs", headers={"host": host}).status_code == status, host
+            assert client.get(f"{b.url}/api/runs", headers={"host": host}).status_code == status, host
     with board(tmp_path / "runs", "--host", "0.0.0.0") as b:
         url = b.url.replace("0.0.0.0", "127.0.0.1")
         for path in ("health", "runs", "runs/x", "stream", "runs/x/series?keys=a", "runs/x/files/y"):
-            assert httpx.get(f"{url}/api/{path}").status_code == 401
-        assert httpx.get(f"{url}/").status_code == 200
-        assert httpx.get(f"{url}/api/runs", headers={**b.client.headers, "host": "a.example"}).status_code == 200
+            assert client.get(f"{url}/api/{path}").status_code == 401
+        assert client.get(f"{url}/").status_code == 200
+        assert client.get(f"{url}/api/runs", headers={**b.client.headers, "host": "a.example"}).status_code == 200
 
 
 def test_what_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,7 +252,7 @@ def test_scripts_stay_text(shared: Board) -> None:
 
 def test_many_at_once(shared: Board) -> None:
     def work(i: int) -> None:
-        with httpx.Client(base_url=shared.url, headers=shared.client.headers, timeout=60) as client:
+        with httpx.Client(base_url=shared.url, headers=shared.client.headers, timeout=60, verify=False) as client:
             for n in range(5):
                 body = {"run_id": f"at_once_{i % 3}", "kind": "metrics", "from": n, "rows": [row(n + 1)]}
                 assert client.post("/api/ingest", json=body).status_code in (200, 409)

@@ -28,7 +28,7 @@ def whole(of: Board, run_id: str) -> dict[str, list[Any]]:
 def scribble(of: Board, run_id: str, rng: random.Random, posts: int) -> None:
     """Post at random: rows, repeated rows, cuts and candidates; and at last, an end."""
     own = Board.__new__(Board)
-    own.client, own.url = httpx.Client(base_url=of.url, headers=of.client.headers, timeout=60), of.url
+    own.client, own.url = httpx.Client(base_url=of.url, headers=of.client.headers, timeout=60, verify=False), of.url
     step = n = events = 0
     own.run(run_id)
     for _ in range(posts):
@@ -115,7 +115,7 @@ def test_a_cursor_may_be_in_the_address(shared: Board) -> None:
 
 
 def test_many_readers_hear_the_same(shared: Board) -> None:
-    streams = [Stream(shared, "many") for _ in range(20)]
+    streams = [Stream(shared, "many") for _ in range(10)]
     for i in range(5):
         shared.post("many", "metrics", i, [row(i + 1)])
     for stream in streams:
