@@ -20,13 +20,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 import urllib3
 
 from helios.bench.report import processor
+from helios.bench.step import Training
 from helios.errors import UserError
+from helios.train.config import resolve
+from helios.train.device import open_backend
 from helios.train.markdown import YES_NO, figure, table
 from helios.train.records.layout import CONFIG, EVENTS, METRICS
 from helios.train.records.records import COLUMNS
+from helios.train.records.reporter import reporting
 
 TOKEN = "measured"
 POST = 500  # rows in a post
@@ -43,9 +48,11 @@ class Size(NamedTuple):
     shown: int  # runs on screen
     points: int  # of each
     times: int  # that a request is repeated; the median counts
+    turns: int  # of steps that are reported and as many that are not
+    steps: int  # in a turn
 
 
-FULL, QUICK = Size(100_000, 1_000_000, 1000, 50, 2000, 21), Size(2_000, 4_000, 20, 4, 50, 3)
+FULL, QUICK = Size(100_000, 1_000_000, 1000, 50, 2000, 21, 10, 20), Size(2_000, 4_000, 20, 4, 50, 3, 1, 2)
 
 
 class Figure(NamedTuple):
@@ -182,6 +189,8 @@ def measure(size: Size, peer: bool, say: Callable[[str], None]) -> list[Figure]:
             say("an update of several runs")
             figures += _update(client, there, size)
             figures.append(_fresh(client, folder / "runs", size))
+            say("steps that are reported")
+            figures.append(_reported(client.url, folder / "reported", size, say))
         return figures
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -253,9 +262,12 @@ def _update(client: Client, there: Trackio | None, size: Size) -> Iterator[Figur
 
 
 def _fresh(client: Client, folder: Path, size: Size) -> Figure:
-    """The time from a row's writing into a run directory to its arrival in the stream."""
+    """The time from a row's writing into the directory of a run under way to its arrival in the stream."""
     path, took = folder / "r0", []
     lines = client.stream("run=run_0")
+    with open(path / EVENTS, "a") as file:
+        file.write('{"step": 3, "time": "2026-01-01T00:00:00Z", "kind": "resumed", "message": "goes on"}\n')
+    next(line for line in lines if b"goes on" in line)
     for step in range(4, 4 + size.times):
         began = time.perf_counter()
         with open(path / METRICS, "a") as file:
@@ -264,6 +276,31 @@ def _fresh(client: Client, folder: Path, size: Size) -> Figure:
         took.append(1000 * (time.perf_counter() - began))
     lines.close()
     return Figure("from a row's writing to its arrival in the stream, at worst", max(took), "ms", 1000)
+
+
+def _reported(url: str, folder: Path, size: Size, say: Callable[[str], None]) -> Figure:
+    """The time of a training step that is reported, as a multiple of one that is not, in turns within one training."""
+    os.environ["HELIOS_TOKEN"] = TOKEN
+    config = resolve("quickstart")
+    training, rng = Training(config, open_backend("auto", None, say)), np.random.default_rng(0)
+    shape = (2, config.train.batch_size, config.model.block_size)
+    folder.mkdir()
+    (folder / CONFIG).write_text(json.dumps(about("reported", 2 * size.turns * size.steps)))
+    took: dict[bool, list[float]] = {True: [], False: []}
+    with open(folder / METRICS, "a", buffering=1) as file:
+        for turn in range(2 * size.turns + 1):  # the first one prepares kernels
+            reported = turn % 2 == 1
+            with reporting(folder, url if reported else "none", say) as begin:
+                begin()
+                for _ in range(size.steps):
+                    tokens, targets = rng.integers(0, config.model.vocab_size, shape).astype(np.int32)
+                    began = time.perf_counter()
+                    training.step(tokens, targets)
+                    file.write(json.dumps(row(training.steps, 2 * size.turns * size.steps)) + "\n")
+                    if turn:
+                        took[reported].append(time.perf_counter() - began)
+    return Figure("a reported step of quickstart, against one that is not", median(took[True]) / median(took[False]),
+                  "×", 1.005)
 
 
 class Trackio:
@@ -314,7 +351,7 @@ TITLES = ("what", "figure", "unit", "wanted", "met", "trackio", "times better")
 
 def cells(figures: Iterable[Figure]) -> list[list[str]]:
     """Return the rows of the table of the figures, under TITLES."""
-    return [[f.what, figure(f.value), f.unit, "–" if f.limit is None else f"{f.limit:,.0f}", YES_NO[f.met],
+    return [[f.what, figure(f.value), f.unit, "–" if f.limit is None else f"{f.limit:,.7g}", YES_NO[f.met],
              figure(f.peer), "–" if f.ratio is None or f.unit == "nats" else f"{f.ratio:,.1f}"] for f in figures]
 
 
