@@ -75,6 +75,9 @@ def load(path: str | Path) -> Exported:
         raise UserError(f"{path} holds a model without {', '.join(sorted(missing))}; write it with helios-export, "
                         "which adds what a prompt needs")
     tokenizer = Tokenizer.parse(about["tokenizer"].encode(), path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{path}: its vocabulary has {tokenizer.vocab_size:,} tokens, and its model "
+                        f"{config.vocab_size:,}; take another copy")
     try:
         return Exported(config, state, tokenizer, bool(json.loads(about["chat"])), about["run_id"], int(about["step"]))
     except (ValueError, RecursionError) as error:

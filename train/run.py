@@ -266,7 +266,7 @@ def _last_words(records: Records, step: int, kind: str, message: str) -> None:
     """Write the event of a run's end, unless it is complete, where that is still possible: the disk may be full."""
     with suppress(UserError, OSError):
         if not layout.finished(records.path):
-            records.event(step, kind, message)
+            records.event(step, kind, " ".join(message.split()))
 
 
 def _checked(config: Config) -> Config:

@@ -136,7 +136,7 @@ def test_active_then_killed(tmp_path: Path) -> None:
 
 def test_an_exception_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
-        raise RuntimeError("a bug")
+        raise RuntimeError("a\nbug")
 
     monkeypatch.setattr("helios.train.loop.Loop.evaluate", broken)
     with pytest.raises(RuntimeError):
