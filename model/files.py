@@ -94,7 +94,7 @@ def load(path: str | Path) -> Stored:
         raise UserError(f"{path}: damaged: its checksum is not that of its contents; take another copy")
     more = {key: value for key, value in about.items() if key not in OWN}
     try:
-        config = GPTConfig.from_dict(json.loads(about["config"]))
+        config = GPTConfig.from_dict(dict(json.loads(about["config"])))
     except (KeyError, TypeError, ValueError, RecursionError, UserError) as error:
         raise UserError(f"{path}: its config is that of no model: {error}") from None
     if (held := sum(value.size for value in state.values())) != config.parameters():
