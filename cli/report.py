@@ -56,7 +56,7 @@ def report(paths: tuple[Path, ...], out: Path | None, name: str | None, as_html:
 @click.option("--wait", type=Number(FLOAT, NATURAL), metavar="SECONDS", default=30.0, show_default=True,
               help="How long a board that does not answer is tried again.")
 def push(runs: tuple[Path, ...], url: str, wait: float) -> None:
-    """Send the runs in the directories RUN to a board, finished or not, but for what it has of them."""
+    """Send the runs in the directories RUN to a board, finished or not. What it has already is not sent again."""
     warn = lambda text: click.echo(text, err=True)
     console = Console(stderr=True)
     for run in _readable(runs, warn):
