@@ -10,7 +10,6 @@ from helios.cli.common import Given, HeliosCommand, whole
 from helios.files import check_writable, write_atomic
 from helios.model import files
 from helios.train import export
-from helios.train.directory import run_of
 from helios.train.records.client import Client
 from helios.train.records.layout import read_config
 
@@ -40,7 +39,7 @@ def main(run: str, step: int | None, out: Path, dtype: str, zstd: bool, to: str,
     for problem in problems:
         click.echo(f"warning: {problem}; an earlier one is taken", err=True)
     model = export.of_checkpoint(found)
-    sizes = {"checkpoint": _bytes(found.path)}
+    sizes = {"checkpoint": sum(file["size"] for file in found.state["files"].values())}
     if to == "hf":
         export.write_hf(model, out, dtype)
         sizes["model.safetensors"] = (out / "model.safetensors").stat().st_size
@@ -55,12 +54,8 @@ def main(run: str, step: int | None, out: Path, dtype: str, zstd: bool, to: str,
                + " → ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in sizes.items()) + f", {out}")
     if board:
         with click.progressbar(length=len(raw), label=f"sending {out.name}") as bar:
-            export.upload(board, out, read_config(run_of(found.path)), model.step, bar.update)
+            export.upload(board, out, read_config(found.path.parent.parent), model.step, bar.update)
         click.echo(f"{board.url}/api/runs/{model.run_id}/files/{out.name}")
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def list_(folder: Path, as_json: bool, sort: str, where: tuple[str, ...]) -> Non
     key, last = sort.removeprefix("-"), sort.startswith("-")
     for name in (key, *(name for name, _ in wanted)):
         _check_key(name)
-    found = [_read(path) for path in find_runs(folder)]
+    found = list(filter(None, map(_readable, find_runs(folder))))
     kept = [run for run in found if all(_equal(_value(run, name), value) for name, value in wanted)]
     known = [run for run in kept if _value(run, key) is not None]
     known.sort(key=lambda run: _order(_value(run, key)), reverse=last)
@@ -97,12 +97,22 @@ def _read(path: Path) -> Found:
     return Found(path, read_config(path), overview.read(path))
 
 
+def _readable(path: Path) -> Found | None:
+    """Return what `_read` does; with a warning None, where there is no run or it cannot be read."""
+    try:
+        return _read(path)
+    except UserError as error:
+        click.echo(f"warning: {error}; it is left out", err=True)
+        return None
+
+
 def _value(run: Found, key: str) -> Any:
     """Return the value of a key of the entry, or of a setting."""
     if key in run.entry:
         return run.entry[key]
     setting = BY_NAME[key.replace("-", "_")]
-    return run.about.get(setting.section, {}).get(setting.key)
+    section = run.about.get(setting.section)  # None: of a search, where there was none
+    return section.get(setting.key) if isinstance(section, dict) else None
 
 
 def _check_key(key: str) -> None:

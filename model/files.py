@@ -22,6 +22,7 @@ from helios.model.config import GPTConfig
 FORMAT = "helios gpt 1"
 OWN = ("format", "config", "sha256")  # entries of the metadata
 DTYPES: Mapping[str, Any] = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+LARGEST = 100  # times as large as its compression may a file be; weights are hardly twice as large
 LEVEL = 9  # of zstd: with higher ones the weights, which are nearly random, take much longer and no less space
 
 
@@ -76,23 +77,37 @@ def load(path: str | Path) -> Stored:
     try:
         raw = Path(path).read_bytes()
         if raw.startswith(zstandard.FRAME_HEADER):
-            raw = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+            raw = _decompressed(raw)
         tensors = safetensors.deserialize(raw)
     except OSError as error:
         raise UserError(f"cannot read the model {path}: {error.strerror or error}") from None
     except (safetensors.SafetensorError, zstandard.ZstdError) as error:
         raise UserError(f"{path}: damaged, or no file of safetensors ({error})") from None
-    about = _header(raw)[1].get("__metadata__", {})
+    about = _header(raw)[1].get("__metadata__") or {}
     if about.get("format") != FORMAT:
-        raise UserError(f"{path}: expected a model written by GPT.save() or helios-export, found other safetensors")
+        raise UserError(f"{path}: expected a model written by GPT.save() or helios-export, found "
+                        f"{about.get('format', 'other safetensors')}")
     types = {name.upper(): dtype for name, dtype in DTYPES.items()}  # as safetensors names them
     state = {name: np.frombuffer(t["data"], types[t["dtype"]]).reshape(t["shape"])
              for name, t in tensors if t["dtype"] in types}
     if len(state) != len(tensors) or about.pop("sha256", None) != _digest(about, state):
         raise UserError(f"{path}: damaged: its checksum is not that of its contents; take another copy")
     more = {key: value for key, value in about.items() if key not in OWN}
-    return Stored(GPTConfig.from_dict(json.loads(about["config"])),
-                  {name: value.astype(np.float32) for name, value in state.items()}, more)
+    try:
+        config = GPTConfig.from_dict(dict(json.loads(about["config"])))
+    except (KeyError, TypeError, ValueError, RecursionError, UserError) as error:
+        raise UserError(f"{path}: its config is that of no model: {error}") from None
+    if (held := sum(value.size for value in state.values())) != config.parameters():
+        raise UserError(f"{path}: it holds {held:,} parameters, and the model of its config has "
+                        f"{config.parameters():,}; take another copy")
+    return Stored(config, {name: value.astype(np.float32) for name, value in state.items()}, more)
+
+
+def _decompressed(raw: bytes) -> bytes:
+    """Return what compressed() was given. Raises ZstdError, also where that would be out of all proportion."""
+    if zstandard.frame_content_size(raw) > (most := LARGEST * len(raw)):
+        raise zstandard.ZstdError(f"more than {LARGEST} times as large as its compression")
+    return zstandard.ZstdDecompressor().decompress(raw, max_output_size=most)
 
 
 def _header(raw: bytes) -> tuple[int, dict[str, Any]]:

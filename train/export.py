@@ -22,7 +22,7 @@ from helios.files import obstacle, write_atomic
 from helios.model import GPTConfig, files
 from helios.train import checkpoint, directory
 from helios.train.checkpoint import Checkpoint
-from helios.train.records.client import TOKEN, BoardError, Client, patiently
+from helios.train.records.client import TOKEN, BoardError, Client, part_of, patiently
 from helios.train.records.layout import TOKENIZER, read_config
 from helios.train.resume import is_chat, tokenizer_of
 from helios.train.samples import TEMPERATURE, TOP_K
@@ -74,8 +74,14 @@ def load(path: str | Path) -> Exported:
     if missing := {"tokenizer", "chat", "run_id", "step"} - about.keys():
         raise UserError(f"{path} holds a model without {', '.join(sorted(missing))}; write it with helios-export, "
                         "which adds what a prompt needs")
-    return Exported(config, state, Tokenizer.parse(about["tokenizer"].encode(), path), json.loads(about["chat"]),
-                    about["run_id"], int(about["step"]))
+    tokenizer = Tokenizer.parse(about["tokenizer"].encode(), path)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{path}: its vocabulary has {tokenizer.vocab_size:,} tokens, and its model "
+                        f"{config.vocab_size:,}; take another copy")
+    try:
+        return Exported(config, state, tokenizer, bool(json.loads(about["chat"])), about["run_id"], int(about["step"]))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged: chat or step: {error}") from None
 
 
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
@@ -191,7 +197,7 @@ def upload(client: Client, path: Path, about: Mapping[str, Any], step: int,
     whole = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
     try:
         _introduce(client, about)  # without patience, for the address may be wrong
-        have = client.get(f"{place}/parts", **whole)["have"]
+        have = part_of(client.get(f"{place}/parts", **whole), "have")
         for i, part in enumerate(raw[start:start + PART] for start in range(0, len(raw), PART)):
             if i not in have:
                 checksum = {"X-SHA256": hashlib.sha256(part).hexdigest()}

@@ -108,8 +108,8 @@ class Resumed(Start):
                             f"restore it, or name the other text with --data")
         if self.origin != path:
             self._copy_to(path)
-        elif "created" in self.saved:
-            about["created"] = self.saved["created"]
+        else:
+            about["created"] = self.saved.get("created")  # None: its first event tells
         if found := winner(self.search, config):
             about["symbio_winner"] = found
         return self._changes(about)

@@ -201,9 +201,9 @@ class Run:
             idle = loop.stage is None or (loop.over and loop.pending is None)
             if not idle:  # and only now, so that a resumed run finds no settings that were not used
                 records.config()
-            records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
             if lost and all(event["message"] != str(lost) for event in rows(path / EVENTS)):  # not there, or cut off
                 records.event(start.step, "device_lost", str(lost))
+            records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed and idle:
@@ -263,9 +263,10 @@ def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
 
 
 def _last_words(records: Records, step: int, kind: str, message: str) -> None:
-    """Write the event of a run's end, where it can still be written: a full disk may be the reason."""
-    with suppress(UserError):
-        records.event(step, kind, message)
+    """Write the event of a run's end, unless it is complete, where that is still possible: the disk may be full."""
+    with suppress(UserError, OSError):
+        if not layout.finished(records.path):
+            records.event(step, kind, " ".join(message.split()))
 
 
 def _checked(config: Config) -> Config:

@@ -101,3 +101,16 @@ def test_a_model_that_is_no_gpt2(tmp_path: Path) -> None:
     refused(run(export.main, tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf"), "softcap is 30",
             "activation is relu,gelu")
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_checkpoint_that_goes_after_it_was_read(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a training under way, which keeps its last ones."""
+    copy, of = shutil.copytree(done, tmp_path / "copy"), export.export.of_checkpoint
+
+    def going(found: checkpoint.Checkpoint) -> object:
+        checkpoint.remove(found.path)
+        return of(found)
+
+    monkeypatch.setattr(export.export, "of_checkpoint", going)
+    result = run(export.main, copy, "--out", tmp_path / "model")
+    assert result.exit_code == 0 and "checkpoint 0.5 MB → inference 0.2 MB" in result.stdout, result.output

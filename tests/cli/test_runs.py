@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,3 +65,31 @@ def test_refused(runs: Path, tmp_path: Path) -> None:
 def test_help_is_of_the_list() -> None:
     output = invoke(main, "--help").output
     assert "--where" in output and "helios-runs diff A B" in output
+
+
+def test_what_is_no_run_does_not_end_the_list(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "a", tmp_path / "a")
+    for name, text in {"damaged": "{", "foreign": '{"model_type": "gpt2"}', "odd": json.dumps({
+            "run_id": "odd", "model": {"activation": 7}, "train": {}, "data": {}, "search": None, "monitor": [],
+            "parameters": "many", "created": 2026})}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    result = invoke(main, tmp_path)
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 3, result.output
+    assert [line.split(" is ")[0] for line in result.stderr.splitlines()] == [
+        f"warning: {tmp_path / name / 'config.json'}" for name in ("damaged", "foreign")]
+    for key in ("created", "parameters", "population_size", "metrics_interval"):
+        assert invoke(main, tmp_path, "--sort", key).exit_code == 0
+        assert invoke(main, tmp_path, "--json", "--where", f"{key}=null").exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not look into a folder")
+def test_a_folder_that_others_may_not_look_into(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "a", tmp_path / "a")
+    (tmp_path / "closed" / "run").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o744)
+    for folder in (tmp_path, *list(tmp_path.parents)[:-2]):
+        folder.chmod(0o755)
+    code = "from helios.train.records.layout import *; os.setuid(65534); print(*find_runs(Path('.')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "a\n"

@@ -7,12 +7,14 @@ import hashlib
 import json
 import pickle
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+import zstandard
 
 from helios.backends.backend import Backend
 from helios.errors import UserError
@@ -153,3 +155,39 @@ def test_a_damaged_compressed_file_is_a_users_error(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(UserError, match="damaged, or no file of safetensors"):
             GPT.load(path, "cpu_ref")
+
+
+def test_a_file_may_lie(tmp_path: Path) -> None:
+    """Whoever makes one can make its checksum right, too."""
+    path, state = tmp_path / "model", GPT(CONFIG, "cpu_ref").state_dict()
+
+    def lie(about: dict[str, str] | None) -> None:
+        """Write the weights with other metadata."""
+        known = {"format": files.FORMAT, "config": json.dumps(CONFIG.to_dict())} | (about or {})
+        known["sha256"] = files._digest(known, state)
+        path.write_bytes(safetensors.numpy.save(state, known if about is not None else None))
+
+    lie({})
+    assert GPT.load(path, "cpu_ref").config == CONFIG
+    huge = json.dumps(CONFIG.to_dict() | {"n_layer": 1000, "n_embd": 2**20})
+    for about, said in ((None, "found other safetensors"), ({"format": "helios gpt 2"}, "found helios gpt 2"),
+                        ({"config": "{"}, "is that of no model"), ({"config": "[7]"}, "is that of no model"),
+                        ({"config": 5000 * "["}, "is that of no model"), ({"config": huge}, "parameters, and the mod"),
+                        ({"config": '{"n_layers": 1}'}, "is that of no model: unknown setting")):
+        lie(about)
+        with pytest.raises(UserError, match=f"model: .*{said}"):
+            GPT.load(path, "cpu_ref")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_file_that_would_fill_the_memory_is_not_decompressed(tmp_path: Path, told: bool) -> None:
+    bomb = zstandard.ZstdCompressor(write_content_size=told).compress(bytes(50_000_000))
+    assert len(bomb) < 5000
+    (tmp_path / "model").write_bytes(bomb)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="damaged, or no file of safetensors"):
+            GPT.load(tmp_path / "model", "cpu_ref")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from helios.backends import get_backend
 from helios.errors import UserError
-from helios.model import GPT, GPTConfig
+from helios.model import GPT, GPTConfig, files
 from helios.train import checkpoint, export
 from helios.train.data import Dataset
 from helios.train.export import Exported
@@ -55,6 +55,19 @@ def test_a_file_holds_the_model_and_its_vocabulary(model: Exported, tmp_path: Pa
     GPT(CONFIG, "cpu_ref").save(path)
     with pytest.raises(UserError, match="holds a model without chat, run_id, step, tokenizer; write it with helios-ex"):
         export.load(path)
+
+
+def test_a_file_whose_parts_do_not_belong_together(model: Exported, tmp_path: Path) -> None:
+    path, config = tmp_path / "model", GPTConfig.from_dict(CONFIG.to_dict() | {"vocab_size": 99})
+    about = {"tokenizer": model.tokenizer.json().decode(), "chat": "true", "run_id": "r", "step": "1"}
+    small = GPT(config, "cpu_ref").state_dict()
+    for cfg, state, wrong, said in ((config, small, {}, "its vocabulary has 300 tokens, and its model 99"),
+                                    (CONFIG, model.state, {"step": "x"}, "damaged: chat or step"),
+                                    (CONFIG, model.state, {"chat": "{"}, "damaged: chat or step"),
+                                    (CONFIG, model.state, {"tokenizer": "{"}, "is damaged or no tokenizer.json")):
+        path.write_bytes(files.pack(cfg, state, about | wrong))
+        with pytest.raises(UserError, match=said):
+            export.load(path)
 
 
 def test_the_checkpoint_that_is_meant(make: Make, tmp_path: Path) -> None:

@@ -77,10 +77,14 @@ def test_anything_may_stand_in_a_row() -> None:
     seen = Overview()
     seen.config({"run_id": "r", "model": None, "train": [], "device": "gpu"})
     for row in ({}, {"step": "x", "loss": []}, {"step": 7, "loss": float("nan"), "val_loss": 10**400},
-                {"step": True, "val_loss": True, "tokens_per_sec": float("inf")}):
+                {"step": True, "val_loss": True, "tokens_per_sec": float("inf")},
+                {"tokens_per_sec": 10**308}, {"tokens_per_sec": 17 * 10**307}):
         seen.metrics(row)
+    for event in ({"kind": []}, {"kind": "failed"}, {}):
+        seen.event(event)
     found = seen.entry(None, 0)
     assert found["step"] == 7 and found["loss"] is found["best_val_loss"] is found["steps"] is found["model"] is None
+    assert found["tokens_per_sec"] is None and (found["status"], found["reason"]) == ("failed", "")
 
 
 def test_steps_of_a_search_are_counted_apart() -> None:
@@ -132,7 +136,7 @@ def test_active_then_killed(tmp_path: Path) -> None:
 
 def test_an_exception_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
-        raise RuntimeError("a bug")
+        raise RuntimeError("a\nbug")
 
     monkeypatch.setattr("helios.train.loop.Loop.evaluate", broken)
     with pytest.raises(RuntimeError):
@@ -152,12 +156,29 @@ def test_a_second_interrupt_is_an_event(tmp_path: Path, monkeypatch: pytest.Monk
     assert overview.read(tmp_path / "run")["status"] == "interrupted"
 
 
+def test_what_comes_after_the_end_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("helios.train.run._summary", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Run.create(quick("steps=2"), tmp_path / "run").train(Display(True))
+    assert overview.read(tmp_path / "run")["status"] == "completed" and finished(tmp_path / "run")
+
+
 def test_the_time_of_its_creation_stays(tmp_path: Path) -> None:
     path = Run.create(quick("steps=4"), tmp_path / "run").train(Display(True)).path
     about = json.loads((path / CONFIG).read_text())
     (path / CONFIG).write_text(json.dumps(about | {"created": "2026-01-02T03:04:05Z"}))
     Run.resume(path, quick("steps=6")).train(Display(True))
     assert overview.read(path)["created"] == "2026-01-02T03:04:05Z"
+    del about["created"]  # as of an older version, whose first event tells
+    (path / CONFIG).write_text(json.dumps(about))
+    events = [json.loads(line) for line in (path / EVENTS).read_text().splitlines()]
+    events[0]["time"] = "2025-01-02T03:04:05Z"
+    (path / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in events))
+    Run.resume(path, quick("steps=8")).train(Display(True))
+    assert overview.read(path)["created"] == "2025-01-02T03:04:05Z"
 
 
 def test_runs_are_found(tmp_path: Path, done: Path) -> None:

@@ -174,6 +174,7 @@ def test_config_json_of_others(tmp_path: Path, text: str | None, message: str) -
 
 def test_lines_are_whole_when_a_method_returns(tmp_path: Path) -> None:
     log = records(tmp_path)
-    log.event(0, "x", "é")
+    log.event(0, "x", "é, and a name that is no UTF-8: \udcff")
     assert os.stat(tmp_path / EVENTS).st_size == len((tmp_path / EVENTS).read_bytes()) > 0
     assert (tmp_path / EVENTS).read_bytes().endswith(b"\n")
+    assert strict(tmp_path / EVENTS)[0]["message"].endswith("UTF-8: \udcff")

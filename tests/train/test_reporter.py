@@ -6,7 +6,10 @@ import json
 import os
 import random
 import sqlite3
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from helios.cli.report import main as report
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import resolve
+from helios.train.export import upload
 from helios.train.progress import Display
 from helios.train.records import log as logs
 from helios.train.records import push as pushing
@@ -257,6 +261,7 @@ def test_a_training_goes_on_without_a_board(tmp_path: Path, monkeypatch: pytest.
     first, last = train(path, board)
     assert first == (f"warning: not reported for now: {board.url} does not answer: Connection refused; the training "
                      "goes on, and this is tried again")
+    assert last.startswith("warning: at least ")
     assert last.endswith(f" rows are still to be sent to {board.url}: helios-report push {path} --to {board.url}")
     with board:
         assert send(path, board) > 12
@@ -293,3 +298,69 @@ def test_push_as_a_command(made: Path, board: Board, monkeypatch: pytest.MonkeyP
 def test_tries_are_spread_and_grow_no_further() -> None:
     seconds = [pause for pause, _ in zip(waits(), range(40), strict=False)]
     assert 0.25 <= seconds[0] <= 0.5 and all(7.5 <= pause <= 15 for pause in seconds[6:]) and len(set(seconds)) > 30
+
+
+def test_rows_that_are_no_utf8_are_damaged(made: Path, board: Board) -> None:
+    with open(made / METRICS, "ab") as file:
+        file.write(b'{"step": 41, "half": "\xed\xa0\x80"}\n{"step": 42}\n')
+    said: list[str] = []
+    assert push(made, board.url, 10, said.append, lambda *_: None) == 56
+    assert said == [f"warning: {made / METRICS}: 1 line is damaged, and not sent"]
+    assert_holds(board, made_id := "test_rows_that_are_no_utf8_are_damaged", made)
+    assert board.lines(made_id, "metrics")[-1] == '{"step": 42}'
+
+
+@contextmanager
+def answering(status: int, body: bytes, **headers: str) -> Iterator[str]:
+    """A server that is no board, and answers everything alike."""
+    class Answer(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PUT = answer
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status, body, headers, said", [
+    (302, b"", {"Location": "https://other/"}, r"answers 302: Found \(to https://other/\)"),
+    (200, b"{}", {}, "no answer of a board, for it has no 'next'"), (200, b"[1]", {}, "no answer of a board"),
+    (200, b"<html>", {}, "is no board: it answers POST /api/ingest without JSON"),
+    (403, b'{"error": "no\\ntoken"}', {}, "answers 403: no token")])
+def test_what_is_no_board(made: Path, status: int, body: bytes, headers: dict[str, str], said: str) -> None:
+    with answering(status, body, **headers) as url:
+        with pytest.raises(UserError, match=said) as caught:
+            push(made, url, 0, print, lambda *_: None)
+        assert "\n" not in str(caught.value)
+        (file := made / "file").write_bytes(b"x")
+        with pytest.raises(UserError, match="it has no 'have'" if body == b"{}" else "answer"):
+            upload(Client(url), file, {"run_id": "r", "model": {}, "train": {}, "data": {}}, 1)
+
+
+def test_push_leaves_out_what_is_no_run(made: Path, board: Board) -> None:
+    """runs/* has the board's own files, too."""
+    foreign = made / "board.sqlite"
+    foreign.touch()
+    done = invoke(report, "push", foreign, made, made / "search", "--to", board.url)
+    assert (done.exit_code, done.stdout) == (0, f"{made}: 55 rows sent\n")
+    assert [line.split(" is no run")[0] for line in done.stderr.splitlines()] == [
+        f"warning: {foreign}", f"warning: {made / 'search'}"]
+    done = invoke(report, "push", foreign, made / "search", "--to", board.url)
+    assert done.exit_code == 2 and done.stderr.splitlines()[1].startswith(f"error: {made / 'search'} is no run")
+
+
+def test_help_is_of_the_report_and_names_push() -> None:
+    said = invoke(report, "--help").output
+    assert "--against" in said and "helios-report push RUN" in said
+    assert "--to" in invoke(report, "push", "--help").output

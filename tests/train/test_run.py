@@ -21,7 +21,7 @@ from helios.train.config import Config, resolve
 from helios.train.directory import locked
 from helios.train.loop import Loop
 from helios.train.progress import Display
-from helios.train.records.layout import EVENTS, METRICS
+from helios.train.records.layout import EVENTS, LIFE, METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.state import TrainState
@@ -140,6 +140,9 @@ def test_a_lost_device_is_an_event_and_the_run_goes_on(tmp_path: Path, losing: C
     assert [r["loss"] for r in rows(run.path / METRICS)] == [r["loss"] for r in rows(whole.path / METRICS)]
     events = [(e["step"], e["message"]) for e in rows(run.path / EVENTS) if e["kind"] == "device_lost"]
     assert events == [(0, "the card was lost in replay 2"), (4, "the card was lost in replay 8")]
+    # The last of these is how a run stands that others hear of by its events alone.
+    assert [kind for kind in kinds(run.path) if kind in LIFE] == [
+        "device_lost", "run_start", "device_lost", "resumed", "run_complete"]
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and said[1] == ("warning: the card was lost in replay 8; going on from the last checkpoint")
 

@@ -135,6 +135,10 @@ def test_what_keeps_it_from_writing_does_not_end_the_run(tmp_path: Path) -> None
         log.row(METRICS, {"step": step, "loss": 1.0})
     log.close()
     assert len(told.warnings) == 2
+    log = TensorBoard(run.path, 9, told.warn)
+    for _ in range(2):
+        log.row(SAMPLES, {"step": 9, "text": "without its prompt"})
+    assert len(told.warnings) == 3
     scalars = shown(run.path)[0]
     assert math.isnan(scalars["loss"][6]) and scalars["skipped"] == {6: 1.0} and set(scalars["loss"]) == {*range(1, 7)}
 

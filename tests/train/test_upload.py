@@ -18,39 +18,16 @@ from helios.train import export
 from helios.train.export import PART
 from helios.train.records.client import Client
 
+from ..boards import TOKEN, Board
+
 pytest.importorskip("uvicorn", reason="the board's packages are not installed (an extra)")
 ABOUT = {"run_id": "a_run", "model": {}, "train": {"steps": 9}, "data": {}}
-TOKEN = "a token"
-
-
-class Board:
-    """A board's process, which can be killed and started again at the same address."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, "0"
-        (folder / "runs").mkdir()
-        self.start()
-
-    def start(self) -> None:
-        where = ("--runs", self.folder / "runs", "--db", self.folder / "db.sqlite", "--port", self.port)
-        self.process = subprocess.Popen([sys.executable, "-m", "helios.cli.board", *where], text=True,
-                                        env=os.environ | {"HELIOS_TOKEN": TOKEN}, stdout=subprocess.PIPE)
-        assert self.process.stdout
-        line = self.process.stdout.readline().strip()
-        self.url, self.port = line.split()[-1], line.rpartition(":")[2]
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdout
-        self.process.stdout.close()
 
 
 @pytest.fixture
 def board(tmp_path: Path) -> Iterator[Board]:
-    found = Board(tmp_path)
-    yield found
-    found.kill()
+    with Board(tmp_path) as found:
+        yield found
 
 
 class Watched(Client):

@@ -93,10 +93,19 @@ class Client:
             answer = None
         if got.status >= 300:
             said = answer if isinstance(answer, dict) else {}
-            raise BoardError(f"{self.url} answers {got.status}: {said.get('error') or got.reason}", got.status, said)
+            where = f" (to {got.headers['Location']})" if "Location" in got.headers else ""
+            raise BoardError(f"{self.url} answers {got.status}: {said.get('error') or got.reason}{where}", got.status,
+                             said)
         if answer is None:
             raise BoardError(f"{self.url} is no board: it answers {method} {path} without JSON", 404)
         return answer
+
+
+def part_of(answer: Any, key: str) -> Any:
+    """Return a part of an answer. Raises BoardError where it is missing."""
+    if not isinstance(answer, dict) or key not in answer:
+        raise BoardError(f"this is no answer of a board, for it has no {key!r}: {json.dumps(answer)[:80]}", 400)
+    return answer[key]
 
 
 def is_address(url: str) -> bool:

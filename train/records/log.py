@@ -10,6 +10,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+from helios.train.records.rows import parse
+
 ROWS, SIZE = 500, 4 << 20  # most rows and bytes in a post, but for a single row
 LONGEST = 7 << 20  # bytes of a row; a board takes posts of 8 MiB
 CHUNK = 1 << 20  # bytes read at a time
@@ -125,6 +127,6 @@ def fitting(line: bytes) -> bytes:
 
 def _is_row(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse(line), dict)
     except (ValueError, RecursionError):
         return False

@@ -35,7 +35,7 @@ def status(last: Mapping[str, Any] | None, locked: bool | None, age: float) -> S
     """
     word = LIFE[last["kind"]] if last else "active"
     if word == "completed" or (word != "active" and not locked):
-        return Status(word, "" if word == "completed" or last is None else str(last.get("message", "")))
+        return Status(word, "" if word == "completed" or last is None else str(last.get("message") or ""))
     if locked or (locked is None and age <= STALE):
         return Status("active", "")
     return Status("stale", f"no news for {STALE:.0f} s") if age > STALE else Status("interrupted", SILENT)
@@ -89,21 +89,22 @@ class Overview:
         epoch at which the last news came; now: the present, likewise. Losses are in nats a token."""
         section = lambda name: value if isinstance(value := self.about.get(name), dict) else {}
         model, train, search, device = map(section, ("model", "train", "search", "device"))
+        created = self.about.get("created")
         found = status(self.life, locked, (time.time() if now is None else now) - updated)
         known = all(isinstance(model.get(key), int) for key in ("n_layer", "n_embd", "n_head", "block_size"))
         steps = 0 if search.get("after") == "none" else _whole(train.get("steps"))
         return {
             "run_id": self.about.get("run_id"), "status": found.word, "reason": found.reason,
             "domain": "chat" if self.about.get("chat", True) else "text",
-            "created": self.about.get("created") or self.begun, "updated": utc(updated), "step": self.step,
+            "created": created if isinstance(created, str) else self.begun, "updated": utc(updated), "step": self.step,
             "steps": None if steps is None else steps + self.searched,
             "model": "L{n_layer} D{n_embd} H{n_head} T{block_size}".format(**model) if known else None,
-            "parameters": self.about.get("parameters"),
+            "parameters": _whole(self.about.get("parameters")),
             "activation": self.about.get("symbio_winner") or model.get("activation"),
             "precision": train.get("precision"), "device": device.get("name"), "loss": self.loss,
             "val_loss": self.val_loss, "best_val_loss": self.best and self.best[0],
             "best_val_step": self.best and self.best[1],
-            "tokens_per_sec": median(self.speeds) if self.speeds else None,
+            "tokens_per_sec": _number(median(self.speeds)) if self.speeds else None,
             "coverage": self.count / self.step if self.step else None, "symbio": bool(search),
             "symbio_winner": self.about.get("symbio_winner"), "historic": False}
 
@@ -155,7 +156,7 @@ def _number(x: Any) -> float | None:
     if isinstance(x, bool) or not isinstance(x, int | float):
         return None
     with suppress(OverflowError):  # an integer beyond every float
-        return x if math.isfinite(x) else None
+        return float(x) if math.isfinite(x) else None
     return None
 
 

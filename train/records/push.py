@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.train.records.client import BoardError, Client
+from helios.train.records.client import BoardError, Client, part_of
 from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config
 from helios.train.records.log import ROWS, SIZE, Cut, Log, fitting
 from helios.train.records.rows import finite, lines
@@ -194,7 +194,7 @@ class Push:
         return rows[0]
 
     def _get(self, what: str, **query: object) -> list[dict[str, Any]]:
-        return _part(self.client.get(f"/api/runs/{quote(self.run_id, safe='')}/{what}", **query), "rows")
+        return part_of(self.client.get(f"/api/runs/{quote(self.run_id, safe='')}/{what}", **query), "rows")
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def _send(self, kind: str, rows: Sequence[bytes]) -> None:
@@ -215,8 +215,8 @@ class Push:
         return next((i for i, (a, b) in pairs if a[1] != b), min(len(self.ours), len(self.theirs)))
 
     def _send_candidates(self) -> None:
-        """Send the candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
-        while self.read and (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
+        """Send candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
+        if self.read and (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
             rows = _batch([line for line, _ in self.ours[first:]])
             self._post("candidates", first, rows)
             self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
@@ -230,7 +230,7 @@ class Push:
             body = body[:-1] + b', "rows": [' + b",\n".join(rows) + b"]}"
         answer = self.client.post("/api/ingest", body)
         self.posted = time.monotonic()
-        return _part(answer, "next")
+        return part_of(answer, "next")
 
     def _warn_of_losses(self) -> None:
         for log in self.logs.values():
@@ -239,13 +239,6 @@ class Push:
                 if number and (log.path, what) not in self.warned:
                     self.warned.add((log.path, what))
                     self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
-
-
-def _part(answer: Any, key: str) -> Any:
-    """Return a part of an answer. Raises BoardError where it is missing."""
-    if not isinstance(answer, dict) or key not in answer:
-        raise BoardError(f"this is no answer of a board, for it has no {key!r}: {json.dumps(answer)[:80]}", 400)
-    return answer[key]
 
 
 def _object(path: Path) -> dict[str, Any] | None:

@@ -64,12 +64,15 @@ class Reporter(threading.Thread):
             return
         self.ending.set()
         self.wake.set()
-        self.join(seconds)
-        if self.is_alive() or not self.push.agreed:
-            self.over.set()
-            left = f"{self.push.left:,} rows are" if self.push.left else "the end of the run is"
-            self.warn(f"warning: {left} still to be sent to {self.client.url}: helios-report push {self.path} --to "
-                      f"{self.client.url}")
+        try:
+            self.join(seconds)
+        finally:  # Ctrl-C ends the wait
+            if self.is_alive() or not self.push.agreed:
+                self.over.set()
+                seen = self.push.left  # of those that were read; more may have come since
+                left = f"at least {seen:,} rows are" if seen > 1 else "the end of the run is"
+                self.warn(f"warning: {left} still to be sent to {self.client.url}: helios-report push {self.path} --to "
+                          f"{self.client.url}")
 
     def run(self) -> None:
         pauses, checked = waits(), False

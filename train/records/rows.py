@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from helios.errors import UserError
 
 
@@ -26,7 +28,7 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
     with file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
+                row = parse(line)
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
             except (ValueError, RecursionError) as error:
@@ -36,6 +38,14 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
                 continue
             if line.endswith(b"\n"):
                 yield line, row
+
+
+def parse(line: bytes) -> Any:
+    """Return the value of a line of JSON, which may hold NaN or Infinity. Raises ValueError or RecursionError."""
+    try:
+        return msgspec.json.decode(line)  # four times as fast
+    except (msgspec.MsgspecError, UnicodeError):
+        return json.loads(line.decode())
 
 
 def rows(path: Path, strict: bool = False) -> list[dict[str, Any]]:
@@ -50,7 +60,8 @@ def clipped(row: Mapping[str, Any]) -> bool:
 
 def line(value: Mapping[str, Any]) -> bytes:
     """Return the object as a line of JSON, with null for numbers that are not finite."""
-    return json.dumps(finite(value), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    return text.encode(errors="backslashreplace") + b"\n"  # the name of a file may be no UTF-8
 
 
 def finite(value: Any) -> Any:

@@ -46,7 +46,7 @@ class TensorBoard:
     def row(self, name: str, row: Mapping[str, Any]) -> None:
         """Write a row of the file `name`; one of events is left out."""
         if self.writer and name in WRITTEN:
-            self._guarded(self._event, row["step"], summary=WRITTEN[name](row))
+            self._guarded(lambda: self._event(row["step"], summary=WRITTEN[name](row)))
 
     def close(self) -> None:
         """Close the file."""
