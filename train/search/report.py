@@ -17,7 +17,7 @@ from rich.text import Text
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import SearchConfig
-from helios.train.markdown import YES_NO, escaped, number, with_error
+from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
@@ -214,8 +214,7 @@ def _budget(config: SearchConfig) -> str:
 def _cost(summary: Summary) -> Iterator[str]:
     if cost := summary["cost"]:
         spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
-        minutes = cost.get("seconds", math.nan) / 60
-        yield f"{', '.join(spent)}; {number(minutes, ',.1f')} minutes of training on {escaped(summary['device'])}."
+        yield f"{', '.join(spent)}; {duration(cost.get('seconds'))} of training on {escaped(summary['device'])}."
     if base := {k: v for k, v in summary["base"].items() if k != "activation" and v is not None}:
         yield from ("", "The model: " + ", ".join(escaped(f"{k} {v}") for k, v in base.items()) + ".")
 
