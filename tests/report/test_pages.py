@@ -155,6 +155,8 @@ def test_runs_side_by_side(runs: Runs, tmp_path: Path) -> None:
             x = [r["loss"] for r in rows(path) if r["step"] == step]
             assert row[name] == (f"{x[0]:.4f}" if x else "–")
     figures = {row.pop(""): row for row in table(text, "Figures")}
+    overview = {row.pop(""): tuple(row.values()) for row in table(text, "Overview")}
+    assert not {*overview.values()} & {tuple(row.values()) for row in figures.values()}  # nothing is told twice
     norms = [row["grad_norm"] for row in rows(paths[1])]
     assert figures["gradient norm: median / 99 % / highest"][names[1]] == " / ".join(
         f"{x:.2f}" for x in (np.median(norms), np.percentile(norms, 99), max(norms)))

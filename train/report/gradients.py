@@ -13,7 +13,6 @@ from helios.train.report.facts import loss, spread
 from helios.train.report.losses import stage
 from helios.train.report.reading import (
     LAYERS,
-    SEARCH,
     RunData,
     finite,
     highest,
@@ -34,10 +33,12 @@ def norms(run: RunData) -> Iterator[str]:
     values = run.column("grad_norm")
     if not finite(values).size:
         return
-    yield from table(("gradient norm", "of all steps"), [
-        ["mean", norm(mean(values))], ["lowest", norm(lowest(values))],
+    yield from table(("gradient norm", f"of {finite(values).size:,} steps"), [
+        ["mean", norm(mean(values))], *(
+            [["mean without spikes", norm(mean(values[~run.spikes]))]] if run.spikes.any() else []),
+        ["lowest", norm(lowest(values))],
         *([f"{p} % of the steps are below" if p != 50 else "median", norm(percentile(values, p))]
-          for p in (1, 10, 25, 50, 75, 90, 99)),
+          for p in (1, 10, 25, 50, 75, 90, 99) if finite(values).size > 1),
         ["highest", norm(highest(values))],
         *([f"steps above {limit:,}", share_of(int((values > limit).sum()), len(run))] for limit in LIMITS
           if (values > limit).any())])
@@ -106,7 +107,8 @@ def clipping(run: RunData) -> Iterator[str]:
 
 
 def alerts(run: RunData) -> Iterator[str]:
-    """Yield the alerts of the monitors, by kind and by candidate, and the first of them."""
+    """Yield the alerts of the monitors by kind, and the first of them. Those of candidates: in the search's timeline.
+    """
     reasons = run.text("cusum_alert_reason")
     where = np.flatnonzero([bool(r) for r in reasons])
     if not len(where):
@@ -122,17 +124,6 @@ def alerts(run: RunData) -> Iterator[str]:
     yield from table(("alert", "steps with it", "at the steps"), (
         [escaped(reason), f"{len(found):,}", steps(found)] for reason, found in kinds.items()),
         words=("at the steps",))
-    by: dict[tuple[str, str], tuple[int, int]] = {}
-    for t in run.trainings:
-        key = (t.candidate if t.phase == SEARCH else "training", run.activations[t.rows.start])
-        n, of = by.get(key, (0, 0))
-        part = [bool(r) for r in reasons[t.rows]]
-        by[key] = n + sum(part), of + len(part)
-    if _searched(run) and any(n for n, _ in by.values()):
-        yield ""
-        yield from table(("candidate", "activation", "steps with alerts"), (
-            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()
-            if counts[0]), left=2)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------

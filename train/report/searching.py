@@ -8,9 +8,9 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from helios.train.markdown import escaped, figure, listed, number, table
+from helios.train.markdown import escaped, figure, listed, percent, table
 from helios.train.report.facts import integer, loss
-from helios.train.report.reading import SEARCH, RunData, finite, lowest, median
+from helios.train.report.reading import SEARCH, RunData, finite, lowest, median, share
 from helios.train.search import plots, report
 from helios.train.search.files import Track
 from helios.train.search.report import SPEED
@@ -74,11 +74,11 @@ def _timeline(run: RunData) -> Iterator[str]:
             f"{steps[0]:,}–{steps[-1]:,}", escaped(what) + (" ★" if c and c.id == run.summary["winner"] else ""),
             str(c.generation) if c else "–", escaped(run.activations[part.start]),
             f"{t.replicate + 1}" if t.phase == SEARCH else "–", loss(float(seen[0]) if seen.size else None),
-            loss(lowest(values)), number(float(val[-1]) if val.size else None, ".4f"), integer(median(steady)),
-            figure(median(run.column("ms_per_iter")[part][run.steady[part]])), f"{run.spikes[part].sum():,}",
-            f"{sum(map(bool, run.text('cusum_alert_reason')[part])):,}"])
+            loss(lowest(values)), loss(float(val[-1]) if val.size else None, "–"), integer(median(steady)),
+            figure(median(run.column("ms_per_iter")[part][run.steady[part]])), percent(share(run.clipped[part])),
+            f"{run.spikes[part].sum():,}", f"{sum(map(bool, run.text('cusum_alert_reason')[part])):,}"])
     yield from table(("steps", "candidate", "gen.", "activation", "seed", "first loss", "lowest", "last val loss",
-                      "tokens/s", "ms", "spikes", "alerts"), rows, left=2, words=("activation",))
+                      "tokens/s", "ms", "clipped", "spikes", "alerts"), rows, left=2, words=("activation",))
     if len(run.trainings) > MOST:
         yield from ("", f"The first {MOST} of {len(run.trainings):,} trainings.")
 
