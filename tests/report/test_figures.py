@@ -171,12 +171,12 @@ def test_a_search(runs: Runs) -> None:
     for reason in summary["reasons"]:
         assert escaped(reason) in section(text, "Why")
     assert len(table(text, "Ranking")) == len(rows(runs["search"], "search/candidates.jsonl"))
-    assert "has 3 children of" in section(text, "Selection")
-    assert "**36 steps**" in section(text, "Settings of the search").replace("72", "36")
+    assert ("at most 12 trainings of 6 steps = **72 steps**, equal genomes once. The search took 36 steps."
+            in section(text, "Settings of the search"))
     assert "The winner of the search was not trained" in section(runs.text("only"), "What to look at")
     assert "| training" not in section(runs.text("only"), "Timeline")
     under_way = runs.text("searching")
-    assert "The search is in progress: 1 candidates measured" in section(under_way, "What to look at")
+    assert "The search is in progress: 1 candidate measured" in section(under_way, "What to look at")
     assert table(under_way, "Timeline")[-1]["candidate"] == "R-Beta"
     assert "last validation loss" not in facts(under_way, "Overview")  # it is of the training that the run is for
 

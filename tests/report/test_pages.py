@@ -65,6 +65,7 @@ def as_html(path: Path) -> tuple[str, str]:
 
 
 def test_others_texts_are_no_markup(copy: Path) -> None:
+    edit(copy, change(cusum_alert_reason=lambda s, row: "calm" if s == 60 else None))  # so that there is a finding
     calm, before = as_html(copy)
     tags, evil = Page(before).tags, " ".join(EVIL)
     edit(copy, lambda kept: [row | {"text": f"{evil} {i}", "prompt": EVIL[i % len(EVIL)]}

@@ -232,8 +232,7 @@ def derived(run: RunData) -> list[str]:
     if m:
         widths = listed([f"{w:,}" for w in dict.fromkeys(m.ffn_dims)])
         rows += [["width of a head", f"{m.n_embd // m.n_head:,}"], ["width of the MLPs", widths],
-                 ["parameters", f"{m.parameters():,}"],
-                 ["loss of an even guess, ln V", f"{math.log(m.vocab_size):.4f}"]]
+                 ["parameters", f"{m.parameters():,}"]]
     b, a, steps = (run.setting("train", key) for key in ("batch_size", "accum", "steps"))
     if m and all(isinstance(x, int) for x in (b, a)):
         rows.append(["tokens in a step", f"{b * a} × {m.block_size} = {b * a * m.block_size:,}"])
@@ -257,7 +256,7 @@ def budget(run: RunData) -> Iterator[str]:
     total = most * s.steps_per_candidate
     yield (f"Computed budget: at most {most:,} trainings of {each}" + f" = **{total:,} steps**" * (s.budget == "steps")
            + (", equal genomes once." if s.reuses else ".")
-           + (f" The search took {np.sum(~run.main):,} steps." if (~run.main).any() else ""))
+           + (f" The search took {np.sum(~run.main):,} steps." if run.searched else ""))
 
 
 def text(run: RunData) -> str:

@@ -12,8 +12,7 @@ import numpy as np
 from scipy.stats import ttest_ind
 
 from helios.model.gpt import STD
-from helios.train.markdown import duration, escaped, figure, listed, norm, of_steps, percent, table
-from helios.train.records.overview import seconds
+from helios.train.markdown import escaped, figure, listed, norm, of_steps, percent, table
 from helios.train.report import facts, losses, speed
 from helios.train.report.facts import loss
 from helios.train.report.reading import RunData, finite, mean, median, share
@@ -80,21 +79,7 @@ def _broken_off(run: RunData) -> str | None:
     found = {words: run.of_kind(kind) for kind, words in kinds.items()}
     told = [f"{words} at step{'s' * (len(events) > 1)} {_steps([e.get('step') for e in events])}"
             for words, events in found.items() if events]
-    return f"It was not made in one go: {listed(told)}.{_idle(run)}" if told else None
-
-
-def _idle(run: RunData) -> str:
-    """Return in words how much time lay between the run's processes."""
-    gap, before = 0.0, None
-    for event in run.events:
-        try:
-            now = seconds(str(event.get("time")))
-        except ValueError:
-            continue
-        if event.get("kind") == "resumed" and before is not None:
-            gap += now - before
-        before = now
-    return f" {duration(gap)} lay between the last event of a process and the next one's first." if gap > 0 else ""
+    return f"It was not made in one go: {listed(told)}." if told else None
 
 
 def _steps(steps: list) -> str:

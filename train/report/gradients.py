@@ -47,12 +47,8 @@ def norms(run: RunData) -> Iterator[str]:
     yield from table(("phase", "activation", "steps", "spikes", "share", "highest norm", "norm not finite", "skipped"),
                      _by_part(run), left=2)
     yield from ("", "### The largest norms", "")
-    yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * _searched(run)), _worst(run), left=0,
+    yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * run.searched), _worst(run), left=0,
                      words=("update", "of"))
-
-
-def _searched(run: RunData) -> bool:
-    return bool((~run.main).any())
 
 
 def parts(run: RunData) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -78,7 +74,7 @@ def _worst(run: RunData) -> Iterator[list[str]]:
         usual = median(values[max(start, i - WINDOW):i])
         update = "skipped" if run.skipped[i] else "clipped" if run.clipped[i] else "whole"
         yield [f"{run.steps[i]:,}", norm(values[i]), number(values[i] / usual if usual else None, ",.1f"),
-               loss(known(run.column("loss")[i])), update, *[stage(run, i)] * _searched(run)]
+               loss(known(run.column("loss")[i])), update, *[stage(run, i)] * run.searched]
 
 
 # -- clipping, skipped updates, alerts ---------------------------------------------------------------------------------
@@ -143,10 +139,10 @@ def weights(run: RunData) -> Iterator[str]:
     chosen = where[spread(len(where), LOOKS)]
     if len(chosen) < len(where):
         yield from (f"{len(chosen)} of {len(where):,} measurements.", "")
-    yield from table(("step", "loss", *(WEIGHTS[name][0] for name in present), *["of"] * _searched(run)), (
+    yield from table(("step", "loss", *(WEIGHTS[name][0] for name in present), *["of"] * run.searched), (
         [f"{run.steps[i]:,}", loss(known(run.column("loss")[i])),
          *(number(known(run.column(name)[i]), WEIGHTS[name][1]) for name in present),
-         *[stage(run, i)] * _searched(run)] for i in chosen), left=0, words=("of",))
+         *[stage(run, i)] * run.searched] for i in chosen), left=0, words=("of",))
     beta = run.setting("monitor", "free_energy_beta")
     if "free_energy" in present and isinstance(beta, int | float):
         yield from ("", f"Free energy is the loss + {beta:g} · entropy.")

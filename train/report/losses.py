@@ -79,8 +79,7 @@ def at_milestones(run: RunData) -> Iterator[str]:
     """Yield the table of single steps: milestones of the run and of the training that it is for, and the last ones."""
     own = [run.first + step for step in milestones(run.last - run.first)] if run.main.any() else []
     steps = sorted({*milestones(run.last), *own, *(int(s) for s in run.steps[-LAST:])})
-    searched = bool((~run.main).any())
-    titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * searched)
+    titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * run.searched)
     rows = []
     for step in steps:
         if (i := run.index(step)) is None:
@@ -91,7 +90,7 @@ def at_milestones(run: RunData) -> Iterator[str]:
         cells = [f"{step:,}", loss(x), loss(at("val_loss"), "–"), perplexity(x),
                  "not finite" if length is None else norm(length), number(at("lr"), ".3g"),
                  integer(at("tokens_per_sec")), figure(at("ms_per_iter"))]
-        rows.append([*cells, *[stage(run, i)] * searched])
+        rows.append([*cells, *[stage(run, i)] * run.searched])
     yield from table(titles, rows, left=0, words=("of",))
 
 

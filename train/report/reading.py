@@ -113,6 +113,11 @@ class RunData:
         return self.text("symbio_phase") != SEARCH
 
     @property
+    def searched(self) -> bool:
+        """Return whether there are rows of a search."""
+        return not self.main.all()
+
+    @property
     def first(self) -> int:
         """Return the run's steps before the training that it is for."""
         before = self.steps[~self.main]

@@ -74,8 +74,8 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     named = lambda c: f"{short_name(c.activation)} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
     if summary["status"] != "complete":
-        leads = f"; {named(winner)} leads" if winner else ""
-        return f"The search is in progress: {sum(c.status is not None for c in candidates)} candidates measured{leads}."
+        leads, n = f"; {named(winner)} leads" if winner else "", sum(c.status is not None for c in candidates)
+        return f"The search is in progress: {n} candidate{'s' * (n != 1)} measured{leads}."
     if winner is None:
         return "There is no winner: no candidate came to a result."
     rivals: dict[str, Entry] = {}  # the best of each genome that the winner was compared with
