@@ -21,10 +21,11 @@ from helios.train.search.report import result
 # Beyond which a rule holds.
 FAR, FLAT, RISE, APART = 0.2, 0.005, 0.01, 0.05  # nats: from the expected, of the end's trend, of val. loss, of a gap
 CHANCE = 0.01  # probability of a difference among equals
-SPIKES, CLIPPED, OVERFLOWS, LEFT = 0.01, 0.5, 0.05, 0.1  # shares of steps, and of a step's time
+SPIKES, CLIPPED, OVERFLOWS, SHORT, LEFT = 0.01, 0.5, 0.05, 0.2, 0.1  # shares of steps, of a norm, of a step's time
 SLOWER, UNEQUAL = 1.1, 1.25  # ratios of times, of speeds
 FLATTER, LOWER_RANK = 0.1, 0.5  # shares by which entropy and rank fell; a healthy training lowers the rank by a third
 TENTH, LEAST = 3, 10  # steps that a tenth of a training must have, at least, and a training that is judged as a whole
+IN_A_ROW = 3  # evaluations after the lowest
 NAMED = 5  # most steps that a sentence names
 
 
@@ -142,12 +143,12 @@ def _trend(run: RunData) -> str | None:
 
 def _validation(run: RunData) -> str | None:
     found = losses.gaps(run)
-    if not found:
+    if len(found) < 2:
         return None
-    (_, last, _), best = found[-1], min(found, key=lambda entry: entry[1])
-    if last - best[1] <= RISE:
+    last, best = [val for _, val, _ in found[-min(IN_A_ROW, len(found) - 1):]], min(found, key=lambda entry: entry[1])
+    if min(last) - best[1] <= RISE:
         return None
-    return (f"The validation loss rose from {loss(best[1])} at step {best[0]:,} to {loss(last)} at step "
+    return (f"The validation loss rose from {loss(best[1])} at step {best[0]:,} to {loss(last[-1])} at step "
             f"{found[-1][0]:,}, and {'the' if best[0] in run.checkpoints else 'no'} checkpoint of its lowest is kept.")
 
 
@@ -199,9 +200,9 @@ def _skipped(run: RunData) -> str | None:
 def _clipping(run: RunData) -> str | None:
     part = run.clipped[run.main]
     rate = share(part)
-    if rate is None or rate <= CLIPPED or len(part) < LEAST:
-        return None
     middle = median(run.column("clip_coef")[run.main & run.clipped])
+    if rate is None or rate <= CLIPPED or len(part) < LEAST or middle is None or middle >= SHORT:
+        return None
     return (f"The gradient was clipped at {of_steps(int(part.sum()), len(part))} of the training, to "
             f"{figure(middle)} of its length in the median: these steps count alike, however large the gradients.")
 
@@ -255,11 +256,10 @@ def _bimodal(run: RunData) -> str | None:
 
 
 def _rest(run: RunData) -> str | None:
-    shares = speed.shares(run)
-    rest = 1 - sum(shares.values())
-    if shares.keys() < speed.PHASES.keys() or rest <= LEFT:
-        return None
-    return f"{percent(rest)} of the steps' time is in no phase on the device."
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = 1 - sum(map(run.column, speed.PHASES)) / run.column("ms_per_iter")
+    rest = median(shares[run.steady])
+    return f"{percent(rest)} of a step's time is in no phase on the device (median)." if rest and rest > LEFT else None
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
@@ -295,7 +295,8 @@ RULES = (
     Rule(f"the mean losses of the last tenth and of the tenth before differ by more than {FLAT:g} nats and more than "
          f"chance makes of equal ones in {_percent(CHANCE)} of runs (Welch's t-test; at least {TENTH} steps each)",
          _trend),
-    Rule(f"the last validation loss is more than {RISE:g} nats above the lowest", _validation),
+    Rule(f"each of the last {IN_A_ROW} validation losses is more than {RISE:g} nats above the lowest (of few, each but "
+         f"the first)", _validation),
     Rule(f"the gap of the validation loss to the mean of the last {losses.RECENT} training losses has grown by more "
          f"than {APART:g} nats since the middle evaluation and is above 0, and the validation loss has not fallen by "
          f"{RISE:g} nats since then", _gap),
@@ -303,8 +304,8 @@ RULES = (
     Rule(f"the gradient norm spiked at more than {_percent(SPIKES)} of the steps", _spikes),
     Rule(f"an update was skipped, or more than {_percent(OVERFLOWS)} of them for an overflow of the loss scale",
          _skipped),
-    Rule(f"the gradient was clipped at more than {_percent(CLIPPED)} of the training's steps, of {LEAST} at least",
-         _clipping),
+    Rule(f"the gradient was clipped at more than {_percent(CLIPPED)} of the training's steps, of {LEAST} at least, and "
+         f"to less than {_percent(SHORT)} of its length in the median of these", _clipping),
     Rule("a monitor raised an alert", _alerts),
     Rule(f"the weights' entropy fell by more than {_percent(FLATTER)}, or their effective rank by more than "
          f"{_percent(LOWER_RANK)}, from the training's first measurement to its last", _collapse),
@@ -312,7 +313,7 @@ RULES = (
          f"what chance makes of equal ones in {_percent(speed.LIKELY)} of runs (at least {TENTH} steps each)", _drift),
     Rule(f"the median speeds of two activations differ by a factor above {UNEQUAL:g} and more than chance makes of "
          f"equal ones in {_percent(speed.LIKELY)} of runs (Mann and Whitney's test)", _bimodal),
-    Rule(f"more than {_percent(LEFT)} of the steady steps' time is in no phase on the device", _rest),
+    Rule(f"more than {_percent(LEFT)} of a step's time is in no phase on the device (median of steady steps)", _rest),
     Rule("a search is in progress, has no winner, or its winner is not separated from the next best genome", _search),
     Rule("the candidates of a search were not trained alike", _unfair),
     Rule("a search is complete and no step follows it", _not_trained),
