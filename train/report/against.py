@@ -18,6 +18,7 @@ from helios.train.markdown import (
     figure,
     loss,
     norm,
+    of_steps,
     percent,
     plain,
     section,
@@ -137,10 +138,17 @@ def _first(there: Historic, runs: Runs, differ: Sequence[Sequence[str]]) -> Iter
         yield (f"At step {step:,} the original's loss was {loss(was)}, here it is "
                f"{each_way({name: x for name, (s, _, x) in ends.items() if s == step}, loss)}" +
                (f"; a step took {exact(ms)} ms and takes {each_way(times, figure)} ms." if ms and times else "."))
+    if lost := each(runs, _diverged):
+        yield f"**Diverged**: the loss here is not finite at {each_way(lost)}, the last one among them."
     if models := [key.removeprefix("model.") for key, *_ in differ if key.startswith("model.")]:
         yield f"**Another model** than the original's: {', '.join(models)} differ. Its figures are not to be met here."
     if texts := {name: escaped(x) for name, run in runs.items() if (x := facts.text(run)) not in ("", there.text)}:
         yield f"**Another text**, by its name: {there.text} there, {each_way(texts)} here."
+
+
+def _diverged(run: RunData) -> str | None:
+    there = np.isfinite(run.column("loss"))
+    return None if not len(run) or there[-1] else of_steps(int(np.sum(~there)), len(run))
 
 
 def _comparable(there: Historic, runs: Runs) -> str:
