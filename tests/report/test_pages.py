@@ -155,6 +155,7 @@ def test_runs_side_by_side(runs: Runs, tmp_path: Path) -> None:
         for name, path in list(zip(names, paths, strict=True))[:2]:
             x = [r["loss"] for r in rows(path) if r["step"] == step]
             assert row[name] == (f"{x[0]:.4f}" if x else "–")
+    assert next(row for row in table(text, "Loss") if row["step of the training"] == "10")[names[-1]] == "not finite"
     figures = {row.pop(""): row for row in table(text, "Figures")}
     overview = {row.pop(""): tuple(row.values()) for row in table(text, "Overview")}
     assert not {*overview.values()} & {tuple(row.values()) for row in figures.values()}  # nothing is told twice

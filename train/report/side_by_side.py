@@ -27,10 +27,10 @@ def evaluations(runs: Sequence[RunData]) -> Iterator[str]:
 
 
 def _by_step(runs: Sequence[RunData], steps: Sequence[int], column: str) -> list[str]:
-    values = {step: [run.at(run.first + step, column) for run in runs] for step in steps}
+    unknown = lambda run, step: "not finite" if column == "loss" and run.index(step) is not None else "–"
+    told = {step: [loss(run.at(s := run.first + step, column), unknown(run, s)) for run in runs] for step in steps}
     return table(("step of the training", *facts.names(runs)), (
-        [f"{step:,}", *(loss(x, "–") for x in row)] for step, row in values.items()
-        if sum(x is not None for x in row) > 1))
+        [f"{step:,}", *row] for step, row in told.items() if sum(x != "–" for x in row) > 1))
 
 
 def _end(run: RunData) -> str | None:
