@@ -44,7 +44,7 @@ def figure(x: float | None) -> str:
     """Return a figure with three digits or more, "–" for None."""
     if x is None:
         return "–"
-    return f"{x:,.0f}" if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
+    return _whole(x) if abs(x) >= 100 else f"{x:.1f}" if abs(x) >= 10 else f"{x:.2f}" if abs(x) >= 1 else f"{x:.3f}"
 
 
 def loss(x: float | None) -> str:
@@ -59,7 +59,11 @@ def exact(x: float) -> str:
 
 def norm(x: float | None) -> str:
     """Return a gradient norm."""
-    return "–" if x is None else f"{x:,.0f}" if x >= 100 else f"{x:.2f}"
+    return "–" if x is None else _whole(x) if x >= 100 else f"{x:.2f}"
+
+
+def _whole(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) < 1e9 else f"{x:.2e}"
 
 
 def percent(x: float | None) -> str:

@@ -244,6 +244,7 @@ def test_values_that_are_not_there(tmp_path: Path) -> None:
     change = lambda r: r | {"loss": None, "grad_norm": None, "gpu_ops_count": None, "tokens_per_sec": 1.0}
     text = page(searched(tmp_path / "fair", "fair", change=change))
     assert cells(text, "10", "## Loss") == ["8.262", "–", "1.28", "–"] and "None" not in text and "nan" not in text
+    assert "**Diverged**: the loss here is not finite at 500 of 500 steps (100.0 %), the last one among them." in text
     assert "**Start.**" not in text and "**Loss.**" not in text and "**How soon.**" not in text
 
 
@@ -321,7 +322,7 @@ def test_what_is_no_comparison_of_equals_is_said_first(tmp_path: Path) -> None:
     run = reading.read(path)
     alike = against.page(history.read("4kwo"), {"here": run})
     assert "**Another text**, by its name: historic-chat.txt there, text.txt here." in alike.split("## What was run")[0]
-    assert "**Another model**" not in alike and "## Settings that differ" not in alike
+    assert "**Diverged**" not in alike and "**Another model**" not in alike and "## Settings that differ" not in alike
     other = against.page(history.read("2ao8"), {"here": run})
     assert "**Another model** than the original's: block_size, n_layer" in other.split("## What was run")[0]
     assert cells(other, "train.lr") == ["5e-05", "3e-05"] and cells(other, "parameters")[0] == "17,437,440"

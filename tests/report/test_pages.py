@@ -65,6 +65,7 @@ def as_html(path: Path) -> tuple[str, str]:
 
 
 def test_others_texts_are_no_markup(copy: Path) -> None:
+    edit(copy, change(cusum_alert_reason=lambda s, row: "calm" if s == 60 else None))  # so that there is a finding
     calm, before = as_html(copy)
     tags, evil = Page(before).tags, " ".join(EVIL)
     edit(copy, lambda kept: [row | {"text": f"{evil} {i}", "prompt": EVIL[i % len(EVIL)]}
@@ -154,7 +155,10 @@ def test_runs_side_by_side(runs: Runs, tmp_path: Path) -> None:
         for name, path in list(zip(names, paths, strict=True))[:2]:
             x = [r["loss"] for r in rows(path) if r["step"] == step]
             assert row[name] == (f"{x[0]:.4f}" if x else "–")
+    assert next(row for row in table(text, "Loss") if row["step of the training"] == "10")[names[-1]] == "not finite"
     figures = {row.pop(""): row for row in table(text, "Figures")}
+    overview = {row.pop(""): tuple(row.values()) for row in table(text, "Overview")}
+    assert not {*overview.values()} & {tuple(row.values()) for row in figures.values()}  # nothing is told twice
     norms = [row["grad_norm"] for row in rows(paths[1])]
     assert figures["gradient norm: median / 99 % / highest"][names[1]] == " / ".join(
         f"{x:.2f}" for x in (np.median(norms), np.percentile(norms, 99), max(norms)))

@@ -121,7 +121,7 @@ def test_what_was_switched_off(made: Make) -> None:
 
 def test_cost(made: Make) -> None:
     cost = section(page_of(made().run), "Budget and cost")
-    assert "12 trainings, 1,200 steps, 2,457,600 tokens; 6.2 minutes of training on a device." in cost
+    assert "12 trainings, 1,200 steps, 2,457,600 tokens; 6 min 12 s of training on a device." in cost
     assert "n_layer 6, n_embd 256." in cost
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from helios.train.markdown import (
     figure,
     loss,
     norm,
+    of_steps,
     percent,
     plain,
     section,
@@ -138,16 +138,17 @@ def _first(there: Historic, runs: Runs, differ: Sequence[Sequence[str]]) -> Iter
         yield (f"At step {step:,} the original's loss was {loss(was)}, here it is "
                f"{each_way({name: x for name, (s, _, x) in ends.items() if s == step}, loss)}" +
                (f"; a step took {exact(ms)} ms and takes {each_way(times, figure)} ms." if ms and times else "."))
+    if lost := each(runs, _diverged):
+        yield f"**Diverged**: the loss here is not finite at {each_way(lost)}, the last one among them."
     if models := [key.removeprefix("model.") for key, *_ in differ if key.startswith("model.")]:
         yield f"**Another model** than the original's: {', '.join(models)} differ. Its figures are not to be met here."
-    if texts := {name: escaped(_text(run)) for name, run in runs.items()
-                 if run.setting("data", "data") and _text(run) != there.text}:
+    if texts := {name: escaped(x) for name, run in runs.items() if (x := facts.text(run)) not in ("", there.text)}:
         yield f"**Another text**, by its name: {there.text} there, {each_way(texts)} here."
 
 
-def _text(run: RunData) -> str:
-    data = run.setting("data", "data") or "–"
-    return ", ".join(Path(name).name for name in ([data] if isinstance(data, str) else data))
+def _diverged(run: RunData) -> str | None:
+    there = np.isfinite(run.column("loss"))
+    return None if not len(run) or there[-1] else of_steps(int(np.sum(~there)), len(run))
 
 
 def _comparable(there: Historic, runs: Runs) -> str:
@@ -185,7 +186,8 @@ def _facts(there: Historic, searched: bool) -> Iterator[Row]:
     yield "device", there.device["name"], lambda run: escaped(run.entry["device"] or "–")
     yield "driver", there.device["driver"], lambda run: escaped(run.setting("device", "driver") or "–")
     yield "begun", there.begun[:10], lambda run: escaped(run.entry["created"] or "–")[:10]
-    yield "training text", ", ".join(filter(None, (there.text, there.text_size))), lambda run: escaped(_text(run))
+    yield ("training text", ", ".join(filter(None, (there.text, there.text_size))),
+           lambda run: escaped(facts.text(run)) or "–")
     yield "parameters", exact(there.parameters), lambda run: facts.OVERVIEW["parameters"](run) or "–"
     yield "steps", exact(there.steps), lambda run: exact(run.last)
     yield "steps in the records", _exact(there.recorded), lambda run: exact(len(run))

@@ -18,12 +18,13 @@ from helios.model.settings import declared, shown
 from helios.train.config import SECTIONS, SearchConfig
 from helios.train.markdown import block, duration, escaped, figure, listed, number, percent, plain, share_of, table
 from helios.train.records.layout import differing
+from helios.train.records.records import COLUMNS
 from helios.train.report import reading
-from helios.train.report.reading import RunData, finite, highest, lowest, median, share, short
+from helios.train.report.reading import RunData, finite, highest, lowest, median, short
 from helios.train.search.evolution import trainings
 
 Fact = Callable[[RunData], str | None]
-EVENTS, SAMPLED, GAPS = 40, 4, 10  # most events, steps with samples, and stretches of missing steps that are listed
+EVENTS, SAMPLED, KEPT, GAPS = 40, 4, 12, 10  # most events, steps with samples, checkpoints, stretches of missing steps
 ROUTINE = {"checkpoint", "skipped", "alert", "non_finite"}  # kinds of events that are counted elsewhere
 COUNTED = ("alert", "skipped", "non_finite", "checkpoint")
 
@@ -41,9 +42,9 @@ def names(runs: Sequence[RunData]) -> list[str]:
     return [escaped(run.about["run_id"] + f" ({run.path})" * (often[run.about["run_id"]] > 1)) for run in runs]
 
 
-def loss(x: float | None) -> str:
+def loss(x: float | None, unknown: str = "not finite") -> str:
     """Return a loss in nats, which is not finite where it is not known at a step that was recorded."""
-    return "not finite" if x is None else f"{x:.4f}"
+    return unknown if x is None else f"{x:.4f}" if x < 1e6 else f"{x:.2e}"
 
 
 def perplexity(x: float | None) -> str:
@@ -78,13 +79,13 @@ def _loss_at(position: int) -> Fact:
 def _best(name: str) -> Fact:
     def fact(run: RunData) -> str | None:
         found = best(run, name)
-        return found and f"{found[0]:.4f} at step {found[1]:,}"
+        return found and f"{loss(found[0])} at step {found[1]:,}"
     return fact
 
 
 def _last_val(run: RunData) -> str | None:
     where = np.flatnonzero(np.isfinite(run.column("val_loss")) & run.main)
-    return f"{run.column('val_loss')[where[-1]]:.4f} at step {run.steps[where[-1]]:,}" if len(where) else None
+    return f"{loss(run.column('val_loss')[where[-1]])} at step {run.steps[where[-1]]:,}" if len(where) else None
 
 
 def _status(run: RunData) -> str:
@@ -108,11 +109,7 @@ def activation(run: RunData) -> str | None:
 
 
 def _checkpoints(run: RunData) -> str | None:
-    steps = [f"{step:,}" for step in run.checkpoints]
-    if not steps:
-        return None
-    told = listed([*steps[:2], f"{len(steps) - 4:,} more", *steps[-2:]] if len(steps) > 6 else steps)
-    return f"of step{'s' * (len(steps) > 1)} {told}, {max(run.checkpoints.values()) / 2**20:,.1f} MiB each"
+    return f"{len(run.checkpoints):,}, the last of step {max(run.checkpoints):,}" if run.checkpoints else None
 
 
 def _wall(run: RunData) -> str | None:
@@ -130,6 +127,13 @@ def _rate(run: RunData) -> str | None:
     return None if x is None else f"{x:,.0f} tokens/s"
 
 
+def _range(column: str, unit: str) -> Fact:
+    def fact(run: RunData) -> str | None:
+        low, high = (integer(of(run.column(column))) for of in (lowest, highest))
+        return None if low == "–" else f"{low}{unit}" if low == high else f"{low}–{high}{unit}"
+    return fact
+
+
 def _parameters(run: RunData) -> str | None:
     n = run.about.get("parameters")
     return f"{n:,}" if isinstance(n, int) else None
@@ -142,8 +146,8 @@ OVERVIEW: Mapping[str, Fact] = {
     "last news": lambda run: run.entry["updated"],
     "time in training": _wall,
     "steps": _steps,
-    "sequences in a step, as alerts changed them": lambda run: _range("adaptive_batch_size", "")(run),
-    "tokens read": lambda run: f"{np.nansum(run.tokens):,.0f}" if finite(run.tokens).size else None,
+    "sequences in a step, as alerts changed them": _range("adaptive_batch_size", ""),
+    "tokens read": lambda run: f"{x.sum():,.0f}" if (x := finite(run.tokens)).size else None,
     "parameters": _parameters,
     "activation": activation,
     "first loss": _loss_at(0),
@@ -169,15 +173,6 @@ def _of(section: str, key: str, form: Callable[[Any], str] = str) -> Fact:
         about = run.about.get(section)
         value = about.get(key) if isinstance(about, dict) else None
         return None if value is None or value == "" else escaped(form(value))
-    return fact
-
-
-def _range(column: str, unit: str) -> Fact:
-    def fact(run: RunData) -> str | None:
-        low, high = lowest(run.column(column)), highest(run.column(column))
-        if low is None or high is None:
-            return None
-        return f"{integer(low)}{unit}" if integer(low) == integer(high) else f"{integer(low)}–{integer(high)}{unit}"
     return fact
 
 
@@ -237,8 +232,7 @@ def derived(run: RunData) -> list[str]:
     if m:
         widths = listed([f"{w:,}" for w in dict.fromkeys(m.ffn_dims)])
         rows += [["width of a head", f"{m.n_embd // m.n_head:,}"], ["width of the MLPs", widths],
-                 ["parameters", f"{m.parameters():,}"],
-                 ["loss of an even guess, ln V", f"{math.log(m.vocab_size):.4f}"]]
+                 ["parameters", f"{m.parameters():,}"]]
     b, a, steps = (run.setting("train", key) for key in ("batch_size", "accum", "steps"))
     if m and all(isinstance(x, int) for x in (b, a)):
         rows.append(["tokens in a step", f"{b * a} × {m.block_size} = {b * a * m.block_size:,}"])
@@ -262,23 +256,27 @@ def budget(run: RunData) -> Iterator[str]:
     total = most * s.steps_per_candidate
     yield (f"Computed budget: at most {most:,} trainings of {each}" + f" = **{total:,} steps**" * (s.budget == "steps")
            + (", equal genomes once." if s.reuses else ".")
-           + (f" The search took {np.sum(~run.main):,} steps." if (~run.main).any() else ""))
+           + (f" The search took {np.sum(~run.main):,} steps." if run.searched else ""))
+
+
+def text(run: RunData) -> str:
+    """Return the names of the files that the run trained on."""
+    data = run.setting("data", "data")
+    return ", ".join(Path(str(x)).name for x in (data if isinstance(data, list) else [data]) if x)
 
 
 def texts(run: RunData) -> list[str]:
     """Return the table of what the run read."""
     data = run.about["data"]
-    named = [data.get("data")] if not isinstance(data.get("data"), list) else data["data"]
-    read_as: Mapping[Any, str] = {True: "conversations", False: "documents"}
+    chat = run.about.get("chat")
     return table(("", "value"), [[name, value] for name, value in (
-        ("training text", ", ".join(escaped(Path(str(x)).name) for x in named if x)),
+        ("training text", escaped(text(run))),
         ("validation text", escaped(Path(str(data["val_data"])).name) if data.get("val_data") else
          "a part of the training text"),
         ("form", escaped(data.get("format") or "")),
-        ("read as", read_as.get(run.about.get("chat"), "")),
-        ("vocabulary", f"{integer(run.setting('model', 'vocab_size'))} tokens of byte-level BPE"
+        ("read as", "conversations" if chat is True else "documents" if chat is False else ""),
+        ("vocabulary", f"{integer(reading.number(run.setting('model', 'vocab_size')))} tokens of byte-level BPE"
          + (f", from {escaped(Path(str(data['tokenizer'])).name)}" if data.get("tokenizer") else "")),
-        ("tokens read", integer(float(np.nansum(run.tokens))) if finite(run.tokens).size else ""),
     ) if value], left=2)
 
 
@@ -316,9 +314,9 @@ def samples(run: RunData) -> Iterator[str]:
         yield from (f"At {len(chosen)} of {len(steps):,} steps at which there are samples.", "")
     for step in chosen:
         x, drawn = run.at(step, "loss"), by_step[step][0]
-        how = [f"{word} {drawn[key]:g}" for key, word in (("temperature", "temperature"), ("top_k", "top-k"))
-               if isinstance(drawn.get(key), int | float)]
-        told = ", ".join([*([f"loss {x:.4f}"] if x is not None else []), *how])
+        how = [f"{word} {value:g}" for key, word in (("temperature", "temperature"), ("top_k", "top-k"))
+               if (value := reading.number(drawn.get(key))) is not None]
+        told = ", ".join([*([f"loss {loss(x)}"] if x is not None else []), *how])
         yield from (f"### Step {step:,}{f' ({told})' if told else ''}", "")
         lines = []
         for sample in by_step[step]:
@@ -334,12 +332,12 @@ def spread(n: int, most: int) -> list[int]:
 
 def events(run: RunData) -> Iterator[str]:
     """Yield the table of events of note."""
-    kept = [event for event in run.events if event.get("kind") not in ROUTINE]
+    kept = [event for event in run.events if str(event.get("kind")) not in ROUTINE]
     shown_ = kept if len(kept) <= EVENTS else [*kept[:EVENTS // 2], *kept[-EVENTS // 2:]]
     if len(shown_) < len(kept):
         yield from (f"The first and last {EVENTS // 2} of {len(kept):,}.", "")
     yield from table(("step", "time (UTC)", "event", "what it says"), (
-        [integer(e["step"]) if type(e.get("step")) is int else "–", escaped(e.get("time", "–")),
+        [f"{e['step']:,}" if type(e.get("step")) is int else "–", escaped(e.get("time", "–")),
          escaped(e.get("kind", "–")), escaped(textwrap.shorten(plain(e.get("message", "")), 300, placeholder=" …"))]
         for e in shown_), left=0, words=("time (UTC)", "event", "what it says"))
 
@@ -358,11 +356,25 @@ def records(run: RunData) -> Iterator[str]:
             ["samples", f"{len(run.samples):,}"], ["candidates of a search", f"{len(run.candidates):,}"],
             ["checkpoints", f"{len(run.checkpoints):,}"]]
     yield from table(("records", "number"), ([name, n] for name, n in rows if n != "0"))
-    if len(run):
-        cover = {name: share(np.isfinite(run.column(name))) for name in
-                 ("loss", "val_loss", "grad_norm", "tokens_per_sec", "timing_fwd_ms", "weight_entropy", "cusum_grad")}
-        yield from ("", "Share of the rows in which a column has a value: " + ", ".join(
-            f"{escaped(name)} {percent(x)}" for name, x in cover.items() if x) + ".")
+    columns: dict[tuple[int, int, int], dict[str, None]] = {}  # by number of values, first and last step
+    known = {name: np.isfinite(x) for name, x in run.numbers.items()}
+    for name, where in (known | {name: x.astype(bool) for name, x in run.texts.items()}).items():
+        steps = run.steps[where]
+        if len(steps):
+            columns.setdefault((len(steps), steps[0], steps[-1]), {})[name.partition(".")[0]] = None
+    yield from ("", *table(("columns of the rows", "rows with a value", "from step", "to"), (
+        [escaped(", ".join(names)), share_of(n, len(run)), f"{first:,}", f"{last:,}"]
+        for (n, first, last), names in sorted(columns.items(), key=lambda item: -item[0][0]))))
+    if len(run) and (never := [name for name in COLUMNS[1:] if name not in run.numbers]):
+        yield from ("", f"Without a value in any row: {escaped(', '.join(never))}.")
+
+
+def checkpoints(run: RunData) -> Iterator[str]:
+    """Yield the table of the checkpoints that are kept."""
+    steps = sorted(run.checkpoints)
+    yield from table(("checkpoint of step", "loss", "val loss", "MiB"), (
+        [f"{s:,}", *(loss(run.at(s, name), "–") for name in ("loss", "val_loss")), f"{run.checkpoints[s] / 2**20:,.1f}"]
+        for s in (steps[i] for i in spread(len(steps), KEPT))), left=0)
 
 
 def gaps(run: RunData) -> list[str]:

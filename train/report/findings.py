@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -10,19 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import ttest_ind
 
-from helios.train.markdown import duration, escaped, figure, listed, norm, of_steps, percent, table
-from helios.train.records.overview import seconds
+from helios.model.gpt import STD
+from helios.train.markdown import escaped, figure, listed, norm, of_steps, percent, table
 from helios.train.report import facts, losses, speed
-from helios.train.report.reading import SEARCH, RunData, finite, mean, median, share
+from helios.train.report.facts import loss
+from helios.train.report.reading import RunData, finite, mean, median, share
 from helios.train.search.report import result
 
 # Beyond which a rule holds.
-FAR, FLAT, RISE, APART = 0.2, 0.005, 0.01, 0.05  # nats: from ln V, of the end's trend, of a validation loss, of a gap
+FAR, FLAT, RISE, APART = 0.2, 0.005, 0.01, 0.05  # nats: from the expected, of the end's trend, of val. loss, of a gap
 CHANCE = 0.01  # probability of a difference among equals
-SPIKES, CLIPPED, OVERFLOWS, LEFT = 0.01, 0.5, 0.05, 0.1  # shares of steps, and of a step's time
+SPIKES, CLIPPED, OVERFLOWS, SHORT, LEFT = 0.01, 0.5, 0.05, 0.2, 0.1  # shares of steps, of a norm, of a step's time
 SLOWER, UNEQUAL = 1.1, 1.25  # ratios of times, of speeds
-FLATTER, LOWER_RANK = 0.1, 0.25  # shares by which entropy and rank fell
+FLATTER, LOWER_RANK = 0.1, 0.5  # shares by which entropy and rank fell; a healthy training lowers the rank by a third
 TENTH, LEAST = 3, 10  # steps that a tenth of a training must have, at least, and a training that is judged as a whole
+IN_A_ROW = 3  # evaluations after the lowest
 NAMED = 5  # most steps that a sentence names
 
 
@@ -77,21 +80,7 @@ def _broken_off(run: RunData) -> str | None:
     found = {words: run.of_kind(kind) for kind, words in kinds.items()}
     told = [f"{words} at step{'s' * (len(events) > 1)} {_steps([e.get('step') for e in events])}"
             for words, events in found.items() if events]
-    return f"It was not made in one go: {listed(told)}.{_idle(run)}" if told else None
-
-
-def _idle(run: RunData) -> str:
-    """Return in words how much time lay between the run's processes."""
-    gap, before = 0.0, None
-    for event in run.events:
-        try:
-            now = seconds(str(event.get("time")))
-        except ValueError:
-            continue
-        if event.get("kind") == "resumed" and before is not None:
-            gap += now - before
-        before = now
-    return f" {duration(gap)} lay between the last event of a process and the next one's first." if gap > 0 else ""
+    return f"It was not made in one go: {listed(told)}." if told else None
 
 
 def _steps(steps: list) -> str:
@@ -115,11 +104,13 @@ def _start(run: RunData) -> str | None:
     size, steps = run.setting("model", "vocab_size"), run.steps[run.main]
     if not isinstance(size, int) or size < 2 or not len(steps) or run.setting("search", "after") == "continue":
         return None
-    first, even = run.at(run.first + 1, "loss"), math.log(size)
-    if first is None or abs(first - even) <= FAR:
+    # The logits of fresh weights have a variance of n_embd · STD².
+    width = run.setting("model", "n_embd")
+    first, fresh = run.at(run.first + 1, "loss"), math.log(size) + (width if isinstance(width, int) else 0) * STD**2 / 2
+    if first is None or abs(first - fresh) <= FAR:
         return None
-    return (f"The first step's loss is {first:.4f}, {abs(first - even):.4f} {'above' if first > even else 'below'} "
-            f"ln {size:,} = {even:.4f}, that of an even guess.")
+    return (f"The first step's loss is {loss(first)}, {loss(abs(first - fresh))} "
+            f"{'above' if first > fresh else 'below'} the {fresh:.4f} that fresh weights have.")
 
 
 def _learned_nothing(run: RunData) -> str | None:
@@ -127,7 +118,7 @@ def _learned_nothing(run: RunData) -> str | None:
     end = mean(_tenths(values)[1])
     if not isinstance(size, int) or size < 2 or len(values) < LEAST or end is None or end <= math.log(size) - FAR:
         return None
-    return f"It learned next to nothing: the mean loss of the last tenth is {end:.4f}, ln V is {math.log(size):.4f}."
+    return f"It learned next to nothing: the mean loss of the last tenth is {loss(end)}, ln V is {math.log(size):.4f}."
 
 
 def _tenths(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,40 +132,42 @@ def _trend(run: RunData) -> str | None:
     if min(len(before), len(end)) < TENTH:
         return None
     change = float(np.mean(end) - np.mean(before))
-    if abs(change) <= FLAT or ttest_ind(before, end, equal_var=False).pvalue >= CHANCE:
-        return None
-    told = f"its mean is {np.mean(end):.4f}, {abs(change):.4f} {'below' if change < 0 else 'above'} the tenth before"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of losses that are all equal
+        if abs(change) <= FLAT or ttest_ind(before, end, equal_var=False).pvalue >= CHANCE:
+            return None
+    told = f"its mean is {loss(mean(end))}, {loss(abs(change))} {'below' if change < 0 else 'above'} the tenth before"
     return (f"The loss still fell in the last tenth: {told}. More steps may lower it." if change < 0 else
             f"The loss rose in the last tenth: {told}.")
 
 
 def _validation(run: RunData) -> str | None:
     found = losses.gaps(run)
-    if not found:
+    if len(found) < 2:
         return None
-    (_, last, _), best = found[-1], min(found, key=lambda entry: entry[1])
-    if last - best[1] <= RISE:
+    last, best = [val for _, val, _ in found[-min(IN_A_ROW, len(found) - 1):]], min(found, key=lambda entry: entry[1])
+    if min(last) - best[1] <= RISE:
         return None
-    return (f"The validation loss rose from {best[1]:.4f} at step {best[0]:,} to {last:.4f} at step {found[-1][0]:,}: "
-            f"the checkpoint of its lowest is the better one.")
+    return (f"The validation loss rose from {loss(best[1])} at step {best[0]:,} to {loss(last[-1])} at step "
+            f"{found[-1][0]:,}, and {'the' if best[0] in run.checkpoints else 'no'} checkpoint of its lowest is kept.")
 
 
 def _gap(run: RunData) -> str | None:
-    found = [(step, val - train) for step, val, train in losses.gaps(run) if train is not None]
+    found = [(step, val, val - train) for step, val, train in losses.gaps(run) if train is not None]
     if len(found) < 3:
         return None
-    (middle, before), (end, after) = found[len(found) // 2], found[-1]
-    if after <= 0 or after - before <= APART or middle == end:
+    (middle, was, before), (end, now, after) = found[len(found) // 2], found[-1]
+    if after <= 0 or after - before <= APART or was - now > RISE:
         return None
-    return (f"The gap of the validation loss to the training's grew from {before:+.4f} at step {middle:,} to "
-            f"{after:+.4f} at step {end:,}: a sign of overfitting.")
+    return (f"The gap of the validation loss to the training's grew from {losses.signed(before)} at step {middle:,} to "
+            f"{losses.signed(after)} at step {end:,}: a sign of overfitting.")
 
 
 def _warming(run: RunData) -> str | None:
     warmup, done = run.setting("train", "warmup"), run.last - run.first
     if not isinstance(warmup, int) or not run.main.any() or not 0 < done < warmup:
         return None
-    return f"It ended within the warm-up: {done:,} of {warmup:,} steps."
+    return f"The training is not past its warm-up: {done:,} of {warmup:,} steps."
 
 
 # -- gradients ---------------------------------------------------------------------------------------------------------
@@ -207,11 +200,11 @@ def _skipped(run: RunData) -> str | None:
 def _clipping(run: RunData) -> str | None:
     part = run.clipped[run.main]
     rate = share(part)
-    if rate is None or rate <= CLIPPED or len(part) < LEAST:
-        return None
     middle = median(run.column("clip_coef")[run.main & run.clipped])
+    if rate is None or rate <= CLIPPED or len(part) < LEAST or middle is None or middle >= SHORT:
+        return None
     return (f"The gradient was clipped at {of_steps(int(part.sum()), len(part))} of the training, to "
-            f"{figure(middle)} of its length in the median: `grad_clip` acts as a part of the learning rate.")
+            f"{figure(middle)} of its length in the median: these steps count alike, however large the gradients.")
 
 
 def _alerts(run: RunData) -> str | None:
@@ -243,10 +236,9 @@ def _drift(run: RunData) -> str | None:
     if len(first) < TENTH or not speed.apart(first, last):
         return None
     early, late = np.median(first), np.median(last)
-    if max(early, late) <= SLOWER * min(early, late):
+    if late <= SLOWER * early:
         return None
-    word = "slower" if late > early else "faster"
-    return (f"The steps became {word}: {figure(early)} ms in the first tenth of the training and {figure(late)} ms in "
+    return (f"The steps became slower: {figure(early)} ms in the first tenth of the training and {figure(late)} ms in "
             f"the last (medians).")
 
 
@@ -264,14 +256,10 @@ def _bimodal(run: RunData) -> str | None:
 
 
 def _rest(run: RunData) -> str | None:
-    total = median(run.column("ms_per_iter")[run.steady])
-    phases = [median(run.column(name)[run.steady]) for name in speed.PHASES]
-    if not total or any(x is None for x in phases):
-        return None
-    rest = total - sum(x or 0.0 for x in phases)
-    if rest / total <= LEFT:
-        return None
-    return f"{percent(rest / total)} of a step's time, {figure(rest)} ms, is in no phase on the device."
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = 1 - sum(map(run.column, speed.PHASES)) / run.column("ms_per_iter")
+    rest = median(shares[run.steady])
+    return f"{percent(rest)} of a step's time is in no phase on the device (median)." if rest and rest > LEFT else None
 
 
 # -- search ------------------------------------------------------------------------------------------------------------
@@ -287,9 +275,8 @@ def _unfair(run: RunData) -> str | None:
     return f"Not all was equal in the search: {' '.join(map(escaped, told))}" if told else None
 
 
-def _one_training(run: RunData) -> str | None:
-    if not run.candidates or run.summary["status"] != "complete" or run.main.any() or (
-            any(t.phase != SEARCH for t in run.trainings)):
+def _not_trained(run: RunData) -> str | None:
+    if not run.candidates or run.summary["status"] != "complete" or run.main.any():
         return None
     return "The winner of the search was not trained: there are no steps after it."
 
@@ -303,30 +290,33 @@ RULES = (
     Rule("no step is recorded", _no_rows),
     Rule("a loss or a gradient norm is not finite, other than by an overflow that loss scaling expects", _not_finite),
     Rule(f"the mean loss of the last tenth is above ln V - {FAR:g} (of {LEAST} steps at least)", _learned_nothing),
-    Rule(f"the first step's loss differs from ln V, that of an even guess, by more than {FAR:g} nats", _start),
+    Rule(f"the first step's loss differs by more than {FAR:g} nats from that of fresh weights, ln V + n_embd · "
+         f"{STD:g}² / 2", _start),
     Rule(f"the mean losses of the last tenth and of the tenth before differ by more than {FLAT:g} nats and more than "
          f"chance makes of equal ones in {_percent(CHANCE)} of runs (Welch's t-test; at least {TENTH} steps each)",
          _trend),
-    Rule(f"the last validation loss is more than {RISE:g} nats above the lowest", _validation),
+    Rule(f"each of the last {IN_A_ROW} validation losses is more than {RISE:g} nats above the lowest (of few, each but "
+         f"the first)", _validation),
     Rule(f"the gap of the validation loss to the mean of the last {losses.RECENT} training losses has grown by more "
-         f"than {APART:g} nats since the middle evaluation, and is above 0", _gap),
-    Rule("the training ended within its warm-up", _warming),
+         f"than {APART:g} nats since the middle evaluation and is above 0, and the validation loss has not fallen by "
+         f"{RISE:g} nats since then", _gap),
+    Rule("the training has not come to the end of its warm-up", _warming),
     Rule(f"the gradient norm spiked at more than {_percent(SPIKES)} of the steps", _spikes),
     Rule(f"an update was skipped, or more than {_percent(OVERFLOWS)} of them for an overflow of the loss scale",
          _skipped),
-    Rule(f"the gradient was clipped at more than {_percent(CLIPPED)} of the training's steps, of {LEAST} at least",
-         _clipping),
+    Rule(f"the gradient was clipped at more than {_percent(CLIPPED)} of the training's steps, of {LEAST} at least, and "
+         f"to less than {_percent(SHORT)} of its length in the median of these", _clipping),
     Rule("a monitor raised an alert", _alerts),
     Rule(f"the weights' entropy fell by more than {_percent(FLATTER)}, or their effective rank by more than "
          f"{_percent(LOWER_RANK)}, from the training's first measurement to its last", _collapse),
-    Rule(f"the median step time of the training's first and last tenth differ by a factor above {SLOWER:g} and more "
-         f"than chance makes of equal ones in {_percent(speed.LIKELY)} of runs (at least {TENTH} steps each)", _drift),
+    Rule(f"the median step time of the training's last tenth is more than {SLOWER:g} times that of the first, beyond "
+         f"what chance makes of equal ones in {_percent(speed.LIKELY)} of runs (at least {TENTH} steps each)", _drift),
     Rule(f"the median speeds of two activations differ by a factor above {UNEQUAL:g} and more than chance makes of "
          f"equal ones in {_percent(speed.LIKELY)} of runs (Mann and Whitney's test)", _bimodal),
-    Rule(f"more than {_percent(LEFT)} of the median step's time is in no phase on the device", _rest),
-    Rule("a search is in progress, has no winner, or its winner is not separated from every other genome", _search),
+    Rule(f"more than {_percent(LEFT)} of a step's time is in no phase on the device (median of steady steps)", _rest),
+    Rule("a search is in progress, has no winner, or its winner is not separated from the next best genome", _search),
     Rule("the candidates of a search were not trained alike", _unfair),
-    Rule("a search is complete and no step follows it", _one_training),
+    Rule("a search is complete and no step follows it", _not_trained),
     Rule("rows are missing", _missing),
     Rule("the run was resumed, lost its device or a checkpoint, or changed settings", _broken_off),
 )

@@ -13,7 +13,6 @@ from helios.train.report.facts import loss, spread
 from helios.train.report.losses import stage
 from helios.train.report.reading import (
     LAYERS,
-    SEARCH,
     RunData,
     finite,
     highest,
@@ -34,10 +33,12 @@ def norms(run: RunData) -> Iterator[str]:
     values = run.column("grad_norm")
     if not finite(values).size:
         return
-    yield from table(("gradient norm", "of all steps"), [
-        ["mean", norm(mean(values))], ["lowest", norm(lowest(values))],
+    yield from table(("gradient norm", f"of {finite(values).size:,} steps"), [
+        ["mean", norm(mean(values))], *(
+            [["mean without spikes", norm(mean(values[~run.spikes]))]] if run.spikes.any() else []),
+        ["lowest", norm(lowest(values))],
         *([f"{p} % of the steps are below" if p != 50 else "median", norm(percentile(values, p))]
-          for p in (1, 10, 25, 50, 75, 90, 99)),
+          for p in (1, 10, 25, 50, 75, 90, 99) if finite(values).size > 1),
         ["highest", norm(highest(values))],
         *([f"steps above {limit:,}", share_of(int((values > limit).sum()), len(run))] for limit in LIMITS
           if (values > limit).any())])
@@ -46,12 +47,8 @@ def norms(run: RunData) -> Iterator[str]:
     yield from table(("phase", "activation", "steps", "spikes", "share", "highest norm", "norm not finite", "skipped"),
                      _by_part(run), left=2)
     yield from ("", "### The largest norms", "")
-    yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * _searched(run)), _worst(run), left=0,
+    yield from table(("step", "norm", "× the usual", "loss", "update", *["of"] * run.searched), _worst(run), left=0,
                      words=("update", "of"))
-
-
-def _searched(run: RunData) -> bool:
-    return bool((~run.main).any())
 
 
 def parts(run: RunData) -> Iterator[tuple[str, str, np.ndarray]]:
@@ -77,7 +74,7 @@ def _worst(run: RunData) -> Iterator[list[str]]:
         usual = median(values[max(start, i - WINDOW):i])
         update = "skipped" if run.skipped[i] else "clipped" if run.clipped[i] else "whole"
         yield [f"{run.steps[i]:,}", norm(values[i]), number(values[i] / usual if usual else None, ",.1f"),
-               loss(known(run.column("loss")[i])), update, *[stage(run, i)] * _searched(run)]
+               loss(known(run.column("loss")[i])), update, *[stage(run, i)] * run.searched]
 
 
 # -- clipping, skipped updates, alerts ---------------------------------------------------------------------------------
@@ -106,7 +103,8 @@ def clipping(run: RunData) -> Iterator[str]:
 
 
 def alerts(run: RunData) -> Iterator[str]:
-    """Yield the alerts of the monitors, by kind and by candidate, and the first of them."""
+    """Yield the alerts of the monitors by kind, and the first of them. Those of candidates: in the search's timeline.
+    """
     reasons = run.text("cusum_alert_reason")
     where = np.flatnonzero([bool(r) for r in reasons])
     if not len(where):
@@ -122,17 +120,6 @@ def alerts(run: RunData) -> Iterator[str]:
     yield from table(("alert", "steps with it", "at the steps"), (
         [escaped(reason), f"{len(found):,}", steps(found)] for reason, found in kinds.items()),
         words=("at the steps",))
-    by: dict[tuple[str, str], tuple[int, int]] = {}
-    for t in run.trainings:
-        key = (t.candidate if t.phase == SEARCH else "training", run.activations[t.rows.start])
-        n, of = by.get(key, (0, 0))
-        part = [bool(r) for r in reasons[t.rows]]
-        by[key] = n + sum(part), of + len(part)
-    if _searched(run) and any(n for n, _ in by.values()):
-        yield ""
-        yield from table(("candidate", "activation", "steps with alerts"), (
-            [escaped(name), escaped(activation), share_of(*counts)] for (name, activation), counts in by.items()
-            if counts[0]), left=2)
 
 
 # -- weights -----------------------------------------------------------------------------------------------------------
@@ -152,10 +139,10 @@ def weights(run: RunData) -> Iterator[str]:
     chosen = where[spread(len(where), LOOKS)]
     if len(chosen) < len(where):
         yield from (f"{len(chosen)} of {len(where):,} measurements.", "")
-    yield from table(("step", "loss", *(WEIGHTS[name][0] for name in present), *["of"] * _searched(run)), (
+    yield from table(("step", "loss", *(WEIGHTS[name][0] for name in present), *["of"] * run.searched), (
         [f"{run.steps[i]:,}", loss(known(run.column("loss")[i])),
          *(number(known(run.column(name)[i]), WEIGHTS[name][1]) for name in present),
-         *[stage(run, i)] * _searched(run)] for i in chosen), left=0, words=("of",))
+         *[stage(run, i)] * run.searched] for i in chosen), left=0, words=("of",))
     beta = run.setting("monitor", "free_energy_beta")
     if "free_energy" in present and isinstance(beta, int | float):
         yield from ("", f"Free energy is the loss + {beta:g} · entropy.")

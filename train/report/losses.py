@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from helios.train.markdown import figure, norm, number, table
+from helios.train.markdown import figure, norm, number, of_steps, table
 from helios.train.report.facts import integer, loss, perplexity, spread
 from helios.train.report.reading import SEARCH, RunData, finite, known, lowest, mean
 
@@ -24,9 +24,12 @@ def summary(run: RunData) -> Iterator[str]:
     start, end, vocabulary = known_[0], known_[-1], run.setting("model", "vocab_size")
     even = f" An even guess among {vocabulary:,} tokens has ln {vocabulary:,} = {math.log(vocabulary):.4f}." \
         if isinstance(vocabulary, int) and vocabulary > 1 else ""
-    yield (f"The loss went from {start:.4f} to {end:.4f}, by {end - start:+.4f} ({100 * (end / start - 1):+.1f} %); "
-           f"its mean is {mean(values):.4f}, its lowest {lowest(values):.4f}.{even} Losses are in nats a token, of the "
-           f"single batch of a step.")
+    share = f" ({100 * (end / start - 1):+.1f} %)" if start and abs(end / start) < 1e6 else ""
+    missing = f" It is not finite at {of_steps(len(values) - len(known_), len(values))}, which the figures leave out." \
+        if len(known_) < len(values) else ""
+    yield (f"The loss went from {loss(start)} to {loss(end)}, by {signed(end - start)}{share}; its mean is "
+           f"{loss(mean(values))}, its lowest {loss(lowest(values))}.{missing}{even} Losses are in nats a token, of "
+           f"the single batch of a step.")
 
 
 def ranges(run: RunData) -> Iterator[str]:
@@ -42,12 +45,17 @@ def ranges(run: RunData) -> Iterator[str]:
         if not len(part):
             continue
         here = mean(part)
-        change = "–" if before is None or here is None else f"{here - before:+.4f}"
+        change = signed(None if before is None or here is None else here - before)
         past = min(start + width - 1, int(steps[-1]))
         rows.append([f"{start:,}–{past:,}" if past > start else f"{start:,}", loss(here), loss(lowest(part)), change,
                      f"{len(part):,}"])
         before = here
     yield from table(("steps", "mean loss", "lowest", "change", "rows"), rows)
+
+
+def signed(x: float | None) -> str:
+    """Return a difference of losses."""
+    return number(x, "+.4f" if x is None or abs(x) < 1e6 else "+.2e")
 
 
 def nice(width: float) -> int:
@@ -71,18 +79,18 @@ def at_milestones(run: RunData) -> Iterator[str]:
     """Yield the table of single steps: milestones of the run and of the training that it is for, and the last ones."""
     own = [run.first + step for step in milestones(run.last - run.first)] if run.main.any() else []
     steps = sorted({*milestones(run.last), *own, *(int(s) for s in run.steps[-LAST:])})
-    searched = bool((~run.main).any())
-    titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * searched)
+    titles = ("step", "loss", "val loss", "perplexity", "grad norm", "LR", "tokens/s", "ms", *["of"] * run.searched)
     rows = []
     for step in steps:
         if (i := run.index(step)) is None:
             continue
         at = lambda name, i=i: known(run.column(name)[i])
         x = at("loss")
-        cells = [f"{step:,}", loss(x), number(at("val_loss"), ".4f"), perplexity(x),
-                 "not finite" if at("grad_norm") is None else norm(at("grad_norm")), number(at("lr"), ".3g"),
+        length = at("grad_norm")
+        cells = [f"{step:,}", loss(x), loss(at("val_loss"), "–"), perplexity(x),
+                 "not finite" if length is None else norm(length), number(at("lr"), ".3g"),
                  integer(at("tokens_per_sec")), figure(at("ms_per_iter"))]
-        rows.append([*cells, *[stage(run, i)] * searched])
+        rows.append([*cells, *[stage(run, i)] * run.searched])
     yield from table(titles, rows, left=0, words=("of",))
 
 
@@ -103,8 +111,8 @@ def evaluations(run: RunData) -> Iterator[str]:
     if len(chosen) < len(found):
         yield from (f"{len(chosen)} of {len(found):,} evaluations.", "")
     yield from table(("step", "val loss", "train loss", "gap", "val perplexity", "best"), (
-        [f"{step:,}", f"{val:.4f}", number(train, ".4f"), "–" if train is None else f"{val - train:+.4f}",
-         perplexity(val), "★" if i == lowest_ else ""]
+        [f"{step:,}", loss(val), loss(train), signed(None if train is None else val - train), perplexity(val),
+         "★" if i == lowest_ else ""]
         for i, (step, val, train) in enumerate(found) if i in chosen))
     yield from ("", f"Train loss: the mean of the last {RECENT} steps up to the evaluation." +
                 " It is measured with dropout, the validation loss without." * bool(run.setting("model", "dropout")))

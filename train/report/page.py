@@ -44,6 +44,7 @@ def sections(pictures: Collection[str]) -> tuple[Section, ...]:
         Section("Weights", gradients.weights, ("weights.png",)),
         Section("Gradient norms by layer", gradients.layers, ("layers.png",)),
         Section("Samples", facts.samples),
+        Section("Checkpoints", facts.checkpoints),
         Section("Model", lambda run: _joined(facts.settings(run, "model"), facts.derived(run))),
         Section("Training", lambda run: facts.settings(run, "train")),
         Section("Settings of the search", lambda run: _joined(facts.budget(run), facts.settings(run, "search"))),

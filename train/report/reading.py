@@ -91,7 +91,8 @@ class RunData:
 
     def setting(self, section: str, key: str) -> Any:
         """Return a setting's value, None where config.json lacks it."""
-        return (self.about.get(section) or {}).get(key)
+        found = self.about.get(section)
+        return found.get(key) if isinstance(found, dict) else None
 
     # -- what the rows are of -----------------------------------------------------------------------------------------
     @cached_property
@@ -110,6 +111,11 @@ class RunData:
     def main(self) -> Array:
         """Return which rows [N] are of the training that the run is for: all but those of a search."""
         return self.text("symbio_phase") != SEARCH
+
+    @property
+    def searched(self) -> bool:
+        """Return whether there are rows of a search."""
+        return not self.main.all()
 
     @property
     def first(self) -> int:
@@ -157,7 +163,7 @@ class RunData:
     @cached_property
     def tokens(self) -> Array:
         """Return how many tokens each step [N] read."""
-        return np.round(self.column("tokens_per_sec") * self.column("ms_per_iter") / 1000)
+        return np.round(self.column("tokens_per_sec") / 1000 * self.column("ms_per_iter"))
 
     def of_kind(self, *kinds: str) -> list[Row]:
         """Return the events of these kinds."""
@@ -226,15 +232,16 @@ def _flat(row: Row) -> Iterator[tuple[str, str | float]]:
     """Yield the known columns of a row that hold a text or a finite number."""
     for name, value in row.items():
         if name == LAYERS and isinstance(value, dict):
-            yield from ((f"{name}.{layer}", x) for layer, v in value.items() if (x := _number(v)) is not None)
+            yield from ((f"{name}.{layer}", x) for layer, v in value.items() if (x := number(v)) is not None)
         elif name in KNOWN:
             if isinstance(value, str):
                 yield name, value
-            elif (x := _number(value)) is not None:
+            elif (x := number(value)) is not None:
                 yield name, x
 
 
-def _number(value: Any) -> float | None:
+def number(value: Any) -> float | None:
+    """Return what JSON held if it is a finite number, or a truth value."""
     if not isinstance(value, int | float):
         return None
     try:

@@ -1,16 +1,15 @@
-"""The search of a run: when each candidate was trained, how children were chosen, and what the search's report says."""
+"""The search of a run: when each candidate was trained, and what the search's own report says."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from helios.train.markdown import escaped, figure, listed, number, table
+from helios.train.markdown import escaped, figure, percent, table
 from helios.train.report.facts import integer, loss
-from helios.train.report.reading import SEARCH, RunData, finite, lowest, median
+from helios.train.report.reading import SEARCH, RunData, finite, lowest, median, share
 from helios.train.search import plots, report
 from helios.train.search.files import Track
 from helios.train.search.report import SPEED
@@ -50,11 +49,9 @@ def section(run: RunData, pictures: Collection[str]) -> Iterator[str]:
     """Yield the section on the search. pictures: the names of those that there are."""
     if not run.candidates:
         return
-    yield from (f"**{escaped(report.result(run.candidates, run.summary))}**", "")
-    timeline = list(_timeline(run))
-    if timeline:
-        yield from ("### Timeline", "", *timeline, "")
-    yield from _generations(run)
+    yield f"**{escaped(report.result(run.candidates, run.summary))}**"
+    if timeline := list(_timeline(run)):
+        yield from ("", "### Timeline", "", *timeline)
     there = [name.removeprefix(PREFIX) for name in pictures if name.startswith(PREFIX)]
     for title, parts in report.sections(run.candidates, run.summary, tracks(run), there, PREFIX):
         if title != SPEED:  # which has a section of its own, on all of the run
@@ -74,29 +71,10 @@ def _timeline(run: RunData) -> Iterator[str]:
             f"{steps[0]:,}–{steps[-1]:,}", escaped(what) + (" ★" if c and c.id == run.summary["winner"] else ""),
             str(c.generation) if c else "–", escaped(run.activations[part.start]),
             f"{t.replicate + 1}" if t.phase == SEARCH else "–", loss(float(seen[0]) if seen.size else None),
-            loss(lowest(values)), number(float(val[-1]) if val.size else None, ".4f"), integer(median(steady)),
-            figure(median(run.column("ms_per_iter")[part][run.steady[part]])), f"{run.spikes[part].sum():,}",
-            f"{sum(map(bool, run.text('cusum_alert_reason')[part])):,}"])
+            loss(lowest(values)), loss(float(val[-1]) if val.size else None, "–"), integer(median(steady)),
+            figure(median(run.column("ms_per_iter")[part][run.steady[part]])), percent(share(run.clipped[part])),
+            f"{run.spikes[part].sum():,}", f"{sum(map(bool, run.text('cusum_alert_reason')[part])):,}"])
     yield from table(("steps", "candidate", "gen.", "activation", "seed", "first loss", "lowest", "last val loss",
-                      "tokens/s", "ms", "spikes", "alerts"), rows, left=2, words=("activation",))
+                      "tokens/s", "ms", "clipped", "spikes", "alerts"), rows, left=2, words=("activation",))
     if len(run.trainings) > MOST:
         yield from ("", f"The first {MOST} of {len(run.trainings):,} trainings.")
-
-
-def _generations(run: RunData) -> Iterator[str]:
-    """Yield who was chosen to have children, generation by generation."""
-    names = plots.labels(run.candidates)
-    told = []
-    for generation in sorted({c.generation for c in run.candidates} - {0}):
-        children = [c for c in run.candidates if c.generation == generation]
-        parents = Counter(c.parent_id for c in children if c.parent_id)
-        values = {c.id: math.inf if c.val_loss_mean is None else c.val_loss_mean for c in run.candidates}
-        chosen = sorted(parents, key=lambda key: values.get(key, math.inf))
-        who = listed([f"{escaped(names.get(key, key))} ({parents[key]})" for key in chosen])
-        changed = sum(bool(c.mutation) for c in children)
-        again = sum(c.status == "reused" for c in children)
-        of = f" of {who}" if who else ""
-        told.append(f"* Generation {generation} has {len(children)} children{of}: {changed} changed, "
-                    f"{len(children) - changed} unchanged; {again} of them with the result of an earlier equal one.")
-    if told:
-        yield from ("### Selection", "", "Parents by validation loss, with the number of their children.", "", *told)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
-from helios.train.markdown import figure, norm, number, share_of, table
+from helios.train.markdown import figure, norm, share_of, table
 from helios.train.report import facts, losses
 from helios.train.report.facts import Fact, loss
 from helios.train.report.reading import RunData, finite, highest, mean, median, percentile
@@ -29,10 +27,10 @@ def evaluations(runs: Sequence[RunData]) -> Iterator[str]:
 
 
 def _by_step(runs: Sequence[RunData], steps: Sequence[int], column: str) -> list[str]:
-    values = {step: [run.at(run.first + step, column) for run in runs] for step in steps}
+    unknown = lambda run, step: "not finite" if column == "loss" and run.index(step) is not None else "–"
+    told = {step: [loss(run.at(s := run.first + step, column), unknown(run, s)) for run in runs] for step in steps}
     return table(("step of the training", *facts.names(runs)), (
-        [f"{step:,}", *(number(x, ".4f") for x in row)] for step, row in values.items()
-        if sum(x is not None for x in row) > 1))
+        [f"{step:,}", *row] for step, row in told.items() if sum(x != "–" for x in row) > 1))
 
 
 def _end(run: RunData) -> str | None:
@@ -42,7 +40,7 @@ def _end(run: RunData) -> str | None:
 
 def _gap(run: RunData) -> str | None:
     found = losses.gaps(run)
-    return f"{found[-1][1] - found[-1][2]:+.4f}" if found and found[-1][2] is not None else None
+    return losses.signed(found[-1][1] - found[-1][2]) if found and found[-1][2] is not None else None
 
 
 def _norms(run: RunData) -> str | None:
@@ -62,48 +60,29 @@ def _alerts(run: RunData) -> str | None:
     return f"{sum(map(bool, run.text('cusum_alert_reason'))):,}" if len(run) else None
 
 
-def _ms(run: RunData) -> str | None:
-    x = median(run.column("ms_per_iter")[run.steady & run.main])
-    return None if x is None else figure(x)
-
-
-def _phases(run: RunData) -> str | None:
-    found = [median(run.column(name)[run.steady & run.main]) for name in ("timing_fwd_ms", "timing_bwd_ms")]
-    return None if None in found else " / ".join(map(figure, found))
-
-
-def _speed(run: RunData) -> str | None:
-    x = median(run.column("tokens_per_sec")[run.steady & run.main])
-    return None if x is None else f"{x:,.0f}"
+def _medians(*columns: str) -> Fact:
+    def fact(run: RunData) -> str | None:
+        found = [median(run.column(name)[run.steady & run.main]) for name in columns]
+        return None if None in found else " / ".join(map(figure, found))
+    return fact
 
 
 def _per_token(run: RunData) -> str | None:
-    tokens, elapsed = np.nansum(run.tokens), highest(run.column("elapsed_ms"))
+    tokens, elapsed = finite(run.tokens).sum(), highest(run.column("elapsed_ms"))
     return f"{1000 * tokens / elapsed:,.0f}" if elapsed and tokens else None
-
-
-def _winner(run: RunData) -> str | None:
-    if not run.candidates:
-        return None
-    separated = {True: "separated", False: "not separated"}[bool(run.summary["separated"])]
-    return f"{facts.activation(run)} ({separated})" if run.summary["winner"] else "none yet"
 
 
 FIGURES: Mapping[str, Fact] = {
     "mean loss of the last tenth": _end,
-    "lowest validation loss": facts.OVERVIEW["best validation loss"],
-    "perplexity at it": facts.OVERVIEW["perplexity at the best"],
     "gap of the last validation loss": _gap,
     "gradient norm: median / 99 % / highest": _norms,
     "spikes": _count("spikes"),
     "clipped": _count("clipped"),
     "skipped": _count("skipped"),
     "steps with alerts": _alerts,
-    "ms a step, median": _ms,
-    "forward / backward, ms": _phases,
-    "tokens/s, median of steps": _speed,
+    "ms a step, median": _medians("ms_per_iter"),
+    "forward / backward, ms": _medians("timing_fwd_ms", "timing_bwd_ms"),
     "tokens/s, of the whole time": _per_token,
     "dispatches a step": facts.MACHINE["dispatches a step"],
     "device memory in use": facts.MACHINE["of it in use"],
-    "winner of the search": _winner,
 }

@@ -59,23 +59,31 @@ def apart(a: np.ndarray, b: np.ndarray) -> bool:
 
 def breakdown(run: RunData) -> Iterator[str]:
     """Yield what a step's time goes into."""
-    total = median(run.column("ms_per_iter")[run.steady])
-    found = {name: x for name in (*PHASES, *BESIDE) if (x := median(run.column(name)[run.steady])) is not None}
-    phases = {words: found[name] for name, words in PHASES.items() if name in found}
-    if not phases or not total:
+    found = shares(run)
+    if not found:
         return
-    rest = total - sum(phases.values())
-    yield from ("Medians of steady steps.", "")
-    yield from table(("phase", "ms", "of the step"), [
-        *([words, figure(x), percent(x / total)] for words, x in phases.items()),
-        *([["the rest", figure(rest), percent(rest / total)]] if rest > 0 else []),
-        ["step", figure(total), percent(1.0)]])
-    told = [f"{words} {figure(found[name])} ms" for name, words in BESIDE.items() if name in found]
-    ratio = [f"the backward pass takes {figure(phases['backward'] / phases['forward'])} times as long as the forward "
-             f"pass"] if phases.get("forward") and phases.get("backward") else []
+    ms = lambda name: median(run.column(name)[run.steady])
+    yield from ("Of steady steps: the median, and the share of all their time.", "")
+    rest = 1 - sum(found.values())
+    yield from table(("phase", "median ms", "of the time"), [
+        *([PHASES[name], figure(ms(name)), percent(x)] for name, x in found.items()),
+        *([["the rest", "–", percent(rest)]] if rest > 0 else []),
+        ["step", figure(ms("ms_per_iter")), percent(1.0)]])
+    told = [f"{words} {figure(x)} ms" for name, words in BESIDE.items() if (x := ms(name)) is not None]
+    forward, backward = (found.get(name) for name in ("timing_fwd_ms", "timing_bwd_ms"))
+    ratio = [f"the backward pass takes {figure(backward / forward)} times as long as the forward pass"
+             ] if forward and backward else []
     if told or ratio:
         line = "; ".join(filter(None, (f"Beside these, on the host: {', '.join(told)}" if told else "", *ratio)))
         yield from ("", f"{line[0].upper()}{line[1:]}.")
+
+
+def shares(run: RunData) -> dict[str, float]:
+    """Return the shares of PHASES in the time of those steady steps whose phases are all known."""
+    names = [name for name in PHASES if finite(run.column(name)).size]
+    times = np.array([run.column(name)[run.steady] for name in ("ms_per_iter", *names)])
+    total, *parts = times[:, np.isfinite(times).all(axis=0)].sum(axis=1)
+    return {name: float(x / total) for name, x in zip(names, parts, strict=True)} if total else {}
 
 
 def early_and_late(run: RunData) -> tuple[np.ndarray, np.ndarray]:

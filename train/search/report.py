@@ -17,7 +17,7 @@ from rich.text import Text
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import SearchConfig
-from helios.train.markdown import YES_NO, escaped, number, with_error
+from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
@@ -74,8 +74,8 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     named = lambda c: f"{short_name(c.activation)} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
     if summary["status"] != "complete":
-        leads = f"; {named(winner)} leads" if winner else ""
-        return f"The search is in progress: {sum(c.status is not None for c in candidates)} candidates measured{leads}."
+        leads, n = f"; {named(winner)} leads" if winner else "", sum(c.status is not None for c in candidates)
+        return f"The search is in progress: {n} candidate{'s' * (n != 1)} measured{leads}."
     if winner is None:
         return "There is no winner: no candidate came to a result."
     rivals: dict[str, Entry] = {}  # the best of each genome that the winner was compared with
@@ -214,8 +214,7 @@ def _budget(config: SearchConfig) -> str:
 def _cost(summary: Summary) -> Iterator[str]:
     if cost := summary["cost"]:
         spent = [f"{_count(cost.get(name))} {name}" for name in ("trainings", "steps", "tokens")]
-        minutes = cost.get("seconds", math.nan) / 60
-        yield f"{', '.join(spent)}; {number(minutes, ',.1f')} minutes of training on {escaped(summary['device'])}."
+        yield f"{', '.join(spent)}; {duration(cost.get('seconds'))} of training on {escaped(summary['device'])}."
     if base := {k: v for k, v in summary["base"].items() if k != "activation" and v is not None}:
         yield from ("", "The model: " + ", ".join(escaped(f"{k} {v}") for k, v in base.items()) + ".")
 
