@@ -145,9 +145,9 @@ class Watcher:
             if folder == self.folder:
                 raise
             return
-        if (place := (status.st_dev, status.st_ino)) in been:
+        if (here := (status.st_dev, status.st_ino)) in been:
             return
-        been.add(place)
+        been.add(here)
         changed, known = status.st_mtime_ns, self.folders.get(folder)
         if known and known[0] == changed:
             places = known[1]
