@@ -17,7 +17,7 @@ import pytest
 
 import helios
 from helios.cli.board import main
-from helios.train.board import ingest
+from helios.train.board import ingest, serve
 from helios.train.board.store import Store
 from helios.train.board.uploads import Uploads
 
@@ -229,6 +229,8 @@ def test_what_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("")
     refused(invoke(main, "--runs", tmp_path / "file", "--port", 0), "file")
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused(invoke(main, "--runs", runs, "--port", taken.getsockname()[1]), "in use", "--port")
+    with serve._listen("127.0.0.1", 0, None)[0] as taken:  # also by a board that has only begun to start
         refused(invoke(main, "--runs", runs, "--port", taken.getsockname()[1]), "in use", "--port")
     with board(runs):
         refused(start(), "in use by another board")

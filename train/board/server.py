@@ -366,7 +366,7 @@ def _refused(request: Request, error: Exception) -> Response:
 
 def _failed(request: Request, error: Exception) -> Response:
     warn(f"{request.method} {request.url.path}: {error}")
-    return _json({"error": f"the board cannot use its files: {error}; try again"}, 503)
+    return _json({"error": f"the board cannot use its files: {error}"}, 503)
 
 
 def _broken(request: Request, error: Exception) -> Response:
