@@ -9,7 +9,9 @@ import math
 import os
 import signal
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -234,10 +236,12 @@ def test_what_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.Monkey
         refused(invoke(main, "--runs", runs, "--port", taken.getsockname()[1]), "in use", "--port")
     with board(runs):
         refused(start(), "in use by another board")
-    with open(runs / "board.sqlite", "r+b") as file:  # its first page is whole
-        file.seek(8192)
-        file.write(bytes(os.path.getsize(file.name) - 8192))
-    refused(start(), "cannot use", "give another --db")
+    with closing(sqlite3.connect(runs / "board.sqlite")) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]
+    with open(runs / "board.sqlite", "r+b") as file:
+        file.seek(8192 * (page - 1))
+        file.write(bytes(8192))
+    refused(start(), "cannot use", "malformed", "give another --db")
 
 
 def test_news_end_a_silence(shared: Board) -> None:
