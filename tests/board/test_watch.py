@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from helios.train.board import ingest, queries
+from helios.train.board import ingest, queries, watch
 from helios.train.board.store import Store
 from helios.train.board.watch import Watcher
 from helios.train.records.overview import STALE
@@ -250,6 +250,26 @@ def test_no_warning_is_so_important_that_it_ends_the_watch(
 
         until(known, 10)
         watcher.stop()
+
+
+def test_a_run_that_was_quiet_is_read_at_once(runs: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "WARM", 3600.0)  # and so nothing is looked through for so long
+    path = directory(runs / "one", "one")
+    for place in (path, *path.iterdir()):
+        os.utime(place, (0, 0))
+    watcher = Watcher(runs, store)
+    watcher.start()
+    for n in (3, 4):
+
+        def there(n: int = n) -> bool:
+            with store.reading() as db:
+                return ingest.count(db, "one", "metrics") == n
+
+        until(there)
+        until(lambda: watcher.runs[str(path)].seen)
+        with open(path / "metrics.jsonl", "a") as file:
+            file.write(lines([row(n + 1)]))
+    watcher.stop()
 
 
 def test_rows_that_were_cut_before_the_board_ended_are_read_again(runs: Path, store: Store) -> None:

@@ -20,11 +20,11 @@ from helios.errors import UserError
 from helios.train.board import ingest, queries, tail
 from helios.train.board.guard import ID
 from helios.train.board.store import Store, warn
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, read_config
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, read_config
 from helios.train.records.overview import STALE, locked
 
 TICK = 0.4  # seconds between two looks at the runs under way
-WARM = 10.0  # seconds for which a run is under way after something changed; the others are looked through as often
+WARM = 10.0  # seconds for which a run is under way after a change; others are looked through as often, or with new rows
 DEPTH = 3  # levels of folders in which runs are found
 CANDIDATES, SUMMARY = "search/candidates.jsonl", "search/summary.json"
 KINDS = {f"{kind}.jsonl": kind for kind in ("metrics", "events", "samples")}
@@ -77,7 +77,8 @@ class Watcher:
             self._guarded(self.folder, self._discover)
             cold = []
             for run in list(self.runs.values()):
-                if run.warm > began or (run.seen and _signature(run.path, EVENTS) != run.seen[EVENTS]):
+                if run.warm > began or (run.seen and any(
+                        _signature(run.path, name) != run.seen[name] for name in (METRICS, EVENTS))):
                     self._turn(run)
                 else:
                     cold.append(run)
