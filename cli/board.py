@@ -29,9 +29,11 @@ def main(runs: Path, db: Path | None, host: str, port: int, token_file: Path | N
     except ImportError as error:
         raise UserError(f"the board needs {error.name}; install it with: pip install 'helios-gpt[board]'") from error
 
-    token = token_file.read_text("utf-8").strip() if token_file else os.environ.get("HELIOS_TOKEN", "").strip()
+    token = (token_file.read_text("latin-1") if token_file else os.environ.get("HELIOS_TOKEN", "")).strip()
     if token_file and not token:
         raise UserError(f"{token_file} is empty; write a token into it, such as openssl rand -hex 32 makes")
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(f"{token_file or 'HELIOS_TOKEN'} has characters that no token has; give one line of ASCII")
     serve(runs, db or runs / "board.sqlite", host, port, token or None, lambda line: click.echo(line))
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helios.train import history
+from helios.train.board import historic, queries
+from helios.train.board.store import Store
 
-from .boards import board
+from .boards import board, event
+from .test_store import put
 
 
 def test_what_is_known_of_them_is_there(tmp_path: Path) -> None:
@@ -24,3 +27,12 @@ def test_what_is_known_of_them_is_there(tmp_path: Path) -> None:
             assert len(found) == len(history.names())
             loss = b.get(f"runs/{history.read('4kwo').run_id}/series", keys="loss")["series"]["loss"]
             assert loss["first"][0] == 8.356 and loss["step"][-1] == 5539
+
+
+def test_what_others_sent_under_their_names_goes(store: Store) -> None:
+    run = history.read("4kwo")
+    put(store, run.run_id, "events", 0, [event(-5, "alert"), event(-2**53, "alert")])
+    store.write(historic.put)
+    with store.reading() as db:
+        found = queries.run(db, {}, run.run_id)
+    assert found and found["overview"] == run.entry() and found["rows"]["events"] == len(run.events())

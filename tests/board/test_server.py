@@ -6,9 +6,12 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import signal
 import socket
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -16,6 +19,9 @@ import pytest
 
 import helios
 from helios.cli.board import main
+from helios.train.board import ingest, serve
+from helios.train.board.store import Store
+from helios.train.board.uploads import Uploads
 
 from ..commands import invoke, refused
 from .boards import CONFIG, Board, Stream, board, event, row, until
@@ -41,6 +47,7 @@ def test_what_a_page_asks_for(shared: Board) -> None:
     assert found["overview"]["status"] == "completed" and found["overview"]["step"] == 50
     assert shared.get("runs", status="completed", q="page")["runs"] == [found["overview"]]
     assert shared.get("runs", status="failed")["runs"] == shared.get("runs", q="no such")["runs"] == []
+    assert shared.get("runs", q="best_val_loss")["runs"] == []  # which is a key of an entry, and no value
     series = shared.get("runs/page/series", keys="nested.flag,loss,name", px=2, **{"from": 2, "to": 11})["series"]
     assert series["nested.flag"] == {"step": [2, 7], "first": [0, 1], "min": [0, 1], "max": [1, 1], "last": [1, 1],
                                      "missing": [0, 0]}
@@ -140,6 +147,21 @@ def test_a_file_in_parts(shared: Board) -> None:
     assert shared.client.post(path, json=other).status_code == 200 and shared.client.get(path).content == b"x"
 
 
+def test_what_is_never_finished_goes(store: Store, tmp_path: Path) -> None:
+    uploads, digest = Uploads(store), lambda data: hashlib.sha256(data).hexdigest()
+    store.write(lambda db: ingest.about(db, "r", CONFIG, None, [], 1.0))
+    for data, name in ((b"kept", "a"), (b"replaced", "b"), (b"new", "b"), (b"left", ""), (b"begun", "")):
+        uploads.put(0, data, digest(data), len(data), digest(data))
+        if name:
+            uploads.finish("r", name, len(data), digest(data), None)
+        if data != b"begun":
+            for path in uploads.folder.glob(f"{digest(data)}*"):
+                os.utime(path, (0, 0))
+    uploads.tidy()
+    assert {path.name for path in uploads.folder.iterdir()} == {
+        digest(b"kept"), digest(b"new"), f"{digest(b'begun')}-5.parts"}
+
+
 def test_the_page_and_its_headers(shared: Board) -> None:
     answer = shared.client.get("/")
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
@@ -200,6 +222,9 @@ def test_what_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.Monkey
     refused(start("--token-file", tmp_path / "none"), "none")
     (tmp_path / "empty").write_text("\n")
     refused(start("--token-file", tmp_path / "empty"), "is empty")
+    for wrong in (b"\xff\xfe\x00", "töken".encode(), b"two\nlines"):
+        (tmp_path / "wrong").write_bytes(wrong)
+        refused(start("--token-file", tmp_path / "wrong"), "no token has")
     (tmp_path / "db").write_text("a text, and no database at all" * 10)
     refused(start("--db", tmp_path / "db"), "give another --db")
     refused(start("--db", tmp_path / "empty" / "db"), "give another --db")
@@ -207,8 +232,16 @@ def test_what_is_refused_at_the_start(tmp_path: Path, monkeypatch: pytest.Monkey
     refused(invoke(main, "--runs", tmp_path / "file", "--port", 0), "file")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refused(invoke(main, "--runs", runs, "--port", taken.getsockname()[1]), "in use", "--port")
+    with serve._listen("127.0.0.1", 0, None)[0] as taken:  # also by a board that has only begun to start
+        refused(invoke(main, "--runs", runs, "--port", taken.getsockname()[1]), "in use", "--port")
     with board(runs):
         refused(start(), "in use by another board")
+    with closing(sqlite3.connect(runs / "board.sqlite")) as db:
+        page = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'").fetchone()[0]
+    with open(runs / "board.sqlite", "r+b") as file:
+        file.seek(8192 * (page - 1))
+        file.write(bytes(8192))
+    refused(start(), "cannot use", "malformed", "give another --db")
 
 
 def test_news_end_a_silence(shared: Board) -> None:

@@ -117,6 +117,43 @@ def test_writers_do_not_harm_each_other(store: Store) -> None:
         assert {e["run_id"] for e in queries.entries(db, {})} == {f"r{i}" for i in range(0, 40, 2)}
 
 
+def test_who_no_longer_waits_does_not_end_the_store(store: Store) -> None:
+    """As a server's end does it, to answers that take too long."""
+    waiting, go_on = threading.Event(), threading.Event()
+    store.submit(lambda db: (waiting.set(), go_on.wait(30)))
+    assert waiting.wait(30)
+    put = lambda i: store.submit(lambda db: ingest.put(db, "r", "metrics", i, [(json.dumps(row(1)), row(1))], 1.0))
+    put(0).cancel()
+    go_on.set()
+    assert put(1).result(30) == 2
+
+
+def test_readers_of_many_threads_share_connections(store: Store) -> None:
+    def read() -> None:
+        with store.reading() as db:
+            queries.entries(db, {})
+
+    opened = []
+    for _ in range(20):
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
+        opened.append(len(os.listdir("/proc/self/fd")))
+    assert opened[-1] == opened[0]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: sqlite3.connect(path).close(),
+                                  lambda path: path.write_bytes(b"something else")])
+def test_nothing_is_acknowledged_when_the_database_is_gone(store: Store, tmp_path: Path, make: Any) -> None:
+    put(store, "r", "metrics", 0, [row(1)])
+    (tmp_path / "board.sqlite").rename(tmp_path / "elsewhere")
+    make(tmp_path / "board.sqlite")
+    with pytest.raises(sqlite3.Error, match="removed or replaced"):
+        put(store, "r", "metrics", 1, [row(2)])
+    with pytest.raises(sqlite3.Error, match="removed or replaced"):
+        held(store, "r")
+
+
 def test_a_full_disk(tmp_path: Path) -> None:
     """The limit of a file's size stands for it: writes fail, nothing else does, and once there is room all goes on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -182,8 +219,6 @@ def test_a_newer_database_is_refused(tmp_path: Path) -> None:
 def test_two_boards_of_one_database(tmp_path: Path, store: Store) -> None:
     with pytest.raises(UserError, match="in use by another board"):
         Store(tmp_path / "board.sqlite")
-
-
 
 
 def test_an_older_database_is_brought_to_the_present_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

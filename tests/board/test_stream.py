@@ -140,6 +140,14 @@ def test_changes_are_kept_for_a_while(store: Store, monkeypatch: pytest.MonkeyPa
         assert queries.changes(db, {}, latest, {"r"}) == ([], latest)
 
 
+def test_news_of_a_run_that_never_came_are_none(store: Store) -> None:
+    with store.reading() as db:
+        since = queries.cursor(db)
+    store.write(lambda db: ingest.change(db, "never", "run"))
+    with store.reading() as db:
+        assert queries.changes(db, {}, since, ()) == ([], since + 1)
+
+
 STEPS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 DEEDS = st.lists(st.one_of(
     st.tuples(st.sampled_from(["events", "samples"]), STEPS), st.tuples(st.just("metrics"), STEPS.map(sorted)),

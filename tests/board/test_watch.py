@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from helios.train.board import ingest, queries
+from helios.train.board import ingest, queries, watch
 from helios.train.board.store import Store
 from helios.train.board.watch import Watcher
 from helios.train.records.overview import STALE
@@ -200,6 +201,91 @@ def test_rows_that_were_sent_and_are_in_a_directory_are_one_run(runs: Path) -> N
         with open(path / "metrics.jsonl", "a") as file:
             file.write(lines([row(32)]))
         until(lambda: same(b, path))
+
+
+def test_directories_that_are_renamed_onto_others(runs: Path) -> None:
+    one, two = directory(runs / "one", "one"), directory(runs / "two", "two", 5)
+    with board(runs) as b:
+        until(lambda: same(b, one) and same(b, two))
+        one.rename(runs / "old")
+        two.rename(one)
+        with open(one / "metrics.jsonl", "a") as file:
+            file.write(lines([row(6)]))
+        with open(runs / "old" / "metrics.jsonl", "a") as file:
+            file.write(lines([row(4)]))
+        until(lambda: same(b, one) and same(b, runs / "old"))
+        assert len(rows(b, "one")) == 4 and len(rows(b, "two")) == 6
+
+
+def test_a_checkpoint_that_is_made_again(runs: Path) -> None:
+    path = directory(runs / "one", "one")
+
+    def save(loss: float) -> None:
+        partial = path / "checkpoints" / ".partial"
+        partial.mkdir(parents=True)
+        (partial / "state.json").write_text(json.dumps({"val_loss": loss}))
+        shutil.rmtree(path / "checkpoints" / "step-000003", ignore_errors=True)
+        partial.rename(path / "checkpoints" / "step-000003")
+
+    with board(runs) as b:
+        for loss in (2.5, 1.25):
+            save(loss)
+            until(lambda loss=loss: [c["val_loss"] for c in b.get("runs/one/checkpoints")["rows"]] == [loss])
+
+
+def test_no_warning_is_so_important_that_it_ends_the_watch(
+        store: Store, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "damaged").mkdir()
+    (runs / "damaged" / "config.json").write_text("{}")
+    with monkeypatch.context() as patch:  # as where the terminal is closed
+        patch.setattr(sys, "stderr", SimpleNamespace(write=lambda text: os.write(-1, text.encode())))
+        watcher = Watcher(runs, store)
+        watcher.thread.start()
+        until(lambda: watcher.warned)
+        directory(runs / "one", "one")
+
+        def known() -> Any:
+            with store.reading() as db:
+                return queries.entries(db, {}, "one")
+
+        until(known, 10)
+        watcher.stop()
+
+
+def test_a_run_that_was_quiet_is_read_at_once(runs: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "WARM", 3600.0)  # and so nothing is looked through for so long
+    path = directory(runs / "one", "one")
+    for place in (path, *path.iterdir()):
+        os.utime(place, (0, 0))
+    watcher = Watcher(runs, store)
+    watcher.start()
+    for n in (3, 4):
+
+        def there(n: int = n) -> bool:
+            with store.reading() as db:
+                return ingest.count(db, "one", "metrics") == n
+
+        until(there)
+        until(lambda: watcher.runs[str(path)].seen)
+        with open(path / "metrics.jsonl", "a") as file:
+            file.write(lines([row(n + 1)]))
+    watcher.stop()
+
+
+def test_rows_that_were_cut_before_the_board_ended_are_read_again(runs: Path, store: Store) -> None:
+    path = directory(runs / "one", "one", 30)
+
+    def count() -> int:
+        with store.reading() as db:
+            return ingest.count(db, "one", "metrics")
+
+    for _ in range(2):
+        watcher = Watcher(runs, store)
+        watcher.start()
+        until(lambda: count() == 30)
+        watcher.stop()
+        store.write(lambda db: ingest.cut(db, "one", 10, 0.0))
+    assert len(read(path / "metrics.jsonl")) == 30 and count() == 10
 
 
 def test_many_runs(runs: Path) -> None:

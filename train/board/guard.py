@@ -107,8 +107,8 @@ async def body(request: Request, limit: int) -> bytes:
         raise HTTPException(400, "the body is no gzip") from None
     if len(found) > limit:
         raise too_long
-    if not unpacker.eof:
-        raise HTTPException(400, "the body is gzip that ends early")
+    if not unpacker.eof or unpacker.unused_data:
+        raise HTTPException(400, "the body is gzip that ends early, or goes on after its end")
     return found
 
 

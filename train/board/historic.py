@@ -18,7 +18,7 @@ def put(db: sqlite3.Connection) -> None:
         found = db.execute("SELECT historic FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
         if found == (entry,) and ingest.counts(db, run.run_id) == {kind: len(rows[kind]) for kind in LINES}:
             continue
-        ingest.cut(db, run.run_id, -1, when)
+        ingest.cut(db, run.run_id, -ingest.HIGHEST - 1, when)
         ingest.about(db, run.run_id, run.about(), run.summary(), run.saved(), when)
         for kind in LINES:
             ingest.put(db, run.run_id, kind, 0, [(text(row), row) for row in rows[kind]], when)

@@ -97,7 +97,7 @@ def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs:
         if size > PAGE:
             return messages, messages[-1].id
         if kind == "run" and told[run_id] == id:
-            messages.append(Message(id, kind, text(entries(db, locks, run_id)[0])))
+            messages += [Message(id, kind, text(entry)) for entry in entries(db, locks, run_id)]  # none: it never came
         elif kind == "cut" and run_id in runs:
             messages.append(Message(id, kind, text({"run_id": run_id, "step": a})))
         elif kind in LINES and run_id in runs and (a < b or kind == "candidates"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from helios.train.board import historic, queries
 from helios.train.board.guard import Patient, is_loopback
 from helios.train.board.server import Board
 from helios.train.board.store import Store
+from helios.train.board.uploads import Uploads
 from helios.train.board.watch import Watcher
 
 FAREWELL = 3  # seconds that answers under way have at the end
@@ -44,12 +46,15 @@ def serve(runs: Path, db: Path, host: str, port: int, token: str | None, say: Ca
         store = Store(db)
         try:
             store.write(historic.put)
+            Uploads(store).tidy()
             watcher = Watcher(runs, store)
             watcher.start()
             try:
                 got = asyncio.run(_serve(store, watcher, listener, host, token, loopback, say))
             finally:
                 watcher.stop()
+        except sqlite3.Error as error:  # of the reads and writes before all is ready; later ones are answered
+            raise UserError(f"cannot use {db} as the board's database: {error}; give another --db") from error
         finally:
             store.close()
     if got == signal.SIGINT:
@@ -60,7 +65,7 @@ async def _serve(store: Store, watcher: Watcher, listener: socket.socket, host: 
                  say: Callable[[str], object]) -> signal.Signals | None:
     board = Board(store)
     server = _Server(uvicorn.Config(
-        board.app(token, loopback), http=Patient, lifespan="off", log_level="critical", access_log=False,
+        board.app(token, loopback), http=Patient, ws="none", lifespan="off", log_level="critical", access_log=False,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=FAREWELL))
     got: list[signal.Signals] = []
 
@@ -96,6 +101,7 @@ def _listen(host: str, port: int, token: str | None) -> tuple[socket.socket, boo
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
+            listener.listen()  # until then, another could take the port as well
         except OSError:
             listener.close()
             raise

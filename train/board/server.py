@@ -7,7 +7,6 @@ import json
 import mimetypes
 import re
 import sqlite3
-import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -32,7 +31,7 @@ import helios
 from helios.train.board import ingest, queries, series
 from helios.train.board.guard import ID, Guard, body
 from helios.train.board.schema import LINES, parse, storable, strict, text
-from helios.train.board.store import Store
+from helios.train.board.store import Store, warn
 from helios.train.board.uploads import LARGEST, PART, Uploads
 
 PAGE = Path(__file__).parent / "page"
@@ -125,8 +124,8 @@ class Board:
         status, q = request.query_params.get("status"), request.query_params.get("q", "").lower()
         with self.store.reading() as db:
             found = queries.entries(db, self.store.locks)
-        return _json({"runs": [entry for entry in found if (not status or entry["status"] == status)
-                               and q in json.dumps(entry, ensure_ascii=False).lower()]})
+        return _json({"runs": [entry for entry in found if (not status or entry["status"] == status) and (
+            not q or any(q in str(value).lower() for value in entry.values()))]})
 
     def run(self, request: Request) -> Response:
         run_id = _id(request, "run_id")
@@ -138,7 +137,7 @@ class Board:
 
     def series(self, request: Request) -> Response:
         run_id, query = _id(request, "run_id"), request.query_params
-        keys = [key for part in query.getlist("keys") for key in part.split(",") if key]
+        keys = list(dict.fromkeys(key for part in query.getlist("keys") for key in part.split(",") if key))
         px = _whole(query, "px", 800, 1, 10_000)
         if any(not storable(key) for key in keys):
             raise HTTPException(400, "keys is not UTF-8")
@@ -366,10 +365,11 @@ def _refused(request: Request, error: Exception) -> Response:
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    print(f"warning: {request.method} {request.url.path}: {error}", file=sys.stderr, flush=True)
-    return _json({"error": f"the board cannot use its files: {error}; try again"}, 503)
+    warn(f"{request.method} {request.url.path}: {error}")
+    return _json({"error": f"the board cannot use its files: {error}"}, 503)
 
 
 def _broken(request: Request, error: Exception) -> Response:
-    traceback.print_exception(error)
+    with suppress(OSError, ValueError):
+        traceback.print_exception(error)
     return _json({"error": "the board met an error of its own, which its output tells"}, 500)

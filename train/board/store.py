@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -20,6 +22,12 @@ TOGETHER = 64  # writings in a transaction at most
 KEPT = 100_000  # changes kept for the stream
 
 Work = Callable[[sqlite3.Connection], Any]
+
+
+def warn(message: str) -> None:
+    """Print a warning in one line, if standard error is still open: a terminal may be closed before its board ends."""
+    with suppress(OSError, ValueError):
+        print(f"warning: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
 
 
 class Store:
@@ -40,10 +48,10 @@ class Store:
         except UserError:
             self.lock.release()
             raise
+        self._file = os.stat(path)
         self.locks: dict[str, bool] = {}  # of runs in directories: whether a process holds them
         self.listener: Callable[[], object] = lambda: None  # called after each commit, by the writing thread
-        self._readers = threading.local()
-        self._open: list[sqlite3.Connection] = []
+        self._idle: list[sqlite3.Connection] = []  # for reading
         self._work: queue.SimpleQueue[tuple[Work, Future[Any]] | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._write, name="store")
         self._writer.start()
@@ -52,6 +60,7 @@ class Store:
         """Have `work(connection)` done within a transaction. Its future has the result once that is on the disk, or the
         error: sqlite3.Error where it could not be written."""
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # what may be written already cannot be cancelled
         self._work.put((work, future))
         return future
 
@@ -61,25 +70,34 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's, within which the database stays as it is."""
-        db = getattr(self._readers, "db", None)
-        if db is None:
-            db = self._readers.db = schema.connect(self.path)
-            self._open.append(db)
+        """A connection of the caller's alone, within which the database stays as it is."""
+        self._check()
+        try:
+            db = self._idle.pop()
+        except IndexError:
+            db = schema.connect(self.path)
         db.execute("BEGIN")
         try:
             yield db
         finally:
             db.execute("ROLLBACK")
+            self._idle.append(db)
 
     def close(self) -> None:
         """Write what is waiting and end."""
         self._work.put(None)
         self._writer.join()
-        for db in self._open:
+        for db in self._idle:
             with suppress(sqlite3.Error):
                 db.close()
         self.lock.release()
+
+    def _check(self) -> None:
+        """Raise sqlite3.OperationalError where the file is no longer there: SQLite would go on in what nobody sees."""
+        with suppress(OSError):
+            if os.path.samestat(os.stat(self.path), self._file):
+                return
+        raise sqlite3.OperationalError(f"{self.path} was removed or replaced; start the board again")
 
     def _write(self) -> None:
         db, ended = None, False
@@ -92,6 +110,7 @@ class Store:
             jobs = [job for job in batch if job is not None]
             done: list[tuple[Future[Any], Any]] = []
             try:
+                self._check()
                 if db is None:
                     db = schema.connect(self.path, write=True)
                 db.execute("BEGIN IMMEDIATE")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +17,7 @@ from helios.train.board.ingest import change
 from helios.train.board.store import Store
 
 PART, LARGEST = 2**20, 2**40  # bytes of a part, and of a file, at most
+KEPT = 7 * 86400.0  # seconds for which what no run lists is kept
 
 
 class Uploads:
@@ -22,6 +25,15 @@ class Uploads:
 
     def __init__(self, store: Store) -> None:
         self.store, self.folder = store, Path(f"{store.path}.files")
+
+    def tidy(self) -> None:
+        """Remove what came long ago and was never finished, and files in whose place others were sent."""
+        with self.store.reading() as db:
+            listed = {sha256 for sha256, in db.execute("SELECT sha256 FROM files")}
+        with suppress(OSError):
+            for path in self.folder.iterdir():
+                if path.name not in listed and path.stat().st_mtime < time.time() - KEPT:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def have(self, size: int, sha256: str) -> list[int]:
         """Return the numbers of the parts that are there of such a file."""

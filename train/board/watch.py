@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sqlite3
-import sys
 import threading
 import time
 from collections import deque
@@ -20,12 +19,12 @@ from typing import Any
 from helios.errors import UserError
 from helios.train.board import ingest, queries, tail
 from helios.train.board.guard import ID
-from helios.train.board.store import Store
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, read_config
+from helios.train.board.store import Store, warn
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, read_config
 from helios.train.records.overview import STALE, locked
 
 TICK = 0.4  # seconds between two looks at the runs under way
-WARM = 10.0  # seconds for which a run is under way after something changed; the others are looked through as often
+WARM = 10.0  # seconds for which a run is under way after a change; others are looked through as often, or with new rows
 DEPTH = 3  # levels of folders in which runs are found
 CANDIDATES, SUMMARY = "search/candidates.jsonl", "search/summary.json"
 KINDS = {f"{kind}.jsonl": kind for kind in ("metrics", "events", "samples")}
@@ -42,7 +41,7 @@ class _Run:
     run_id: str
     seen: dict[str, Signature] = field(default_factory=dict)  # by name of a file
     places: dict[str, tail.Place] | None = None  # by kind of rows: up to where they are read; None: not looked up yet
-    checkpoints: dict[str, dict[str, Any]] = field(default_factory=dict)  # by name
+    checkpoints: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)  # by name
     warm: float = 0.0  # until when
 
 
@@ -78,7 +77,8 @@ class Watcher:
             self._guarded(self.folder, self._discover)
             cold = []
             for run in list(self.runs.values()):
-                if run.warm > began or (run.seen and _signature(run.path, EVENTS) != run.seen[EVENTS]):
+                if run.warm > began or (run.seen and any(
+                        _signature(run.path, name) != run.seen[name] for name in (METRICS, EVENTS))):
                     self._turn(run)
                 else:
                     cold.append(run)
@@ -93,6 +93,8 @@ class Watcher:
                 self.ended.wait(max(0.0, began + TICK - time.monotonic()))
 
     def _turn(self, run: _Run) -> None:
+        if self.runs.get(run.path) is not run:  # it vanished while it waited
+            return
         if self._guarded(run.path, partial(self._look, run)) and run not in self.waiting:
             self.waiting.append(run)
 
@@ -111,19 +113,14 @@ class Watcher:
     def _warn(self, message: str) -> None:
         if message not in self.warned and len(self.warned) < 10_000:
             self.warned.add(message)
-            print(f"warning: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+            warn(message)
 
     def _discover(self) -> None:
         """Find new runs, and forget those that vanished."""
         found: list[str] = []
         self._walk(self.folder, DEPTH, found, set())
         for path in set(self.runs) - set(found):
-            run = self.runs.pop(path)
-            if self.owners.get(run.run_id) == path:
-                del self.owners[run.run_id]
-                self.store.locks.pop(run.run_id, None)
-                self._changed(run.run_id)
-            self.left.clear()
+            self._forget(self.runs[path])
         new = [path for path in found if path not in self.runs and self.left.get(path, ()) != _signature(path, CONFIG)]
         for path in new:
             self.left[path] = _signature(path, CONFIG)
@@ -132,9 +129,16 @@ class Watcher:
         fresh.sort(key=lambda run: (_signature(run.path, EVENTS) or (0, 0, 0))[2])
         self.waiting.extendleft(fresh)  # and so the latest one is read first
 
-    def _walk(self, folder: str, depth: int, found: list[str], been: set[int]) -> None:
-        """Add the run directories in a folder. been: inodes of the folders that were walked through, since links may
-        lead back to one."""
+    def _forget(self, run: _Run) -> None:
+        """Let go of a run directory, which may be found anew, as may others of the same run."""
+        del self.runs[run.path], self.owners[run.run_id]
+        self.store.locks.pop(run.run_id, None)
+        self.left.clear()
+        self._changed(run.run_id)
+
+    def _walk(self, folder: str, depth: int, found: list[str], been: set[tuple[int, int]]) -> None:
+        """Add the run directories in a folder. been: devices and inodes of the folders that were walked through, since
+        links may lead back to one."""
         try:
             status = os.stat(folder)
         except OSError:
@@ -142,9 +146,9 @@ class Watcher:
             if folder == self.folder:
                 raise
             return
-        if status.st_ino in been:
+        if (here := (status.st_dev, status.st_ino)) in been:
             return
-        been.add(status.st_ino)
+        been.add(here)
         changed, known = status.st_mtime_ns, self.folders.get(folder)
         if known and known[0] == changed:
             places = known[1]
@@ -222,10 +226,11 @@ class Watcher:
 
     def _about(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
         config = read_config(Path(run.path))
-        if config["run_id"] != run.run_id:
-            raise UserError(f"{run.path} is left out: its run_id was {run.run_id} and is {config['run_id']}")
+        if config["run_id"] != run.run_id:  # renamed onto the place of another
+            self._forget(run)
+            raise UserError(f"{run.path} was of the run {run.run_id}, and is now of {config['run_id']}")
         run.checkpoints = _checkpoints(os.path.join(run.path, CHECKPOINTS), run.checkpoints)
-        summary, listed = _object(os.path.join(run.path, SUMMARY)), list(run.checkpoints.values())
+        summary, listed = _object(os.path.join(run.path, SUMMARY)), [about for _, about in run.checkpoints.values()]
         return lambda db: ingest.about(db, run.run_id, config, summary, listed, updated)
 
     def _candidates(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
@@ -238,10 +243,12 @@ class Watcher:
     def _begin(self, run: _Run) -> None:
         """Look up how far a run was read by an earlier board, and compare what was never read with what was sent."""
         with self.store.reading() as db:
-            run.places = {kind: tail.Place(*place) for kind, *place in db.execute(
+            counts = ingest.counts(db, run.run_id)
+            places = {kind: tail.Place(*place) for kind, *place in db.execute(
                 "SELECT kind, inode, offset, n, mark FROM sources WHERE run_id = ?", (run.run_id,))}
-            sent = sum(ingest.counts(db, run.run_id)[kind] for kind in KINDS.values())
-        if sent and not run.places:
+        # Else rows were cut elsewhere, and are to be read again.
+        run.places = places if all(place.rows <= counts[kind] for kind, place in places.items()) else {}
+        if not run.places and any(counts[kind] for kind in KINDS.values()):
             self._compare(run, False)
 
     def _compare(self, run: _Run, known: bool) -> None:
@@ -297,20 +304,22 @@ def _signature(folder: str, name: str) -> Signature:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _checkpoints(folder: str, known: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what is known of the checkpoints in a folder. known: of those that were there before."""
+def _checkpoints(folder: str, known: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, tuple[int, dict[str, Any]]]:
+    """Return the time in ns at which each of the checkpoints in a folder was made, and what is known of it, by name.
+    known: of those that were there before."""
     found = {}
     with suppress(OSError):
         for entry in os.scandir(folder):
             if not (match := _STEP.fullmatch(entry.name)):
                 continue
-            state = known.get(entry.name) or _object(os.path.join(entry.path, _STATE))
-            if entry.name not in known and state is not None:
+            made = entry.stat().st_mtime_ns
+            if entry.name in known and known[entry.name][0] == made:
+                found[entry.name] = known[entry.name]
+            elif (state := _object(os.path.join(entry.path, _STATE))) is not None:
                 loss = state.get("val_loss")
-                state = {"step": int(match[1]), "val_loss": loss if isinstance(loss, float) else None,
-                         "bytes": sum(file.stat().st_size for file in os.scandir(entry.path))}
-            if state is not None:
-                found[entry.name] = state
+                found[entry.name] = made, {
+                    "step": int(match[1]), "val_loss": loss if isinstance(loss, float) else None,
+                    "bytes": sum(file.stat().st_size for file in os.scandir(entry.path))}
     return found
 
 
