@@ -8,6 +8,7 @@ import { css } from "./theme.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 const LOW = 180, HIGH = 280; // CSS pixels
+const LARGEST = 1e300; // where an axis ends, so that its length is finite
 
 /**
  * shared: {axis, range() the x range shown, zoom(range or null, {small}), log(id) whether the y axis is logarithmic,
@@ -119,8 +120,9 @@ export class Chart {
     let low = Infinity, high = -Infinity;
     const take = (value) => {
       if (value === null || value === undefined || (this.log && value <= 0)) return;
-      if (value < low) low = value;
-      if (value > high) high = value;
+      const shown = Math.max(this.log ? 1 / LARGEST : -LARGEST, Math.min(LARGEST, value));
+      if (shown < low) low = shown;
+      if (shown > high) high = shown;
     };
     for (const line of this.lines) {
       for (let i = 0; i < line.x.length && !line.aside; i++) {
@@ -176,8 +178,15 @@ export class Chart {
 const equal = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
 const axisNumber = (value) => (Math.abs(value) >= 1e5 ? short(value) : number(value));
 
+const MOST_MAGNITUDES = 8;
+
 /** Numbers to write on a logarithmic axis: powers of ten, with more between them where there are few. */
 function magnitudes(low, high) {
+  const decades = Math.log10(high / low);
+  if (decades > MOST_MAGNITUDES) {
+    const by = Math.ceil(decades / MOST_MAGNITUDES), first = Math.ceil(Math.log10(low) / by);
+    return Array.from({ length: Math.floor(Math.log10(high) / by) - first + 1 }, (_, i) => 10 ** (by * (first + i)));
+  }
   for (const between of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {

@@ -26,18 +26,20 @@ export class Grid {
     this.fetchNear = later(() => this.#near(), 150);
     this.resized = new ResizeObserver(() => this.charts.forEach((chart) => chart.resize()));
     this.resized.observe(this.cells);
-    onTheme(() => this.charts.forEach((chart) => chart.redraw()));
+    this.forget = onTheme(() => this.charts.forEach((chart) => chart.redraw()));
   }
 
   /** Fetch what is shown, and show it. */
   async load() {
     this.px = Math.min(MOST_PX, Math.max(300, this.#width()));
     await Promise.all(this.runs.map(({ run }) => run.loadSeries(keysOf(this.specs, run), this.px)));
-    if (this.view.now.zoom) await this.#near();
     this.drawNow();
+    if (this.view.now.zoom) await this.#near();
   }
 
   destroy() {
+    this.destroyed = true; // what is under way must draw nothing any more
+    this.forget();
     this.resized.disconnect();
     this.charts.forEach((chart) => chart.destroy());
     this.charts.clear();
@@ -49,7 +51,10 @@ export class Grid {
   update(now, before) {
     this.shared.axis = now.x;
     this.#controls(now);
-    if (String(now.zoom) !== String(before.zoom)) this.fetchNear();
+    if (String(now.zoom) !== String(before.zoom)) {
+      for (const { run } of this.runs) run.aim(this.#steps(run));
+      this.fetchNear();
+    }
     this.drawNow();
   }
 
@@ -78,15 +83,15 @@ export class Grid {
   }
 
   drawNow() {
-    const { x, smooth } = this.view.now;
-    if (!this.runs.every(({ run }) => run.detail)) return;
+    const { x, smooth, zoom } = this.view.now;
+    if (this.destroyed || !this.runs.every(({ run }) => run.detail)) return;
     for (const { run } of this.runs) this.places.set(run, run.place(x));
     const place = (run) => this.places.get(run);
     this.whole = span(this.runs.map(({ run }) => [place(run).to(run.step > 1 ? 1 : 0), place(run).to(run.step)]));
     let before = null;
     for (const spec of this.specs) {
-      const found = content(spec, this.runs, { smooth, place });
       let chart = this.charts.get(spec.id);
+      const found = content(spec, this.runs, { smooth, place }) ?? (zoom && chart ? { lines: [], extra: {} } : null);
       if (!found) {
         chart?.destroy();
         this.charts.delete(spec.id);
@@ -107,17 +112,19 @@ export class Grid {
 
   /** Ask for the true points of the zoomed range. */
   async #near() {
-    const zoom = this.view.now.zoom, { x } = this.view.now;
     this.px ??= 800;
     try {
-      await Promise.all(this.runs.map(({ run }) => {
-        const { from } = run.place(x);
-        return run.zoom(zoom && [from(zoom[0]), from(zoom[1])], keysOf(this.specs, run), this.px);
-      }));
+      await Promise.all(this.runs.map(({ run }) => run.zoom(this.#steps(run), keysOf(this.specs, run), this.px)));
     } catch (error) {
       this.trouble(error);
     }
     this.drawNow();
+  }
+
+  /** The zoomed range as steps of a run, null where all is shown. */
+  #steps(run) {
+    const { zoom, x } = this.view.now;
+    return zoom && zoom.map(run.place(x).from);
   }
 
   #width() {

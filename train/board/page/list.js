@@ -27,7 +27,7 @@ export class List {
   constructor(view, picked) {
     this.view = view;
     this.picked = picked; // run ids, kept while other pages are open
-    this.entries = new Map();
+    this.entries = this.news = new Map();
     this.all = false;
     this.search = h("input", { type: "search", placeholder: "Filter by name, device, activation…",
       "aria-label": "Filter runs", value: view.now.q,
@@ -46,15 +46,16 @@ export class List {
   }
 
   async load() {
+    this.news = new Map(); // what is heard meanwhile is newer
     const { runs } = await get("runs");
-    this.entries = new Map(runs.map((entry) => [entry.run_id, entry]));
+    this.entries = new Map([...runs.map((entry) => [entry.run_id, entry]), ...this.news]);
     this.draw();
   }
 
   hear(event, data) {
-    if (event === "reset") return void this.load();
     if (event !== "run") return;
     this.entries.set(data.run_id, data);
+    this.news.set(data.run_id, data);
     this.drawSoon();
   }
 
@@ -74,7 +75,7 @@ export class List {
     });
     const shown = matching.filter((entry) => !wanted || entry.status === wanted);
     this.#choices(matching, wanted);
-    this.table.show(this.all ? shown : shown.slice(0, FIRST));
+    this.table.show(shown, this.all ? Infinity : FIRST);
     this.more.hidden = this.all || shown.length <= FIRST;
     this.more.textContent = `Show all ${count(shown.length)} runs`;
     this.empty.hidden = shown.length > 0;

@@ -23,9 +23,9 @@ const TABS = {
 const COMPARED = ["Run", "Status", "Step", "Loss", "Best val", "Tokens/s", "Parameters", "Activation", ""];
 
 export class RunPage {
-  constructor(view, trouble) {
-    this.view = view;
-    this.trouble = trouble;
+  /** reload(): called where all must be fetched again. */
+  constructor(view, trouble, reload) {
+    Object.assign(this, { view, trouble, reload });
     this.runs = view.now.runs.map((id, i) => ({ run: new Run(id), colour: LINES[i % LINES.length],
                                                 name: nameOf(id, view.now.runs) }));
     this.queue = []; // messages that came before everything was fetched; null: fetched
@@ -41,6 +41,7 @@ export class RunPage {
   async load() {
     this.queue = [];
     await Promise.all(this.runs.map(({ run }) => run.load()));
+    this.ready = true;
     this.#about();
     await this.#open();
     const waiting = this.queue;
@@ -49,12 +50,11 @@ export class RunPage {
   }
 
   hear(event, data) {
-    if (event === "reset") return void this.#reload();
     const one = this.runs.find(({ run }) => run.id === data.run_id);
     if (!one) return;
     if (this.queue !== null) return void this.queue.push([event, data]);
     const what = one.run.hear(event, data);
-    if (what === "reload") return void this.#reload();
+    if (what === "reload") return void this.reload();
     if (what === "refresh") this.refresh();
     if (what === null) return;
     this.about();
@@ -62,7 +62,7 @@ export class RunPage {
   }
 
   update(now, before) {
-    if (this.queue !== null) return;
+    if (!this.ready) return;
     if (now.tab === before.tab) this.open?.update?.(now, before);
     else this.#open().catch(this.trouble);
     this.#tabs();
@@ -72,9 +72,6 @@ export class RunPage {
     clearInterval(this.clock);
     this.open?.destroy?.();
   }
-
-  /** Fetch all again, since rows are gone or were missed. */
-  #reload() { this.load().catch(this.trouble); }
 
   async #refresh() {
     try {
