@@ -26,6 +26,12 @@ export class Grid {
     this.fetchNear = later(() => this.#near(), 150);
     this.resized = new ResizeObserver(() => this.charts.forEach((chart) => chart.resize()));
     this.resized.observe(this.cells);
+    this.seen = new Set(); // elements of the charts that are in view: others are drawn when they come into it
+    this.looking = new IntersectionObserver((changes) => {
+      for (const { target, isIntersecting } of changes) this.seen[isIntersecting ? "add" : "delete"](target);
+      if ([...this.late].some((element) => this.seen.has(element))) this.drawNow();
+    }, { rootMargin: "200px" });
+    this.late = new Set();
     this.forget = onTheme(() => this.charts.forEach((chart) => chart.redraw()));
   }
 
@@ -41,6 +47,7 @@ export class Grid {
     this.destroyed = true; // what is under way must draw nothing any more
     this.forget();
     this.resized.disconnect();
+    this.looking.disconnect();
     this.charts.forEach((chart) => chart.destroy());
     this.charts.clear();
   }
@@ -91,6 +98,12 @@ export class Grid {
     let before = null;
     for (const spec of this.specs) {
       let chart = this.charts.get(spec.id);
+      if (chart && !this.seen.has(chart.element)) {
+        this.late.add(chart.element);
+        before = chart.element;
+        continue;
+      }
+      this.late.delete(chart?.element);
       const found = content(spec, this.runs, { smooth, place }) ?? (zoom && chart ? { lines: [], extra: {} } : null);
       if (!found) {
         chart?.destroy();
@@ -100,6 +113,7 @@ export class Grid {
       if (!chart) {
         chart = new Chart(spec, this.shared);
         this.charts.set(spec.id, chart);
+        this.looking.observe(chart.element);
         if (before) before.after(chart.element);
         else this.cells.prepend(chart.element);
       }

@@ -13,7 +13,7 @@ const FIRST = 300; // rows that are shown before all are asked for
 export function status(entry) {
   const word = entry.status in STATUS ? entry.status : "stale";
   return h("span", { class: `status ${word}`, title: entry.reason ?? word },
-    h("span", { "aria-hidden": "true" }, STATUS[word]), ` ${entry.status}`);
+    h("span", { "aria-hidden": "true" }, STATUS[word]), h("span", { class: "word" }, ` ${entry.status}`));
 }
 
 /** A bar of the steps done. */

@@ -155,7 +155,7 @@ export class RunPage {
   #compared() {
     const { view } = this;
     this.#replace(this.header, [h("div", { class: "title" }, h("h1", {}, `${this.runs.length} runs`)),
-      h("div", { class: "scroll" }, h("table", { class: "compared", "aria-label": "Compared runs" },
+      h("div", { class: "scroll tall" }, h("table", { class: "compared", "aria-label": "Compared runs" },
         h("thead", {}, h("tr", {}, COMPARED.map((word) => h("th", { scope: "col" }, word)))),
         h("tbody", {}, this.runs.map(({ run, colour }) => h("tr", {},
           h("th", { scope: "row" }, swatch(colour), h("a", { href: view.link({ runs: [run.id] }) }, run.id),
