@@ -24,7 +24,8 @@ export class Chart {
                                    onclick: () => shared.setLog(spec.id, !shared.log(spec.id)) }, "log");
     this.plot = h("div", { class: "plot", tabindex: 0, role: "group", "aria-roledescription": "chart",
                            onkeydown: (event) => this.#key(event),
-                           "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all` });
+                           "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all, arrows with Shift ` +
+                                         "read the values" });
     const places = spec.wide ? " wide" : spec.full ? " full" : "";
     this.element = h("figure", { class: `chart${places}`, id: `chart-${spec.id}` },
       h("figcaption", {}, h("h3", {}, spec.title, spec.unit && h("small", {}, ` ${spec.unit}`)),
@@ -164,7 +165,22 @@ export class Chart {
     });
   }
 
+  /** Move the cursor by one point, and have its values read out. */
+  #read(by) {
+    const { u } = this, [xs] = u.data, [from, to] = this.shared.range();
+    const first = xs.findIndex((x) => x >= from), last = xs.findLastIndex((x) => x <= to);
+    if (first < 0 || last < first) return;
+    const at = u.cursor.left >= 0 ? u.cursor.idx : by > 0 ? first - 1 : last + 1;
+    const next = Math.max(first, Math.min(last, at + by));
+    this.legend.setAttribute("aria-live", "polite");
+    u.setCursor({ left: u.valToPos(xs[next], "x"), top: 1 }, true, true);
+  }
+
   #key(event) {
+    if (event.shiftKey && /^Arrow(Left|Right)$/.test(event.key)) {
+      event.preventDefault();
+      return void this.#read(event.key === "ArrowRight" ? 1 : -1);
+    }
     const [from, to] = this.shared.range(), span = to - from, middle = (from + to) / 2;
     const closer = [middle - span / 4, middle + span / 4], left = [from - span / 4, to - span / 4];
     const range = { "+": closer, "=": closer, "-": [middle - span, middle + span], ArrowLeft: left,

@@ -17,7 +17,8 @@ export class Grid {
     this.places = new Map();
     this.cells = h("div", { class: "charts" });
     this.bar = this.#toolbar();
-    this.element = h("section", { "aria-label": "Charts" }, this.bar, this.cells);
+    this.empty = h("p", { class: "empty", hidden: true }, "Nothing to draw yet: charts appear with the first steps.");
+    this.element = h("section", { "aria-label": "Charts" }, this.bar, this.cells, this.empty);
     this.shared = {
       range: () => this.range(), zoom: (range, how) => this.zoom(range, how), log: (id) => this.log(id),
       setLog: (id, yes) => this.setLog(id, yes), axis: view.now.x,
@@ -121,6 +122,7 @@ export class Grid {
       chart.draw(found.lines, found.extra);
       before = chart.element;
     }
+    this.empty.hidden = this.charts.size > 0;
     this.where.textContent = this.range().map(AXES[x].say).join(" to ");
   }
 

@@ -69,8 +69,8 @@ export class List {
   draw() {
     const { q, status: wanted } = this.view.now, words = q.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = [...this.entries.values()].filter((entry) => {
-      const text = [entry.run_id, entry.domain, entry.device, entry.activation, entry.symbio_winner, entry.reason]
-        .join(" ").toLowerCase();
+      const text = [entry.run_id, entry.status, entry.reason, entry.domain, entry.model, entry.device, entry.activation,
+                    entry.symbio_winner].join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
     const shown = matching.filter((entry) => !wanted || entry.status === wanted);

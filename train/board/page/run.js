@@ -40,13 +40,23 @@ export class RunPage {
 
   async load() {
     this.queue = [];
-    await Promise.all(this.runs.map(({ run }) => run.load()));
+    await this.#fetch();
     this.ready = true;
     this.#about();
     await this.#open();
     const waiting = this.queue;
     this.queue = null;
     for (const [event, data] of waiting) this.hear(event, data);
+  }
+
+  /** Fetch the runs. Those that the board does not know are left out, if it knows any. */
+  async #fetch() {
+    const found = await Promise.allSettled(this.runs.map(({ run }) => run.load()));
+    const failed = found.filter(({ status }) => status === "rejected").map(({ reason }) => reason);
+    const other = failed.find((error) => error.status !== 404);
+    if (other || failed.length === this.runs.length) throw other ?? failed[0];
+    if (failed.length) this.trouble(failed[0]);
+    this.runs = this.runs.filter((_, i) => found[i].status === "fulfilled");
   }
 
   hear(event, data) {
@@ -183,8 +193,9 @@ const historic = ({ reason, coverage }) => ["A run of the original system", reas
   `its records hold ${number(Math.round(1000 * coverage) / 10)} % of its steps`].filter(Boolean).join("; ") + ".";
 
 /** Milliseconds that an active run still takes at its present speed, null where that is not known. */
-function timeLeft({ entry, config }) {
-  const tokens = config.train?.batch_size * (config.train?.accum ?? 1) * config.model?.block_size;
+function timeLeft({ entry, config, columns }) {
+  const batch = columns.get("adaptive_batch_size")?.last.at(-1) ?? config.train?.batch_size;
+  const tokens = batch * (config.train?.accum ?? 1) * config.model?.block_size;
   const ms = (1000 * (entry.steps - entry.step) * tokens) / entry.tokens_per_sec;
   return entry.status === "active" && Number.isFinite(ms) ? ms : null;
 }
