@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def test_page_goes_on_after_the_board_was_away(browser: Any, tmp_path: Path) -> 
         assert len([url for url in tab.asked if "/series" in url]) == 1
     tab.complaints = [text for text in tab.complaints if "ERR_" not in text]  # the browser's own, while it was away
     tab.close()
+
+
+def test_connection_that_fell_silent_is_made_anew(browser: Any, tmp_path: Path) -> None:
+    with board(tmp_path / "runs") as found:
+        _begin(found, "one", 5)
+        tab = Tab(browser, found.url)
+        tab.page.clock.install()
+        page = tab.open("#runs=one")
+        _shows(page, 5, "2")
+        found.process.send_signal(signal.SIGSTOP)  # as after a sleep: the connection is there, and nothing comes
+        page.clock.fast_forward(50_000)
+        page.wait_for_function("() => document.querySelector('#live').textContent === 'reconnecting'")
+        found.process.send_signal(signal.SIGCONT)
+        found.post("one", "metrics", 5, [row(6, loss=1.25)])
+        _shows(page, 6, "1.25")
+        tab.close()
 
 
 HIDE = """hidden => { Object.defineProperty(document, "hidden", {configurable: true, get: () => hidden});
@@ -237,6 +254,8 @@ def test_tokens_are_counted_where_the_batch_changes(tab: Tab, shared: Board) -> 
     page = tab.open("#runs=batches&x=tokens")
     page.wait_for_selector("#chart-loss canvas")
     assert page.locator("output.where").inner_text() == f"96 to {(2 * 2 + 3 * 4) * 3 * 16}"
+    page = tab.open("#runs=batches&x=tokens&zoom=100000100~100000200")
+    page.wait_for_selector("output.where:text-is('100,000,100 to 100,000,200')")  # not 100 M to 100 M
 
 
 def test_list_is_sorted_as_a_whole(tab: Tab, shared: Board) -> None:

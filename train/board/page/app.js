@@ -30,9 +30,10 @@ function open() {
   const { runs } = view.now;
   if (!runs.length) list = location.hash || "#";
   stop();
+  if (page) main.focus({ preventScroll: true }); // what had the focus is going
   page?.destroy();
   trouble(null);
-  let loading = Promise.resolve(); // one after another, for each is to hold what the messages after its beginning add to
+  let loading = Promise.resolve(); // one after another: the messages after the beginning of one add to what it fetches
   const load = () => { loading = loading.then(() => fetched(mine)); };
   const mine = page = runs.length ? new RunPage(view, trouble, load) : new List(view, picked);
   main.replaceChildren(page.element);

@@ -1,6 +1,6 @@
 // One chart: a title with what the cursor is at, and uPlot below it. Zoom and cursor are shared through `shared`.
 
-import { AXES } from "./axis.js";
+import { AXES, written } from "./axis.js";
 import { h, swatch } from "./dom.js";
 import { number, short } from "./format.js";
 import * as paint from "./paint.js";
@@ -71,7 +71,7 @@ export class Chart {
     const axis = { stroke, grid, ticks: { ...grid, size: 4 }, font };
     return {
       width: this.plot.clientWidth || 400, height: this.extra.height ?? (spec.high ? HIGH : LOW),
-      padding: [6, 10, 0, 0],
+      padding: [6, 18, 0, 0],
       legend: { show: false },
       cursor: {
         y: false, points: { size: 6 }, drag: { x: true, y: false, setScale: false },
@@ -83,11 +83,11 @@ export class Chart {
         y: { distr: this.log ? 3 : 1, dir: rows ? -1 : 1, range: () => this.#reach() },
       },
       axes: [
-        { ...axis, size: 24, gap: 2, incrs: AXES[shared.axis].steps,
-          values: (u, values) => values.map((value) => AXES[shared.axis].say(value)) },
+        { ...axis, size: 24, gap: 2, space: 70, incrs: AXES[shared.axis].steps,
+          values: (u, values) => written(values, AXES[shared.axis].say, AXES[shared.axis].exact) },
         rows ? { ...axis, size: 92, gap: 4, splits: () => rows.map((_, i) => i + 0.5), grid: { show: false },
                  values: () => rows.map((name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name)) }
-             : { ...axis, size: 54, gap: 3, values: (u, values) => values.map(axisNumber),
+             : { ...axis, size: 54, gap: 3, values: (u, values) => written(values, axisNumber, number),
                  ...(this.log && { splits: (u, i, low, high) => magnitudes(low, high), filter: (u, all) => all }) },
       ],
       series: [{}, ...lines.map((line) => ({

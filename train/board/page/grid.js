@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { content, keysOf } from "./charts.js";
 import { h, soon } from "./dom.js";
-import { AXES, span } from "./axis.js";
+import { AXES, span, written } from "./axis.js";
 import { marksOf } from "./marks.js";
 import { onTheme } from "./theme.js";
 
@@ -123,7 +123,7 @@ export class Grid {
       before = chart.element;
     }
     this.empty.hidden = this.charts.size > 0;
-    this.where.textContent = this.range().map(AXES[x].say).join(" to ");
+    this.where.textContent = written(this.range(), AXES[x].say, AXES[x].exact).join(" to ");
   }
 
   /** Ask for the true points of the zoomed range. */

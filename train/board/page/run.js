@@ -74,7 +74,7 @@ export class RunPage {
   update(now, before) {
     if (!this.ready) return;
     if (now.tab === before.tab) this.open?.update?.(now, before);
-    else this.#open().catch(this.trouble);
+    else this.#open().catch(this.reload);
     this.#tabs();
   }
 
