@@ -21,7 +21,7 @@ case $* in
       printf '#!/bin/bash\\nprintf "%s|" "${0##*/}" "$PWD" "$@"\\n' "%s" >"$3/bin/$name"
       chmod +x "$3/bin/$name"
     done ;;
-  '-m pip install'*) exit "${FAKE_PIP:-0}" ;;
+  '-m pip install'*) sleep "${PIP_TAKES:-0}"; exit "${FAKE_PIP:-0}" ;;
   '-I -c'*vulkan*) [[ -e $DEVICE ]] ;;
   *'sys.argv[1]'*) printf '%s 3 13\\n' "$3" ;;
   *'print("python'*) printf 'python3.13-venv\\n' ;;

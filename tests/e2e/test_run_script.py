@@ -3,6 +3,8 @@
 import os
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,17 @@ def test_board_adds_its_packages_and_training_keeps_them(checkout: Checkout, tmp
     assert checkout.calls("python -m pip install") == [f"python -m pip install -q -e {checkout.root}[test]"]
     checkout.run("board")
     assert not checkout.calls("python -m")
+
+
+def test_second_command_waits_while_the_first_installs(checkout: Checkout) -> None:
+    with ThreadPoolExecutor() as threads:
+        train = threads.submit(checkout.run, "train", PIP_TAKES="1")
+        while not (checkout.root / ".venv" / "setup.log").exists():
+            time.sleep(0.01)
+        board = checkout.run("board")
+        assert program(board)[0] == "helios-board" and "waiting for another ./run" in board.stderr
+        assert program(train.result())[0] == "helios-train"
+    assert len(checkout.calls("python -m venv")) == 1
 
 
 def test_changed_pyproject_updates_the_environment(checkout: Checkout) -> None:

@@ -18,7 +18,12 @@ export async function request(path, options = {}) {
 }
 
 /** What the board refused, in its own words. */
-export class Refused extends Error {}
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
 
 /** Return the JSON of api/PATH. Throws Refused. */
 export async function get(path) {
@@ -27,9 +32,9 @@ export async function get(path) {
   try {
     body = parse(text);
   } catch {
-    throw new Refused(`${path}: the board's answer is no JSON (HTTP ${response.status})`);
+    throw new Refused(`${path}: the board's answer is no JSON (HTTP ${response.status})`, response.status);
   }
-  if (!response.ok) throw new Refused(body.error ?? `HTTP ${response.status}`);
+  if (!response.ok) throw new Refused(body.error ?? `HTTP ${response.status}`, response.status);
   return body;
 }
 

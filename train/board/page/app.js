@@ -9,6 +9,7 @@ import { themed } from "./theme.js";
 import { View } from "./view.js";
 
 const at = (id) => document.getElementById(id);
+const AGAIN = 3000; // ms until what could not be fetched is asked for again
 const main = at("main"), live = at("live"), picked = new Set();
 let page = null, stop = () => {}, list = "#"; // list: the list of runs as it was last filtered and sorted
 
@@ -29,21 +30,37 @@ function open() {
   const { runs } = view.now;
   if (!runs.length) list = location.hash || "#";
   stop();
+  if (page) main.focus({ preventScroll: true }); // what had the focus is going
   page?.destroy();
   trouble(null);
-  page = runs.length ? new RunPage(view, trouble) : new List(view, picked);
+  let loading = Promise.resolve(); // one after another: the messages after the beginning of one add to what it fetches
+  const load = () => { loading = loading.then(() => fetched(mine)); };
+  const mine = page = runs.length ? new RunPage(view, trouble, load) : new List(view, picked);
   main.replaceChildren(page.element);
   crumbs(runs);
   scrollTo(0, 0);
-  const mine = page, load = () => mine.load().catch((error) => mine === page && trouble(error));
-  let started = false;
   stop = follow(runs, (event, data) => {
-    if (event !== "hello") mine.hear(event, data);
-    else if (!started) { started = true; load(); }
+    if (event === "hello" || event === "reset") load();
+    else mine.hear(event, data);
   }, (word) => {
     live.textContent = word;
     live.dataset.state = word;
   });
+}
+
+/** Fetch what a page shows, however often it takes. */
+async function fetched(mine) {
+  for (let failed = false; mine === page;) {
+    try {
+      await mine.load();
+      if (failed && mine === page) trouble(null);
+      return;
+    } catch (error) {
+      failed = true;
+      if (mine === page) trouble(error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+  }
 }
 
 function crumbs(runs) {

@@ -1,6 +1,6 @@
 // One chart: a title with what the cursor is at, and uPlot below it. Zoom and cursor are shared through `shared`.
 
-import { AXES } from "./axis.js";
+import { AXES, written } from "./axis.js";
 import { h, swatch } from "./dom.js";
 import { number, short } from "./format.js";
 import * as paint from "./paint.js";
@@ -8,6 +8,7 @@ import { css } from "./theme.js";
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 
 const LOW = 180, HIGH = 280; // CSS pixels
+const LARGEST = 1e300; // where an axis ends, so that its length is finite
 
 /**
  * shared: {axis, range() the x range shown, zoom(range or null, {small}), log(id) whether the y axis is logarithmic,
@@ -23,7 +24,8 @@ export class Chart {
                                    onclick: () => shared.setLog(spec.id, !shared.log(spec.id)) }, "log");
     this.plot = h("div", { class: "plot", tabindex: 0, role: "group", "aria-roledescription": "chart",
                            onkeydown: (event) => this.#key(event),
-                           "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all` });
+                           "aria-label": `${spec.title}: + and − zoom, arrows move, 0 shows all, arrows with Shift ` +
+                                         "read the values" });
     const places = spec.wide ? " wide" : spec.full ? " full" : "";
     this.element = h("figure", { class: `chart${places}`, id: `chart-${spec.id}` },
       h("figcaption", {}, h("h3", {}, spec.title, spec.unit && h("small", {}, ` ${spec.unit}`)),
@@ -69,7 +71,7 @@ export class Chart {
     const axis = { stroke, grid, ticks: { ...grid, size: 4 }, font };
     return {
       width: this.plot.clientWidth || 400, height: this.extra.height ?? (spec.high ? HIGH : LOW),
-      padding: [6, 10, 0, 0],
+      padding: [6, 18, 0, 0],
       legend: { show: false },
       cursor: {
         y: false, points: { size: 6 }, drag: { x: true, y: false, setScale: false },
@@ -81,11 +83,11 @@ export class Chart {
         y: { distr: this.log ? 3 : 1, dir: rows ? -1 : 1, range: () => this.#reach() },
       },
       axes: [
-        { ...axis, size: 24, gap: 2, incrs: AXES[shared.axis].steps,
-          values: (u, values) => values.map((value) => AXES[shared.axis].say(value)) },
+        { ...axis, size: 24, gap: 2, space: 70, incrs: AXES[shared.axis].steps,
+          values: (u, values) => written(values, AXES[shared.axis].say, AXES[shared.axis].exact) },
         rows ? { ...axis, size: 92, gap: 4, splits: () => rows.map((_, i) => i + 0.5), grid: { show: false },
                  values: () => rows.map((name) => (name.length > 15 ? `${name.slice(0, 14)}…` : name)) }
-             : { ...axis, size: 54, gap: 3, values: (u, values) => values.map(axisNumber),
+             : { ...axis, size: 54, gap: 3, values: (u, values) => written(values, axisNumber, number),
                  ...(this.log && { splits: (u, i, low, high) => magnitudes(low, high), filter: (u, all) => all }) },
       ],
       series: [{}, ...lines.map((line) => ({
@@ -119,8 +121,9 @@ export class Chart {
     let low = Infinity, high = -Infinity;
     const take = (value) => {
       if (value === null || value === undefined || (this.log && value <= 0)) return;
-      if (value < low) low = value;
-      if (value > high) high = value;
+      const shown = Math.max(this.log ? 1 / LARGEST : -LARGEST, Math.min(LARGEST, value));
+      if (shown < low) low = shown;
+      if (shown > high) high = shown;
     };
     for (const line of this.lines) {
       for (let i = 0; i < line.x.length && !line.aside; i++) {
@@ -162,7 +165,22 @@ export class Chart {
     });
   }
 
+  /** Move the cursor by one point, and have its values read out. */
+  #read(by) {
+    const { u } = this, [xs] = u.data, [from, to] = this.shared.range();
+    const first = xs.findIndex((x) => x >= from), last = xs.findLastIndex((x) => x <= to);
+    if (first < 0 || last < first) return;
+    const at = u.cursor.left >= 0 ? u.cursor.idx : by > 0 ? first - 1 : last + 1;
+    const next = Math.max(first, Math.min(last, at + by));
+    this.legend.setAttribute("aria-live", "polite");
+    u.setCursor({ left: u.valToPos(xs[next], "x"), top: 1 }, true, true);
+  }
+
   #key(event) {
+    if (event.shiftKey && /^Arrow(Left|Right)$/.test(event.key)) {
+      event.preventDefault();
+      return void this.#read(event.key === "ArrowRight" ? 1 : -1);
+    }
     const [from, to] = this.shared.range(), span = to - from, middle = (from + to) / 2;
     const closer = [middle - span / 4, middle + span / 4], left = [from - span / 4, to - span / 4];
     const range = { "+": closer, "=": closer, "-": [middle - span, middle + span], ArrowLeft: left,
@@ -176,8 +194,15 @@ export class Chart {
 const equal = (a, b) => a.length === b.length && a.every((value, i) => value === b[i]);
 const axisNumber = (value) => (Math.abs(value) >= 1e5 ? short(value) : number(value));
 
+const MOST_MAGNITUDES = 8;
+
 /** Numbers to write on a logarithmic axis: powers of ten, with more between them where there are few. */
 function magnitudes(low, high) {
+  const decades = Math.log10(high / low);
+  if (decades > MOST_MAGNITUDES) {
+    const by = Math.ceil(decades / MOST_MAGNITUDES), first = Math.ceil(Math.log10(low) / by);
+    return Array.from({ length: Math.floor(Math.log10(high) / by) - first + 1 }, (_, i) => 10 ** (by * (first + i)));
+  }
   for (const between of [[1], [1, 3], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]]) {
     const found = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {

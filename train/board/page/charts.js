@@ -81,7 +81,8 @@ export function content(spec, runs, how) {
   const several = runs.length > 1;
   if (several && ONE_RUN.includes(spec.kind)) return null;
   const lines = runs.flatMap((one) => KINDS[several ? "line" : spec.kind ?? "line"](spec, one, how, several));
-  if (!lines.some((line) => line.last.some((value) => value !== null))) return null;
+  const there = (line) => line.last.some((value) => value !== null) || (line.gaps && line.missing.some(Boolean));
+  if (!lines.some(there)) return null;
   const config = runs[0].run.config, extra = { thresholds: spec.thresholds?.(config) ?? [] };
   if (spec.kind === "stack") extra.paint = areas;
   if (spec.kind === "heat") Object.assign(extra, heat(lines));

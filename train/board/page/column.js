@@ -37,12 +37,13 @@ export class Column {
     const result = new Column();
     for (let i = 0; i < this.length; i++) {
       if (this.last[i] === null && this.min[i] === null) continue;
-      const [a, b] = [change(this.min[i], i), change(this.max[i], i)];
+      const [first, a, b, last] = ["first", "min", "max", "last"].map((part) => change(this[part][i], i));
+      const finite = [first, a, b, last].every(Number.isFinite); // the exponential of 1,000 is not
       result.step.push(this.step[i]);
-      result.first.push(change(this.first[i], i));
-      result.last.push(change(this.last[i], i));
-      result.min.push(Math.min(a, b));
-      result.max.push(Math.max(a, b));
+      result.first.push(finite ? first : null);
+      result.last.push(finite ? last : null);
+      result.min.push(finite ? Math.min(a, b) : null);
+      result.max.push(finite ? Math.max(a, b) : null);
       result.missing.push(this.missing[i]);
     }
     return result;

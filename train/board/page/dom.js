@@ -31,8 +31,15 @@ export function reveal(element, box) {
                  top: inner.top + inner.height / 2 - outer.top - outer.height / 2 });
 }
 
-/** Call `work` once, at most `ms` after the first of any number of calls. */
+/** Call `work` once, `ms` after the first of any number of calls, or as late as leaves most of the time to others. */
 export function soon(work, ms) {
-  let timer = null;
-  return () => { timer ??= setTimeout(() => { timer = null; work(); }, ms); };
+  let timer = null, taken = 0;
+  return () => {
+    timer ??= setTimeout(() => {
+      const began = performance.now();
+      timer = null;
+      work();
+      taken = performance.now() - began;
+    }, Math.max(ms, 3 * taken));
+  };
 }

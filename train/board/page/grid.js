@@ -3,7 +3,7 @@
 import { Chart } from "./chart.js";
 import { content, keysOf } from "./charts.js";
 import { h, soon } from "./dom.js";
-import { AXES, span } from "./axis.js";
+import { AXES, span, written } from "./axis.js";
 import { marksOf } from "./marks.js";
 import { onTheme } from "./theme.js";
 
@@ -17,7 +17,8 @@ export class Grid {
     this.places = new Map();
     this.cells = h("div", { class: "charts" });
     this.bar = this.#toolbar();
-    this.element = h("section", { "aria-label": "Charts" }, this.bar, this.cells);
+    this.empty = h("p", { class: "empty", hidden: true }, "Nothing to draw yet: charts appear with the first steps.");
+    this.element = h("section", { "aria-label": "Charts" }, this.bar, this.cells, this.empty);
     this.shared = {
       range: () => this.range(), zoom: (range, how) => this.zoom(range, how), log: (id) => this.log(id),
       setLog: (id, yes) => this.setLog(id, yes), axis: view.now.x,
@@ -26,19 +27,28 @@ export class Grid {
     this.fetchNear = later(() => this.#near(), 150);
     this.resized = new ResizeObserver(() => this.charts.forEach((chart) => chart.resize()));
     this.resized.observe(this.cells);
-    onTheme(() => this.charts.forEach((chart) => chart.redraw()));
+    this.seen = new Set(); // elements of the charts that are in view: others are drawn when they come into it
+    this.looking = new IntersectionObserver((changes) => {
+      for (const { target, isIntersecting } of changes) this.seen[isIntersecting ? "add" : "delete"](target);
+      if ([...this.late].some((element) => this.seen.has(element))) this.drawNow();
+    }, { rootMargin: "200px" });
+    this.late = new Set();
+    this.forget = onTheme(() => this.charts.forEach((chart) => chart.redraw()));
   }
 
   /** Fetch what is shown, and show it. */
   async load() {
     this.px = Math.min(MOST_PX, Math.max(300, this.#width()));
     await Promise.all(this.runs.map(({ run }) => run.loadSeries(keysOf(this.specs, run), this.px)));
-    if (this.view.now.zoom) await this.#near();
     this.drawNow();
+    if (this.view.now.zoom) await this.#near();
   }
 
   destroy() {
+    this.destroyed = true; // what is under way must draw nothing any more
+    this.forget();
     this.resized.disconnect();
+    this.looking.disconnect();
     this.charts.forEach((chart) => chart.destroy());
     this.charts.clear();
   }
@@ -49,7 +59,10 @@ export class Grid {
   update(now, before) {
     this.shared.axis = now.x;
     this.#controls(now);
-    if (String(now.zoom) !== String(before.zoom)) this.fetchNear();
+    if (String(now.zoom) !== String(before.zoom)) {
+      for (const { run } of this.runs) run.aim(this.#steps(run));
+      this.fetchNear();
+    }
     this.drawNow();
   }
 
@@ -78,15 +91,21 @@ export class Grid {
   }
 
   drawNow() {
-    const { x, smooth } = this.view.now;
-    if (!this.runs.every(({ run }) => run.detail)) return;
+    const { x, smooth, zoom } = this.view.now;
+    if (this.destroyed || !this.runs.every(({ run }) => run.detail)) return;
     for (const { run } of this.runs) this.places.set(run, run.place(x));
     const place = (run) => this.places.get(run);
     this.whole = span(this.runs.map(({ run }) => [place(run).to(run.step > 1 ? 1 : 0), place(run).to(run.step)]));
     let before = null;
     for (const spec of this.specs) {
-      const found = content(spec, this.runs, { smooth, place });
       let chart = this.charts.get(spec.id);
+      if (chart && !this.seen.has(chart.element)) {
+        this.late.add(chart.element);
+        before = chart.element;
+        continue;
+      }
+      this.late.delete(chart?.element);
+      const found = content(spec, this.runs, { smooth, place }) ?? (zoom && chart ? { lines: [], extra: {} } : null);
       if (!found) {
         chart?.destroy();
         this.charts.delete(spec.id);
@@ -95,6 +114,7 @@ export class Grid {
       if (!chart) {
         chart = new Chart(spec, this.shared);
         this.charts.set(spec.id, chart);
+        this.looking.observe(chart.element);
         if (before) before.after(chart.element);
         else this.cells.prepend(chart.element);
       }
@@ -102,22 +122,25 @@ export class Grid {
       chart.draw(found.lines, found.extra);
       before = chart.element;
     }
-    this.where.textContent = this.range().map(AXES[x].say).join(" to ");
+    this.empty.hidden = this.charts.size > 0;
+    this.where.textContent = written(this.range(), AXES[x].say, AXES[x].exact).join(" to ");
   }
 
   /** Ask for the true points of the zoomed range. */
   async #near() {
-    const zoom = this.view.now.zoom, { x } = this.view.now;
     this.px ??= 800;
     try {
-      await Promise.all(this.runs.map(({ run }) => {
-        const { from } = run.place(x);
-        return run.zoom(zoom && [from(zoom[0]), from(zoom[1])], keysOf(this.specs, run), this.px);
-      }));
+      await Promise.all(this.runs.map(({ run }) => run.zoom(this.#steps(run), keysOf(this.specs, run), this.px)));
     } catch (error) {
       this.trouble(error);
     }
     this.drawNow();
+  }
+
+  /** The zoomed range as steps of a run, null where all is shown. */
+  #steps(run) {
+    const { zoom, x } = this.view.now;
+    return zoom && zoom.map(run.place(x).from);
   }
 
   #width() {

@@ -13,7 +13,7 @@ const FIRST = 300; // rows that are shown before all are asked for
 export function status(entry) {
   const word = entry.status in STATUS ? entry.status : "stale";
   return h("span", { class: `status ${word}`, title: entry.reason ?? word },
-    h("span", { "aria-hidden": "true" }, STATUS[word]), ` ${entry.status}`);
+    h("span", { "aria-hidden": "true" }, STATUS[word]), h("span", { class: "word" }, ` ${entry.status}`));
 }
 
 /** A bar of the steps done. */
@@ -27,7 +27,7 @@ export class List {
   constructor(view, picked) {
     this.view = view;
     this.picked = picked; // run ids, kept while other pages are open
-    this.entries = new Map();
+    this.entries = this.news = new Map();
     this.all = false;
     this.search = h("input", { type: "search", placeholder: "Filter by name, device, activation…",
       "aria-label": "Filter runs", value: view.now.q,
@@ -46,15 +46,16 @@ export class List {
   }
 
   async load() {
+    this.news = new Map(); // what is heard meanwhile is newer
     const { runs } = await get("runs");
-    this.entries = new Map(runs.map((entry) => [entry.run_id, entry]));
+    this.entries = new Map([...runs.map((entry) => [entry.run_id, entry]), ...this.news]);
     this.draw();
   }
 
   hear(event, data) {
-    if (event === "reset") return void this.load();
     if (event !== "run") return;
     this.entries.set(data.run_id, data);
+    this.news.set(data.run_id, data);
     this.drawSoon();
   }
 
@@ -68,13 +69,13 @@ export class List {
   draw() {
     const { q, status: wanted } = this.view.now, words = q.toLowerCase().split(/\s+/).filter(Boolean);
     const matching = [...this.entries.values()].filter((entry) => {
-      const text = [entry.run_id, entry.domain, entry.device, entry.activation, entry.symbio_winner, entry.reason]
-        .join(" ").toLowerCase();
+      const text = [entry.run_id, entry.status, entry.reason, entry.domain, entry.model, entry.device, entry.activation,
+                    entry.symbio_winner].join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
     const shown = matching.filter((entry) => !wanted || entry.status === wanted);
     this.#choices(matching, wanted);
-    this.table.show(this.all ? shown : shown.slice(0, FIRST));
+    this.table.show(shown, this.all ? Infinity : FIRST);
     this.more.hidden = this.all || shown.length <= FIRST;
     this.more.textContent = `Show all ${count(shown.length)} runs`;
     this.empty.hidden = shown.length > 0;

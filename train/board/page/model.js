@@ -11,6 +11,7 @@ export class Run {
     this.id = id;
     this.columns = new Map(); // of all steps, by key
     this.near = null; // {from, to, columns}: the true points of the zoomed range
+    this.range = null; // that is to be shown, from the first step to the last; null: all
     this.step = 0; // of the last row that is in `columns`
     this.late = new Set(); // lists that gather the rows which come while series are fetched
   }
@@ -24,13 +25,14 @@ export class Run {
   /** Fetch everything but series: the overview first, which says up to which step the series are to be fetched. */
   async load() {
     this.detail = await get(this.path);
+    this.near = null;
     this.step = this.entry.step ?? 0;
     await this.loadFiles(FILES);
   }
 
-  /** Fetch what changes without rows of its own: the overview, the summary of a search, checkpoints. */
+  /** Fetch what changes without rows of its own: settings, the summary of a search, checkpoints. */
   async refresh() {
-    const { segments, keys, ...rest } = await get(this.path);
+    const { segments, keys, overview, ...rest } = await get(this.path); // the stream keeps these up
     Object.assign(this.detail, rest);
     await this.loadFiles(["checkpoints"]);
   }
@@ -46,11 +48,18 @@ export class Run {
     for (const [key, column] of found) this.columns.set(key, column);
   }
 
-  /** Fetch the true points of a range of steps; null: forget them. */
+  /** Show a range of steps, or all (null): true points that do not cover it are forgotten. */
+  aim(range) {
+    this.range = range && { from: Math.max(0, Math.floor(range[0])), to: Math.ceil(range[1]) };
+    if (!range || this.near?.from > this.range.from || this.near?.to < this.range.to) this.near = null;
+  }
+
+  /** Fetch the true points of a range of steps. */
   async zoom(range, keys, px) {
-    if (range === null) { this.near = null; return; }
-    const [from, to] = [Math.max(0, Math.floor(range[0])), Math.ceil(range[1])];
-    this.near = { from, to, columns: await this.#series(keys, from, to, px) };
+    this.aim(range);
+    if (!range) return;
+    const wanted = this.range, columns = await this.#series(keys, wanted.from, wanted.to, px);
+    if (wanted === this.range) this.near = { ...wanted, columns }; // else another was asked for meanwhile
   }
 
   async #series(keys, from, to, px) {
@@ -108,7 +117,7 @@ export class Run {
 
   #push(key, step, value) {
     const finite = Number.isFinite(value) ? value : null;
-    if (!this.keys.includes(key)) {
+    if (!this.columns.has(key) && !this.keys.includes(key)) {
       if (finite === null) return;
       this.keys.push(key);
     }
@@ -163,7 +172,7 @@ export class Run {
     if (axis === "tokens") {
       const { batch_size: batch = 1, accum = 1 } = this.config.train ?? {}, size = this.config.model?.block_size ?? 1;
       const sizes = this.columns.get("adaptive_batch_size");
-      return sizes?.length ? summed(sizes, size) : line(batch * accum * size);
+      return sizes?.length ? summed(sizes, batch, accum * size) : line(batch * accum * size);
     }
     return line(1);
   }
@@ -195,14 +204,18 @@ function between(...columns) {
     if (column.first[i] !== null) points.set(step, column.first[i]);
   });
   const steps = [...points.keys()].sort((a, b) => a - b);
-  return through(steps, steps.map((step) => points.get(step)));
+  let latest = 0;
+  return through(steps, steps.map((step) => (latest = Math.max(latest, points.get(step)))));
 }
 
-function summed(sizes, each) {
+/** A place by the tokens up to each step. sizes: a column of sequences in a step; usual: where it says nothing. */
+function summed(sizes, usual, each) {
   const xs = [];
-  let sum = 0;
-  sizes.step.forEach((step, i) => {
-    sum += (step - (sizes.step[i - 1] ?? 0)) * (sizes.last[i] ?? sizes.last[i - 1] ?? 0) * each;
+  let sum = 0, step = 0, mean = usual; // of the bucket before
+  sizes.step.forEach((from, i) => {
+    const first = sizes.first[i] ?? usual;
+    sum += ((from - step - 1) * (i ? mean : first) + first) * each;
+    [step, mean] = [from, (first + (sizes.last[i] ?? first)) / 2];
     xs.push(sum);
   });
   return through(sizes.step, xs);

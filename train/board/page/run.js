@@ -23,9 +23,9 @@ const TABS = {
 const COMPARED = ["Run", "Status", "Step", "Loss", "Best val", "Tokens/s", "Parameters", "Activation", ""];
 
 export class RunPage {
-  constructor(view, trouble) {
-    this.view = view;
-    this.trouble = trouble;
+  /** reload(): called where all must be fetched again. */
+  constructor(view, trouble, reload) {
+    Object.assign(this, { view, trouble, reload });
     this.runs = view.now.runs.map((id, i) => ({ run: new Run(id), colour: LINES[i % LINES.length],
                                                 name: nameOf(id, view.now.runs) }));
     this.queue = []; // messages that came before everything was fetched; null: fetched
@@ -40,7 +40,8 @@ export class RunPage {
 
   async load() {
     this.queue = [];
-    await Promise.all(this.runs.map(({ run }) => run.load()));
+    await this.#fetch();
+    this.ready = true;
     this.#about();
     await this.#open();
     const waiting = this.queue;
@@ -48,13 +49,22 @@ export class RunPage {
     for (const [event, data] of waiting) this.hear(event, data);
   }
 
+  /** Fetch the runs. Those that the board does not know are left out, if it knows any. */
+  async #fetch() {
+    const found = await Promise.allSettled(this.runs.map(({ run }) => run.load()));
+    const failed = found.filter(({ status }) => status === "rejected").map(({ reason }) => reason);
+    const other = failed.find((error) => error.status !== 404);
+    if (other || failed.length === this.runs.length) throw other ?? failed[0];
+    if (failed.length) this.trouble(failed[0]);
+    this.runs = this.runs.filter((_, i) => found[i].status === "fulfilled");
+  }
+
   hear(event, data) {
-    if (event === "reset") return void this.#reload();
     const one = this.runs.find(({ run }) => run.id === data.run_id);
     if (!one) return;
     if (this.queue !== null) return void this.queue.push([event, data]);
     const what = one.run.hear(event, data);
-    if (what === "reload") return void this.#reload();
+    if (what === "reload") return void this.reload();
     if (what === "refresh") this.refresh();
     if (what === null) return;
     this.about();
@@ -62,9 +72,9 @@ export class RunPage {
   }
 
   update(now, before) {
-    if (this.queue !== null) return;
+    if (!this.ready) return;
     if (now.tab === before.tab) this.open?.update?.(now, before);
-    else this.#open().catch(this.trouble);
+    else this.#open().catch(this.reload);
     this.#tabs();
   }
 
@@ -72,9 +82,6 @@ export class RunPage {
     clearInterval(this.clock);
     this.open?.destroy?.();
   }
-
-  /** Fetch all again, since rows are gone or were missed. */
-  #reload() { this.load().catch(this.trouble); }
 
   async #refresh() {
     try {
@@ -158,7 +165,7 @@ export class RunPage {
   #compared() {
     const { view } = this;
     this.#replace(this.header, [h("div", { class: "title" }, h("h1", {}, `${this.runs.length} runs`)),
-      h("div", { class: "scroll" }, h("table", { class: "compared", "aria-label": "Compared runs" },
+      h("div", { class: "scroll tall" }, h("table", { class: "compared", "aria-label": "Compared runs" },
         h("thead", {}, h("tr", {}, COMPARED.map((word) => h("th", { scope: "col" }, word)))),
         h("tbody", {}, this.runs.map(({ run, colour }) => h("tr", {},
           h("th", { scope: "row" }, swatch(colour), h("a", { href: view.link({ runs: [run.id] }) }, run.id),
@@ -186,8 +193,9 @@ const historic = ({ reason, coverage }) => ["A run of the original system", reas
   `its records hold ${number(Math.round(1000 * coverage) / 10)} % of its steps`].filter(Boolean).join("; ") + ".";
 
 /** Milliseconds that an active run still takes at its present speed, null where that is not known. */
-function timeLeft({ entry, config }) {
-  const tokens = config.train?.batch_size * (config.train?.accum ?? 1) * config.model?.block_size;
+function timeLeft({ entry, config, columns }) {
+  const batch = columns.get("adaptive_batch_size")?.last.at(-1) ?? config.train?.batch_size;
+  const tokens = batch * (config.train?.accum ?? 1) * config.model?.block_size;
   const ms = (1000 * (entry.steps - entry.step) * tokens) / entry.tokens_per_sec;
   return entry.status === "active" && Number.isFinite(ms) ? ms : null;
 }

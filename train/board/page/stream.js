@@ -3,14 +3,20 @@
 import { parse, request } from "./api.js";
 
 const FIRST_WAIT = 500, LONGEST_WAIT = 10000; // ms between attempts
+const SILENCE = 45000; // ms after which a connection is dead, as after a laptop's sleep: the board pings every 15 s
 
 /**
- * Follow the stream of these runs; after an interruption it goes on where it was.
+ * Follow the stream of these runs; after an interruption it goes on where it was. A hidden tab does not follow it, for
+ * browsers allow six connections to a board, in all tabs together; it catches up when it is seen again.
  * hear(event, data) gets each message, state(word) "live" or "reconnecting". Returns a function that ends it.
  */
 export function follow(runs, hear, state) {
-  const abort = new AbortController(), query = runs.map((id) => `run=${encodeURIComponent(id)}`).join("&");
-  let cursor = null, wait = FIRST_WAIT;
+  const end = new AbortController(), query = runs.map((id) => `run=${encodeURIComponent(id)}`).join("&");
+  let cursor = null, wait = FIRST_WAIT, connection = null;
+
+  const cut = () => connection?.abort();
+  end.signal.addEventListener("abort", cut);
+  document.addEventListener("visibilitychange", () => document.hidden && cut(), { signal: end.signal });
 
   function told(event, data) {
     try {
@@ -20,37 +26,42 @@ export function follow(runs, hear, state) {
     }
   }
 
-  async function read() {
+  async function read({ signal }) {
     const headers = cursor === null ? {} : { "Last-Event-ID": cursor };
-    const response = await request(`stream${query && `?${query}`}`, { headers, signal: abort.signal });
+    const response = await request(`stream${query && `?${query}`}`, { headers, signal });
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     state("live");
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let text = ""; ;) {
-      const { value, done } = await reader.read();
+      const silent = setTimeout(cut, SILENCE), { value, done } = await reader.read().finally(() => clearTimeout(silent));
       if (done) return;
       wait = FIRST_WAIT;
       const messages = (text + value).split(/\r\n\r\n|\n\n/);
       text = messages.pop();
       for (const message of messages) {
+        if (signal.aborted) return;
         const { id, event, data } = fields(message);
-        if (data !== undefined && !abort.signal.aborted) told(event, parse(data));
+        if (data !== undefined) told(event, parse(data));
         cursor = id ?? cursor;
       }
     }
   }
 
   (async () => {
-    while (!abort.signal.aborted) {
-      await read().catch((error) => abort.signal.aborted || console.info(`stream: ${error.message}`));
-      if (abort.signal.aborted) return;
+    while (!end.signal.aborted) {
+      if (document.hidden) { await shown(); continue; }
+      connection = new AbortController();
+      await read(connection).catch((error) => connection.signal.aborted || console.info(`stream: ${error.message}`));
+      if (end.signal.aborted || document.hidden) continue;
       state("reconnecting");
       await new Promise((resolve) => setTimeout(resolve, wait * (0.75 + Math.random() / 2)));
       wait = Math.min(2 * wait, LONGEST_WAIT);
     }
   })();
-  return () => abort.abort();
+  return () => end.abort();
 }
+
+const shown = () => new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
 
 function fields(message) {
   const found = {};

@@ -19,10 +19,10 @@ export class Table {
     this.#mark();
   }
 
-  /** Show these rows. */
-  show(rows) {
-    this.rows = rows;
-    const order = this.#order(rows).map((row, i) => this.#row(row, this.key(row, i)));
+  /** Show the first of these rows, in the order that was chosen. */
+  show(rows, most = Infinity) {
+    Object.assign(this, { rows, most });
+    const order = this.#order(rows).slice(0, most).map((row, i) => this.#row(row, this.key(row, i)));
     const keep = new Set(order);
     for (const [key, { tr }] of this.known) if (!keep.has(tr)) { tr.remove(); this.known.delete(key); }
     order.forEach((tr, i) => { if (this.body.children[i] !== tr) this.body.insertBefore(tr, this.body.children[i]); });
@@ -62,7 +62,7 @@ export class Table {
   #sortBy(name) {
     this.sort = this.sort === name ? `-${name}` : name;
     this.#mark();
-    this.show(this.rows);
+    this.show(this.rows, this.most);
     this.sorted?.(this.sort);
   }
 

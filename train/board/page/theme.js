@@ -1,12 +1,15 @@
 // Light or dark: as the system has it, or as it was chosen here before.
 
 const KEY = "helios-theme", system = matchMedia("(prefers-color-scheme: dark)");
-const listeners = [], known = new Map();
+const listeners = new Set(), known = new Map();
 
 export const dark = () => (localStorage.getItem(KEY) ?? (system.matches ? "dark" : "light")) === "dark";
 
-/** Call `work` when light turns to dark or back. */
-export const onTheme = (work) => listeners.push(work);
+/** Call `work` when light turns to dark or back, until what is returned is called. */
+export function onTheme(work) {
+  listeners.add(work);
+  return () => listeners.delete(work);
+}
 
 /** The value of one of style.css's colours, as a canvas needs it. */
 export function css(name) {
