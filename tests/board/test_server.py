@@ -186,7 +186,7 @@ def test_an_end(tmp_path: Path, number: int, code: int) -> None:
     stream.close()
     assert "".join(b.errors) == ("interrupted\n" if code else "")
     with board(tmp_path / "runs") as again:
-        assert again.said.startswith("board of 1 runs at http://127.0.0.1:") and again.rows("r") == [row(1)]
+        assert again.said.startswith("board of 1 run at http://127.0.0.1:") and again.rows("r") == [row(1)]
 
 
 def test_who_may_read_and_write(tmp_path: Path) -> None:

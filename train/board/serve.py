@@ -83,7 +83,8 @@ async def _serve(store: Store, watcher: Watcher, listener: socket.socket, host: 
     with store.reading() as db:
         there = {entry["run_id"] for entry in queries.entries(db, {}) if not entry["historic"]}
     name = f"[{host}]" if ":" in host else host
-    say(f"board of {len(there | set(watcher.owners))} runs at http://{name}:{listener.getsockname()[1]}")
+    count = len(there | set(watcher.owners))
+    say(f"board of {count:,} run{'s' * (count != 1)} at http://{name}:{listener.getsockname()[1]}")
     await serving
     return got[0] if got else None
 
