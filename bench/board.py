@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from helios.train.records.reporter import reporting
 TOKEN = "measured"
 POST = 500  # rows in a post
 PX = 800  # buckets of a series
+SETTLE = 1.0  # seconds in which a reporter connects, once a run, and a device cools down as much without one
 SPIKE, SPIKE_LOSS = 0.61803, 99.0  # where in a run, as a share of its steps, one loss is that high
 
 
@@ -52,7 +54,7 @@ class Size(NamedTuple):
     steps: int  # in a turn
 
 
-FULL, QUICK = Size(100_000, 1_000_000, 1000, 50, 2000, 21, 25, 8), Size(2_000, 4_000, 20, 4, 50, 3, 1, 2)
+FULL, QUICK = Size(100_000, 1_000_000, 1000, 50, 2000, 21, 12, 20), Size(2_000, 4_000, 20, 4, 50, 3, 1, 2)
 
 
 class Figure(NamedTuple):
@@ -189,17 +191,19 @@ def measure(size: Size, peer: bool, say: Callable[[str], None]) -> list[Figure]:
             say("an update of several runs")
             figures += _update(client, there, size)
             figures.append(_fresh(client, folder / "runs", size))
-            say("steps that are reported")
-            figures.append(_reported(client.url, folder / "reported", size, say))
+        say("steps that are reported")
+        with serving(_directories(folder / "none", 0)) as (url, _):
+            figures += _reported(url, folder / "reported", size, say)
         return figures
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _directories(folder: Path, count: int) -> Path:
+    folder.mkdir()
     for i in range(count):
         path = folder / f"r{i}"
-        path.mkdir(parents=True)
+        path.mkdir()
         (path / CONFIG).write_text(json.dumps(about(f"run_{i}", 3)))
         (path / METRICS).write_text("".join(json.dumps(row(step, 3)) + "\n" for step in (1, 2, 3)))
         (path / EVENTS).write_text("".join(json.dumps(
@@ -278,30 +282,44 @@ def _fresh(client: Client, folder: Path, size: Size) -> Figure:
     return Figure("from a row's writing to its arrival in the stream, at worst", max(took), "ms", 1000)
 
 
-def _reported(url: str, folder: Path, size: Size, say: Callable[[str], None]) -> Figure:
-    """The time of a training step that is reported, as a multiple of one that is not, in turns within one training."""
+def _reported(url: str, folder: Path, size: Size, say: Callable[[str], None]) -> Iterator[Figure]:
+    """The time of a training step that is reported, as a multiple of one that is not, in turns within one training, and
+    what of the processor's time the reporting thread takes in it."""
     os.environ["HELIOS_TOKEN"] = TOKEN
     config = resolve("quickstart")
     training, rng = Training(config, open_backend("auto", None, say)), np.random.default_rng(0)
     shape = (2, config.train.batch_size, config.model.block_size)
     folder.mkdir()
     (folder / CONFIG).write_text(json.dumps(about("reported", 2 * size.turns * size.steps)))
-    ms, ratios = [0.0, 0.0], list[float]()
+    ms, ratios, busy, wall = [0.0, 0.0], list[float](), 0.0, 0.0
     with open(folder / METRICS, "a", buffering=1) as file:
         for turn in range(2 * size.turns + 2):  # the first two prepare kernels
             took, reported = list[float](), turn % 2 == 1
             with reporting(folder, url if reported else "none", say) as begin:
                 begin()
+                time.sleep(SETTLE)
+                before, start = _busy("reporter"), time.perf_counter()
                 for _ in range(size.steps):
                     tokens, targets = rng.integers(0, config.model.vocab_size, shape).astype(np.int32)
                     began = time.perf_counter()
                     training.step(tokens, targets)
                     file.write(json.dumps(row(training.steps, 2 * size.turns * size.steps)) + "\n")
                     took.append(time.perf_counter() - began)
+                if reported:
+                    busy += _busy("reporter") - before
+                    wall += time.perf_counter() - start
             ms[reported] = median(took)
             if reported and turn > 1:
                 ratios.append(ms[True] / ms[False])
-    return Figure("a reported step of quickstart, against one that is not, in turns", median(ratios), "×", 1.005)
+    yield Figure("a reported step of quickstart, against one that is not, with the board on the same cores",
+                 median(ratios), "×", 1.005)
+    yield Figure("the reporting thread's share of a core meanwhile", 100 * busy / wall, "%", 0.5)
+
+
+def _busy(name: str) -> float:
+    """Return the seconds of processor time that this process's threads of that name have had, as Linux counts them."""
+    ids = [thread.native_id for thread in threading.enumerate() if thread.name == name]
+    return sum(int(Path(f"/proc/self/task/{id}/schedstat").read_text().split()[0]) for id in ids) / 1e9
 
 
 class Trackio:

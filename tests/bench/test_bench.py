@@ -189,6 +189,6 @@ def test_board(tmp_path: Path) -> None:
     shown = done("board", "--quick", "--json", file, "--markdown", page)
     figures = {f["what"]: f for f in json.loads(file.read_text())}
     assert all(what in shown and what in page.read_text() for what in figures)
-    assert all(f["value"] > 0 and f["peer"] is None for f in figures.values())
+    assert all(f["value"] >= 0 and f["peer"] is None for f in figures.values())
     assert figures["highest loss in that series; one step has 99"]["value"] == 99.0
     refused(run("board", "--json", tmp_path / "none" / "b.json"), "no folder")
