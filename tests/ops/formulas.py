@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from helios.errors import UserError
-from helios.expression import FUNCTIONS, PUBLIC, Node, name, number
 from helios.formula import Formula, expression
+from helios.formula.expression import FUNCTIONS, PUBLIC, Node, name, number
+from helios.formula.normal import expanded
 
 EPS = 2.0**-23
 NUMBERS = [-2.0, -1.0, -0.5, 0.0, 0.1, 1 / 3, 1.0, 1.702, 3.0, 10.0]
@@ -28,31 +29,47 @@ EXAMPLES = [
 ]
 
 
-def trees(leaves: int = 8, variables: tuple[str, ...] = ("x",), coefficients: tuple[str, ...] = ()
+def grown(draw: random.Random, leaves: int, variables: tuple[str, ...], coefficients: tuple[str, ...] = ()) -> Node:
+    """A random expression with so many leaves."""
+    grow = lambda n: grown(draw, n, variables, coefficients)
+    if leaves == 1:
+        kind = draw.random()
+        leaf = name(draw.choice(variables)) if kind < 0.7 else number(draw.choice(NUMBERS))
+        leaf = name(draw.choice(coefficients)) if coefficients and kind < 0.2 else leaf
+        return Node(draw.choice(UNARY), (leaf,)) if draw.random() < 0.3 else leaf
+    kind, left = draw.random(), draw.randint(1, leaves - 1)
+    if kind < 0.3:
+        return Node(draw.choice([*UNARY, "neg"]), (grow(leaves),))
+    if kind < 0.4:
+        return Node("/", (grow(leaves - 1), number(draw.choice([-4, 0.3, 2]))))
+    if kind < 0.5:
+        return Node("**", (grow(leaves - 1), number(draw.randint(1, 4))))
+    return Node(draw.choice(["+", "+", "-", "*", "*", "min", "max"]), (grow(left), grow(leaves - left)))
+
+
+def trees(leaves: int = 6, variables: tuple[str, ...] = ("x",), coefficients: tuple[str, ...] = ()
           ) -> st.SearchStrategy[Node]:
-    """Expressions with at most so many leaves."""
-    leaf = st.sampled_from([name(v) for v in (*variables * 3, *coefficients)]) | st.sampled_from(
-        [number(v) for v in NUMBERS])
-    node = lambda op, *args: st.tuples(*args).map(lambda found: Node(op, found))
-    return st.recursive(leaf, lambda inner: st.one_of(
-        *(node(op, inner, inner) for op in ("+", "-", "*", "min", "max")), node("neg", inner),
-        st.sampled_from(UNARY).flatmap(lambda op: node(op, inner)),
-        node("/", inner, st.sampled_from([number(v) for v in (-4, 0.3, 2)])),
-        node("**", inner, st.integers(1, 4).map(number))), max_leaves=leaves)
+    """Expressions with at most so many leaves. They grow from a seed, for what Hypothesis itself would build is small
+    and much alike."""
+    return st.integers(0, 2**40).map(lambda seed: grown(draw := random.Random(seed), draw.randint(1, leaves), variables,
+                                                        coefficients))
 
 
-def _formula(tree: Node) -> Formula | None:
+def _formula(tree: Node, gated: bool) -> Formula | None:
+    for missing in sorted({"g", "u"} - tree.names if gated else {"x"} - tree.names):
+        tree = Node("*", (name(missing), tree))
     try:
         return Formula.of(tree, VALUES)
     except UserError:  # too large, or constant
         return None
 
 
-def formulas(leaves: int = 8, gated: bool | None = None) -> st.SearchStrategy[Formula]:
+def formulas(leaves: int = 6, gated: bool | None = None) -> st.SearchStrategy[Formula]:
     """Formulas with up to two coefficients, gated or not."""
-    drawn = {False: trees(leaves, ("x",), ("a", "b")), True: trees(leaves, ("g", "u"), ("a", "b"))}
+    drawn = {kind: trees(leaves, ("g", "u") if kind else ("x",), ("a", "b")).map(
+        lambda tree, kind=kind: _formula(tree, kind)) for kind in (False, True)}
     chosen = st.one_of(*drawn.values()) if gated is None else drawn[gated]
-    return chosen.map(_formula).filter(lambda formula: formula is not None)  # type: ignore[return-value]
+    return chosen.filter(lambda formula: formula is not None)  # type: ignore[return-value]
 
 
 # -- rewriting -------------------------------------------------------------------------------------------------------
@@ -103,6 +120,8 @@ def bound(e: Node, given: Mapping[str, np.ndarray], known: dict[Node, tuple] | N
     known = {} if known is None else known
     if e in known:
         return known[e]
+    if e.op in FUNCTIONS and FUNCTIONS[e.op].means:
+        return bound(expanded(e), given, known)
     parts = [bound(n, given, known) for n in e.operands]
     if e.op == "number":
         value, error = np.float64(float(e.args[0])), EPS * np.float64(abs(float(e.args[0])))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from helios.backends.backend import Backend
 from helios.backends.vulkan import shaders
 from helios.errors import UserError
-from helios.expression import FUNCTIONS, PUBLIC, Node, name, number
-from helios.formula import VALUE, Formula, expression
+from helios.formula import Formula, expression
+from helios.formula.expression import FUNCTIONS, PUBLIC, Node, name, number
 
 from .formulas import EPS, EXAMPLES, VALUES, bound, formulas, grid, python, rewritten, trees
 
@@ -100,7 +100,7 @@ def test_nothing_overflows(text: str, dtype: type) -> None:
 
 
 @few
-@given(formula=formulas(12), seed=seeds)
+@given(formula=formulas(10), seed=seeds)
 def test_nothing_drawn_overflows(formula: Formula, seed: int) -> None:
     points = list(grid(formula, 1e4, 40, seed).values())
     for out in (formula.value(*points), *formula.slopes(*points)):
@@ -186,7 +186,7 @@ def on_device(be: Backend, package: str, formula: Formula, points: dict[str, np.
 def check_float32(formula: Formula, points: dict[str, np.ndarray], got: list[np.ndarray]) -> None:
     """Values and slopes against float64."""
     known: dict = {}
-    for label, form, found in zip((VALUE, *formula.parameters),
+    for label, form, found in zip(("value", *formula.parameters),
                                   (formula.normal, *map(formula.slope, formula.parameters)), got, strict=True):
         expected, error = (np.broadcast_to(v, found.shape) for v in bound(form, points, known))
         off = np.abs(found - expected) - 8 * error - 1e-30
@@ -284,12 +284,14 @@ def test_pytorch(formula: Formula, seed: int) -> None:
 # -- one text for equal formulas -------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("texts", "canonical"), [
-    (["x*sigmoid(x)", "silu(x)", "sigmoid(x)*x", "silu(identity(x))", "x*sigmoid(2*x/2)+0"], "x*sigmoid(x)"),
+    (["x*sigmoid(x)", "silu(x)", "sigmoid(x)*x", "silu(identity(x))", "x*sigmoid(2*x/2)+0"], "silu(x)"),
     (["x**2", "square(x)", "x*x", "-x*-x", "abs(x)*0+x**2", "(-x)**2"], "x**2"),
     (["relu(x)", "max(x,0)", "max(0.0, x)", "-min(-x, 0)", "relu(relu(x))", "relu(3*x)/3"], "relu(x)"),
     (["2*(x+1)**2", "2*(1+x)*(x+1)", "(2*x+2)*(x+1)", "(2*x+2)**2/2", "2*(-x-1)**2"], "2*(x+1)**2"),
-    (["silu(g)*u", "u*(g*sigmoid(g))"], "g*u*sigmoid(g)"),
-    (["b*x+a*silu(x);a=1,b=0", "a*x*sigmoid(x)+x*b; b=0.0, a=2/2"], "b*x+a*x*sigmoid(x); a=1, b=0"),
+    (["silu(g)*u", "u*(g*sigmoid(g))"], "u*silu(g)"),
+    (["x*silu(silu(x))", "x*x*sigmoid(silu(x))*sigmoid(x)"], "x*silu(silu(x))"),
+    (["silu(2*x)", "2*x*sigmoid(x+x)"], "2*x*sigmoid(2*x)"),
+    (["b*x+a*silu(x);a=1,b=0", "a*x*sigmoid(x)+x*b; b=0.0, a=2/2"], "b*x+a*silu(x); a=1, b=0"),
     (["tanh(x)", "-tanh(-x)", "tanh(3*x-2*x)"], "tanh(x)"),
     (["abs(2-2*x)", "2*abs(x-1)"], "2*abs(x-1)"),
     (["0.1*x+0.2*x", "0.3*x", "3*x/10", "x*(sigmoid(0)-0.2)"], "0.3*x"),
@@ -313,7 +315,7 @@ def test_other_formulas_are_other() -> None:
 
 
 @settings(few, max_examples=150)
-@given(tree=trees(8, ("x",), ("a", "b")) | trees(8, ("g", "u")), seed=seeds)
+@given(tree=trees(6, ("x",), ("a", "b")) | trees(6, ("g", "u")), seed=seeds)
 def test_rewritings_have_one_text(tree: Node, seed: int) -> None:
     try:
         formula = Formula.of(tree, VALUES)
@@ -395,7 +397,9 @@ BAD = {
     "x+1/x": "column 5: division by x, expected a number",
     "a/a*x; a=1": "column 3: division by a",
     "x/(1-1)": "column 4: division by 1-1",
-    "+".join(["x"] * 100): "column 101: more than 100 operations, names and numbers",
+    "+".join(["x"] * 200): "column 151: more than 150 operations, names and numbers",
+    "silu(2*" * 30 + "x" + ")" * 30: "column 1: simplified, it has more than 5000 operations",
+    "silu(2*" * 6 + "x" + ")" * 6: "column 1: simplified, it has more than 100 operations",
     "x+" * 600 + "x": "column 1001: longer than 1000 characters",
     "relu*x; relu=1": "column 1: relu is a function",
     "k*x; silu=1": "column 6: 'silu' is a function; choose another name",

@@ -15,7 +15,7 @@ from helios.errors import UserError, nearest
 
 VARIABLES = ("x", "g", "u")
 MAX_LENGTH = 1000  # of a text, characters
-MAX_NODES = 100  # of a tree
+MAX_NODES = 150  # of a tree
 MAX_POWER = 4
 LIMIT = 1e18  # of a number, and 1/LIMIT the smallest
 
@@ -24,9 +24,9 @@ LIMIT = 1e18  # of a number, and 1/LIMIT the smallest
 class Function:
     """What is known of a function of {0} (and {1}), once and for all languages.
 
-    slopes: its derivative by each argument, a formula in the arguments x and y and the value f. means: a formula that
-    it is short for, instead of all else. symmetry: "odd", "even", or "scales" where f(k·x) = k·f(x) for k > 0; abs is
-    "even scales". bounded: |f| ≤ 1; else |f| ≤ |x| + |y| + 1. public: a user may write it.
+    slopes: its derivative by each argument, a formula in the arguments x and y and the value f. means: a formula in x
+    that it is short for, instead of all else; expands: its normal form is that formula's. symmetry: "odd", "even", or
+    "scales" where f(k·x) = k·f(x) for k > 0. bounded: |f| ≤ 1; else |f| ≤ |x| + |y| + 1. public: a user may write it.
     """
 
     glsl: str = ""
@@ -34,6 +34,7 @@ class Function:
     torch: str = ""
     slopes: tuple[str, ...] = ()
     means: str = ""
+    expands: bool = False
     symmetry: str = ""
     bounded: bool = False
     public: bool = True
@@ -63,9 +64,9 @@ FUNCTIONS: dict[str, Function] = {
     "elu": Function("elu({0})", "np.where({0} > 0, {0}, np.expm1(np.minimum({0}, 0.0)))", "F.elu({0})",
                     ("1-relu(-f)",)),
     "leaky_relu": Function("({0} > 0.0 ? {0} : 0.01 * {0})", "np.maximum({0}, 0.01 * {0})", "F.leaky_relu({0})",
-                           ("0.01+0.99*step(x)",), symmetry="scales positive"),
-    "identity": Function(means="x"),
-    "square": Function(means="x**2"),
+                           ("0.01+0.99*step(x)",), symmetry="scales"),
+    "identity": Function(means="x", expands=True),
+    "square": Function(means="x**2", expands=True),
     "silu": Function(means="x*sigmoid(x)"),
     # ½x(1 + tanh v) = x·sigmoid(2v), v = √(2/π)·(x + 0.044715x³)
     "gelu": Function(means="x*sigmoid(1.5957691216057308*(x+0.044715*x**3))"),
@@ -109,8 +110,8 @@ class Node:
 
     @cached_property
     def size(self) -> int:
-        """Return how many nodes it has, itself included."""
-        return 1 + sum(n.size for n in self.operands)
+        """Return how many nodes it has, itself included; a sum of three counts as two sums."""
+        return max(1, len(self.operands) - 1) + sum(n.size for n in self.operands)
 
     @cached_property
     def depth(self) -> int:
@@ -236,7 +237,8 @@ class Reader:
             self.fail(start + offset, f"syntax error at {near}")
         except (RecursionError, MemoryError, ValueError):
             self.fail(start, "too many brackets or signs")
-        ends = sorted(n.end_col_offset or 0 for n in ast.walk(tree) if isinstance(n, ast.expr))
+        nodes = (n for n in ast.walk(tree) if isinstance(n, ast.expr) and not isinstance(n, ast.Call))
+        ends = sorted(n.end_col_offset or 0 for n in nodes)  # of a call, its function's name counts
         if len(ends) > MAX_NODES:
             self.fail(start + ends[MAX_NODES] - 1, f"more than {MAX_NODES} operations, names and numbers")
         return self._convert(tree, piece, start)

@@ -1,4 +1,4 @@
-"""One normal form for equal expressions.
+"""One normal form for equal expressions, and its derivatives.
 
 It is a sum of products of powers with exact rational numbers. Its trees are the same Nodes, with
 `+` and `*` of any number of operands, a product's number first and a sum's last. It recognises
@@ -6,11 +6,12 @@ It is a sum of products of powers with exact rational numbers. Its trees are the
   `x-x` = `0`, and so `x+0`, `x*1`, `x*0`, double negation, division by a number, numbers folded;
 * a number times a sum: `2*(x+1)` = `2*x+2`, also within products and powers: `(2*x+2)*y` = `2*y*(x+1)`,
   `(y-x)**2` = `(x-y)**2`; powers of products and powers;
-* what `means` and `symmetry` of FUNCTIONS say: `identity(x)` = `x`, `square(x)` = `x**2`, `silu(x)` = `x*sigmoid(x)`,
-  `tanh(-x)` = `-tanh(x)`, `cos(-x)` = `cos(x)`, `relu(2*x)` = `2*relu(x)`, and functions of numbers;
+* `identity(x)` = `x`, `square(x)` = `x**2`, `x*sigmoid(x)` = `silu(x)`, and what `symmetry` of FUNCTIONS says:
+  `tanh(-x)` = `-tanh(x)`, `cos(-x)` = `cos(x)`, `relu(2*x)` = `2*relu(x)`; and functions of numbers;
 * min and max in any order and nesting, `max(x, x)` = `x`, `max(x, 0)` = `relu(x)`, `min(x, 0)` = `-relu(-x)`, and relu
   and abs of what is not negative by its name: `relu(abs(x))` = `abs(x)`.
-Nothing else: not a product with a sum (`a*(x+1)` ≠ `a*x+a`), no theorem on sigmoid, tanh and the like.
+Nothing else: not a product with a sum (`a*(x+1)` ≠ `a*x+a`), not gelu's own formula, no theorem on sigmoid, tanh and
+the like.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from functools import cache
 from typing import Any
 
 from helios.errors import UserError
-from helios.expression import FUNCTIONS, Node, Reader, number
+from helios.formula.expression import FUNCTIONS, Node, Reader, number
 
+MAX_SIZE = 5000  # nodes of any normal form; a formula's own have fewer, its derivatives' may not
 MAX_TOTAL = 64  # power of a factor, of all its powers of powers together
 
 ZERO, ONE, MINUS = number(0), number(1), number(-1)
@@ -76,8 +78,11 @@ def mul(*factors: Node) -> Node:
                 take(factor, n)
         elif e.op == "**":
             take(e.args[0], n * int(e.args[1].args[0]))
+        elif e.op == "silu":
+            take(e.args[0], n)
+            take(Node("sigmoid", e.args), n)
         else:
-            lead = split(e.args[0])[0] if e.op == "+" else Fraction(1)
+            lead = _content(e)
             take(number(lead), n)
             base = _times(1 / lead, e)
             powers[base] = powers.get(base, 0) + n
@@ -88,10 +93,28 @@ def mul(*factors: Node) -> Node:
         take(factor, 1)
     if k == 0:
         return ZERO
+    for base, n in sorted(powers.items(), key=_order):
+        needed = _factors(base.args[0]) if base.op == "sigmoid" and _content(base.args[0]) == 1 else {}
+        if needed and (n := min(n, *(powers.get(f, 0) // m for f, m in needed.items()))):  # f·sigmoid(f) = silu(f)
+            for f, m in ((base, 1), *needed.items()):
+                powers[f] -= n * m
+            powers[Node("silu", base.args)] = n
+    powers = {base: n for base, n in powers.items() if n}
     parts = [base if n == 1 else Node("**", (base, number(n))) for base, n in sorted(powers.items(), key=_order)]
     if not parts:
         return number(k)
     return _times(k, parts[0] if len(parts) == 1 else Node("*", tuple(parts)))
+
+
+def _factors(e: Node) -> dict[Node, int]:
+    """Return the factors of a normal form without a number, with their powers."""
+    parts = e.args if e.op == "*" else (e,)
+    return dict((f.args[0], int(f.args[1].args[0])) if f.op == "**" else (f, 1) for f in parts)
+
+
+def _content(e: Node) -> Fraction:
+    """Return the number that mul would take out of a factor."""
+    return split(e.args[0] if e.op == "+" else e)[0]
 
 
 def _times(k: Fraction, e: Node) -> Node:
@@ -110,15 +133,17 @@ def power(base: Node, n: int) -> Node:
 def apply(function: str, *args: Node) -> Node:
     """Return the normal form of a function of normal forms."""
     known, first = FUNCTIONS[function], args[0]
-    if known.means:
-        return normal(known.means, x=first)
+    if function == "silu" and (first.op == "number" or _content(first) != 1):
+        return mul(first, apply("sigmoid", first))
+    if known.expands or (known.means and first.op == "number"):
+        return expanded(Node(function, args))
     if all(arg.op == "number" for arg in args):
         return number(evaluate(function, *(float(arg.args[0]) for arg in args)))
     if function in ("max", "min"):
         return _extreme(function, args)
     if function in ("relu", "abs") and first.op in ("relu", "abs", "sigmoid", "softplus"):
         return first
-    k = split(first.args[0] if first.op == "+" else first)[0]
+    k = _content(first)
     outside, inside = Fraction(1), Fraction(1)  # f(e) = outside·f(inside·e)
     if "scales" in known.symmetry:
         outside, inside = abs(k), 1 / abs(k)
@@ -186,14 +211,49 @@ def simplify(e: Node) -> Node:
         if e.op == "**" and by is not None and by.denominator == 1 and 0 <= by <= MAX_TOTAL:
             return power(args[0], int(by))
         raise UserError(f"{e} is not a division by a number, nor a whole power")
-    return OPERATORS[e.op](*args) if e.op in OPERATORS else apply(e.op, *args)
+    found = OPERATORS[e.op](*args) if e.op in OPERATORS else apply(e.op, *args)
+    if found.size > MAX_SIZE:  # silu(2*silu(2*…)) doubles each time
+        raise UserError(f"simplified, it has more than {MAX_SIZE} operations, names and numbers")
+    return found
+
+
+def expanded(e: Node) -> Node:
+    """Return what a function of a normal form means; not in normal form, in which silu is one function."""
+    if e.op == "silu":
+        return Node("*", (*e.args, Node("sigmoid", e.args)))
+    return simplify(read(FUNCTIONS[e.op].means).substitute(x=e.args[0]))
 
 
 @cache
-def _read(text: str) -> Node:
+def read(text: str) -> Node:
+    """Return an expression of the table's."""
     return Reader(text, tuple(FUNCTIONS)).read(0, len(text))
 
 
-def normal(text: str, **given: Node) -> Node:
-    """Return the normal form of a text of the table, with normal forms in place of names."""
-    return simplify(_read(text).substitute(**given))
+# -- derivatives -----------------------------------------------------------------------------------------------------
+
+def slope(e: Node, by: str) -> Node:
+    """Return the derivative of a normal form."""
+    if by not in e.names:
+        return ZERO
+    if e.op == "name":
+        return ONE
+    if e.op == "+":
+        return add(*(slope(part, by) for part in e.args))
+    if e.op == "*":
+        moving = [f for f in e.args if by in f.names]
+        parts = (mul(slope(f, by), *moving[:i], *moving[i + 1:]) for i, f in enumerate(moving))
+        return mul(*(f for f in e.args if by not in f.names), add(*parts))
+    if e.op == "**":
+        base, n = e.args[0], int(e.args[1].args[0])
+        return mul(number(n), power(base, n - 1), slope(base, by))
+    given = dict(zip("xy", e.args, strict=False)) | {"f": e}
+    return add(*(mul(simplify(by_x.substitute(**given)), slope(inner, by))
+                 for by_x, inner in zip(outer(e.op), e.args, strict=True)))
+
+
+@cache
+def outer(function: str) -> tuple[Node, ...]:
+    """Return a function's derivative by each argument, in x, y and its value f."""
+    known = FUNCTIONS[function]
+    return (slope(read(known.means), "x"),) if known.means else tuple(map(read, known.slopes))

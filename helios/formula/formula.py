@@ -11,7 +11,6 @@ Nothing overflows for |x| ≤ 1e4 and coefficients up to 1e3: a part that may pa
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -19,16 +18,12 @@ from types import MappingProxyType
 from typing import Any
 
 from helios.errors import UserError, nearest
-from helios.expression import FUNCTIONS, LIMIT, MAX_LENGTH, MAX_POWER, VARIABLES, Node, Reader, number
-from helios.normal import ONE, ZERO, add, mul, normal, power, scaled, simplify, split
+from helios.formula.codegen import Lowering, write
+from helios.formula.expression import FUNCTIONS, LIMIT, MAX_LENGTH, MAX_POWER, VARIABLES, Node, Reader, number
+from helios.formula.normal import simplify, slope
 
-LANGUAGES = ("glsl", "numpy", "torch")
-REACH, COEFFICIENT, BIG = 1e4, 1e3, 3e38  # bounds of |x|, of a coefficient, and of what float32 holds
+MAX_NORMAL = 100  # nodes of a normal form
 VALUE = "value"  # the output that is no derivative
-
-# operator → its text, how tightly it holds together (1 a sum, 2 a product, 4 an atom), how tightly its operands must
-SYNTAX = {"+": ("{0} + {1}", 1, (1, 2)), "-": ("{0} - {1}", 1, (1, 2)), "*": ("{0} * {1}", 2, (2, 3)),
-          "neg": ("-{0}", 1, (3,))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +81,14 @@ class Formula:
 
     def slope(self, by: str) -> Node:
         """Return the derivative by one of `parameters`, in normal form."""
-        return _slope(self.normal, by)
+        return slope(self.normal, by)
 
     def code(self, language: str, outputs: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
         """Return temporaries, as pairs of name and expression, and one expression for each output: "value", or the
         parameter that it is the derivative by. Names are x, g, u, c0, c1, … and t0, t1, …."""
-        lowered = _Lowering(self.coefficients)
+        lowered = Lowering(self.coefficients)
         results = [lowered(self.normal if out == VALUE else self.slope(out)) for out in outputs]
-        return _print(language, results, {old: new for new, old in self._arguments.items()})
+        return write(language, results, {old: new for new, old in self._arguments.items()})
 
     @property
     def _arguments(self) -> dict[str, str]:
@@ -176,6 +171,8 @@ def _parse(text: str) -> Formula:
             reader.fail(at, f"the formula has no {known!r}")
     _check_constants(reader)
     found = _simplified(reader, tree, 0)
+    if found.size > MAX_NORMAL:
+        reader.fail(0, f"simplified, it has more than {MAX_NORMAL} operations, names and numbers")
     for _, node in found.walk():
         if node.op == "number" and node.args[0] and not 1 / LIMIT <= abs(node.args[0]) <= LIMIT:
             reader.fail(0, f"its numbers multiply to {float(node.args[0]):g}, expected 0 or {1 / LIMIT:g} to {LIMIT:g}")
@@ -236,124 +233,6 @@ def _check_variables(reader: Reader, names: frozenset[str]) -> None:
     if used in (["g"], ["u"]):
         other = "u" if used == ["g"] else "g"
         reader.fail(reader.names[used[0]], f"{used[0]} needs {other}: a gated formula is in the gate g and the value u")
-
-
-# -- derivatives -----------------------------------------------------------------------------------------------------
-
-def _slope(e: Node, by: str) -> Node:
-    """Return the derivative of a normal form."""
-    if by not in e.names:
-        return ZERO
-    if e.op == "name":
-        return ONE
-    if e.op == "+":
-        return add(*(_slope(part, by) for part in e.args))
-    if e.op == "*":
-        moving = [f for f in e.args if by in f.names]
-        parts = (mul(_slope(f, by), *moving[:i], *moving[i + 1:]) for i, f in enumerate(moving))
-        return mul(*(f for f in e.args if by not in f.names), add(*parts))
-    if e.op == "**":
-        base, n = e.args[0], int(e.args[1].args[0])
-        return mul(number(n), power(base, n - 1), _slope(base, by))
-    given = dict(zip("xy", e.args, strict=False)) | {"f": e}
-    return add(*(mul(normal(outer, **given), _slope(inner, by))
-                 for outer, inner in zip(FUNCTIONS[e.op].slopes, e.args, strict=True)))
-
-
-# -- code ------------------------------------------------------------------------------------------------------------
-
-class _Lowering:
-    """Makes operations of at most two operands of normal forms, none that float32 could not hold.
-
-    bounds: of |value|, of each node that it made.
-    """
-
-    def __init__(self, coefficients: Mapping[str, float]) -> None:
-        self.coefficients, self.bounds = coefficients, dict[Node, float]()
-
-    def __call__(self, e: Node) -> Node:
-        if e.op == "number":
-            self.bounds[e] = abs(float(e.args[0]))
-            return e
-        if e.op == "name":
-            self.bounds[e] = COEFFICIENT if e.args[0] in self.coefficients else REACH
-            return e
-        if e.op == "+":
-            found = None
-            for k, rest in sorted(map(split, e.args), key=lambda term: term[0] < 0):
-                part = self(scaled(abs(k), rest))
-                if found is None:
-                    found = part if k > 0 else self.make("neg", part)
-                else:
-                    found = self.make("+" if k > 0 else "-", found, part)
-            assert found is not None
-            return found
-        if e.op == "*":
-            k, rest = split(e)
-            # coefficients late, that more of the products have a beginning in common
-            factors = sorted(rest.args if rest.op == "*" else (rest,), key=lambda f: f.names <= set(self.coefficients))
-            found = self(factors[0])
-            for factor in factors[1:]:
-                found = self.make("*", found, self(factor))
-            return found if k == 1 else self.make("neg", found) if k == -1 else self.make("*", found, self(number(k)))
-        if e.op == "**":
-            return self._power(self(e.args[0]), int(e.args[1].args[0]))
-        return self.make(e.op, *map(self, e.args))
-
-    def _power(self, base: Node, n: int) -> Node:
-        if n == 1:
-            return base
-        half = self._power(base, n // 2)
-        square = self.make("*", half, half)
-        return self.make("*", square, base) if n % 2 else square
-
-    def make(self, op: str, *args: Node) -> Node:
-        """Return an operation, clamped where it may come to more than float32 holds."""
-        node, bounds = Node(op, args), [self.bounds[arg] for arg in args]
-        if op == "*":
-            bound = bounds[0] * bounds[1]
-        elif op in SYNTAX:
-            bound = sum(bounds)
-        else:
-            bound = 1.0 if FUNCTIONS[op].bounded else min(sum(bounds) + 1, BIG)
-        self.bounds[node] = bound
-        return self.make("saturate", node) if bound > BIG else node
-
-
-def _print(language: str, results: Sequence[Node], names: Mapping[str, str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return temporaries, for operations whose value is used twice, and the results."""
-    syntax = lambda op: SYNTAX.get(op) or (getattr(FUNCTIONS[op], language), 4, (0, 0))
-    uses: Counter[Node] = Counter(results)
-    todo, seen = list(results), set[Node]()
-    while todo:
-        if (node := todo.pop()) in seen:
-            continue
-        seen.add(node)
-        for i, operand in enumerate(node.operands):
-            uses[operand] += syntax(node.op)[0].count(f"{{{i}}}")
-            todo.append(operand)
-    temporaries: list[tuple[str, str]] = []
-    done: dict[Node, tuple[str, int]] = {}
-
-    def show(node: Node, least: int = 0) -> str:
-        if node not in done:
-            if node.op == "name":
-                done[node] = names[node.args[0]], 4
-            elif node.op == "number":
-                value = float(node.args[0])
-                done[node] = repr(max(-BIG, min(value, BIG))), 4 if value >= 0 else 1
-            else:
-                form, level, needed = syntax(node.op)
-                text = form.format(*(show(n, need) for n, need in zip(node.args, needed, strict=False)))
-                done[node] = text, level
-                if uses[node] > 1:
-                    temporaries.append((f"t{len(temporaries)}", text))
-                    done[node] = temporaries[-1][0], 4
-        text, level = done[node]
-        return text if level >= least else f"({text})"
-
-    shown = [show(result) for result in results]
-    return temporaries, shown
 
 
 @lru_cache(4096)
