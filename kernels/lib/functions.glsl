@@ -42,6 +42,7 @@ float cos1(float x) { return wave(x, 0.5); }
 // eˣ - 1 below 0, by its series where it would cancel.
 float elu(float x) {
     float y = min(x, 0.0);
-    float below = y > -0.05 ? y * (1.0 + y * (0.5 + y * (1.0 / 6.0 + y * (1.0 / 24.0)))) : exp(y) - 1.0;
+    float series = y * (1.0 + y * (1.0 / 2.0 + y * (1.0 / 6.0 + y * (1.0 / 24.0 + y * (1.0 / 120.0 + y / 720.0)))));
+    float below = y > -0.25 ? series : exp(y) - 1.0;
     return x > 0.0 ? x : below;
 }
