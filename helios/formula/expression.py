@@ -180,9 +180,10 @@ class Node:
 
 def number(value: Fraction | int | float) -> Node:
     """Return a number, exactly as a float is written; one with very many digits is rounded."""
+    size: Any = abs(value)
+    if value and not 1e-300 < size < 1e300:  # nor a NaN
+        raise UserError("its numbers come to one that is not between 1e-300 and 1e300, nor 0")
     value = Fraction(repr(value)) if isinstance(value, float) else Fraction(value)
-    if value and not 1e-300 < abs(value) < 1e300:
-        raise UserError("its numbers multiply to one beyond 1e300 or below 1e-300")
     if value.denominator.bit_length() + value.numerator.bit_length() > 4096:
         value = Fraction(repr(float(value)))
     return Node("number", (value,))
@@ -251,7 +252,8 @@ class Reader:
             case ast.Constant(value=bool()):
                 pass
             case ast.Constant(value=int() | float() as value):
-                if value and not 1 / LIMIT <= abs(value) <= LIMIT:
+                zero = not re.search("[1-9]", written.lower().partition("e")[0])  # and not 1e-999, which Python rounds
+                if not zero and not 1 / LIMIT <= abs(value) <= LIMIT:
                     self.fail(at, f"{written[:40]} is not a number between {1 / LIMIT:g} and {LIMIT:g}, or 0")
                 return number(value)
             case ast.Name(id=text) if not text.startswith("_"):
@@ -273,7 +275,7 @@ class Reader:
             case ast.Call(func=ast.Name(id=text), args=given, keywords=[]) if not text.startswith("_"):
                 if text not in self.functions:
                     self.fail(at, f"unknown function {text!r}{nearest(text, self.functions)}")
-                if len(given) != FUNCTIONS[text].arity:
-                    self.fail(at, f"{text} takes {FUNCTIONS[text].arity} arguments, given {len(given)}")
+                if len(given) != (arity := FUNCTIONS[text].arity):
+                    self.fail(at, f"{text} takes {arity} argument{'s' * (arity > 1)}, given {len(given)}")
                 return Node(text, tuple(map(convert, given)))
         self.fail(at, f"{written[:40]!r} cannot be part of a formula")

@@ -356,6 +356,8 @@ def test_trees() -> None:
     assert Formula.of(changed) == Formula.parse("0.7*x*sigmoid(x)+0.3*x")
     assert Formula.of(Node("*", (name("a"), name("x"))), {"a": 2.0, "b": 1.0}).coefficients == {"a": 2.0}
     assert number(0.1) == expression("0.1")
+    with pytest.raises(UserError, match="numbers"):
+        Formula.of(expression("a*x"), {"a": float("nan")})
 
 
 @few
@@ -443,6 +445,9 @@ BAD = {
     "1j*x": "column 1: '1j' cannot be part",
     "x*1e999": "column 3: 1e999 is not a number between",
     "x*1e30": "column 3: 1e30 is not a number between",
+    "x*1e-999": "column 3: 1e-999 is not a number between",
+    "x*sigmoid(-100)": "column 1: its numbers multiply to 3.7.*e-44, expected",
+    "x*sigmoid(-700)": "column 1: its numbers come to one that is not between",
     "nan*x": "column 1: 'nan' has no value",
     "a*x; a=1e999": "column 8: 1e999 is not a number between",
     "x*1e17*1e17": "its numbers multiply to 1e\\+34",
