@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from helios.errors import UserError, nearest
 
 VARIABLES = ("x", "g", "u")
-MAX_LENGTH = 1000  # of a text, characters
+MAX_LENGTH = 4000  # of a text, characters
 MAX_NODES = 150  # of a tree
 MAX_POWER = 4
 LIMIT = 1e18  # of a number, and 1/LIMIT the smallest
@@ -110,7 +110,10 @@ class Node:
 
     @cached_property
     def size(self) -> int:
-        """Return how many nodes it has, itself included; a sum of three counts as two sums."""
+        """Return how many nodes it has, itself included; a sum of three counts as two sums, and x**8 as x**4*x**4."""
+        if self.op == "**" and self.args[1].op == "number":
+            parts = max(1, -(-int(self.args[1].args[0]) // MAX_POWER))
+            return parts * (self.args[0].size + 3) - 1
         return max(1, len(self.operands) - 1) + sum(n.size for n in self.operands)
 
     @cached_property

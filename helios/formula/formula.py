@@ -20,7 +20,7 @@ from typing import Any
 from helios.errors import UserError, nearest
 from helios.formula.codegen import Lowering, write
 from helios.formula.expression import FUNCTIONS, LIMIT, MAX_LENGTH, MAX_POWER, VARIABLES, Node, Reader, number
-from helios.formula.normal import simplify, slope
+from helios.formula.normal import rounded, simplify, slope
 
 MAX_NORMAL = 100  # nodes of a normal form
 VALUE = "value"  # the output that is no derivative
@@ -176,6 +176,7 @@ def _parse(text: str) -> Formula:
     for _, node in found.walk():
         if node.op == "number" and node.args[0] and not 1 / LIMIT <= abs(node.args[0]) <= LIMIT:
             reader.fail(0, f"its numbers multiply to {float(node.args[0]):g}, expected 0 or {1 / LIMIT:g} to {LIMIT:g}")
+    found = rounded(found)
     lost = [v for v in VARIABLES if v in tree.names - found.names]
     if lost:
         reader.fail(reader.names[lost[0]], f"{lost[0]} falls away: the formula equals {found}")

@@ -1,7 +1,7 @@
 """One normal form for equal expressions, and its derivatives.
 
-It is a sum of products of powers with exact rational numbers. Its trees are the same Nodes, with
-`+` and `*` of any number of operands, a product's number first and a sum's last. It recognises
+It is a sum of products of powers with exact rational numbers. Its trees are the same Nodes, with `+` and `*` of any
+number of operands, a product's number first and a sum's last. It recognises
 * sums and products in any order and nesting, like terms and like factors collected: `x+x` = `2*x`, `x*x` = `x**2`,
   `x-x` = `0`, and so `x+0`, `x*1`, `x*0`, double negation, division by a number, numbers folded;
 * a number times a sum: `2*(x+1)` = `2*x+2`, also within products and powers: `(2*x+2)*y` = `2*y*(x+1)`,
@@ -222,6 +222,14 @@ def expanded(e: Node) -> Node:
     if e.op == "silu":
         return Node("*", (*e.args, Node("sigmoid", e.args)))
     return simplify(read(FUNCTIONS[e.op].means).substitute(x=e.args[0]))
+
+
+def rounded(e: Node) -> Node:
+    """Return the normal form that a normal form's text stands for, with numbers as float64 has them."""
+    def text(n: Node) -> Node:
+        return number(float(n.args[0])) if n.op == "number" else Node(n.op, tuple(map(text, n.operands)) or n.args)
+
+    return simplify(text(e))
 
 
 @cache
