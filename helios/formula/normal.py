@@ -24,8 +24,9 @@ from typing import Any
 from helios.errors import UserError
 from helios.formula.expression import FUNCTIONS, Node, Reader, number
 
-MAX_SIZE = 5000  # nodes of any normal form; a formula's own have fewer, its derivatives' may not
-MAX_TOTAL = 64  # power of a factor, of all its powers of powers together
+# Of any normal form; a formula's own is smaller, which leaves room for its derivatives'.
+MAX_SIZE = 5000  # nodes
+MAX_TOTAL = 1000  # power of a factor, of all its powers of powers together
 
 ZERO, ONE, MINUS = number(0), number(1), number(-1)
 
