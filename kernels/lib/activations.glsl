@@ -1,12 +1,5 @@
 // The activations and their derivatives.
-
-float sigmoid(float x) { return 1.0 / (1.0 + exp(-x)); }
-
-// 1 - 2/(e²ˣ + 1) is right at both ends but cancels near 0, where three terms of the series are exact to 3e-8.
-float tanh1(float x) {
-    float y = x * x;
-    return y < 0.01 ? x * (1.0 - y * (1.0 / 3.0 - y * (2.0 / 15.0))) : 1.0 - 2.0 / (exp(2.0 * x) + 1.0);
-}
+#include "lib/functions.glsl"
 
 const float GELU_K = 0.7978845608028654;  // √(2/π)
 const float GELU_C = 0.044715;
