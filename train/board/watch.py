@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sqlite3
@@ -20,7 +19,7 @@ from helios.errors import UserError
 from helios.train.board import ingest, queries, tail
 from helios.train.board.guard import ID
 from helios.train.board.store import Store, warn
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, read_config
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, read_config, read_object
 from helios.train.records.overview import STALE, locked
 
 TICK = 0.4  # seconds between two looks at the runs under way
@@ -230,7 +229,7 @@ class Watcher:
             self._forget(run)
             raise UserError(f"{run.path} was of the run {run.run_id}, and is now of {config['run_id']}")
         run.checkpoints = _checkpoints(os.path.join(run.path, CHECKPOINTS), run.checkpoints)
-        summary, listed = _object(os.path.join(run.path, SUMMARY)), [about for _, about in run.checkpoints.values()]
+        summary, listed = read_object(os.path.join(run.path, SUMMARY)), [about for _, about in run.checkpoints.values()]
         return lambda db: ingest.about(db, run.run_id, config, summary, listed, updated)
 
     def _candidates(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
@@ -315,17 +314,9 @@ def _checkpoints(folder: str, known: dict[str, tuple[int, dict[str, Any]]]) -> d
             made = entry.stat().st_mtime_ns
             if entry.name in known and known[entry.name][0] == made:
                 found[entry.name] = known[entry.name]
-            elif (state := _object(os.path.join(entry.path, _STATE))) is not None:
+            elif (state := read_object(os.path.join(entry.path, _STATE))) is not None:
                 loss = state.get("val_loss")
                 found[entry.name] = made, {
                     "step": int(match[1]), "val_loss": loss if isinstance(loss, float) else None,
                     "bytes": sum(file.stat().st_size for file in os.scandir(entry.path))}
     return found
-
-
-def _object(path: str) -> dict[str, Any] | None:
-    """Return the JSON object in a file, None where there is none."""
-    with suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
-        found = json.loads(file.read())
-        return found if isinstance(found, dict) else None
-    return None

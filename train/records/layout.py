@@ -35,6 +35,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def read_object(path: str | Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file; None where there is none."""
+    with suppress(OSError, ValueError, RecursionError), open(path, "rb") as file:
+        found = json.loads(file.read())
+        return found if isinstance(found, dict) else None
+    return None
+
+
 def find_runs(folder: Path, depth: int = 3) -> Iterator[Path]:
     """Yield the run directories in a folder, by name: those with a config.json, at most `depth` levels below it, and
     none within another. Raises UserError where the folder cannot be read."""

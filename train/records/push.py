@@ -18,7 +18,7 @@ from urllib.parse import quote
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.client import BoardError, Client, part_of
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config, read_object
 from helios.train.records.log import ROWS, SIZE, Cut, Log, fitting
 from helios.train.records.rows import finite, lines
 
@@ -106,7 +106,7 @@ class Push:
             log.close()
 
     def _noted(self) -> dict[str, Any]:
-        found = _object(self.path / REPORT) or {}
+        found = read_object(self.path / REPORT) or {}
         return {url: about for url, about in found.items() if isinstance(about, dict)}
 
     # -- of the run as a whole ----------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ class Push:
         """Send what is known of the run; return how many rows of each kind the board has."""
         stamps, config = self._stamps(), read_config(self.path)
         self.run_id = config["run_id"]
-        about = {"config": config, "summary": _object(self.path / SUMMARY), "checkpoints": self._checkpoints()}
+        about = {"config": config, "summary": read_object(self.path / SUMMARY), "checkpoints": self._checkpoints()}
         answer = self._post("run", rows=[json.dumps(about).encode()])
         self.stamps = stamps
         return answer
@@ -135,7 +135,7 @@ class Push:
                 if self.checkpoints.get(path.name, (0, {}))[0] == made:
                     found[path.name] = self.checkpoints[path.name]
                     continue
-                loss = (_object(path / "state.json") or {}).get("val_loss")
+                loss = (read_object(path / "state.json") or {}).get("val_loss")
                 found[path.name] = made, {"step": int(path.name.removeprefix("step-")),
                                           "val_loss": loss if isinstance(loss, float) else None,
                                           "bytes": sum(file.stat().st_size for file in path.iterdir())}
@@ -239,14 +239,6 @@ class Push:
                 if number and (log.path, what) not in self.warned:
                     self.warned.add((log.path, what))
                     self.warn(f"warning: {log.path}: {number:,} {'line is' if number == 1 else 'lines are'} {what}")
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file; None where there is none."""
-    with suppress(OSError, ValueError, RecursionError):
-        found = json.loads(path.read_bytes())
-        return found if isinstance(found, dict) else None
-    return None
 
 
 def _text(row: Any) -> str:
