@@ -100,9 +100,22 @@ class GPTConfig(Settings):
         width = MLP.width if self.ffn_dim is None else MLP.matched
         return tuple(width(MLPS[name], self.n_embd) for name in self.activations)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its
+        first. Counts and memory follow from this table."""
+        d = self.n_embd
+        norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
+        found: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.block_size, d)}
+        for i, (activation, f) in enumerate(zip(self.activations, self.ffn_dims, strict=True)):
+            mlp = MLPS[activation]
+            block: dict[str, tuple[int, ...]] = {
+                **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
+                **norm("ln2"), "mlp.fc1.weight": (mlp.parts * f, d),
+                **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, "mlp.fc2.weight": (d, f),
+            }
+            found |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
+        return found | norm("ln_f") | {"lm_head.weight": (self.vocab_size, d)}
+
     def parameters(self) -> int:
-        """Return how many there are: 2VD + TD + 2D + Σ over blocks (4D² + 4D + {2 or 3}DF + {coefficients}F)."""
-        v, t, d = self.vocab_size, self.block_size, self.n_embd
-        mlps = zip((MLPS[name] for name in self.activations), self.ffn_dims, strict=True)
-        ffn = sum(mlp.matrices * d * f + len(mlp.coefficients) * f for mlp, f in mlps)
-        return 2 * v * d + t * d + 2 * d + self.n_layer * (4 * d * d + 4 * d) + ffn
+        """Return how many there are."""
+        return sum(math.prod(shape) for shape in self.shapes().values())

@@ -208,28 +208,12 @@ def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tenso
     return x + h if rng is None else ops.dropout(h, p, rng, site, residual=x)
 
 
-def _shapes(cfg: GPTConfig) -> dict[str, Shape]:
-    """Return every parameter's name and shape; a matrix leads from its second axis to its first."""
-    d = cfg.n_embd
-    norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
-    shapes: dict[str, Shape] = {"wte.weight": (cfg.vocab_size, d), "wpe.weight": (cfg.block_size, d)}
-    for i, (activation, f) in enumerate(zip(cfg.activations, cfg.ffn_dims, strict=True)):
-        mlp = MLPS[activation]
-        block: dict[str, Shape] = {
-            **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
-            **norm("ln2"), "mlp.fc1.weight": (mlp.parts * f, d),
-            **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, "mlp.fc2.weight": (d, f),
-        }
-        shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
-    return shapes | norm("ln_f") | {"lm_head.weight": (cfg.vocab_size, d)}
-
-
 OUTPUTS = ("attn.out.weight", "mlp.fc2.weight")  # what adds to the residual
 
 
 def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
     """Return the state_dict that a new model of this seed has, float32."""
-    return {name: _initial(name, shape, config, seed) for name, shape in _shapes(config).items()}
+    return {name: _initial(name, shape, config, seed) for name, shape in config.shapes().items()}
 
 
 def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
