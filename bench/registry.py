@@ -8,17 +8,18 @@ where a kernel computes something twice; traffic is every argument read once and
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from helios import random
-from helios.backends.backend import ACTIVATIONS, STATS, Array, Backend
+from helios.backends.backend import STATS, Array, Backend
 from helios.backends.cpu_ref import CpuRef
-from helios.model.config import MLPS, GPTConfig
+from helios.model.activations import Activation, activation
+from helios.model.config import GPTConfig
 
 Rng = np.random.Generator
 Draw = Callable[[Rng], np.ndarray]
@@ -116,17 +117,24 @@ def of_all(fn: Callable[..., Any]) -> Prepare:
     return gradient(lambda t, *args: (fn(t, *(x.requires_grad_() for x in args)), args))
 
 
-def _activation(name: str) -> Callable[..., Any]:
-    def run(t: Any, h: Any, *coefficients: Any) -> Any:
-        from helios.bench.torch_gpt import HIDDEN
+MEASURED = ("gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline")  # of the activations
 
-        return HIDDEN[name](h, SimpleNamespace(**dict(zip(MLPS[name].coefficients, coefficients, strict=True))))
+
+def _activate(name: str) -> Callable[..., Any]:
+    def run(t: Any, h: Any, *coefficients: Any) -> Any:
+        from helios.bench.torch_gpt import activate
+
+        return activate(activation(name), h, *coefficients)
     return run
 
 
-ARITHMETIC = {  # operations an element of an activation: forward, backward
-    "gelu": (9, 17), "silu": (4, 8), "relu": (1, 2), "swiglu": (5, 12), "universal": (7, 16), "kan_spline": (22, 50),
-}
+def arithmetic(act: Activation) -> tuple[int, int]:
+    """Return the operations an element of an activation, forward and backward."""
+    f = act.formula
+    if f is None:
+        return 4 * 9, 4 * 14  # four splines reach an element, each with a cubic and its slope
+    count = lambda outputs: len(re.findall(r"[a-z]\w*\(| [-+*] ", f.source("numpy", outputs).partition("\n")[2]))
+    return count(["value"]), count(f.parameters) + len(f.parameters)
 
 
 def _attention(s: Sizes) -> Callable[..., Any]:
@@ -168,20 +176,21 @@ def _text(*shape: int) -> str:
     return "x".join(map(str, shape)) or "1"
 
 
-def _primitive(name: str) -> Callable[..., Any]:
-    return lambda be, *args: getattr(be, name)(*args)
+def _primitive(name: str, *first: Any) -> Callable[..., Any]:
+    return lambda be, *args: getattr(be, name)(*first, *args)
 
 
 def _elementwise(s: Sizes) -> Iterator[Row]:
-    for name, (there, back) in ARITHMETIC.items():
-        mlp, fn = MLPS[name], _activation(name)
-        shape = (s.rows, s.ffn if mlp.parts == 1 else s.gated)
-        given = (s.rows, mlp.parts * shape[1])
-        args = [normal(*given)] + [normal(shape[1])] * len(mlp.coefficients)
-        n = math.prod(shape)
-        yield Row(name, name, _text(*given), args, _primitive(name), there * n, forward(fn))
-        yield Row(f"{name}_backward", f"{name}_backward", _text(*given), [*args, normal(*shape)],
-                  _primitive(f"{name}_backward"), back * n, of_all(fn))
+    for name in MEASURED:
+        act, fn = activation(name), _activate(name)
+        there, back = arithmetic(act)
+        shape = (s.rows, s.ffn if act.parts == 1 else s.gated)
+        given = (s.rows, act.parts * shape[1])
+        args = [normal(*given), *(normal(*value.shape, shape[1]) for value in act.coefficients.values())]
+        n, primitive, formula = math.prod(shape), *(("activation", [act.formula]) if act.formula else ("spline", []))
+        yield Row(name, primitive, _text(*given), args, _primitive(primitive, *formula), there * n, forward(fn))
+        yield Row(f"{name}_backward", f"{primitive}_backward", _text(*given), [*args, normal(*shape)],
+                  _primitive(f"{primitive}_backward", *formula), back * n, of_all(fn))
     wide, x = (s.rows, s.ffn), [normal(s.rows, s.ffn)]
     n, cap = math.prod(wide), s.softcap or 30.0
     capped = lambda t, x: cap * t.tanh(x / cap)
@@ -223,16 +232,17 @@ def _matrices(s: Sizes) -> Iterator[Row]:
     for n, k in dict.fromkeys(layers):
         yield from (product("nt", m, n, k), product("nn", m, k, n), product("tn", n, k, m))
     n, k = s.ffn, d
-    for activation in (None, *ACTIVATIONS):
-        cost = 0 if activation is None else ARITHMETIC[activation][0] * m * n
-        yield Row("linear" if activation is None else f"linear+{activation}", "linear", _text(m, n, k),
-                  [normal(m, k), normal(n, k)], lambda be, x, w, a=activation: be.linear(x, w, a),
-                  2 * m * n * k + cost, forward(lambda t, x, w, a=activation: _linear(t, x, w, a)))
+    yield Row("linear", "linear", _text(m, n, k), [normal(m, k), normal(n, k)], lambda be, x, w: be.linear(x, w, None),
+              2 * m * n * k, forward(lambda t, x, w: t.nn.functional.linear(x, w)))
+    for act in (activation(name) for name in MEASURED):
+        if act.fused:
+            def with_activation(t: Any, x: Any, w: Any, name: str = act.text) -> Any:
+                z = t.nn.functional.linear(x, w)
+                return _activate(name)(t, z), z
 
-
-def _linear(t: Any, x: Any, w: Any, activation: str | None) -> Any:
-    z = t.nn.functional.linear(x, w)
-    return z if activation is None else (_activation(activation)(t, z), z)
+            yield Row(f"linear+{act.text}", "linear", _text(m, n, k), [normal(m, k), normal(n, k)],
+                      lambda be, x, w, f=act.formula: be.linear(x, w, f), (2 * k + arithmetic(act)[0]) * m * n,
+                      forward(with_activation))
 
 
 def _normalised(s: Sizes) -> Iterator[Row]:

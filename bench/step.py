@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from helios import random
 from helios.backends.backend import Backend, Dispatch, Program
 from helios.backends.vulkan.variants import ELEMENTWISE
 from helios.bench.measure import PAUSE_S, torch_device, torch_module
+from helios.model.activations import TABLE, activation
 from helios.train.config import Config
 from helios.train.state import TrainState
 
@@ -66,11 +68,20 @@ class Training:
 def label(dispatch: Dispatch) -> str:
     """Return a dispatch's kernel and what tells its variants apart: a product's layout, the op it computes or fuses."""
     defines = dispatch.defines
-    ops = {expression: op for op, expression in ELEMENTWISE.items()}
+    formula = _names().get(defines.get("FORMULA", ""), "formula")
+    ops = {expression: op.replace("activation", formula) for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
     backward = "backward" if defines.get("BACKWARD") else ""
-    parts = [dispatch.kernel, backward, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
+    own = formula if dispatch.kernel.startswith("activation") else ""
+    does = (ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))
+    parts = [dispatch.kernel, own, backward, layout, *does]
     return " ".join(part for part in parts if part)
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Return the names of the table's activations by their GLSL."""
+    return {formula.glsl: name for name in TABLE if (formula := activation(name).formula)}
 
 
 def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.ndarray], float] | None:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helios.model import GPT as HeliosGPT
-from helios.model.config import MLPS, GPTConfig
+from helios.backends.backend import SPLINE_REACH
+from helios.model.activations import Activation
+from helios.model.config import GPTConfig
 from helios.train.config import TrainConfig
 
 
@@ -56,45 +57,49 @@ class Attention(nn.Module):
         return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p))
 
 
-class Coefficients(nn.Module):
-    """The learnable vectors of universal and kan_spline, by name."""
-
-    def __init__(self, values: dict[str, float], width: int) -> None:
-        super().__init__()
-        for name, value in values.items():
-            self.register_parameter(name, nn.Parameter(torch.full((width,), value)))
-
-
-def _kan_spline(h: Tensor, c: Any) -> Tensor:
-    return (c.c0 * F.silu(h) + c.c1 * F.relu(h) + c.c2 * F.gelu(h, approximate="tanh") + c.c3 * h + c.c4 * h * h)
-
-
-def _swiglu(h: Tensor, c: Any) -> Tensor:
-    gate, up = h.chunk(2, -1)
-    return F.silu(gate) * up
-
-
-HIDDEN: dict[str, Callable[[Tensor, Any], Tensor]] = {  # of fc1's result and the coefficients
-    "gelu": lambda h, c: F.gelu(h, approximate="tanh"),
-    "silu": lambda h, c: F.silu(h),
-    "relu": lambda h, c: F.relu(h),
-    "swiglu": _swiglu,
-    "universal": lambda h, c: F.silu(h) * c.a + h * c.b,
-    "kan_spline": _kan_spline,
+FASTER: dict[str, Callable[[Tensor], Tensor]] = {  # what PyTorch has in one operation
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_exact": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
 }
 
 
+def activate(act: Activation, h: Tensor, *coefficients: Tensor) -> Tensor:
+    """Compute what `act` does, [..., F] of h [..., parts·F]."""
+    if act.text in FASTER:
+        return FASTER[act.text](h)
+    if act.formula is None:
+        return spline(h, *coefficients)
+    return act.formula.torch(*h.chunk(act.parts, -1), *coefficients)
+
+
+def spline(h: Tensor, points: Tensor) -> Tensor:
+    """Compute what helios.ops.spline does, by de Boor's algorithm, and beyond the knots along the curve's tangent."""
+    count, reach = len(points), SPLINE_REACH
+    u = (h.clamp(-reach, reach) + reach) * (count - 3) / (2 * reach)
+    cell = u.floor().clamp(max=count - 4)
+    t, columns = u - cell, torch.arange(h.shape[-1], device=h.device)
+    p = [points[cell.long() + k, columns] for k in range(4)]
+    for degree in (3, 2, 1):
+        ends = p
+        p = [p[k] + (p[k + 1] - p[k]) * (t + degree - 1 - k) / degree for k in range(degree)]
+    slope = 3 * (ends[1] - ends[0]) * (count - 3) / (2 * reach)
+    return p[0] + (h - h.clamp(-reach, reach)) * slope
+
+
 class MLP(nn.Module):
-    def __init__(self, activation: str, width: int, hidden: int) -> None:
+    def __init__(self, act: Activation, width: int, hidden: int) -> None:
         super().__init__()
-        kind = MLPS[activation]
-        self.hidden = HIDDEN[activation]
-        self.fc1 = nn.Linear(width, kind.parts * hidden, bias=False)
-        self.act = Coefficients(dict(kind.coefficients), hidden)
+        self.activation = act
+        self.fc1 = nn.Linear(width, act.parts * hidden, bias=False)
+        self.act = nn.ParameterDict({name: torch.from_numpy(value[..., None]).expand(*value.shape, hidden).clone()
+                                     for name, value in act.coefficients.items()})
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.hidden(self.fc1(x), self.act))
+        coefficients = (self.act[name] for name in self.activation.coefficients)
+        return self.fc2(activate(self.activation, self.fc1(x), *coefficients))
 
 
 class Block(nn.Module):
@@ -143,7 +148,7 @@ class Training:
         self.loss = torch.compile(self.model) if compiled else self.model
         self.device, self.clip, self.mixed = device, t.grad_clip, t.precision == "mixed"
         parameters = dict(self.model.named_parameters())
-        decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in HeliosGPT.no_decay]
+        decaying = [n for n, p in parameters.items() if p.ndim > 1 and n not in cfg.no_decay]
         self.optimizer = adamw([
             {"params": [parameters[n] for n in decaying], "weight_decay": t.weight_decay},
             {"params": [p for n, p in parameters.items() if n not in decaying], "weight_decay": 0.0},

@@ -27,7 +27,7 @@ def _matmul(be: Backend, n: Any, g: Array) -> tuple[Array, Array]:
 def _linear(be: Backend, n: Any, g: Array) -> tuple[Array, Array]:
     (x, w), activation = n.inputs, n.attrs["activation"]
     if activation:
-        g = getattr(be, activation + "_backward")(n.outputs[1], g)
+        (g,) = be.activation_backward(activation, n.outputs[1], g)
     return be.matmul(g, w), be.matmul(_rows(be, g), _rows(be, x), True, False)
 
 
@@ -53,13 +53,9 @@ GRADIENTS: dict[str, Rule] = {
     "scale": lambda be, n, g: (be.scale(g, n.attrs["alpha"]),),
     "reshape": lambda be, n, g: (be.reshape(g, n.inputs[0].shape),),
     "sum": lambda be, n, g: (be.expand(g, n.inputs[0].shape),),
-    "gelu": lambda be, n, g: (be.gelu_backward(*n.inputs, g),),
-    "silu": lambda be, n, g: (be.silu_backward(*n.inputs, g),),
-    "relu": lambda be, n, g: (be.relu_backward(*n.inputs, g),),
+    "activation": lambda be, n, g: be.activation_backward(n.attrs["formula"], *n.inputs, g),
+    "spline": lambda be, n, g: be.spline_backward(*n.inputs, g),
     "softcap": lambda be, n, g: (be.softcap_backward(*n.inputs, g, n.attrs["cap"]),),
-    "swiglu": lambda be, n, g: (be.swiglu_backward(*n.inputs, g),),
-    "universal": lambda be, n, g: be.universal_backward(*n.inputs, g),
-    "kan_spline": lambda be, n, g: be.kan_spline_backward(*n.inputs, g),
     "dropout": _dropout,
     "matmul": _matmul,
     "linear": _linear,

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from helios.backends.backend import ACTIVATIONS
+from helios.backends.backend import SPLINE_POINTS
+from helios.formula import Formula
 from helios.tensor import Tensor, check, check_same, elementwise, record
 
 
@@ -53,19 +54,36 @@ def scale(x: Tensor, alpha: float) -> Tensor:
     return x * alpha
 
 
+def activation(h: Tensor, formula: Formula, *coefficients: Tensor) -> Tensor:
+    """Return the formula's value at h [..., F]; where it is gated, h [..., 2F] has the gates, then the values. Each of
+    its coefficients, in the order of `formula.coefficients`, is [F]."""
+    check("activation", h, *coefficients)
+    if len(coefficients) != len(formula.coefficients):
+        raise ValueError(f"activation: {formula} has {len(formula.coefficients)} coefficients, got {len(coefficients)}")
+    if formula.gated and (not h.shape or h.shape[-1] % 2):
+        raise ValueError(f"activation: {formula} is gated: the last axis must have an even length, got shape {h.shape}")
+    features = (h.shape[-1] // len(formula.inputs),) if h.shape else ()
+    for name, c in zip(formula.coefficients, coefficients, strict=True):
+        if not features or c.shape != features:
+            raise ValueError(f"activation: coefficient {name} must have shape {features or '(F,)'}, got {c.shape}")
+    tensors = (h, *coefficients)
+    out = h.backend.activation(formula, *(t.data for t in tensors))
+    return record("activation", tensors, (out,), formula=formula)
+
+
 def gelu(x: Tensor) -> Tensor:
     """Return ½x(1 + tanh(√(2/π)(x + 0.044715x³))) (Hendrycks & Gimpel, 2016)."""
-    return elementwise("gelu", x)
+    return activation(x, Formula.parse("gelu(x)"))
 
 
 def silu(x: Tensor) -> Tensor:
     """Return x/(1 + e⁻ˣ)."""
-    return elementwise("silu", x)
+    return activation(x, Formula.parse("silu(x)"))
 
 
 def relu(x: Tensor) -> Tensor:
     """Return max(x, 0); the gradient at 0 is 0."""
-    return elementwise("relu", x)
+    return activation(x, Formula.parse("relu(x)"))
 
 
 def softcap(x: Tensor, cap: float) -> Tensor:
@@ -75,29 +93,13 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return elementwise("softcap", x, cap=cap)
 
 
-def swiglu(h: Tensor) -> Tensor:
-    """Return silu(gate)·up [..., F] (Shazeer, 2020); h [..., 2F] has the gates, then the ups."""
-    if not h.shape or h.shape[-1] % 2:
-        raise ValueError(f"swiglu: the last axis must have an even length, got shape {h.shape}")
-    return elementwise("swiglu", h)
-
-
-def universal(h: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Return silu(h)·a + h·b; h [..., F], a and b [F]."""
-    return _per_feature("universal", h, a, b)
-
-
-def kan_spline(h: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, c4: Tensor) -> Tensor:
-    """Return c0·silu(h) + c1·relu(h) + c2·gelu(h) + c3·h + c4·h²; h [..., F], each c [F]."""
-    return _per_feature("kan_spline", h, c0, c1, c2, c3, c4)
-
-
-def _per_feature(op: str, h: Tensor, *coefficients: Tensor) -> Tensor:
-    check(op, h, *coefficients)
-    for i, c in enumerate(coefficients):
-        _vector(op, f"coefficient {i}", c, h)
-    tensors = (h, *coefficients)
-    return record(op, tensors, (getattr(h.backend, op)(*(t.data for t in tensors)),))
+def spline(h: Tensor, points: Tensor) -> Tensor:
+    """Return a cubic B-spline's value at h [..., F], a curve for each column, as in Kolmogorov-Arnold networks (Liu et
+    al., 2024): 16 control points, points [16, F], on uniform knots over [-4, 4], a straight line beyond."""
+    check("spline", h, points)
+    if not h.shape or points.shape != (SPLINE_POINTS, h.shape[-1]):
+        raise ValueError(f"spline: h {h.shape} does not fit points {points.shape}, expected [{SPLINE_POINTS}, F]")
+    return record("spline", (h, points), (h.backend.spline(h.data, points.data),))
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -128,13 +130,13 @@ def matmul(a: Tensor, b: Tensor, ta: bool = False, tb: bool = False) -> Tensor:
     return a.matmul(b, ta, tb)
 
 
-def linear(x: Tensor, weight: Tensor, activation: str | None = None) -> Tensor:
-    """Return f(x·weightᵀ), f one of gelu, silu, relu or nothing, in one pass; x [..., K], weight [N, K]."""
+def linear(x: Tensor, weight: Tensor, activation: Formula | None = None) -> Tensor:
+    """Return f(x·weightᵀ), f a plain formula or nothing, in one pass; x [..., K], weight [N, K]."""
     check("linear", x, weight)
     if len(weight.shape) != 2 or not x.shape or x.shape[-1] != weight.shape[1]:
         raise ValueError(f"linear: x {x.shape} does not fit weight {weight.shape} ([out, in])")
-    if activation not in (None, *ACTIVATIONS):
-        raise ValueError(f"linear: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if activation and not activation.plain:
+        raise ValueError(f"linear: activation must be a formula in x alone, got {activation}; use ops.activation")
     return record("linear", (x, weight), x.backend.linear(x.data, weight.data, activation), activation=activation)
 
 

@@ -5,7 +5,6 @@
 // Grid: one subgroup a row, for dx, its lanes striding over the columns; then one for each EACH·SG columns and each
 // part, for the sums, a lane owning EACH columns.
 #include "lib/common.glsl"
-#include "lib/activations.glsl"
 #include "lib/dropout.glsl"
 
 layout(push_constant) uniform Push {

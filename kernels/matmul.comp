@@ -11,7 +11,6 @@
 // Host: WG = BM/TM·BN/TN; VEC_A, VEC_B where four neighbours of A, B are wholly inside or outside, aligned to 16 bytes.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
-#include "lib/activations.glsl"
 
 layout(push_constant) uniform Push {
     In a, b;

@@ -15,7 +15,6 @@
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #pragma use_vulkan_memory_model
 #include "lib/common.glsl"
-#include "lib/activations.glsl"
 
 layout(push_constant) uniform Push {
     In a, b;

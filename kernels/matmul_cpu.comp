@@ -13,7 +13,6 @@
 #include "lib/common.glsl"
 #include "lib/half.glsl"
 #include "lib/pairs.glsl"
-#include "lib/activations.glsl"
 
 layout(push_constant) uniform Push {
     In a, b;

@@ -14,10 +14,10 @@ import numpy as np
 
 from helios import ops, random
 from helios.backends import get_backend
-from helios.backends.backend import ACTIVATIONS, Backend, Shape
+from helios.backends.backend import Backend, Shape
 from helios.errors import UserError
 from helios.model import files
-from helios.model.config import MLPS, GPTConfig
+from helios.model.config import GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
 
@@ -29,8 +29,6 @@ class GPT:
 
     device: "vulkan", "cpu_ref" or a Backend. seed: of the initial weights and of the dropout masks that `loss` draws.
     """
-
-    no_decay = ("wte.weight", "wpe.weight")  # what an optimizer's weight decay should spare: tables, not products
 
     def __init__(self, config: GPTConfig, device: str | Backend = "vulkan", seed: int = 0) -> None:
         self.config, self.seed = config, seed
@@ -48,16 +46,15 @@ class GPT:
         cfg, w = self.config, self.weights
         p = 0.0 if rng is None else cfg.dropout
         x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
-        for i, activation in enumerate(cfg.activations):
+        for i, act in enumerate(cfg.activations):
             block = partial(self._of_block, i)
             h = ops.layer_norm(x, block("ln1.weight"), block("ln1.bias"))
             h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
             x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
             h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
-            fused = activation in ACTIVATIONS
-            h = ops.linear(h, block("mlp.fc1.weight"), activation if fused else None)
-            if not fused:
-                h = getattr(ops, activation)(h, *(block(f"mlp.act.{c}") for c in MLPS[activation].coefficients))
+            h = ops.linear(h, block("mlp.fc1.weight"), act.formula if act.fused else None)
+            if not act.fused:
+                h = act(h, *(block(f"mlp.act.{name}") for name in act.coefficients))
             x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
         return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
 
@@ -218,11 +215,12 @@ def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
 
 def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
     """Draw from the seed and the name alone, so that a parameter starts the same whatever the rest of the model is."""
-    if len(shape) == 1:
-        constants = {"weight": 1.0, "bias": 0.0}  # of a layer norm
-        for mlp in MLPS.values():
-            constants.update(mlp.coefficients)
-        return np.full(shape, constants[name.rpartition(".")[2]], np.float32)
+    _, _, last = name.rpartition(".")
+    if ".mlp.act." in name:
+        value = cfg.activations[int(name.split(".")[1])].coefficients[last]
+        return np.broadcast_to(value[..., None], shape).copy()
+    if len(shape) == 1:  # of a layer norm
+        return np.full(shape, 1.0 if last == "weight" else 0.0, np.float32)
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     std = STD / math.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
     return random.normal(math.prod(shape), seed, stream).reshape(shape) * np.float32(std)

@@ -94,25 +94,9 @@ def _switch(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
-def _as_list(value: Any) -> Any:
+def as_list(value: Any) -> Any:
     """Return the list that a text spells in JSON, so that a flag takes what a file takes; any other value as it is."""
     return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-
-
-def _names(value: Any) -> str:
-    value = _as_list(value)
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError
-    return ",".join(part.strip() for name in names for part in name.split(","))
-
-
-def _genomes(value: Any) -> str:
-    value = _as_list(value)
-    given = value.split(";") if isinstance(value, str) else value
-    if not isinstance(given, list | tuple):
-        raise ValueError
-    return ";".join(_names(genome) for genome in given if genome)
 
 
 def _terms(value: Any) -> str:
@@ -125,7 +109,7 @@ def _terms(value: Any) -> str:
 
 def _texts(value: Any) -> str | tuple[str, ...]:
     with suppress(ValueError, RecursionError):  # the name of a file may begin like a list
-        value = _as_list(value)
+        value = as_list(value)
     found = tuple(map(_text, value)) if isinstance(value, list | tuple) else (_text(value),)
     if not found:
         raise ValueError
@@ -136,9 +120,7 @@ INT = Kind("a whole number", "N", _integer)
 FLOAT = Kind("a number", "X", _number)
 TEXT = Kind("text in UTF-8 without null bytes", "TEXT", _text)
 SWITCH = Kind("true or false", "BOOL", _switch)
-NAMES = Kind("a name or several with commas between", "NAME[,NAME…]", _names)
 TEXTS = Kind("text, or a list of several", "TEXT", _texts)
-GENOMES = Kind("genomes with semicolons between, or a list of them", "GENOME[;GENOME…]", _genomes)
 TERMS = Kind("NAME=NUMBER, several with commas between", "NAME=X[,NAME=X…]", _terms)
 WIDTH = Kind("a whole number or matched", "N", lambda x: x if x == "matched" else _integer(x))
 KINDS = {"int": INT, "float": FLOAT, "str": TEXT, "bool": SWITCH}  # by the annotation of a field

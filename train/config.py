@@ -14,12 +14,11 @@ from typing import Any
 from helios.backends import NAMES as BACKENDS
 from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
-from helios.model.config import MLPS, GPTConfig
+from helios.model.activations import ACTIVATIONS, GENOMES, parsed, split_genomes
+from helios.model.config import GPTConfig
 from helios.model.settings import (
     ANY,
     COUNT,
-    GENOMES,
-    NAMES,
     NATURAL,
     PORTION,
     POSITIVE,
@@ -111,7 +110,8 @@ class SearchConfig(Settings):
                         "the best activation of the MLPs, which is then trained; none: nothing", flag="search")
     max_cost: float = setting(1e9, POSITIVE, "most training tokens of a search; one that may need more is refused",
                               flag="max-cost")
-    activation_pool: str = setting(",".join(MLPS), ANY, "activations that may be tried", kind=NAMES)
+    activation_pool: str = setting("gelu,silu,relu,swiglu,universal,kan_spline", ANY, "activations that may be tried",
+                                   kind=ACTIVATIONS)
     genome: str = setting("global", one_of("global", "per_block"), "one activation for all blocks, or one for each")
     genomes: str = setting("", ANY, "candidates of generation 0; not given: made from activation_pool", kind=GENOMES)
     population_size: int = setting(6, COUNT, "candidates in a generation")
@@ -152,8 +152,8 @@ class SearchConfig(Settings):
 
     @property
     def pool(self) -> tuple[str, ...]:
-        """Return the names in activation_pool."""
-        return tuple(self.activation_pool.split(","))
+        """Return the activations in activation_pool."""
+        return tuple(act.text for act in parsed("activation_pool", self.activation_pool))
 
     @property
     def reuses(self) -> bool:
@@ -370,15 +370,13 @@ def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
 def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
     """Yield the same for the rules on a search."""
     s, t, m = config.search, config.train, config.monitor
-    for name in s.pool:
-        yield (name not in MLPS, f"activation_pool: given {name!r}, expected some of {', '.join(MLPS)}"
-               f"{nearest(name, MLPS)}")
-    for genome in filter(None, s.genomes.split(";")):
-        replace(config.model, activation=genome)  # raises UserError
-        yield (len(set(genome.split(","))) > 1 and s.genome == "global",
+    for genome in split_genomes(s.genomes):
+        model = replace(config.model, activation=genome)  # raises UserError
+        yield (len(set(model.activations)) > 1 and s.genome == "global",
                f"genomes: {genome} differs by block; set genome = per_block")
     fitness_coefficients(s.fitness, s.coefficients)  # raises UserError
-    yield len(set(s.pool)) < len(s.pool), f"activation_pool: {s.activation_pool} names an activation twice"
+    keys = [act.key for act in parsed("activation_pool", s.activation_pool)]
+    yield len(set(keys)) < len(keys), f"activation_pool: {s.activation_pool} names an activation twice"
     yield s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off"
     yield (m.adaptive_batch and s.budget == "steps",
            "adaptive_batch makes steps of different sizes: set budget = tokens")

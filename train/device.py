@@ -7,7 +7,7 @@ from collections.abc import Callable
 from helios.backends import get_backend
 from helios.backends.backend import Backend
 from helios.errors import NoDevice, UserError
-from helios.model.config import MLPS, GPTConfig
+from helios.model.config import GPTConfig
 
 MIB = 2**20
 SLACK = 1.03  # factor on the estimate of memory, for all small arrays
@@ -48,7 +48,7 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D; and the results of fc1 and
     # the activation. Besides, there are either the logits (whose gradient takes their place) or the gradients of one
     # block's hidden values.
-    hidden = [(MLPS[name].parts + 1) * f for name, f in zip(model.activations, model.ffn_dims, strict=True)]
+    hidden = [(act.parts + 1) * f for act, f in zip(model.activations, model.ffn_dims, strict=True)]
     kept = model.n_layer * (9 * d + model.n_head) + sum(hidden)
     return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + max(model.vocab_size, *hidden))))
 
@@ -62,7 +62,7 @@ def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int
                         f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
                         f"choose a smaller model, batch or block")
     rows = batch_size * model.block_size
-    hidden = (MLPS[name].parts * f for name, f in zip(model.activations, model.ffn_dims, strict=True))
+    hidden = (act.parts * f for act, f in zip(model.activations, model.ffn_dims, strict=True))
     largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
     if largest > backend.max_allocation:
         raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "

@@ -34,7 +34,7 @@ class TrainState:
         self.opt = AdamW(self.model.named_parameters(), lr=train.lr, betas=(train.beta1, train.beta2), eps=train.eps,
                          weight_decay=train.weight_decay, grad_clip=train.grad_clip,
                          spike_threshold=train.spike_threshold, loss_scaling=backend.precision == "mixed",
-                         no_decay=self.model.no_decay)
+                         no_decay=self.model.config.no_decay)
         self.total = Tensor(backend.zeros(()), backend)  # the step's loss so far, over its micro-steps
         self.micro = Capture(self._micro, backend, keep=KEPT)
         self.last = Capture(self._last, backend, keep=KEPT)

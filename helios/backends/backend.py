@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from helios.formula import Formula
+
 Array = Any
 Shape = tuple[int, ...]
 
-ACTIVATIONS = ("gelu", "silu", "relu")  # those that act on one input and hold no parameters
 STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "grad_coef",
          "loss_scale", "good_updates", "overflows")
+SPLINE_POINTS, SPLINE_REACH = 16, 4.0
 PRECISIONS = ("f32", "mixed")  # what matmul, linear and attention round their inputs to: nothing, float16
 
 RECORDED_UPLOAD = ("upload: it would happen at once, and in no replay of the function that is being recorded; "
@@ -177,30 +179,23 @@ class Backend(Protocol):
     def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array: ...
     def mul(self, x: Array, y: Array) -> Array: ...
     def scale(self, x: Array, alpha: float) -> Array: ...
-    def gelu(self, x: Array) -> Array: ...
-    def gelu_backward(self, x: Array, g: Array) -> Array: ...
-    def silu(self, x: Array) -> Array: ...
-    def silu_backward(self, x: Array, g: Array) -> Array: ...
-    def relu(self, x: Array) -> Array: ...
-    def relu_backward(self, x: Array, g: Array) -> Array: ...
+    def activation(self, formula: Formula, h: Array, *coefficients: Array) -> Array:
+        """Return the formula's value at h [..., F]; where gated, h [..., 2F] has the gates, then the values. Each
+        coefficient is [F]."""
+        ...
+
+    def activation_backward(self, formula: Formula, h: Array, *coefficients_and_g: Array) -> tuple[Array, ...]:
+        """Return the gradients of h and of each coefficient."""
+        ...
+
     def softcap(self, x: Array, cap: float) -> Array: ...
     def softcap_backward(self, x: Array, g: Array, cap: float) -> Array: ...
-    def swiglu(self, h: Array) -> Array: ...  # silu(gate)·up; h [..., 2F]: the gates, then the ups
-    def swiglu_backward(self, h: Array, g: Array) -> Array: ...
-    def universal(self, h: Array, a: Array, b: Array) -> Array:
-        """Return silu(h)·a + h·b; h [..., F], a and b [F]."""
+    def spline(self, h: Array, points: Array) -> Array:
+        """Return a cubic B-spline's value at h [..., F], one of its own for each column, points [SPLINE_POINTS, F]: on
+        uniform knots over ±SPLINE_REACH, straight beyond."""
         ...
 
-    def universal_backward(self, h: Array, a: Array, b: Array, g: Array) -> tuple[Array, Array, Array]: ...
-    def kan_spline(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array) -> Array:
-        """Return c0·silu(h) + c1·relu(h) + c2·gelu(h) + c3·h + c4·h²; h [..., F], each c [F]."""
-        ...
-
-    def kan_spline_backward(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array, g: Array
-                            ) -> tuple[Array, ...]:
-        """Return (dh, dc0 … dc4)."""
-        ...
-
+    def spline_backward(self, h: Array, points: Array, g: Array) -> tuple[Array, Array]: ...
     def dropout(self, h: Array, rng: Array, p: float, site: int, residual: Array | None = None) -> Array:
         """Return residual + mask·h/(1-p), the mask from helios.random at (rng, site); without residual it is its own
         backward pass. rng: int32 [3], seed low, seed high, step."""
@@ -212,8 +207,8 @@ class Backend(Protocol):
         leading axes. Leading axes of a are folded into M where b has two axes and a is not transposed."""
         ...
 
-    def linear(self, x: Array, w: Array, activation: str | None) -> tuple[Array, Array | None]:
-        """Return (f(x·wᵀ), x·wᵀ) with x [..., K], w [N, K]; without an activation the second is None."""
+    def linear(self, x: Array, w: Array, activation: Formula | None) -> tuple[Array, Array | None]:
+        """Return (f(x·wᵀ), x·wᵀ), f a plain formula, with x [..., K], w [N, K]; without one the second is None."""
         ...
 
     # -- rows ---------------------------------------------------------------------------------------------------------

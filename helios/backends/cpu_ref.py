@@ -7,7 +7,7 @@ those of `reshape` and `view`, which share memory with their argument.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,15 +21,15 @@ from helios.backends.backend import (
     SCALE_MAX,
     SCALE_MIN,
     SCALE_PATIENCE,
+    SPLINE_POINTS,
+    SPLINE_REACH,
     STATS,
     Array,
     Shape,
     host_array,
 )
 from helios.backends.eager import EagerProgram, Marks
-
-GELU_SCALE = math.sqrt(2.0 / math.pi)
-GELU_CUBIC = 0.044715
+from helios.formula import Formula
 
 
 class CpuRef:
@@ -158,52 +158,29 @@ class CpuRef:
     def scale(self, x: Array, alpha: float) -> Array:
         return self._float(alpha * x)
 
-    def gelu(self, x: Array) -> Array:
-        return self._float(0.5 * x * (1 + _gelu_tanh(x)))
+    def activation(self, formula: Formula, h: Array, *coefficients: Array) -> Array:
+        return self._float(formula.value(*_inputs(formula, h), *coefficients))
 
-    def gelu_backward(self, x: Array, g: Array) -> Array:
-        return self._float(_gelu_slope(x) * g)
+    def activation_backward(self, formula: Formula, h: Array, *coefficients_and_g: Array) -> tuple[Array, ...]:
+        *coefficients, g = coefficients_and_g
+        dx, *others = (slope * g for slope in formula.slopes(*_inputs(formula, h), *coefficients))
+        if formula.gated:
+            dx = np.concatenate((dx, others.pop(0)), -1)
+        return self._float(dx), *map(_columns, others)
 
-    def silu(self, x: Array) -> Array:
-        return self._float(x * _sigmoid(x))
+    def spline(self, h: Array, points: Array) -> Array:
+        return self._float(np.sum([c * value for c, (value, _) in zip(points, _bases(h), strict=True)], 0))
 
-    def silu_backward(self, x: Array, g: Array) -> Array:
-        return self._float(_silu_slope(x) * g)
-
-    def relu(self, x: Array) -> Array:
-        return self._float(np.maximum(x, 0))
-
-    def relu_backward(self, x: Array, g: Array) -> Array:
-        return self._float(np.where(x > 0, g, 0))
+    def spline_backward(self, h: Array, points: Array, g: Array) -> tuple[Array, Array]:
+        values, slopes = zip(*_bases(h), strict=True)
+        dh = g * np.sum([c * slope for c, slope in zip(points, slopes, strict=True)], 0)
+        return self._float(dh), self._float([_columns(g * value) for value in values])
 
     def softcap(self, x: Array, cap: float) -> Array:
         return self._float(cap * np.tanh(x / cap))
 
     def softcap_backward(self, x: Array, g: Array, cap: float) -> Array:
         return self._float((1 - np.tanh(x / cap) ** 2) * g)
-
-    def swiglu(self, h: Array) -> Array:
-        gate, up = np.split(h, 2, -1)
-        return self._float(self.silu(gate) * up)
-
-    def swiglu_backward(self, h: Array, g: Array) -> Array:
-        gate, up = np.split(h, 2, -1)
-        return self._float(np.concatenate((_silu_slope(gate) * up * g, self.silu(gate) * g), -1))
-
-    def universal(self, h: Array, a: Array, b: Array) -> Array:
-        return self._float(self.silu(h) * a + h * b)
-
-    def universal_backward(self, h: Array, a: Array, b: Array, g: Array) -> tuple[Array, Array, Array]:
-        return self._float((_silu_slope(h) * a + b) * g), _columns(self.silu(h) * g), _columns(h * g)
-
-    def kan_spline(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array) -> Array:
-        return self._float(c0 * self.silu(h) + c1 * self.relu(h) + c2 * self.gelu(h) + c3 * h + c4 * h * h)
-
-    def kan_spline_backward(self, h: Array, c0: Array, c1: Array, c2: Array, c3: Array, c4: Array, g: Array
-                            ) -> tuple[Array, ...]:
-        slope = c0 * _silu_slope(h) + c1 * (h > 0) + c2 * _gelu_slope(h) + c3 + 2 * c4 * h
-        bases = (self.silu(h), self.relu(h), self.gelu(h), h, h * h)
-        return self._float(slope * g), *(_columns(basis * g) for basis in bases)
 
     def dropout(self, h: Array, rng: Array, p: float, site: int, residual: Array | None = None) -> Array:
         kept = np.where(random.keep(h.shape, rng, site, p), h / (1 - p), 0)
@@ -216,9 +193,9 @@ class CpuRef:
             return (a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[-1])
         return (a.swapaxes(-1, -2) if ta else a) @ b
 
-    def linear(self, x: Array, w: Array, activation: str | None) -> tuple[Array, Array | None]:
+    def linear(self, x: Array, w: Array, activation: Formula | None) -> tuple[Array, Array | None]:
         z = self.matmul(x[None], w, tb=True)[0]  # x may have one axis
-        return (getattr(self, activation)(z), z) if activation else (z, None)
+        return (self.activation(activation, z), z) if activation else (z, None)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
@@ -300,23 +277,19 @@ class CpuRef:
         return d.reshape(logits.shape)
 
 
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):  # e⁻ˣ = ∞ gives the right 0
-        return 1 / (1 + np.exp(-x))
+def _inputs(formula: Formula, h: Array) -> list[Array]:
+    return np.split(h, 2, -1) if formula.gated else [h]
 
 
-def _silu_slope(x: Array) -> Array:
-    s = _sigmoid(x)
-    return s * (1 + x * (1 - s))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    return np.tanh(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
-
-
-def _gelu_slope(x: Array) -> Array:
-    t = _gelu_tanh(x)
-    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * GELU_SCALE * (1 + 3 * GELU_CUBIC * x * x)
+def _bases(h: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the value and the slope at h of each control point's cubic B-spline."""
+    step, inside = 2 * SPLINE_REACH / (SPLINE_POINTS - 3), np.clip(h, -SPLINE_REACH, SPLINE_REACH)
+    for centre in range(-1, SPLINE_POINTS - 1):
+        d = (inside + SPLINE_REACH) / step - centre
+        a, b = np.abs(d), np.maximum(2 - np.abs(d), 0)
+        value = np.where(a < 1, 2 / 3 - a * a * (1 - a / 2), b**3 / 6)
+        slope = np.where(a < 1, d * (1.5 * a - 2), -0.5 * np.sign(d) * b * b) / step
+        yield value + (h - inside) * slope, slope
 
 
 def _columns(x: Array) -> Array:

@@ -76,6 +76,11 @@ class Formula:
         return len(self.inputs) == 2
 
     @property
+    def plain(self) -> bool:
+        """Whether it is in x alone."""
+        return self.parameters == ("x",)
+
+    @property
     def parameters(self) -> tuple[str, ...]:
         return *self.inputs, *self.coefficients
 

@@ -1,5 +1,5 @@
 // What the attention kernels share: where a workgroup works, and the soft cap.
-#include "lib/activations.glsl"
+#include "lib/functions.glsl"
 #include "lib/philox.glsl"
 
 struct Place {

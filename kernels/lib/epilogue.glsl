@@ -1,6 +1,9 @@
 // The last thing done to a value before it is stored at `at`: EPILOGUE, an expression as in elementwise.comp, of x (the
 // value) and y (of p.y at the same place); where SWAP, of y (the value) and x (of p.y). Included after the push block,
 // which has `In y` if Y, and `alpha`, `beta` if HAS_EPILOGUE.
+#include "lib/functions.glsl"
+FORMULA
+
 float epilogue(float value, float other) {
 #if SWAP
     float x = other, y = value;

@@ -46,3 +46,9 @@ float elu(float x) {
     float below = y > -0.25 ? series : exp(y) - 1.0;
     return x > 0.0 ? x : below;
 }
+
+float softcap(float x, float cap) { return cap * tanh1(x / cap); }
+float softcap_grad(float x, float cap) {
+    float t = tanh1(x / cap);
+    return 1.0 - t * t;
+}

@@ -2,7 +2,7 @@
 // and scatters lane by lane, and a lane's turn costs as much with 32 bits.
 //
 // pair and store_pair serve kernels that always take two. In kernels that are written for either number, a lane takes
-// EACH floats at a time, `Floats`, by LOAD and STORE; among(i): 1 for the i-th of them, 0 for the others.
+// EACH floats at a time, `Floats`, by LOAD and STORE; PART(x, i): the i-th of them; among(i): 1 for that, 0 for the others.
 #if PAIRS
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer Twos { uint64_t v[]; };
@@ -27,6 +27,7 @@ void store_two(Twos q, uint at, vec2 x) {
 #define LOAD(q, at) load_two(Twos(uvec2(q)), at)
 #define STORE(q, at, x) store_two(Twos(uvec2(q)), at, x)
 #define APPLY(f, x, y) vec2(f((x)[0], (y)[0]), f((x)[1], (y)[1]))
+#define PART(x, e) x[e]
 vec2 pair(In q, uint at) { return LOAD(q, at); }
 void store_pair(Out q, uint at, vec2 x, bool both) { STORE(q, at, x); }
 float total(vec2 x) { return x.x + x.y; }
@@ -40,6 +41,7 @@ uint lane_swizzle(uint lane) { return lane; }
 #define LOAD(q, at) q.v[at]
 #define STORE(q, at, x) q.v[at] = x
 #define APPLY(f, x, y) f(x, y)
+#define PART(x, e) x
 vec2 pair(In q, uint at) { return vec2(q.v[at], q.v[at + 1]); }
 void store_pair(Out q, uint at, vec2 x, bool both) {
     q.v[at] = x.x;

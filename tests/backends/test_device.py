@@ -204,11 +204,13 @@ def test_other_simd_widths_compute_the_same(width: str) -> None:
 import numpy as np
 from helios import ops
 from helios.backends import get_backend
+from helios.formula import Formula
 from helios.tensor import tensor
 r = np.random.default_rng(0)
 x, w = r.standard_normal((2, 33, 30)).astype("f"), r.standard_normal((50, 30)).astype("f")
 be = get_backend("vulkan")
-for f in (lambda b: ops.linear(tensor(x, b), tensor(w, b), "gelu"), lambda b: ops.attention(tensor(x, b), 2, 3.0)):
+gelu = Formula.parse("gelu(x)")
+for f in (lambda b: ops.linear(tensor(x, b), tensor(w, b), gelu), lambda b: ops.attention(tensor(x, b), 2, 3.0)):
     np.testing.assert_allclose(f(be).numpy(), f("cpu_ref").numpy(), atol=1e-5)
 print(be.profile.subgroup_size)
 """

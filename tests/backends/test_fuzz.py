@@ -11,9 +11,11 @@ from helios import random
 from helios.backends.vulkan import backend as module
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.backend import VulkanBackend
+from helios.formula import Formula
 
 from .vulkan import make
 
+GELU = Formula.parse("gelu(x)")
 SHAPES = ((1, 1), (5, 1), (1, 7), (8, 8), (33, 8), (17, 19), (64, 64), (70, 30))
 
 
@@ -50,9 +52,10 @@ class Graph:
             if kind == "matmul":
                 keep(be.matmul(pick(), matrix, False, maybe(0.5)))
             elif kind == "unary":
-                keep(be.gelu(pick()) if maybe(0.5) else be.scale(pick(), 0.7))
+                keep(be.activation(GELU, pick()) if maybe(0.5) else be.scale(pick(), 0.7))
             elif kind == "binary":
-                keep(be.axpby(pick(), pick(), 0.6, 0.5) if maybe(0.6) else be.gelu_backward(pick(), pick()))
+                keep(be.axpby(pick(), pick(), 0.6, 0.5) if maybe(0.6) else
+                     be.activation_backward(GELU, pick(), pick())[0])
             elif kind == "matmul_binary":
                 product, other = be.matmul(pick(), matrix), pick()
                 keep(be.axpby(product, other, 0.4, 0.7) if maybe(0.5) else be.axpby(other, product, 0.4, 0.7))

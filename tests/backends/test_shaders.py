@@ -20,6 +20,9 @@ from helios.backends.vulkan.memory import Block, Handle
 from helios.backends.vulkan.primitives import Primitives
 from helios.backends.vulkan.spirv import shared_bytes
 from helios.backends.vulkan.tuning import TILES, candidates, lanes, shape_class
+from helios.backends.vulkan.variants import ELEMENTWISE
+from helios.formula import Formula
+from helios.model.activations import TABLE, activation
 
 from .vulkan import GUARANTEED, PROFILE, make
 
@@ -52,14 +55,19 @@ class Dry(Primitives):
         x, v, one = self.empty((6, 40)), self.empty((40,)), self.empty(())
         rng, index = self.empty((3,)), self.empty((2, 3))
         self.axpby(x, x, 1.0, 1.0), self.mul(x, x), self.scale(x, 2.0)
-        for h in (x, self.empty((6, 42))):
-            g = self.swiglu(h)
-            self.swiglu_backward(h, g)
-        for f in ("gelu", "silu", "relu"):
-            getattr(self, f)(x), getattr(self, f + "_backward")(x, x), self.linear(x, x, f)
+        for name in TABLE:
+            act = activation(name)
+            for features in (20, 21):
+                h, g = self.empty((6, act.parts * features)), self.empty((6, features))
+                c = [self.empty((*value.shape, features)) for value in act.coefficients.values()]
+                if act.formula is None:
+                    self.spline(h, *c), self.spline_backward(h, *c, g)
+                else:
+                    self.activation(act.formula, h, *c), self.activation_backward(act.formula, h, *c, g)
+            if act.fused:
+                self.linear(x, x, act.formula)
         self.softcap(x, 2.0), self.softcap_backward(x, x, 2.0), self.dropout(x, rng, 0.1, 0), self.expand(one, (6, 40))
-        self.universal(x, v, v), self.universal_backward(x, v, v, x), self.dropout(x, rng, 0.1, 0, x)
-        self.kan_spline(x, *[v] * 5), self.kan_spline_backward(x, *[v] * 5, x)
+        self.dropout(x, rng, 0.1, 0, x)
         for ta in (False, True):
             for tb in (False, True):
                 for m, n, k in ((5, 5, 5), (8, 8, 8), (2048, 1024, 8), (2048, 1023, 7)):
@@ -83,7 +91,8 @@ class Dry(Primitives):
         for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
             if name in PRODUCERS and "EPILOGUE" not in defines:
                 for swap in (0, 1):
-                    epilogue = {"HAS_EPILOGUE": 1, "EPILOGUE": "gelu_grad(x) * y", "SWAP": swap, "Y": 1}
+                    epilogue = {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE["activation_backward"], "SWAP": swap, "Y": 1,
+                                "FORMULA": Formula.parse("gelu(x)").glsl}
                     self.pipelines.get(name, **(defines | epilogue))
                     if name == "layer_norm_backward":
                         self.pipelines.get(name, **(defines | {"DROPOUT_AFTER": 1}))

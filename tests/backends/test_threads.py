@@ -26,7 +26,7 @@ from .vulkan import make
 def losses(be: Backend, seed: int, recorded: bool) -> list[float]:
     """Of three training steps of a model of its own."""
     model = GPT(GPTConfig(vocab_size=61, block_size=16, n_layer=1, n_head=2, n_embd=16), be, seed)
-    optimizer = AdamW(model.named_parameters(), no_decay=model.no_decay)
+    optimizer = AdamW(model.named_parameters(), no_decay=model.config.no_decay)
     tokens = np.random.default_rng(seed).integers(0, 61, (2, 16)).astype(np.int32)
     rate = np.full(1, 1e-3, np.float32)
 

@@ -9,7 +9,8 @@ import pytest
 
 from helios.backends.cpu_ref import CpuRef
 from helios.bench.step import Training
-from helios.model.config import MLPS, GPTConfig
+from helios.model.activations import TABLE
+from helios.model.config import GPTConfig
 from helios.train.config import Config, TrainConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
@@ -34,7 +35,7 @@ def sides(model: GPTConfig):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
-@pytest.mark.parametrize("activation", MLPS)
+@pytest.mark.parametrize("activation", TABLE)
 def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> None:
     ours, theirs, (tokens, targets) = sides(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
     for _ in range(3):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from helios.backends.backend import Backend
 from helios.cli import train
-from helios.model.config import MLPS
+from helios.model.activations import TABLE
 from helios.model.settings import FLOAT, INT, SWITCH, Setting
 from helios.train import checkpoint
 from helios.train.config import SECTIONS, SETTINGS, presets
@@ -48,7 +48,7 @@ def fitting(s: Setting) -> st.SearchStrategy[Any]:
         return st.booleans()
     if s.kind is INT:
         return st.integers(0, 12)
-    return st.floats(0, 1) if s.kind is FLOAT else st.sampled_from([*MLPS, "synth:3KB", "gelu,relu", "1", "a=1"])
+    return st.floats(0, 1) if s.kind is FLOAT else st.sampled_from([*TABLE, "synth:3KB", "gelu,relu", "1", "a=1"])
 
 
 @st.composite
@@ -113,7 +113,7 @@ LARGE = SMALL | st.sampled_from([0.0, 1.0, 10.0, 1e9, 1e30, 3e38])
 TRAINED = {
     "layers": st.integers(1, 2), "dim": st.just(8), "block": st.just(7), "batch": st.just(1),
     "accum": st.integers(1, 2),
-    "steps": st.integers(1, 4), "activation": st.sampled_from([*MLPS]), "precision": st.sampled_from(["f32", "mixed"]),
+    "steps": st.integers(1, 4), "activation": st.sampled_from([*TABLE]), "precision": st.sampled_from(["f32", "mixed"]),
     "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
     "dropout": SMALL, "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),

@@ -9,11 +9,12 @@ from helios.backends.cpu_ref import CpuRef
 from helios.capture import Capture
 from helios.errors import UserError
 from helios.model import GPT, GPTConfig
-from helios.model.config import MLPS
 from helios.tensor import Tensor
 
 SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, ffn_dim=80)
-ACTIVATIONS = [*MLPS, "swiglu,kan_spline"]
+FORMULA = "quick: a*silu(g)*u+b*g*sin(u); a=1, b=0.1"  # gated, and with coefficients
+ACTIVATIONS = ["gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish", FORMULA,
+               "swiglu,kan_spline"]
 RNG = random.state(5, 3)
 
 
@@ -35,11 +36,13 @@ def batch(cfg: GPTConfig, b: int = 3, t: int = 19) -> tuple[np.ndarray, np.ndarr
 
 # -- parameters -------------------------------------------------------------------------------------------------------
 MLP_NAMES: dict[str, dict[str, tuple[int, ...]]] = {
-    **{name: {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80)} for name in ("gelu", "silu", "relu")},
+    **{name: {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80)} for name in ("gelu", "silu", "relu", "mish")},
     "swiglu": {"mlp.fc1.weight": (160, 48), "mlp.fc2.weight": (48, 80)},
     "universal": {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80), "mlp.act.a": (80,), "mlp.act.b": (80,)},
     "kan_spline": {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80),
                    **{f"mlp.act.c{k}": (80,) for k in range(5)}},
+    "kan_bspline": {"mlp.fc1.weight": (80, 48), "mlp.fc2.weight": (48, 80), "mlp.act.points": (16, 80)},
+    FORMULA: {"mlp.fc1.weight": (160, 48), "mlp.fc2.weight": (48, 80), "mlp.act.a": (80,), "mlp.act.b": (80,)},
 }
 
 
@@ -49,9 +52,9 @@ def test_names_shapes_and_count(activation):
     expected: dict[str, tuple[int, ...]] = {
         "wte.weight": (97, 48), "wpe.weight": (24, 48), "ln_f.weight": (48,), "ln_f.bias": (48,),
         "lm_head.weight": (97, 48)}
-    for i, name in enumerate(cfg.activations):
+    for i, act in enumerate(cfg.activations):
         block = {"ln1.weight": (48,), "ln1.bias": (48,), "attn.qkv.weight": (144, 48), "attn.out.weight": (48, 48),
-                 "ln2.weight": (48,), "ln2.bias": (48,), **MLP_NAMES[name]}
+                 "ln2.weight": (48,), "ln2.bias": (48,), **MLP_NAMES[act.text]}
         expected |= {f"blocks.{i}.{end}": shape for end, shape in block.items()}
     model = GPT(cfg, "cpu_ref")
     assert {name: p.shape for name, p in model.named_parameters()} == expected
@@ -113,7 +116,7 @@ def test_state_dict_that_does_not_fit():
 
 
 # -- the function -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("activation", MLPS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_loss_at_the_start_is_ln_v(each_backend, activation):
     cfg = GPTConfig(vocab_size=1000, block_size=32, n_layer=2, n_head=4, n_embd=64, activation=activation)
     loss = GPT(cfg, each_backend).loss(*batch(cfg, 4, 32)).item()
@@ -134,7 +137,7 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
     gelu = lambda h: 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3)))
     size, t = cfg.n_embd // cfg.n_head, tokens.shape[1]
     x = w["wte.weight"][tokens] + w["wpe.weight"][:t]
-    for i, activation in enumerate(cfg.activations):
+    for i, act in enumerate(cfg.activations):
         p = {name.removeprefix(f"blocks.{i}."): value for name, value in w.items() if name.startswith(f"blocks.{i}.")}
         qkv = norm(x, f"blocks.{i}.ln1") @ p["attn.qkv.weight"].T
         heads = []
@@ -153,7 +156,11 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
             "universal": lambda h, c: silu(h) * c("a") + h * c("b"),
             "kan_spline": lambda h, c: (c("c0") * silu(h) + c("c1") * relu(h) + c("c2") * gelu(h) + c("c3") * h
                                         + c("c4") * h * h),
-        }[activation](h, c)
+            "kan_bspline": lambda h, c: CpuRef(np.float64).spline(h, c("points")),  # by definition in test_ops.py
+            "mish": lambda h, c: h * np.tanh(np.log1p(np.exp(h))),
+            FORMULA: lambda h, c: (c("a") * silu(h[..., : h.shape[-1] // 2]) * h[..., h.shape[-1] // 2 :]
+                                   + c("b") * h[..., : h.shape[-1] // 2] * np.sin(h[..., h.shape[-1] // 2 :])),
+        }[act.text](h, c)
         x = x + h @ p["mlp.fc2.weight"].T
     return norm(x, "ln_f") @ w["lm_head.weight"].T
 

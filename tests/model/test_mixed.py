@@ -11,7 +11,6 @@ from helios import random
 from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, SCALE_START, STATS, Backend
 from helios.backends.cpu_ref import CpuRef
 from helios.model import GPT, GPTConfig
-from helios.model.config import MLPS
 from helios.optim import AdamW
 from helios.tensor import Tensor
 
@@ -37,7 +36,9 @@ def loss_and_gradients(be: Backend, activation: str, scale: float | None = None)
     return found
 
 
-@pytest.mark.parametrize("activation", MLPS)
+@pytest.mark.parametrize("activation", [
+    "gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish",
+    "a*silu(g)*u+b*g*sin(u); a=1, b=0.1"])
 def test_gradients_of_a_model(each_mixed: Backend, activation: str) -> None:
     """Against float64 with the same roundings. Where the last digit of a float32 decides one, a float16's last digit
     changes, and with it others further on (or with relu a sign): the norm of all differences stays below that of what

@@ -89,9 +89,9 @@ def test_matrices_decay_unless_named():
     opt = AdamW(parameters(CpuRef()).items())
     assert {name for name, start in opt.start.items() if start < opt.n_decay} == {*DECAYING, *NO_DECAY}
     model = GPT(TINY, "cpu_ref")
-    opt = AdamW(model.named_parameters(), no_decay=model.no_decay)
+    opt = AdamW(model.named_parameters(), no_decay=model.config.no_decay)
     spared = {name for name, start in opt.start.items() if start >= opt.n_decay and len(opt.parameters[name].shape) > 1}
-    assert spared == set(model.no_decay) == {"wte.weight", "wpe.weight"}
+    assert spared == set(model.config.no_decay) == {"wte.weight", "wpe.weight"}
 
 
 def test_layout(each_backend):

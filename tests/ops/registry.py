@@ -17,10 +17,11 @@ import numpy as np
 from helios import ops
 from helios.backends.backend import Backend
 from helios.backends.cpu_ref import CpuRef
+from helios.model.activations import TABLE, activation
 from helios.tensor import Tensor
 
 from . import samples
-from .samples import Bad, Rng, Sample, elementwise, ints, per_feature
+from .samples import Bad, Rng, Sample, elementwise, ints
 
 EPS = 2.0**-23  # the spacing of float32 at 1
 ORACLE = CpuRef(np.float64)
@@ -34,6 +35,7 @@ class OpInfo:
     why: str
     bad: Callable[[], list[Bad]]
     adapt: Callable[..., Tensor] | None = None  # where the op's arguments are not (*inputs, **kwargs)
+    op: str = ""  # of GRADIENTS, where it is not the name
 
     def call(self, *inputs: Tensor | None, **kwargs: Any) -> Tensor:
         return (self.adapt or getattr(ops, self.name))(*inputs, **kwargs)
@@ -100,8 +102,10 @@ DOT = "products summed in an order of the device's choice"
 EXP = "exp, which a device may round by several ulp"
 
 
-def unary(name: str) -> OpInfo:
-    return OpInfo(name, elementwise(1, scale=1.0), 16, TRANSCENDENTAL, lambda: samples.bad_unary(name))
+def activation_info(name: str) -> OpInfo:
+    act = activation(name)
+    return OpInfo(name, samples.activations(act), 32 if act.coefficients else 16, TRANSCENDENTAL,
+                  samples.bad_activation(act), act, op="activation" if act.formula else "spline")
 
 
 OPS: dict[str, OpInfo] = {op.name: op for op in [
@@ -110,17 +114,14 @@ OPS: dict[str, OpInfo] = {op.name: op for op in [
     OpInfo("mul", samples.draw_mul, 2, "one rounding, two in a gradient", samples.bad_binary("mul")),
     OpInfo("scale", elementwise(1, alpha=(-1.7, 0.0, 1 / 3)), 2, "alpha and the product are rounded",
            lambda: [Bad((ints(3),), {"alpha": 2.0}, TypeError, "scale: expected floating point")]),
-    unary("gelu"), unary("silu"), unary("relu"),
+    *map(activation_info, TABLE),
     OpInfo("softcap", elementwise(1, scale=1.0, cap=(30.0, 0.5)), 16, TRANSCENDENTAL, samples.bad_softcap),
-    OpInfo("swiglu", samples.draw_swiglu, 16, TRANSCENDENTAL, samples.bad_swiglu),
-    OpInfo("universal", per_feature(2), 32, TRANSCENDENTAL, samples.bad_per_feature("universal", 2)),
-    OpInfo("kan_spline", per_feature(5), 32, TRANSCENDENTAL + ", twice",
-           samples.bad_per_feature("kan_spline", 5)),
     OpInfo("reshape", samples.draw_reshape, 2, "nothing is computed; the gradient is a product", samples.bad_reshape),
     OpInfo("sum", samples.draw_sum, 8, "a tree of sums of positive numbers", lambda: samples.bad_unary("sum")),
     OpInfo("dropout", samples.draw_dropout, 4, "a division and a sum", samples.bad_dropout, samples.call_dropout),
     OpInfo("matmul", samples.draw_matmul, 16, DOT, samples.bad_matmul),
-    OpInfo("linear", samples.draw_linear, 32, DOT + "; an activation on top", samples.bad_linear),
+    OpInfo("linear", samples.draw_linear, 32, DOT + "; an activation on top", samples.bad_linear,
+           samples.call_linear),
     OpInfo("layer_norm", samples.draw_layer_norm, 32, "x - mean loses the digits of the mean (8 deviations at most)",
            samples.bad_layer_norm),
     OpInfo("embedding", samples.draw_embedding, 16, "one rounding, and the sums", samples.bad_embedding),

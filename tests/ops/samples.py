@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from helios import ops, random
-from helios.backends.backend import ACTIVATIONS
+from helios.formula import Formula
+from helios.model.activations import Activation
 from helios.tensor import Tensor
 
 Rng = np.random.Generator
@@ -92,16 +93,40 @@ def elementwise(arity: int, scale: float = 0.0, **choices: tuple[float, ...]) ->
     return draw
 
 
-def draw_swiglu(rng: Rng) -> Iterator[Sample]:
-    for sample in elementwise(2, scale=1.0)(rng):
-        yield replace(sample, inputs=(np.concatenate([np.atleast_1d(x) for x in sample.inputs], -1),))
-    for rows, features in ((5, 6), (33, 66), (3, 260)):  # even: by twos
-        yield Sample((normal(rng, rows, 2 * features),), scale=1.0, differences=rows == 5)
+def activations(act: Activation) -> Callable[[Rng], Iterator[Sample]]:
+    """Samples of an activation: of its inputs side by side, and its coefficients."""
+    def draw(rng: Rng) -> Iterator[Sample]:
+        for sample in elementwise(act.parts, scale=1.0)(rng):
+            if (act.coefficients or act.parts > 1) and not sample.inputs[0].shape:  # type: ignore[union-attr]
+                continue
+            shape = sample.inputs[0].shape  # type: ignore[union-attr]
+            coefficients = [normal(rng, *value.shape, shape[-1]) for value in act.coefficients.values()]
+            inputs = sample.inputs[0] if act.parts == 1 else np.concatenate(sample.inputs, -1)  # type: ignore[arg-type]
+            yield replace(sample, inputs=(inputs, *coefficients), terms=math.prod(shape[:-1]) if coefficients else 1)
+        for rows, features in ((5, 6), (33, 66), (3, 260)):  # even: by twos
+            coefficients = [normal(rng, *value.shape, features) for value in act.coefficients.values()]
+            yield Sample((off_zero(rng, rows, act.parts * features), *coefficients), scale=1.0,
+                         terms=rows if coefficients else 1, differences=rows == 5)
+    return draw
 
 
-def bad_swiglu() -> list[Bad]:
-    odd = [Bad((x,), {}, ValueError, "swiglu: the last axis must have an even length") for x in (zeros(4, 3), zeros())]
-    return [Bad((ints(4),), {}, TypeError, "swiglu: expected floating point, got int32"), *odd]
+def bad_activation(act: Activation) -> Callable[[], list[Bad]]:
+    def bad() -> list[Bad]:
+        features = [zeros(*value.shape, 4) for value in act.coefficients.values()]
+        op = "activation" if act.formula else "spline"
+        found = [Bad((ints(2, act.parts * 4), *features), {}, TypeError, f"{op}: expected floating point, got int32")]
+        if act.parts > 1:
+            found += [Bad((x, *features), {}, ValueError, "is gated: the last axis must have an even length")
+                      for x in (zeros(4, 3), zeros())]
+        if features:
+            wrong = r"points \(3,\), expected" if act.formula is None else r"must have shape \(4,\), got \(3,\)"
+            found += [Bad((zeros(2, act.parts * 4), *features[:-1], zeros(3)), {}, ValueError, wrong),
+                      Bad((zeros(), *features), {}, ValueError, "must have shape" if act.formula else "does not fit")]
+        if act.formula:
+            found.append(Bad((zeros(2, act.parts * 4), *features, zeros(4)), {}, ValueError,
+                             rf"has {len(features)} coefficients, got {len(features) + 1}"))
+        return found
+    return bad
 
 
 def draw_mul(rng: Rng) -> Iterator[Sample]:
@@ -124,25 +149,6 @@ def bad_binary(name: str) -> Callable[[], list[Bad]]:
 def bad_softcap() -> list[Bad]:
     return [Bad((zeros(3),), {"cap": cap}, ValueError, "softcap: cap must be positive") for cap in (0.0, -1.0)] + [
         Bad((ints(3),), {"cap": 1.0}, TypeError, "softcap: expected floating point")]
-
-
-def per_feature(count: int) -> Callable[[Rng], Iterator[Sample]]:
-    def draw(rng: Rng) -> Iterator[Sample]:
-        for shape in SMALL[1:] + LARGE:
-            coefficients = tuple(normal(rng, shape[-1]) for _ in range(count))
-            yield Sample((off_zero(rng, *shape), *coefficients), terms=math.prod(shape[:-1]),
-                         differences=shape in SMALL)
-    return draw
-
-
-def bad_per_feature(name: str, count: int) -> Callable[[], list[Bad]]:
-    return lambda: [
-        Bad((zeros(2, 3), *[zeros(2)] * count), {}, ValueError,
-            rf"{name}: coefficient 0 must have shape \(3,\), got \(2,\)"),
-        Bad((zeros(2, 3), *[zeros(3)] * (count - 1), zeros(1)), {}, ValueError, f"coefficient {count - 1} must have"),
-        Bad((zeros(), *[zeros()] * count), {}, ValueError, f"{name}: .* at least one axis"),
-        Bad((ints(2, 3), *[zeros(3)] * count), {}, TypeError, f"{name}: expected floating point"),
-    ]
 
 
 def draw_reshape(rng: Rng) -> Iterator[Sample]:
@@ -226,22 +232,28 @@ def bad_matmul() -> list[Bad]:
 
 
 def draw_linear(rng: Rng) -> Iterator[Sample]:
-    for activation in (None, *ACTIVATIONS):
+    for activation in (None, "gelu(x)", "silu(x)", "relu(x)", "x*tanh(softplus(x))"):
         for shape, n in [((1, 1), 1), ((7,), 3), ((5, 7), 3), ((2, 3, 5), 11), ((17, 33), 65), ((3, 43, 67), 129)]:
             x, w = normal(rng, *shape), normal(rng, n, shape[-1])
             yield Sample((x, w), {"activation": activation}, terms=max(*x.shape, n, x.size // x.shape[-1]),
                          differences=x.size * n <= 500)
-    yield Sample((normal(rng, 66_000, 3), normal(rng, 2, 3)), {"activation": "gelu"}, terms=66_000, differences=False)
+    yield Sample((normal(rng, 66_000, 3), normal(rng, 2, 3)), {"activation": "gelu(x)"}, terms=66_000,
+                 differences=False)
+
+
+def call_linear(x: Tensor, w: Tensor, activation: str | None) -> Tensor:
+    return ops.linear(x, w, None if activation is None else Formula.parse(activation))
 
 
 def bad_linear() -> list[Bad]:
+    none: dict[str, Any] = {"activation": None}
     return [
-        Bad((zeros(2, 3), zeros(3, 4)), {}, ValueError, r"linear: x \(2, 3\) does not fit weight \(3, 4\)"),
-        Bad((zeros(2, 3), zeros(3)), {}, ValueError, "does not fit"),
-        Bad((zeros(), zeros(3, 1)), {}, ValueError, "does not fit"),
-        Bad((zeros(2, 3), zeros(4, 3)), {"activation": "tanh"}, ValueError,
-            "linear: activation must be one of gelu, silu, relu, got 'tanh'"),
-        Bad((zeros(2, 3), ints(4, 3)), {}, TypeError, "linear: expected floating point"),
+        Bad((zeros(2, 3), zeros(3, 4)), none, ValueError, r"linear: x \(2, 3\) does not fit weight \(3, 4\)"),
+        Bad((zeros(2, 3), zeros(3)), none, ValueError, "does not fit"),
+        Bad((zeros(), zeros(3, 1)), none, ValueError, "does not fit"),
+        Bad((zeros(2, 3), zeros(4, 3)), {"activation": "g*u"}, ValueError,
+            r"linear: activation must be a formula in x alone, got g\*u; use ops.activation"),
+        Bad((zeros(2, 3), ints(4, 3)), none, TypeError, "linear: expected floating point"),
     ]
 
 

@@ -7,9 +7,11 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.interpolate import BSpline
 
 from helios import random
-from helios.backends.backend import Backend
+from helios.backends.backend import SPLINE_POINTS, SPLINE_REACH, Backend
+from helios.model.activations import activation
 
 from .registry import OPS, ORACLE, OpInfo, close, forward, generator, gradients, upstream
 from .samples import Bad, Sample
@@ -43,12 +45,13 @@ def test_oracle_by_definition() -> None:
         at = np.array([x])
         silu, gelu = x / (1 + math.exp(-x)), x / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         c = [np.array([v]) for v in (0.3, 0.5, -0.7, 1.1, 1.3)]
-        for got, expected in [
-                (be.silu(at), silu), (be.gelu(at), gelu), (be.relu(at), max(x, 0)),
-                (be.softcap(at, 3.0), 3 * math.tanh(x / 3)), (be.swiglu(np.append(at, c[0])), silu * 0.3),
-                (be.universal(at, c[0], c[1]), silu * 0.3 + x * 0.5),
-                (be.kan_spline(at, *c), 0.3 * silu + 0.5 * max(x, 0) - 0.7 * gelu + 1.1 * x + 1.3 * x * x)]:
-            assert got[0] == pytest.approx(expected, rel=1e-14, abs=1e-15)
+        for name, h, given, expected in [
+                ("silu", at, [], silu), ("gelu", at, [], gelu), ("relu", at, [], max(x, 0)),
+                ("swiglu", np.append(at, c[0]), [], silu * 0.3), ("universal", at, c[:2], silu * 0.3 + x * 0.5),
+                ("kan_spline", at, c, 0.3 * silu + 0.5 * max(x, 0) - 0.7 * gelu + 1.1 * x + 1.3 * x * x)]:
+            formula = activation(name).formula
+            assert formula and be.activation(formula, h, *given)[0] == pytest.approx(expected, rel=1e-14, abs=1e-15)
+        assert be.softcap(at, 3.0)[0] == pytest.approx(3 * math.tanh(x / 3), rel=1e-14)
 
     x2 = rng.standard_normal((2, 5))
     y, mean, rstd = be.layer_norm(x2, np.array([1.0, 2, 3, 4, 5]), np.array([0.0, 1, 0, 1, 0]), 1e-3)
@@ -62,6 +65,21 @@ def test_oracle_by_definition() -> None:
     sums = [math.log(sum(math.exp(v) for v in row)) for row in x2]
     assert lse.tolist() == pytest.approx(sums)
     assert float(loss) == pytest.approx((sums[0] - x2[0, 4] + sums[1] - x2[1, 0]) / 2)
+
+
+def test_spline_by_definition() -> None:
+    """Against SciPy's B-splines, and beyond the knots their tangents."""
+    points = generator("spline").standard_normal((SPLINE_POINTS, 3))
+    step = 2 * SPLINE_REACH / (SPLINE_POINTS - 3)
+    knots = -SPLINE_REACH + step * (np.arange(SPLINE_POINTS + 4) - 3)
+    for column, p in enumerate(points.T):
+        curve = BSpline(knots, p, 3, extrapolate=False)
+        for x in (-1e4, -4.3, -4.0, -3.9, -1.0, 0.0, 0.2, 2.5, 3.99, 4.0, 7.0):
+            at = min(max(x, -SPLINE_REACH), SPLINE_REACH)
+            slope = float(curve.derivative()(at))
+            h = np.full((1, 3), x)
+            assert ORACLE.spline(h, points)[0, column] == pytest.approx(float(curve(at)) + (x - at) * slope, rel=1e-9)
+            assert ORACLE.spline_backward(h, points, np.ones((1, 3)))[0][0, column] == pytest.approx(slope, rel=1e-9)
 
 
 @pytest.mark.parametrize(("cap", "p"), [(0.0, 0.0), (2.0, 0.0), (2.0, 0.3)])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helios.backends.backend import Backend
+from helios.model.activations import activation
 from helios.train import checkpoint
 from helios.train.data import Dataset
 from helios.train.loop import Loop
@@ -61,7 +62,7 @@ def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
     def prepare(self: Loop, **more: Any) -> None:
         init(self, **more)
-        if "relu" in self.state.model.config.activations:
+        if activation("relu") in self.state.model.config.activations:
             rate = self.stage.rate
             object.__setattr__(self.stage, "rate", lambda step: 1e-3 * rate(step))
 

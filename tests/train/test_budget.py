@@ -68,7 +68,9 @@ def test_the_speed_is_that_of_steps_that_do_not_record(search: Make, cpu_ref: Ba
 @pytest.mark.parametrize(("settings", "message"), [
     ({"activation_pool": ""}, "activation_pool"),
     ({"activation_pool": "gelu,gelu"}, "names an activation twice"),
-    ({"activation_pool": "gelu,tanh"}, "activation_pool: given 'tanh'"),
+    ({"activation_pool": "gelu,tanhh"}, "activation_pool: given 'tanhh'"),
+    ({"activation_pool": "gelu|x*sin(y)"}, "activation_pool: formula 'x\\*sin\\(y\\)', column 7: 'y' has no value"),
+    ({"activation_pool": "silu|x*sigmoid(x)"}, "names an activation twice"),
     ({"population_size": 0}, "population_size: expected at least 1"),
     ({"selection": "best"}, "expected one of topk, tournament, exhaustive"),
     ({"steps_per_candidate": 0}, "steps_per_candidate: expected at least 1"),

@@ -8,6 +8,7 @@ import pytest
 
 from helios.cli.train import main
 from helios.errors import UserError
+from helios.model.activations import activation
 from helios.model.settings import Setting
 from helios.train import settings_page
 from helios.train.config import SETTINGS, Config, TrainConfig, canonical, presets, resolve
@@ -98,7 +99,7 @@ def test_historic_6l() -> None:
     (None, [], {"precision": "f16"}, "--precision: expected one of f32, mixed, got 'f16'"),
     (None, [], {"backend": "vulcan"}, "did you mean vulkan?"),
     (None, [], {"activation": "geluu"}, "'geluu'.*did you mean gelu?"),
-    (None, [], {"activation": "gelu,relu"}, "2 names"),
+    (None, [], {"activation": "gelu,relu"}, "activation: given 2, expected one"),
     (None, [], {"n_head": "7"}, "multiple of n_head 7"),
     (None, [], {"lr": "1e-5"}, "--lr-min 3e-05 is above --lr 1e-05"),
 ])
@@ -114,7 +115,7 @@ def test_refused(preset: str | None, assignments: list[str], flags: dict[str, st
     ("[train]\nsteps = '1x'", "steps: expected a whole number"),
     ("[train]\nsteps = true", "steps: expected a whole number"),
     ("[train]\nstep = 1", "unknown key 'step'; did you mean steps?"),
-    ("[model]\nactivation = [1]", "activation: expected a name"),
+    ("[model]\nactivation = [1]", "activation: expected an activation"),
 ])
 def test_refused_files(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.toml").write_text(text)
@@ -141,7 +142,7 @@ def test_an_unknown_key_like_none_gets_no_name(key: str) -> None:
 def test_activations_of_each_block(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('activation = ["gelu", "swiglu"]\nlayers = 2')
     config = resolve(file=tmp_path / "a.toml")
-    assert config.model.activations == ("gelu", "swiglu")
+    assert config.model.activations == (activation("gelu"), activation("swiglu"))
     assert config == resolve(flags={"activation": "gelu,swiglu", "n_layer": "2"})
     assert resolve(flags={"activation": "gelu,gelu", "n_layer": "2"}) == resolve(flags={"n_layer": "2"})
 

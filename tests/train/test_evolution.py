@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios.model.config import MLPS, GPTConfig
+from helios.model.activations import TABLE, activation
+from helios.model.config import GPTConfig
 from helios.train.config import SearchConfig
 from helios.train.search.evolution import (
-    PREFIXES,
     Candidate,
     Replicate,
     first_generation,
@@ -28,7 +28,7 @@ from helios.train.search.evolution import (
     trainings,
 )
 
-POOL = tuple(MLPS)
+POOL = tuple(TABLE)[:6]
 WORST = "relu"  # the planted loser
 
 counts = st.integers(1, 9)
@@ -40,6 +40,10 @@ settings = st.builds(
     diversity_bonus=st.sampled_from([0.0, 0.05, 10.0]), diversity_decay=st.sampled_from(["none", "linear", "cosine"]),
     rank_by=st.sampled_from(["val_loss", "fitness"]),
     activation_pool=st.sampled_from([",".join(POOL), "gelu,relu", "relu", "swiglu,relu,gelu,silu"]))
+
+
+def genes_of(text: str, n_layer: int) -> tuple[str, ...]:
+    return tuple(act.text for act in GPTConfig(n_layer=n_layer, activation=text).activations)
 
 
 def measured(candidate: Candidate, loss: float | None, status: str = "complete") -> Candidate:
@@ -99,14 +103,15 @@ def test_greek_goes_round() -> None:
 
 
 def test_every_activation_has_a_prefix() -> None:
-    assert set(PREFIXES) == {*MLPS, "mixed"} and len(set(PREFIXES.values())) == len(PREFIXES)
+    prefixes = [activation(name).prefix for name in TABLE] + ["M", activation("x*sin(x)").prefix]  # M: blocks differ
+    assert len(set(prefixes)) == len(prefixes)
 
 
 def test_per_block_starts_uniform_then_random() -> None:
     cfg = SearchConfig(genome="per_block", population_size=60)
     first = first_generation(cfg, 4, seed=1)
     assert [c.activation for c in first[:6]] == list(POOL)
-    rest = [GPTConfig(n_layer=4, activation=c.activation).activations for c in first[6:]]
+    rest = [genes_of(c.activation, 4) for c in first[6:]]
     assert {name for genes in rest for name in genes} == set(POOL) and len(set(rest)) > 50
     assert first == first_generation(cfg, 4, seed=1)
     assert first[6:] != first_generation(cfg, 4, seed=2)[6:]
@@ -223,11 +228,12 @@ def test_children_are_sound(cfg: SearchConfig, n_layer: int, seed: int) -> None:
     assert len(by_id) == len(found) == cfg.population_size * cfg.generations
     assert [int(c.id.rpartition("_")[2]) for c in found] == list(range(1, len(found) + 1))
     for c in found:
-        names = GPTConfig(n_layer=n_layer, activation=c.activation).activations
+        names = genes_of(c.activation, n_layer)
         assert set(names) <= set(cfg.pool)
         assert c.activation == (names[0] if len(set(names)) == 1 else ",".join(names))
         kind = names[0] if len(set(names)) == 1 else "mixed"
-        assert c.id.startswith(f"gen{c.generation}_{kind}_") and c.name.startswith(PREFIXES[kind] + "-")
+        prefix = activation(kind).prefix if kind in TABLE else "M"
+        assert c.id.startswith(f"gen{c.generation}_{kind}_") and c.name.startswith(f"{prefix}-")
         if c.parent_id is None:
             continue
         parent = by_id[c.parent_id]
@@ -285,7 +291,7 @@ def test_crossover_takes_each_block_from_either_parent() -> None:
                        population_size=4)
     first = [measured(c, float(i)) for i, c in enumerate(first_generation(cfg, 6, 0))]  # gelu, silu, two random ones
     children = [c for seed in range(50) for c in next_generation(cfg, 6, first, 1, seed)]
-    blocks = [GPTConfig(n_layer=6, activation=c.activation).activations for c in children]
+    blocks = [genes_of(c.activation, 6) for c in children]
     assert {c.mutation for c in children} == {"crossover with G-Alpha", "crossover with S-Beta"}
     assert {c.parent_id for c in children} == {"gen0_gelu_1", "gen0_silu_2"}
     share = [sum(genes[i] == "gelu" for genes in blocks) / len(blocks) for i in range(6)]
@@ -304,7 +310,7 @@ def test_what_was_done_is_told_in_words() -> None:
     cross, *rest = str(child.mutation).split("; ")
     assert cross == "crossover with S-Beta"
     flip = {"gelu": "silu", "silu": "gelu"}
-    genes = GPTConfig(n_layer=2, activation=child.activation).activations
+    genes = genes_of(child.activation, 2)
     assert rest == [f"block {i}: {flip[g]}→{g}" for i, g in enumerate(genes)]
 
 

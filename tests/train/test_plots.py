@@ -8,7 +8,8 @@ import re
 import matplotlib.image
 import pytest
 
-from helios.model.config import MLPS
+from helios.model import activations
+from helios.model.activations import TABLE
 from helios.train.search import plots, report
 
 from .made_up import GLOBAL, PER_BLOCK, SPEED, Make
@@ -31,15 +32,18 @@ def test_a_picture_shows_the_colours_of_its_activations(made: Make) -> None:
     page = report.write(made().run)
     image = (255 * matplotlib.image.imread(page.parent / "activations.png")[..., :3]).round().astype(int)
     area = {name: int((image == [int(colour[i:i + 2], 16) for i in (1, 3, 5)]).all(axis=2).sum())
-            for name, colour in plots.COLOURS.items()}
+            for name in TABLE for colour in (activations.colour(name),)}
     assert {name for name, pixels in area.items() if pixels > 1000} == SPEED.keys()
     assert max(area.values()) < 1.1 * min(area[name] for name in SPEED)  # two candidates each
 
 
 def test_short() -> None:
-    assert plots.short_name("relu") == "relu"
-    assert plots.short_name("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
-    assert plots.short_name("swiglu,relu,gelu") == plots.short_name("gelu,swiglu,relu") == "gelu×1 relu×1 swiglu×1"
+    assert activations.short_name("relu") == "relu"
+    assert activations.short_name("relu,gelu,gelu,relu,gelu,gelu") == "gelu×4 relu×2"
+    for same in ("swiglu,relu,gelu", "gelu,swiglu,relu"):
+        assert activations.short_name(same) == "gelu×1 relu×1 swiglu×1"
+    assert activations.short_name("mine: x*sigmoid(1.7*x)|gelu|gelu") == "gelu×2 mine×1"
+    assert len(activations.short_name("+".join(["x*sigmoid(x)"] * 9))) == activations.SHOWN
 
 
 def test_what_diverged_does_not_stretch_the_axis() -> None:
@@ -51,8 +55,9 @@ def test_what_diverged_does_not_stretch_the_axis() -> None:
 
 
 def test_colours() -> None:
-    assert list(plots.COLOURS) == [*MLPS, "mixed"] and len(set(plots.COLOURS.values())) == len(plots.COLOURS)
-    assert [plots.colour_key(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
+    assert len({*map(activations.colour, TABLE), *activations.MORE, activations.colour("gelu,relu")}) == len(TABLE) + 9
+    assert [activations.kind(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
+    assert activations.kinds(["x*sin(x)", "relu|x*sin(x)", "gelu", "a: relu(x)"]) == ["gelu", "x*sin(x)", "a", "mixed"]
 
 
 def test_no_pictures_where_none_are_wanted(made: Make) -> None:

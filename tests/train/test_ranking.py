@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helios.model.config import MLPS
+from helios.model.activations import TABLE
 from helios.train.config import SearchConfig
 from helios.train.search.evolution import Candidate, Replicate, first_generation, next_generation, score
 from helios.train.search.ranking import aggregate, rank, reused, summary
 
 DEFAULT, UNPAIRED = SearchConfig(), SearchConfig(shared_init=False)
-POOL = tuple(MLPS)
+POOL = tuple(TABLE)[:6]
 
 
 def replicate(seed: int, val_loss: float | None, **more: Any) -> Replicate:

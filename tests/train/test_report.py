@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from helios.errors import UserError
-from helios.model.config import MLPS
+from helios.model.activations import TABLE
 from helios.train.search import files, plots, ranking, report
 from helios.train.search.evolution import Candidate
 
@@ -81,7 +81,7 @@ def test_the_first_line_follows_the_summary(made: Make) -> None:
 
 def test_many_rivals_are_counted(made: Make) -> None:
     plan = [(f"X-{i}", f"{name},{other}", 0, None, 3.0) for i, (name, other) in
-            enumerate((a, b) for a in ("gelu", "relu", "silu") for b in MLPS if a != b)]
+            enumerate((a, b) for a in ("gelu", "relu", "silu") for b in TABLE if a != b)]
     run = made(plan, replicates=1, noise=0.0, genome="per_block")
     first = page_of(run.run).splitlines()[0]
     assert first.endswith(f"and {len(plan) - 1 - report.RIVALS} more is best.")

@@ -15,7 +15,7 @@ import pytest
 from helios.backends.backend import Backend
 from helios.errors import UserError
 from helios.model import GPTConfig
-from helios.model.config import MLPS
+from helios.model.activations import TABLE
 from helios.train import checkpoint, fitness
 from helios.train.directory import check_new
 from helios.train.loop import Loop
@@ -191,7 +191,7 @@ def test_nothing_finite_is_no_winner(search: Make, cpu_ref: Backend, monkeypatch
 
 def test_parameters_are_matched(search: Make, cpu_ref: Backend) -> None:
     for d in (128, 256, 384, 768):
-        counts = [GPTConfig(n_embd=d, n_head=4, activation=name, ffn_dim="matched").parameters() for name in MLPS]
+        counts = [GPTConfig(n_embd=d, n_head=4, activation=name, ffn_dim="matched").parameters() for name in TABLE]
         assert max(counts) / min(counts) < 1.01
     t = search(cpu_ref, match="params", activation_pool="gelu,swiglu,kan_spline", generations=1, replicates=1)
     assert t.run()

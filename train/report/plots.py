@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from helios.model.activations import colour as colour_of
+from helios.model.activations import kind, kinds
 from helios.train.history import Historic
 from helios.train.report.reading import LAYERS, SEARCH, RunData, finite
 from helios.train.report.speed import PHASES
-from helios.train.search.plots import COLOURS, DPI, STYLE, WIDTH, colour_key
+from helios.train.search.plots import DPI, STYLE, WIDTH
 
 BUCKETS = 2000  # most points of a line; more rows are drawn by their range and their mean
 AREAS = 150  # most points of the stacked phases
@@ -98,7 +100,7 @@ def _switches(axes: Any, run: RunData) -> None:
     """Shade the trainings of a search, and mark where each begins."""
     for n, training in enumerate(t for t in run.trainings if t.phase == SEARCH):
         a, b = (run.steps[i] for i in (training.rows.start, training.rows.stop - 1))
-        colour = COLOURS[colour_key(run.activations[training.rows.start])]
+        colour = colour_of(run.activations[training.rows.start])
         axes.axvspan(a - 0.5, b + 0.5, color=colour, alpha=0.14 if n % 2 else 0.07, linewidth=0)
 
 
@@ -110,9 +112,8 @@ def _span(axes: Any, run: RunData, **more: Any) -> None:
 
 
 def _activations(axes: Any, run: RunData, **where: Any) -> None:
-    names = dict.fromkeys(map(colour_key, run.activations))
-    if len(names) > 1:
-        axes.legend([axes.scatter([], [], color=COLOURS[name], s=40) for name in names], list(names), **where)
+    if len(names := kinds(run.activations)) > 1:
+        axes.legend([axes.scatter([], [], color=colour_of(name), s=40) for name in names], names, **where)
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
@@ -192,9 +193,9 @@ def _throughput(figure: Any, run: RunData) -> bool:
     if not where.any():
         return False
     axes = figure.subplots()
-    for name in dict.fromkeys(map(colour_key, run.activations)):
-        part = where & (np.array([colour_key(a) for a in run.activations]) == name)
-        axes.scatter(run.steps[part], run.column("tokens_per_sec")[part], color=COLOURS[name], s=7, linewidth=0,
+    for name in kinds(run.activations):
+        part = where & (np.array([kind(a) for a in run.activations]) == name)
+        axes.scatter(run.steps[part], run.column("tokens_per_sec")[part], color=colour_of(name), s=7, linewidth=0,
                      alpha=0.8, rasterized=True)
     _span(axes, run, ylabel="tokens a second")
     axes.set_ylim(bottom=0)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from helios.model.activations import short_name
 from helios.train import checkpoint
 from helios.train.monitors.trouble import Trouble
 from helios.train.records.layout import EVENTS, METRICS, SAMPLES, read_config
@@ -23,7 +24,6 @@ from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.records.rows import lines, rows
 from helios.train.search import files
 from helios.train.search.evolution import Candidate
-from helios.train.search.plots import short_name
 from helios.train.search.ranking import Summary
 
 KNOWN = frozenset((*COLUMNS, *MORE_COLUMNS)) - {"step"}

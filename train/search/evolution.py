@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from helios import random
+from helios.model.activations import activation, is_name, joined, parsed, short_name, split, split_genomes
 from helios.train.config import SearchConfig
 
-PREFIXES = {"gelu": "G", "silu": "S", "relu": "R", "swiglu": "Sw", "universal": "U", "kan_spline": "K", "mixed": "M"}
 GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
          "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
 DECAYS = {"none": lambda p: 1.0, "linear": lambda p: 1.0 - p, "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p))}
@@ -109,7 +109,7 @@ class Candidate(_Record):
 
 def genome_key(candidate: Candidate) -> str:
     """Return the genome as a text, equal for candidates of equal genomes."""
-    return _text(candidate.activation.split(","))
+    return _key(candidate.activation)
 
 
 def score(candidate: Candidate, cfg: SearchConfig) -> float:
@@ -164,15 +164,14 @@ def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candid
         parent = parents[i % len(parents)]
         draws = _uniform(2 + 3 * n_layer, seed, generation, i)
         genes, changes = _vary(cfg, n_layer, parent, [p for p in parents if p is not parent], draws)
-        genome = _text(genes)
+        genome, key = _text(genes), _key(_text(genes))
         number = _first_size(cfg) + (generation - 1) * cfg.population_size + i + 1
         children.append(Candidate(
-            id=f"gen{generation}_{_kind(genome)}_{number}",
-            name=f"{PREFIXES[_kind(genome)]}-{_greek_part(parent)}.{generation}", activation=genome,
-            generation=generation, seed=seed, parent_id=parent.id, parent_name=parent.name,
+            id=_id(genome, generation, number), name=f"{_prefix(genome)}-{_greek_part(parent)}.{generation}",
+            activation=genome, generation=generation, seed=seed, parent_id=parent.id, parent_name=parent.name,
             lineage=[*parent.lineage, parent.id], mutation="; ".join(changes) or None,
-            bonus=0.0 if genome in known else decayed))
-        known.add(genome)
+            bonus=0.0 if key in known else decayed))
+        known.add(key)
     return children
 
 
@@ -222,8 +221,8 @@ def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[C
 def _founder(genes: Genes, position: int, seed: int) -> Candidate:
     genome, lap = _text(genes), position // len(GREEK)
     greek = GREEK[position % len(GREEK)] + (str(lap + 1) if lap else "")
-    return Candidate(id=f"gen0_{_kind(genome)}_{position + 1}", name=f"{PREFIXES[_kind(genome)]}-{greek}",
-                     activation=genome, generation=0, seed=seed)
+    return Candidate(id=_id(genome, 0, position + 1), name=f"{_prefix(genome)}-{greek}", activation=genome,
+                     generation=0, seed=seed)
 
 
 def _greek_part(candidate: Candidate) -> str:
@@ -235,7 +234,7 @@ def _places(cfg: SearchConfig, n_layer: int) -> int:
 
 
 def _given(cfg: SearchConfig) -> list[Genes]:
-    return [tuple(genome.split(",")) for genome in cfg.genomes.split(";") if genome]
+    return [tuple(act.text for act in parsed("genomes", genome)) for genome in split_genomes(cfg.genomes)]
 
 
 def _first_size(cfg: SearchConfig) -> int:
@@ -247,16 +246,28 @@ def _genomes(cfg: SearchConfig, n_layer: int) -> int:
 
 
 def _genes(candidate: Candidate, places: int) -> Genes:
-    names = tuple(candidate.activation.split(","))
-    return names * places if len(names) == 1 else names
+    genes = split(candidate.activation)
+    return genes * places if len(genes) == 1 else genes
 
 
 def _text(genes: Sequence[str]) -> str:
-    return genes[0] if len(set(genes)) == 1 else ",".join(genes)
+    return genes[0] if len(set(genes)) == 1 else joined(genes)
 
 
-def _kind(genome: str) -> str:
-    return "mixed" if "," in genome else genome
+def _key(genome: str) -> str:
+    return _text([act.key for act in parsed("genome", genome)])
+
+
+def _id(genome: str, generation: int, number: int) -> str:
+    """Return a candidate's id, which also names files."""
+    genes = split(genome)
+    kind = "mixed" if len(genes) > 1 else short_name(genome)
+    return f"gen{generation}_{kind if is_name(kind) else 'formula'}_{number}"
+
+
+def _prefix(genome: str) -> str:
+    genes = split(genome)
+    return "M" if len(genes) > 1 else activation(genes[0]).prefix
 
 
 def _pick(names: Sequence[str], u: float) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from helios.errors import UserError
-from helios.model.config import MLPS
+from helios.model.activations import parsed
 from helios.train.config import SearchConfig
 from helios.train.records.layout import METRICS
 from helios.train.records.rows import rows
@@ -79,8 +79,10 @@ def read(run: Path) -> tuple[list[Candidate], Summary]:
             c = msgspec.convert(row, Candidate)
         except msgspec.ValidationError as error:
             raise _damaged(path, error, number) from error
-        if wrong := [name for name in c.activation.split(",") if name not in MLPS]:
-            raise _damaged(path, f"cannot use the activation {', '.join(wrong)}", number)
+        try:
+            parsed("activation", c.activation)
+        except UserError as error:
+            raise _damaged(path, error, number) from error
         if c.id in candidates or (c.parent_id is not None and c.parent_id not in candidates):
             raise _damaged(path, f"{c.id} is there twice, or before its parent {c.parent_id}", number)
         candidates[c.id] = c

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from helios.model.activations import colour as colour_of
+from helios.model.activations import kinds, short_name, split
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import Track
 
 PREPARING = 2  # first steps of a replicate, which prepare kernels and so are no measure of speed
-# Okabe and Ito's colours, which colour-blind people can tell apart, too.
-COLOURS = {"gelu": "#0072b2", "silu": "#e69f00", "relu": "#009e73", "swiglu": "#d55e00", "universal": "#cc79a7",
-           "kan_spline": "#56b4e9", "mixed": "#666666"}
 WIDTH, DPI = 9.0, 150  # inches; readable where a page is 900 pixels wide
 TALLEST = 40.0  # inches
 ROOMY = 8  # generations that fit in the width of a page
@@ -34,24 +33,11 @@ def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str,
     return {name: values for name, values in finite.items() if values.size}
 
 
-def short_name(activation: str) -> str:
-    """Return an activation in short form: "gelu×4 relu×2" where blocks differ, the most frequent first."""
-    if "," not in activation:
-        return activation
-    counts = Counter(sorted(activation.split(","), key=list(COLOURS).index))
-    return " ".join(f"{name}×{n}" for name, n in counts.most_common())
-
-
 def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
     """Return names by id; where several candidates share a name, as siblings can, the id's number follows it."""
     candidates = list(candidates)
     often = Counter(c.name for c in candidates)
     return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
-
-
-def colour_key(activation: str) -> str:
-    """Return the key in COLOURS of an activation or its short form."""
-    return activation if activation in COLOURS else "mixed"
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
@@ -83,7 +69,7 @@ def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, foun
     figure.set_size_inches(WIDTH, min(max(4.2, 1 + 0.3 * len(ended)), TALLEST))
     way, end = figure.subplots(1, 2, width_ratios=(3, 2)) if ended else (figure.subplots(), None)
     for track in found:
-        colour = COLOURS[colour_key(by_id[track.candidate].activation)]
+        colour = colour_of(by_id[track.candidate].activation)
         way.plot(track.steps, track.losses, color=colour, linewidth=0.6, alpha=0.4)
         if track.evaluations:
             way.scatter(*zip(*track.evaluations, strict=True), color=colour, s=16, edgecolor="white", linewidth=0.4,
@@ -108,7 +94,7 @@ def _reach(found: Sequence[Track]) -> dict[str, tuple[float, float]]:
 
 def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapping[str, str]) -> None:
     for y, c in enumerate(ended):
-        colour, mean = COLOURS[colour_key(c.activation)], c.val_loss_mean
+        colour, mean = colour_of(c.activation), c.val_loss_mean
         values = [r.val_loss for r in c.replicates if r.val_loss is not None]
         axes.scatter(values, [y] * len(values), color=colour, s=12, alpha=0.6, linewidth=0)
         axes.errorbar(mean, y, xerr=2 * (c.val_loss_se or 0), color=colour, marker="|", markersize=11, linewidth=1.4)
@@ -131,7 +117,7 @@ def _speed(figure: Any, candidates: Sequence[Candidate], winner: str | None, fou
     boxes = axes.boxplot([rates[name] for name in names], orientation="horizontal", whis=(5, 95), showfliers=False,
                          widths=0.6, patch_artist=True, medianprops={"color": "black"})
     for name, box in zip(names, boxes["boxes"], strict=True):
-        box.set(facecolor=COLOURS[colour_key(name)], edgecolor="black", linewidth=0.8, alpha=0.85)
+        box.set(facecolor=colour_of(name), edgecolor="black", linewidth=0.8, alpha=0.85)
     axes.set_yticks(range(1, len(names) + 1), names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
@@ -151,7 +137,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     figure.set_size_inches(WIDTH * max(1, generations / ROOMY), min(1.2 + 0.75 * rows, TALLEST))
     axes, halo = figure.subplots(), [withStroke(linewidth=2, foreground="white")]
     for c in candidates:
-        (x, y), colour = at[c.id], COLOURS[colour_key(c.activation)]
+        (x, y), colour = at[c.id], colour_of(c.activation)
         if c.parent_id:
             past = x - at[c.parent_id][0] > 1  # a straight line might cross others
             axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
@@ -161,7 +147,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
         open_ = c.status in (None, "reused")
         axes.scatter(x, y, s=90, facecolor="white" if open_ else colour, edgecolor=colour, linewidth=1.6, zorder=3)
         loss = "" if c.val_loss_mean is None else f"\n{c.val_loss_mean:.4f}"
-        genome = f"\n{short_name(c.activation)}" if "," in c.activation and 2 * generations <= ROOMY else ""
+        genome = f"\n{short_name(c.activation)}" if len(split(c.activation)) > 1 and 2 * generations <= ROOMY else ""
         axes.annotate(f"{names[c.id]}{genome}{loss}", (x, y), (0, -10), textcoords="offset points", ha="center",
                       va="top", fontsize=8, path_effects=halo)
     axes.set_xticks(range(generations))
@@ -188,24 +174,22 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
     """Plot how many candidates, or blocks where these differ, have each activation in each generation."""
     if not candidates:
         return False
-    mixed = any("," in c.activation for c in candidates)
-    blocks = max(c.activation.count(",") + 1 for c in candidates)
+    blocks = max(len(split(c.activation)) for c in candidates)
     counts: dict[int, Counter[str]] = {}
     for c in candidates:
-        names = c.activation.split(",")
+        names = split(c.activation)
         for name in names:
-            counts.setdefault(c.generation, Counter())[name] += blocks // len(names)
+            counts.setdefault(c.generation, Counter())[short_name(name)] += blocks // len(names)
     figure.set_size_inches(WIDTH, 3.2)
     axes = figure.subplots()
     base = np.zeros(len(counts))
-    for name in COLOURS:
+    for name in kinds(name for found in counts.values() for name in found):
         heights = np.array([counts[x][name] for x in counts])
-        if heights.any():
-            axes.bar(list(counts), heights, bottom=base, color=COLOURS[name], width=0.6, label=name,
-                     edgecolor="white", linewidth=0.6)
+        axes.bar(list(counts), heights, bottom=base, color=colour_of(name), width=0.6, label=name, edgecolor="white",
+                 linewidth=0.6)
         base += heights
     axes.set_xticks(list(counts))
-    axes.set(xlabel="generation", ylabel="blocks" if mixed else "candidates", ylim=(0, 1.04 * base.max()))
+    axes.set(xlabel="generation", ylabel="blocks" if blocks > 1 else "candidates", ylim=(0, 1.04 * base.max()))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     return True
@@ -213,6 +197,5 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
 
 def _legend(axes: Any, activations: Iterable[str], **where: Any) -> None:
     """Draw a legend of the colours in use."""
-    present = {colour_key(activation) for activation in activations}
-    shown = [name for name in COLOURS if name in present]
-    axes.legend([axes.scatter([], [], color=COLOURS[name], s=40) for name in shown], shown, **where)
+    shown = kinds(activations)
+    axes.legend([axes.scatter([], [], color=colour_of(name), s=40) for name in shown], shown, **where)

@@ -16,12 +16,13 @@ from rich.text import Text
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.model.activations import short_name
 from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
-from helios.train.search.plots import PREPARING, draw, labels, short_name, speeds
+from helios.train.search.plots import PREPARING, draw, labels, speeds
 from helios.train.search.ranking import Entry, Summary
 from helios.train.search.separation import PERCENT
 

@@ -66,8 +66,8 @@ def _into_producer(commands: Sequence[Command | None], uses: dict[Block, list[in
         if other is not None and other.offset % 8 and producer.kernel.defines.get("PAIRS"):
             continue  # y is loaded by twos as well
         args |= {result: given["o"], "y": other, "alpha": given["alpha"], "beta": given["beta"]}
-        defines = {"HAS_EPILOGUE": 1, "EPILOGUE": command.kernel.defines["EXPR"], "SWAP": int(swap),
-                   "Y": int(other is not None)}
+        defines = {"HAS_EPILOGUE": 1, "EPILOGUE": command.kernel.defines["EXPR"],
+                   "FORMULA": command.kernel.defines["FORMULA"], "SWAP": int(swap), "Y": int(other is not None)}
         return i, at, _variant(pipelines, producer.kernel, defines, args, producer.grid)
     return None
 

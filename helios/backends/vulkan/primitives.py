@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, STATS
+from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, SPLINE_POINTS, SPLINE_REACH, STATS
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.pipelines import Kernel
 from helios.backends.vulkan.products import Products
 from helios.backends.vulkan.variants import BUSY, ELEMENTWISE, NO_EPILOGUE, divide
+from helios.formula import Formula
 from helios.random import threshold
 
 PART, MAX_PARTIALS = 4096, 1024  # a sum over everything: elements in a part, at least, and parts, at most
@@ -20,9 +21,11 @@ class Primitives(Products):
     """All primitives of helios.backends.backend.Backend, on the arrays of a Vulkan device."""
 
     # -- element by element -------------------------------------------------------------------------------------------
-    def _elementwise(self, op: str, *inputs: VkArray, alpha: float = 0.0, beta: float = 0.0) -> VkArray:
+    def _elementwise(self, op: str, *inputs: VkArray, formula: Formula | None = None, alpha: float = 0.0,
+                     beta: float = 0.0) -> VkArray:
         out = self.empty(inputs[0].shape)
-        defines = {"EXPR": ELEMENTWISE[op], "Y": int(len(inputs) > 1), "PAIRS": self.pairs(out.size, at=inputs)}
+        defines = {"EXPR": ELEMENTWISE[op], "FORMULA": formula.glsl if formula else "", "Y": int(len(inputs) > 1),
+                   "PAIRS": self.pairs(out.size, at=inputs)}
         self._each("elementwise", out.size, True, defines, o=out, alpha=alpha, beta=beta,
                    **dict(zip("xy", inputs, strict=False)))
         return out
@@ -36,23 +39,30 @@ class Primitives(Products):
     def scale(self, x: VkArray, alpha: float) -> VkArray:
         return self._elementwise("scale", x, alpha=alpha)
 
-    def gelu(self, x: VkArray) -> VkArray:
-        return self._elementwise("gelu", x)
+    def activation(self, formula: Formula, h: VkArray, *coefficients: VkArray) -> VkArray:
+        if formula.plain:
+            return self._elementwise("activation", h, formula=formula)
+        out = self.empty((*h.shape[:-1], h.shape[-1] // len(formula.inputs)))
+        self._activation("activation", formula, out, coefficients, [], h=h, o=out)
+        return out
 
-    def gelu_backward(self, x: VkArray, g: VkArray) -> VkArray:
-        return self._elementwise("gelu_backward", x, g)
+    def activation_backward(self, formula: Formula, h: VkArray, *others: VkArray) -> tuple[VkArray, ...]:
+        *coefficients, g = others
+        if formula.plain:
+            return (self._elementwise("activation_backward", h, g, formula=formula),)
+        dh, names = self.empty(h.shape), [f"dc{i}" for i in range(len(coefficients))]
+        return (dh, *self._activation("activation_backward", formula, g, coefficients, names, h=h, dout=g, dh=dh))
 
-    def silu(self, x: VkArray) -> VkArray:
-        return self._elementwise("silu", x)
-
-    def silu_backward(self, x: VkArray, g: VkArray) -> VkArray:
-        return self._elementwise("silu_backward", x, g)
-
-    def relu(self, x: VkArray) -> VkArray:
-        return self._elementwise("relu", x)
-
-    def relu_backward(self, x: VkArray, g: VkArray) -> VkArray:
-        return self._elementwise("relu_backward", x, g)
+    def _activation(self, name: str, formula: Formula, like: VkArray, coefficients: Sequence[VkArray],
+                    sums: Sequence[str], **args: Any) -> list[VkArray]:
+        count = len(coefficients)
+        arguments = [*formula.inputs, *(f"c[{i}]" for i in range(count))]
+        slopes = [*(f"d{x}" for x in formula.inputs), *(f"dc[{i}]" for i in range(count))]
+        kernel = self.kernel(name, self.lanes, FORMULA=formula.glsl, GATED=int(formula.gated), COUNT=count,
+                             ARGUMENTS=", ".join(f"PART({x}, e)" for x in arguments), SLOPES=", ".join(slopes),
+                             PAIRS=self.pairs(like.shape[-1], at=(*args.values(), *coefficients)))
+        args |= {f"c{i}": c for i, c in enumerate(coefficients)}
+        return self._columns(kernel, like, sums, elementwise=True, **args)
 
     def softcap(self, x: VkArray, cap: float) -> VkArray:
         return self._elementwise("softcap", x, alpha=cap)
@@ -60,44 +70,26 @@ class Primitives(Products):
     def softcap_backward(self, x: VkArray, g: VkArray, cap: float) -> VkArray:
         return self._elementwise("softcap_backward", x, g, alpha=cap)
 
-    def swiglu(self, h: VkArray) -> VkArray:
-        return self._swiglu(self.empty((*h.shape[:-1], h.shape[-1] // 2)), h=h)
-
-    def swiglu_backward(self, h: VkArray, g: VkArray) -> VkArray:
-        return self._swiglu(self.empty(h.shape), h=h, g=g)
-
-    def _swiglu(self, out: VkArray, **args: VkArray) -> VkArray:
-        features = args["h"].shape[-1] // 2
-        defines = {"BACKWARD": int("g" in args), "PAIRS": self.pairs(features, at=tuple(args.values()))}
-        self._each("swiglu", args["h"].size // 2, True, defines, o=out, features=features, **args)
-        return out
-
-    def universal(self, h: VkArray, a: VkArray, b: VkArray) -> VkArray:
+    def spline(self, h: VkArray, points: VkArray) -> VkArray:
         out = self.empty(h.shape)
-        self._each("universal", h.size, h=h, a=a, b=b, o=out, features=h.shape[-1])
+        self._spline(h, self.parts(h.size // h.shape[-1], h.shape[-1]), 0, h=h, points=points, o=out)
         return out
 
-    def universal_backward(self, h: VkArray, a: VkArray, b: VkArray, g: VkArray) -> tuple[VkArray, VkArray, VkArray]:
-        dh = self.empty(h.shape)
-        kernel = self.kernel("universal_backward", self.lanes)
-        da, db = self._columns(kernel, h, ("da", "db"), h=h, a=a, b=b, g=g, dh=dh)
-        return dh, da, db
+    def spline_backward(self, h: VkArray, points: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
+        parts = self.parts(h.size // h.shape[-1], h.shape[-1])
+        dh, dpoints = self.empty(h.shape), self.empty((parts, *points.shape) if parts > 1 else points.shape)
+        self._spline(h, parts, 1, h=h, points=points, dout=g, dh=dh, dpoints=dpoints)
+        return dh, dpoints if parts == 1 else self._sum_rows(dpoints, parts, points.shape)
 
-    def kan_spline(self, h: VkArray, *c: VkArray) -> VkArray:
-        out = self.empty(h.shape)
-        args: dict[str, Any] = {f"c{i}": x for i, x in enumerate(c)}
-        self._each("kan_spline", h.size, h=h, o=out, features=h.shape[-1], **args)
-        return out
+    def _spline(self, like: VkArray, parts: int, backward: int, **args: VkArray) -> None:
+        columns = like.shape[-1]
+        kernel = self.kernel("spline", self.lanes, FORMULA="", GATED=0, PAIRS=0, BACKWARD=backward,
+                             POINTS=SPLINE_POINTS, REACH=SPLINE_REACH)
+        self.dispatch(kernel, divide(columns, self.lanes) * parts, True, rows=like.size // columns, columns=columns,
+                      parts=parts, **args)
 
-    def kan_spline_backward(self, h: VkArray, *c_and_g: VkArray) -> tuple[VkArray, ...]:
-        *c, g = c_and_g
-        dh, names = self.empty(h.shape), [f"dc{i}" for i in range(5)]
-        args: dict[str, Any] = {f"c{i}": x for i, x in enumerate(c)}
-        kernel = self.kernel("kan_spline_backward", self.lanes)
-        return (dh, *self._columns(kernel, h, names, h=h, g=g, dh=dh, **args))
-
-    def _columns(self, kernel: Kernel, like: VkArray, names: Sequence[str], before: int = 0, **args: Any
-                 ) -> list[VkArray]:
+    def _columns(self, kernel: Kernel, like: VkArray, names: Sequence[str], before: int = 0,
+                 elementwise: bool = False, **args: Any) -> list[VkArray]:
         """Run a kernel that sums over the rows of `like`, into arrays [columns] by those names, in parts where it pays;
         `before` workgroups do something else."""
         columns = like.shape[-1]
@@ -106,7 +98,8 @@ class Primitives(Products):
         partials = [self.empty((parts, columns) if parts > 1 else (columns,)) for _ in names]
         owned = kernel.defines["WG"] * (1 + kernel.defines.get("PAIRS", 0))
         args |= dict(zip(names, partials, strict=True))
-        self.dispatch(kernel, before + divide(columns, owned) * parts, rows=rows, columns=columns, parts=parts, **args)
+        self.dispatch(kernel, before + divide(columns, owned) * parts, elementwise, rows=rows, columns=columns,
+                      parts=parts, **args)
         return partials if parts == 1 else [self._sum_rows(x, parts, (columns,)) for x in partials]
 
     def dropout(self, h: VkArray, rng: VkArray, p: float, site: int, residual: VkArray | None = None) -> VkArray:

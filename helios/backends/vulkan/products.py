@@ -8,6 +8,7 @@ from typing import Any
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.tuning import TILES, Tile, candidates, lanes, shape_class
 from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, Variants, divide
+from helios.formula import Formula
 from helios.random import threshold
 
 ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
@@ -21,10 +22,10 @@ class Products(Variants):
     def matmul(self, a: VkArray, b: VkArray, ta: bool = False, tb: bool = False) -> VkArray:
         return self._matmul(a, b, ta, tb, None)[0]
 
-    def linear(self, x: VkArray, w: VkArray, activation: str | None) -> tuple[VkArray, VkArray | None]:
+    def linear(self, x: VkArray, w: VkArray, activation: Formula | None) -> tuple[VkArray, VkArray | None]:
         return self._matmul(x, w, False, True, activation)
 
-    def _matmul(self, a: VkArray, b: VkArray, ta: bool, tb: bool, epilogue: str | None
+    def _matmul(self, a: VkArray, b: VkArray, ta: bool, tb: bool, activation: Formula | None
                 ) -> tuple[VkArray, VkArray | None]:
         lead = a.shape[:-2] if len(b.shape) > 2 or ta else ()
         batch = math.prod(lead)
@@ -32,12 +33,12 @@ class Products(Variants):
         n = b.shape[-2] if tb else b.shape[-1]
         shape = (*lead, m, n) if lead or ta else (*a.shape[:-1], n)
         out = self.empty(shape)
-        pre = self.empty(shape) if epilogue else None
+        pre = self.empty(shape) if activation else None
         defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), **NO_EPILOGUE, "STORE_PRE": int(pre is not None),
                                    "HALF": self.half}
         extra: dict[str, Any] = {}
-        if epilogue:
-            defines |= {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE[epilogue]}
+        if activation:
+            defines |= {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE["activation"], "FORMULA": activation.glsl}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
         name, sg = self.matmul_kernel, self.profile.subgroup_size
         tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)

@@ -51,7 +51,8 @@ def source(name: str, defines: dict[str, Any]) -> str:
 
 
 def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
-    """Return the members of the push-constant block, in order; it may use `#if NAME`, `#else` and `#endif`."""
+    """Return the members of the push-constant block, in order; it may use `#if NAME`, `#else`, `#endif` and arrays
+    `x[NAME]`, whose elements are x0, x1, …."""
     block = re.search(r"uniform Push \{(.*?)\} p;", text, flags=re.S)
     if block is None:
         raise CompileError("a kernel needs `layout(push_constant) uniform Push { … } p;`")
@@ -65,10 +66,12 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
         elif line.startswith("#endif"):
             skip = False
         elif not skip:
-            for type_, names in re.findall(r"(\w+)\s+([\w,\s]+);", line):
-                for name in names.split(","):
-                    access = POINTERS.get(type_, "")
-                    params.append(Param(name.strip(), "Q" if access else SCALARS[type_], access))
+            for type_, names in re.findall(r"(\w+)\s+([][\w,\s]+);", line):
+                access = POINTERS.get(type_, "")
+                for name in names.replace(" ", "").split(","):
+                    array, _, length = name.rstrip("]").partition("[")
+                    each = [f"{array}{i}" for i in range(defines[length])] if length else [name]
+                    params += [Param(n, "Q" if access else SCALARS[type_], access) for n in each]
     return tuple(params)
 
 

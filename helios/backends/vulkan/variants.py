@@ -21,18 +21,14 @@ ELEMENTWISE = {
     "axpby": "p.alpha * x + p.beta * y",
     "mul": "x * y",
     "scale": "p.alpha * x",
-    "gelu": "gelu(x)",
-    "gelu_backward": "gelu_grad(x) * y",
-    "silu": "silu(x)",
-    "silu_backward": "silu_grad(x) * y",
-    "relu": "relu(x)",
-    "relu_backward": "relu_grad(x) * y",
+    "activation": "act(x)",  # of a FORMULA
+    "activation_backward": "act_grad(x) * y",
     "softcap": "softcap(x, p.alpha)",
     "softcap_backward": "softcap_grad(x, p.alpha) * y",
 }
 # Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
 BUSY = 16384  # invocations that keep a GPU busy
-NO_EPILOGUE = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0}
+NO_EPILOGUE: dict[str, Any] = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0, "FORMULA": ""}
 
 
 def divide(n: int, d: int) -> int:
