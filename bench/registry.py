@@ -250,6 +250,13 @@ def _normalised(s: Sizes) -> Iterator[Row]:
     yield Row("layer_norm_backward", "layer_norm_backward", _text(*shape), [normal(*shape), normal(d), normal(*shape)],
               _primitive("layer_norm_backward"), 14 * n, gradient(back),
               derive=lambda x, w, g: (x, w, *REF.layer_norm(x, w, w, EPS)[1:], g))
+    rms = lambda t, x, weight: t.nn.functional.rms_norm(x, (d,), weight, EPS)
+    yield Row("rms_norm", "rms_norm", _text(*shape), [normal(*shape), normal(d)],
+              lambda be, x, w: be.rms_norm(x, w, EPS), 4 * n, forward(rms))
+    yield Row("rms_norm_backward", "rms_norm_backward", _text(*shape), [normal(*shape), normal(d), normal(*shape)],
+              _primitive("rms_norm_backward"), 9 * n,
+              gradient(lambda t, x, w, rstd: (rms(t, x.requires_grad_(), w.requires_grad_()), [x, w])),
+              derive=lambda x, w, g: (x, w, REF.rms_norm(x, w, EPS)[1], g))
 
 
 def _embeddings(s: Sizes) -> Iterator[Row]:

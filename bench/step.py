@@ -68,8 +68,8 @@ def label(dispatch: Dispatch) -> str:
     defines = dispatch.defines
     ops = {expression: op for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
-    backward = "backward" if defines.get("BACKWARD") else ""
-    parts = [dispatch.kernel, backward, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
+    kinds = (name.lower() for name in ("RMS", "BACKWARD") if defines.get(name))
+    parts = [dispatch.kernel, *kinds, layout, *(ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))]
     return " ".join(part for part in parts if part)
 
 

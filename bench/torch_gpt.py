@@ -38,9 +38,11 @@ def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> T
     return out.transpose(1, 2).reshape(b, length, width // 3)
 
 
-class Norm(nn.LayerNorm):
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-5)
+NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+
+
+def norm(cfg: GPTConfig) -> nn.Module:
+    return NORMS[cfg.norm](cfg.n_embd, eps=1e-5)
 
 
 class Attention(nn.Module):
@@ -100,8 +102,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, cfg: GPTConfig, i: int) -> None:
         super().__init__()
-        self.ln1, self.attn = Norm(cfg.n_embd), Attention(cfg)
-        self.ln2, self.mlp = Norm(cfg.n_embd), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
+        self.ln1, self.attn = norm(cfg), Attention(cfg)
+        self.ln2, self.mlp = norm(cfg), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
         self.drop = nn.Dropout(cfg.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +117,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
-        self.ln_f = Norm(cfg.n_embd)
+        self.ln_f = norm(cfg)
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:

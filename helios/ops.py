@@ -147,6 +147,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     return record("layer_norm", (x, weight, bias), outputs, eps=eps)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Return x/√(avg(x²) + eps)·weight over the last axis, weight [D] (Zhang & Sennrich, 2019)."""
+    check("rms_norm", x, weight)
+    _vector("rms_norm", "weight", weight, x)
+    return record("rms_norm", (x, weight), x.backend.rms_norm(x.data, weight.data, eps), eps=eps)
+
+
 def embedding(table: Tensor, index: Tensor, positions: Tensor | None = None) -> Tensor:
     """Return table[index] (+ positions[t], t the place along index's last axis); table [V, D], index int32 [..., T]."""
     check("embedding", table, positions)

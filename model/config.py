@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from helios.errors import UserError, nearest
-from helios.model.settings import ANY, BLOCKS, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, setting
+from helios.model.settings import ANY, BLOCKS, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,9 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
 })
 
 
+NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
+
+
 @dataclass(frozen=True)
 class GPTConfig(Settings):
     """A GPT's shape. Raises UserError where a value cannot be used.
@@ -66,6 +69,8 @@ class GPTConfig(Settings):
         "8D/3 rounded up to a multiple of 64; matched: as wide as 8D² parameters allow", flag="ffn-dim", kind=WIDTH)
     activation: str = setting("gelu", ANY, f"activation of the MLPs, for all blocks or one for each: {', '.join(MLPS)}",
                               flag="activation", kind=NAMES)
+    norm: str = setting("layer", one_of(*NORMS), "norm before attention, MLPs and the head: layer; rms, by the "
+                        "root mean square, without mean and bias", flag="norm")
     dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
                              flag="dropout")
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
@@ -104,7 +109,7 @@ class GPTConfig(Settings):
         """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its
         first. Counts and memory follow from this table."""
         d = self.n_embd
-        norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
+        norm = lambda name: {f"{name}.{part}": (d,) for part in NORMS[self.norm]}
         found: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.block_size, d)}
         for i, (activation, f) in enumerate(zip(self.activations, self.ffn_dims, strict=True)):
             mlp = MLPS[activation]

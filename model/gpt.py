@@ -1,10 +1,10 @@
-"""GPT: a pre-LN decoder with learned positions, soft-capped attention scores and an untied output head."""
+"""GPT: a pre-norm decoder with learned positions, soft-capped attention scores and an untied output head."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from helios.backends import get_backend
 from helios.backends.backend import ACTIVATIONS, Backend, Shape
 from helios.errors import UserError
 from helios.model import files
-from helios.model.config import MLPS, GPTConfig
+from helios.model.config import MLPS, NORMS, GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
 
@@ -43,23 +43,28 @@ class GPT:
 
     # -- forward ------------------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor, rng: Tensor | None = None) -> Tensor:
-        """Return the final layer norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
+        """Return the final norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
         int32 [3]."""
         cfg, w = self.config, self.weights
         p = 0.0 if rng is None else cfg.dropout
         x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
         for i, activation in enumerate(cfg.activations):
             block = partial(self._of_block, i)
-            h = ops.layer_norm(x, block("ln1.weight"), block("ln1.bias"))
+            h = self._norm(f"blocks.{i}.ln1", x)
             h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
             x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
-            h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
+            h = self._norm(f"blocks.{i}.ln2", x)
             fused = activation in ACTIVATIONS
             h = ops.linear(h, block("mlp.fc1.weight"), activation if fused else None)
             if not fused:
                 h = getattr(ops, activation)(h, *(block(f"mlp.act.{c}") for c in MLPS[activation].coefficients))
             x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
-        return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
+        return self._norm("ln_f", x)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        kind = self.config.norm
+        norm: Callable[..., Tensor] = getattr(ops, f"{kind}_norm")
+        return norm(x, *(self.weights[f"{name}.{part}"] for part in NORMS[kind]))
 
     def _of_block(self, i: int, name: str) -> Tensor:
         return self.weights[f"blocks.{i}.{name}"]
@@ -219,7 +224,7 @@ def initial_state(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
 def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
     """Draw from the seed and the name alone, so that a parameter starts the same whatever the rest of the model is."""
     if len(shape) == 1:
-        constants = {"weight": 1.0, "bias": 0.0}  # of a layer norm
+        constants = {"weight": 1.0, "bias": 0.0}  # of a norm
         for mlp in MLPS.values():
             constants.update(mlp.coefficients)
         return np.full(shape, constants[name.rpartition(".")[2]], np.float32)

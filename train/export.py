@@ -87,6 +87,7 @@ def load(path: str | Path) -> Exported:
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
 HF_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 EPS = 1e-5  # of layer norms, in helios.ops as in GPT-2
+GPT2 = {"softcap": 0, "norm": "layer", "activation": "gelu"}  # what else a model may have, and no GPT-2
 
 
 def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
@@ -96,8 +97,8 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
     cannot be made.
     """
     if why := unlike_gpt2(model.config):
-        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with --softcap 0 and "
-                        "--activation gelu, or leave --to hf out")
+        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with a GPT-2's settings, or "
+                        "leave --to hf out")
     cfg, end = model.config, model.tokenizer.id(END)
     state = files.rounded(gpt2_state(model), dtype)
     config = {
@@ -123,12 +124,8 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
 
 def unlike_gpt2(cfg: GPTConfig) -> list[str]:
     """Return each setting that no GPT-2 has, and what it would be there."""
-    found = []
-    if cfg.softcap:
-        found.append(f"softcap is {cfg.softcap:g}, and 0 there")
-    if cfg.activation != "gelu":
-        found.append(f"activation is {cfg.activation}, and gelu there")
-    return found
+    return [f"{key} is {given if isinstance(given, str) else f'{given:g}'}, and {theirs} there"
+            for key, theirs in GPT2.items() if (given := getattr(cfg, key)) != theirs]
 
 
 def gpt2_state(model: Exported) -> dict[str, np.ndarray]:

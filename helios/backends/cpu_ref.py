@@ -235,6 +235,15 @@ class CpuRef:
         dx = gw - gw.mean(-1, keepdims=True) - normed * (gw * normed).mean(-1, keepdims=True)
         return self._float(dx * rstd[..., None]), _columns(g * normed), _columns(g)
 
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+        rstd = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+        return self._float(x * rstd * weight), rstd.reshape(x.shape[:-1])
+
+    def rms_norm_backward(self, x: Array, weight: Array, rstd: Array, g: Array) -> tuple[Array, Array]:
+        normed, gw = x * rstd[..., None], g * weight
+        dx = gw - normed * (gw * normed).mean(-1, keepdims=True)
+        return self._float(dx * rstd[..., None]), _columns(g * normed)
+
     def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
         out = table[index]
         return out if positions is None else out + positions[:index.shape[-1]]

@@ -84,20 +84,21 @@ def test_an_array_that_changes_in_between_is_not_read_early() -> None:
     np.testing.assert_allclose(out, A @ B + Y, atol=1e-5)
 
 
-def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
+@pytest.mark.parametrize("norm", [lambda x, w: ops.layer_norm(x, w, w), ops.rms_norm], ids=["layer", "rms"])
+def test_dropout_goes_into_the_norm_that_reads_it(norm: Callable[..., Tensor]) -> None:
     be = make()
     key = random.state(3, 4)
     w = Tensor(be.array(np.full(37, 1.5, np.float32)), be)
 
     def late(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
         x = ops.dropout(h, 0.3, rng, 9, residual=x)
-        y = ops.layer_norm(x, w, w)
+        y = norm(x, w)
         return x * 2.0, y
 
     def early(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
         x = ops.dropout(h, 0.3, rng, 9, residual=x)
         double = x * 2.0  # needs the sum before the norm
-        return double, ops.layer_norm(x, w, w)
+        return double, norm(x, w)
 
     h, x = np.random.default_rng(1).standard_normal((2, 70, 37)).astype(np.float32)
     outs, names = [], []
@@ -115,14 +116,15 @@ def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
 
 @pytest.mark.parametrize("columns", [37, 40])
 @pytest.mark.parametrize("late", [False, True])
-def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: int, late: bool) -> None:
+@pytest.mark.parametrize("rms", [False, True])
+def test_dropout_of_a_gradient_goes_into_the_norm_that_made_it(columns: int, late: bool, rms: bool) -> None:
     be, draw = make(), np.random.default_rng(1)
     key, other, w = random.state(3, 4), random.state(5, 6), be.array(np.full(columns, 1.5, np.float32))
     state, other_state = be.array(key), be.array(other)
 
     def fn(x: VkArray, g: VkArray) -> list[VkArray]:
-        _, mean, rstd = be.layer_norm(x, w, w, 1e-5)
-        dx, dw, _ = be.layer_norm_backward(x, w, mean, rstd, g)
+        _, *saved = be.rms_norm(x, w, 1e-5) if rms else be.layer_norm(x, w, w, 1e-5)
+        dx, dw, *_ = (be.rms_norm_backward if rms else be.layer_norm_backward)(x, w, *saved, g)
         if late:  # what it draws by is not there yet
             be.assign(state, other_state)
         return [be.scale(dx, 1.0), be.dropout(dx, state, 0.3, 9), dw]
@@ -134,7 +136,8 @@ def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: in
     kept = random.keep((70, columns), other if late else key, 9, 0.3)
     np.testing.assert_array_equal(dropped != 0, kept & (dx != 0))
     np.testing.assert_allclose(dropped, np.where(kept, dx, 0) / np.float32(0.7), rtol=1e-6)
-    hat = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    centred = x if rms else x - x.mean(1, keepdims=True)
+    hat = centred / np.sqrt((centred * centred).mean(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
 
 

@@ -66,6 +66,7 @@ class Dry(Primitives):
                     a, b = self.empty((k, m) if ta else (m, k)), self.empty((n, k) if tb else (k, n))
                     self.matmul(a, b, ta, tb)
         self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
+        self.rms_norm(x, v, 1e-5), self.rms_norm_backward(x, v, v, x)
         self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)
         self.positions_backward(self.empty((2, 3, 40)), 5)
         self.sum(self.empty((9999,))), self.cross_entropy(x, self.empty((6,)))

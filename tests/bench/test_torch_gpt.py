@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,11 @@ def sides(model: GPTConfig):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 @pytest.mark.parametrize("activation", MLPS)
 def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> None:
-    ours, theirs, (tokens, targets) = sides(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+    check(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+
+
+def check(model: GPTConfig) -> None:
+    ours, theirs, (tokens, targets) = sides(model)
     for _ in range(3):
         assert theirs.step(tokens, targets) == pytest.approx(ours.step(tokens, targets), rel=TOLERANCE)
         coefficient = ours.state.opt.last()["clip_coef"]  # theirs are clipped in place
@@ -46,6 +51,11 @@ def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> Non
             np.testing.assert_allclose(p.grad.numpy(), mine, rtol=0, atol=TOLERANCE * max(np.abs(mine).max(), 1e-3))
     for name, w in ours.state.model.state_dict().items():
         np.testing.assert_allclose(theirs.model.state_dict()[name].numpy(), w, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("settings", [{"norm": "rms"}], ids=str)
+def test_same_with_other_settings(settings: dict[str, Any]) -> None:
+    check(dataclasses.replace(SMALL, **settings))
 
 
 def test_groups_are_those_of_our_optimizer() -> None:

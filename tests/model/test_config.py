@@ -16,6 +16,7 @@ from helios.model.config import MLPS
     ({"activation": "swiglu"}, 6_937_088),
     ({"activation": "universal"}, 6_838_784 + 6 * 2 * 1024),
     ({"activation": "kan_spline"}, 6_838_784 + 6 * 5 * 1024),
+    ({"norm": "rms"}, 6_838_784 - 13 * 256),
     ({"activation": "gelu,swiglu,gelu,swiglu,gelu,swiglu"}, (6_838_784 + 6_937_088) // 2),
     ({"activation": "swiglu", "ffn_dim": 1024, "n_embd": 384, "n_layer": 8, "block_size": 512}, 17_437_440),
 ])
@@ -53,6 +54,7 @@ def test_each_kind_has_a_forward_pass():
     ({"ffn_dim": -1}, "ffn_dim: expected at least 1, got -1"),
     ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1, got 1.0"),
     ({"dropout": float("nan")}, "dropout: expected a number, got NaN"),
+    ({"norm": "rmsnorm"}, "norm: expected one of layer, rms, got 'rmsnorm'"),
     ({"softcap": -1}, "softcap: expected at least 0, got -1"),
     ({"softcap": "much"}, "softcap: expected a number, got 'much'"),
 ])

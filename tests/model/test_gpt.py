@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from helios.tensor import Tensor
 
 SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, ffn_dim=80)
 ACTIVATIONS = [*MLPS, "swiglu,kan_spline"]
+SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"}]
+of_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 RNG = random.state(5, 3)
 
 
@@ -56,6 +59,12 @@ def test_names_shapes_and_count(activation):
     model = GPT(cfg, "cpu_ref")
     assert {name: p.shape for name, p in model.named_parameters()} == expected
     assert model.num_parameters() == cfg.parameters()
+
+
+def test_an_rms_norm_has_no_bias():
+    layer, rms = (dataclasses.replace(SMALL, norm=norm) for norm in ("layer", "rms"))
+    names = [name for name in layer.shapes() if not name.endswith("bias")]
+    assert list(GPT(rms, "cpu_ref").weights) == names and rms.parameters() == layer.parameters() - 5 * 48
 
 
 def test_initial_values():
@@ -126,6 +135,8 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
     """The logits in plain numpy, head by head, written from the model's definition alone."""
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
+        if cfg.norm == "rms":
+            return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
         mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
         return (x - mean) / np.sqrt(var + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
@@ -158,9 +169,9 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
     return norm(x, "ln_f") @ w["lm_head.weight"].T
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_logits_against_the_formula(activation):
-    cfg = dataclasses.replace(SMALL, activation=activation, softcap=1.5)
+@of_settings
+def test_logits_against_the_formula(settings):
+    cfg = dataclasses.replace(SMALL, softcap=1.5, **settings)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg)
     logits = by_the_formula(cfg, {name: p.numpy() for name, p in model.named_parameters()}, tokens)
@@ -182,9 +193,9 @@ def gradient(p: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_loss_and_gradients_against_float64(each_backend, activation, rng):
-    cfg = dataclasses.replace(SMALL, activation=activation, dropout=0.2)
+@of_settings
+def test_loss_and_gradients_against_float64(each_backend, settings, rng):
+    cfg = dataclasses.replace(SMALL, dropout=0.2, **settings)
     exact = loss_and_gradients(lively(GPT(cfg, CpuRef(np.float64))), rng)
     given = loss_and_gradients(lively(GPT(cfg, each_backend)), rng)
     for name, g in exact.items():
@@ -193,10 +204,10 @@ def test_loss_and_gradients_against_float64(each_backend, activation, rng):
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_against_finite_differences(activation, rng):
-    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, activation=activation,
-                    dropout=0.2, softcap=2.0)
+@of_settings
+def test_gradients_against_finite_differences(settings, rng):
+    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, dropout=0.2, softcap=2.0,
+                    **settings)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg, 2, 6)
     model.train(rng is not None).loss(tokens, targets, rng).backward()

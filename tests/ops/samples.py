@@ -267,6 +267,23 @@ def bad_layer_norm() -> list[Bad]:
     ]
 
 
+def draw_rms_norm(rng: Rng) -> Iterator[Sample]:
+    for shape in [(1, 1), (7,), (5, 7), (3, 5, 17), (4, 33), (13, 257), (37, 256), (66_000, 4)]:
+        x, weight = normal(rng, *shape), normal(rng, shape[-1])
+        # one element: dx is the difference of two numbers of the size of 1
+        yield Sample((x, weight), {"eps": 1e-5}, terms=x.size, scale=float(shape[-1] == 1), differences=x.size <= 300)
+    yield Sample((normal(rng, 11, 65) + np.float32(8), normal(rng, 65)), differences=False)
+    yield Sample((normal(rng, 5, 9), normal(rng, 9)), {"eps": 0.5})
+
+
+def bad_rms_norm() -> list[Bad]:
+    return [
+        Bad((zeros(2, 3), zeros(2)), {}, ValueError, r"rms_norm: weight must have shape \(3,\), got \(2,\)"),
+        Bad((zeros(), zeros(1)), {}, ValueError, "rms_norm: .* at least one axis"),
+        Bad((ints(2, 3), zeros(3)), {}, TypeError, "rms_norm: expected floating point"),
+    ]
+
+
 def draw_embedding(rng: Rng) -> Iterator[Sample]:
     for v, d, index_shape, more in [(1, 1, (1,), None), (7, 3, (2, 5), None), (7, 3, (2, 5), 0), (11, 5, (3, 4), 9),
                                     (13, 1, (2, 3, 5), 1), (101, 67, (3, 33), 31), (4001, 33, (2, 129), 0),

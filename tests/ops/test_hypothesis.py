@@ -75,6 +75,15 @@ def test_layer_norm(each_backend: Backend, lead: list[int], width: int, seed: in
 
 
 @few
+@given(lead=st.lists(lengths, max_size=2), width=lengths, seed=seeds)
+def test_rms_norm(each_backend: Backend, lead: list[int], width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.copysign(1, normal(rng, *lead, width)) + normal(rng, *lead, width, spread=0.2)
+    sample = Sample((x, normal(rng, width)), terms=x.size, scale=float(width == 1))
+    check("rms_norm", sample, each_backend)
+
+
+@few
 @given(v=lengths, d=lengths, lead=st.lists(short, max_size=1), t=short, more=st.none() | short, seed=seeds)
 def test_embedding(each_backend: Backend, v: int, d: int, lead: list[int], t: int, more: int | None, seed: int) -> None:
     rng = np.random.default_rng(seed)

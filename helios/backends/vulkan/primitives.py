@@ -123,7 +123,7 @@ class Primitives(Products):
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
         y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
-        kernel = self.kernel("layer_norm", DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
+        kernel = self.kernel("layer_norm", RMS=0, DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
         self.dispatch(kernel, mean.size, x=x, weight=weight, bias=bias, y=y,
                       mean=mean, rstd=rstd, rows=mean.size, columns=x.shape[-1], eps=eps)
         return y, mean, rstd
@@ -131,11 +131,25 @@ class Primitives(Products):
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, DROPOUT_AFTER=0,
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, RMS=0, DROPOUT_AFTER=0,
                              PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
         dw, db = self._columns(kernel, x, ("dweight", "dbias"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd,
                                g=g, dx=dx)
         return dx, dw, db
+
+    def rms_norm(self, x: VkArray, weight: VkArray, eps: float) -> tuple[VkArray, VkArray]:
+        y, rstd = self.empty(x.shape), self.empty(x.shape[:-1])
+        kernel = self.kernel("layer_norm", RMS=1, DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight)))
+        self.dispatch(kernel, rstd.size, x=x, weight=weight, y=y, rstd=rstd, rows=rstd.size, columns=x.shape[-1],
+                      eps=eps)
+        return y, rstd
+
+    def rms_norm_backward(self, x: VkArray, weight: VkArray, rstd: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
+        dx = self.empty(x.shape)
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, RMS=1, DROPOUT_AFTER=0,
+                             PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
+        (dw,) = self._columns(kernel, x, ("dweight",), rstd.size, x=x, weight=weight, rstd=rstd, g=g, dx=dx)
+        return dx, dw
 
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
         out = self.empty((*index.shape, table.shape[1]))
