@@ -119,6 +119,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
         self.ln_f = norm(cfg)
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+        self.cap = cfg.logit_softcap
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss in nats of tokens and targets, int64 [B, T] each."""
@@ -126,6 +127,8 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))
+        if self.cap:
+            logits = self.cap * torch.tanh(logits / self.cap)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

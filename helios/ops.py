@@ -188,10 +188,16 @@ def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: T
     return record("attention", (qkv, rng), outputs, **attrs)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over all rows of -log softmax(logits)[target], in nats; logits [..., V], targets int32 [...]."""
+def cross_entropy(logits: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+    """Return the mean over all rows of -log softmax(logits)[target], in nats; logits [..., V], targets int32 [...].
+
+    Logits are soft-capped by cap·tanh(logits/cap) first, unless cap is 0.
+    """
     check("cross_entropy", logits)
+    if not cap >= 0:
+        raise ValueError(f"cross_entropy: cap must be ≥ 0, got {cap}")
     if not logits.shape:
         raise ValueError("cross_entropy: logits need at least one axis, the classes")
     _index("cross_entropy", "targets", targets, logits, logits.shape[:-1])
-    return record("cross_entropy", (logits, targets), logits.backend.cross_entropy(logits.data, targets.data))
+    return record("cross_entropy", (logits, targets), logits.backend.cross_entropy(logits.data, targets.data, cap),
+                  cap=cap)

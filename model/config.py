@@ -76,6 +76,9 @@ class GPTConfig(Settings):
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
                              flag="softcap")
 
+    logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
+                                   flag="logit-softcap")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_embd % self.n_head:

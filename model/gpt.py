@@ -70,11 +70,12 @@ class GPT:
         return self.weights[f"blocks.{i}.{name}"]
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return logits [..., V] of hidden [..., D]; with `rows`, int32 [N], [N, V] of those rows of hidden, seen as
-        [-1, D]."""
+        """Return logits [..., V], soft-capped where the config says so, of hidden [..., D]; with `rows`, int32 [N],
+        [N, V] of those rows of hidden, seen as [-1, D]."""
         if rows is not None:
             hidden = ops.embedding(hidden.reshape(-1, self.config.n_embd), rows)
-        return ops.linear(hidden, self.weights["lm_head.weight"])
+        logits, cap = ops.linear(hidden, self.weights["lm_head.weight"]), self.config.logit_softcap
+        return ops.softcap(logits, cap) if cap else logits
 
     def loss(self, tokens: np.ndarray | Tensor, targets: np.ndarray | Tensor, rng: np.ndarray | Tensor | None = None
              ) -> Tensor:
@@ -97,7 +98,8 @@ class GPT:
             rng, self.draws = random.state(self.seed, self.draws), self.draws + 1
         if isinstance(rng, np.ndarray):
             rng = Tensor(self.backend.array(rng), self.backend)
-        return ops.cross_entropy(self.head(self.hidden(ids, rng)), goals)
+        logits = ops.linear(self.hidden(ids, rng), self.weights["lm_head.weight"])
+        return ops.cross_entropy(logits, goals, self.config.logit_softcap)
 
     def logits(self, tokens: np.ndarray | Tensor, last: np.ndarray | None = None) -> Tensor:
         """Return [B, T, V], without dropout; with `last`, ints [B], a position in each row, [B, V] only there."""

@@ -87,7 +87,7 @@ def load(path: str | Path) -> Exported:
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
 HF_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 EPS = 1e-5  # of layer norms, in helios.ops as in GPT-2
-GPT2 = {"softcap": 0, "norm": "layer", "activation": "gelu"}  # what else a model may have, and no GPT-2
+GPT2 = {"softcap": 0, "logit_softcap": 0, "norm": "layer", "activation": "gelu"}  # what each has
 
 
 def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:

@@ -260,11 +260,12 @@ class Backend(Protocol):
         """Return g, of shape (), repeated."""
         ...
 
-    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+    def cross_entropy(self, logits: Array, targets: Array, cap: float = 0.0) -> tuple[Array, Array]:
         """Return the mean over rows of lse - logits[target], shape (), and lse [rows], in nats; logits [..., V],
-        targets int [...]."""
+        targets int [...]. cap: the soft cap that logits go through first; 0: none."""
         ...
 
-    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
-        """Return (exp(logits - lse) - onehot(target))·g/rows, with g of shape ()."""
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array, cap: float = 0.0) -> Array:
+        """Return (exp(logits - lse) - onehot(target))·g/rows, with g of shape (), of capped logits y times
+        1 - (y/cap)²."""
         ...

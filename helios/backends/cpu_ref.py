@@ -294,19 +294,25 @@ class CpuRef:
     def expand(self, g: Array, shape: Shape) -> Array:
         return np.full(shape, g, self.float_dtype)
 
-    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
-        rows = logits.reshape(-1, logits.shape[-1])
+    def cross_entropy(self, logits: Array, targets: Array, cap: float = 0.0) -> tuple[Array, Array]:
+        rows = self._capped_rows(logits, cap)
         top = rows.max(-1)
         lse = top + np.log(np.exp(rows - top[:, None]).sum(-1))
         picked = rows[np.arange(len(rows)), targets.reshape(-1)]
         return self._float((lse - picked).mean()), lse
 
-    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
-        rows = logits.reshape(-1, logits.shape[-1])
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array, cap: float = 0.0) -> Array:
+        rows = self._capped_rows(logits, cap)
         d = np.exp(rows - lse[:, None])
         d[np.arange(len(rows)), targets.reshape(-1)] -= 1
         d *= g / len(rows)
+        if cap:
+            d *= 1 - (rows / cap) ** 2
         return d.reshape(logits.shape)
+
+    def _capped_rows(self, logits: Array, cap: float) -> Array:
+        rows = logits.reshape(-1, logits.shape[-1])
+        return self.softcap(rows, cap) if cap else rows
 
 
 def _sigmoid(x: Array) -> Array:

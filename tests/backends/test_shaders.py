@@ -69,8 +69,10 @@ class Dry(Primitives):
         self.rms_norm(x, v, 1e-5), self.rms_norm_backward(x, v, v, x)
         self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)
         self.positions_backward(self.empty((2, 3, 40)), 5)
-        self.sum(self.empty((9999,))), self.cross_entropy(x, self.empty((6,)))
-        self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one)
+        self.sum(self.empty((9999,)))
+        for cap in (0.0, 30.0):
+            self.cross_entropy(x, self.empty((6,)), cap)
+            self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one, cap)
         for scaling in (False, True):
             self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9, scaling=scaling)
         for n_decay in (3, 4):

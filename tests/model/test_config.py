@@ -55,6 +55,7 @@ def test_each_kind_has_a_forward_pass():
     ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1, got 1.0"),
     ({"dropout": float("nan")}, "dropout: expected a number, got NaN"),
     ({"norm": "rmsnorm"}, "norm: expected one of layer, rms, got 'rmsnorm'"),
+    ({"logit_softcap": -1}, "logit_softcap: expected at least 0, got -1"),
     ({"softcap": -1}, "softcap: expected at least 0, got -1"),
     ({"softcap": "much"}, "softcap: expected a number, got 'much'"),
 ])

@@ -15,7 +15,8 @@ from helios.tensor import Tensor
 
 SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, ffn_dim=80)
 ACTIVATIONS = [*MLPS, "swiglu,kan_spline"]
-SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"}]
+SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"},
+                                   {"logit_softcap": 1.5}]
 of_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 RNG = random.state(5, 3)
 
@@ -166,7 +167,8 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
                                         + c("c4") * h * h),
         }[activation](h, c)
         x = x + h @ p["mlp.fc2.weight"].T
-    return norm(x, "ln_f") @ w["lm_head.weight"].T
+    logits = norm(x, "ln_f") @ w["lm_head.weight"].T
+    return cfg.logit_softcap * np.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
 
 
 @of_settings

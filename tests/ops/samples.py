@@ -356,6 +356,12 @@ def draw_cross_entropy(rng: Rng) -> Iterator[Sample]:
         # with one class, loss and gradient are exactly 0: differences of numbers of the size of 1
         yield Sample((logits, integers(rng, v, *shape[:-1])), terms=max(v, logits.size // v), scale=float(v == 1),
                      exponent=float(np.abs(logits).max()), differences=logits.size < 300 and spread == 1)
+    for shape, cap, spread in [((1, 1), 2.0, 1), ((7,), 30.0, 1), ((3, 7, 13), 2.0, 3), ((2, 3, 100), 2.0, 1),
+                               ((67, 257), 30.0, 30), ((5, 4000), 30.0, 100), ((66_000, 3), 2.0, 1)]:
+        logits, v = normal(rng, *shape, spread=spread), shape[-1]
+        # a capped logit has the digits of the cap
+        yield Sample((logits, integers(rng, v, *shape[:-1])), {"cap": cap}, terms=max(v, logits.size // v),
+                     scale=float(v == 1), exponent=cap, differences=logits.size < 700 and spread < 30)
 
 
 def bad_cross_entropy() -> list[Bad]:
@@ -364,5 +370,7 @@ def bad_cross_entropy() -> list[Bad]:
         Bad((zeros(5, 7), ints(5, 1)), {}, ValueError, "cross_entropy: targets must have shape"),
         Bad((zeros(5, 7), zeros(5)), {}, TypeError, "cross_entropy: targets must be int32, got float"),
         Bad((zeros(), ints()), {}, ValueError, "cross_entropy: logits need at least one axis"),
+        Bad((zeros(5, 7), ints(5)), {"cap": -1.0}, ValueError, "cross_entropy: cap must be ≥ 0, got -1"),
+        Bad((zeros(5, 7), ints(5)), {"cap": math.nan}, ValueError, "cross_entropy: cap must be ≥ 0, got nan"),
         Bad((ints(5, 7), ints(5)), {}, TypeError, "cross_entropy: expected floating point"),
     ]

@@ -104,12 +104,13 @@ def test_attention(each_backend: Backend, b: int, t: int, n_head: int, size: int
 
 
 @few
-@given(lead=st.lists(short, max_size=2), v=lengths | st.integers(200, 3000), seed=seeds)
-def test_cross_entropy(each_backend: Backend, lead: list[int], v: int, seed: int) -> None:
+@given(lead=st.lists(short, max_size=2), v=lengths | st.integers(200, 3000), cap=st.sampled_from([0.0, 2.0, 30.0]),
+       seed=seeds)
+def test_cross_entropy(each_backend: Backend, lead: list[int], v: int, cap: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = normal(rng, *lead, v, spread=2.0)
-    sample = Sample((logits, integers(rng, v, *lead)), terms=max(v, math.prod(lead)), scale=float(v == 1),
-                    exponent=float(np.abs(logits).max()))
+    sample = Sample((logits, integers(rng, v, *lead)), {"cap": cap}, terms=max(v, math.prod(lead)), scale=float(v == 1),
+                    exponent=cap or float(np.abs(logits).max()))
     check("cross_entropy", sample, each_backend)
 
 

@@ -68,6 +68,8 @@ def test_oracle_by_definition() -> None:
     sums = [math.log(sum(math.exp(v) for v in row)) for row in x2]
     assert lse.tolist() == pytest.approx(sums)
     assert float(loss) == pytest.approx((sums[0] - x2[0, 4] + sums[1] - x2[1, 0]) / 2)
+    capped = be.cross_entropy(x2, np.array([4, 0]), 0.7)[0]
+    assert float(capped) == pytest.approx(float(be.cross_entropy(0.7 * np.tanh(x2 / 0.7), np.array([4, 0]))[0]))
 
 
 @pytest.mark.parametrize(("cap", "p"), [(0.0, 0.0), (2.0, 0.0), (2.0, 0.3)])

@@ -201,20 +201,21 @@ class Primitives(Products):
         self._each("expand", out.size, x=g, o=out)
         return out
 
-    def cross_entropy(self, logits: VkArray, targets: VkArray) -> tuple[VkArray, VkArray]:
-        rows = targets.size
-        loss, lse = self.empty((rows,)), self.empty((rows,))
-        kernel = self.kernel("cross_entropy", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
-        self.dispatch(kernel, rows, logits=logits, targets=targets, loss=loss, lse=lse,
-                      rows=rows, columns=logits.shape[-1])
-        return self._reduce(loss, "x", 1.0 / rows), lse
+    def cross_entropy(self, logits: VkArray, targets: VkArray, cap: float = 0.0) -> tuple[VkArray, VkArray]:
+        loss, lse = self.empty((targets.size,)), self.empty((targets.size,))
+        self._of_logits("cross_entropy", False, cap, logits=logits, targets=targets, loss=loss, lse=lse)
+        return self._reduce(loss, "x", 1.0 / targets.size), lse
 
-    def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray) -> VkArray:
+    def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray, cap: float = 0.0
+                               ) -> VkArray:
         out = self.empty(logits.shape)
-        kernel = self.kernel("cross_entropy_backward", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
-        self.dispatch(kernel, targets.size, True, logits=logits, targets=targets,
-                      lse=lse, g=g, d=out, rows=targets.size, columns=logits.shape[-1])
+        self._of_logits("cross_entropy_backward", True, cap, logits=logits, targets=targets, lse=lse, g=g, d=out)
         return out
+
+    def _of_logits(self, name: str, elementwise: bool, cap: float, **args: VkArray) -> None:
+        rows, columns = args["targets"].size, args["logits"].shape[-1]
+        kernel = self.kernel(name, CAPPED=int(cap > 0), PAIRS=self.pairs(columns, at=(args["logits"],)))
+        self.dispatch(kernel, rows, elementwise, rows=rows, columns=columns, **args, **({"cap": cap} if cap else {}))
 
     # -- the optimizer ------------------------------------------------------------------------------------------------
     def clip_stats(self, grad: VkArray, stats: VkArray, loss: VkArray | None, *, clip: float, spike: float,
