@@ -54,7 +54,7 @@ class Attention(nn.Module):
         self.register_buffer("mask", causal_mask(cfg.block_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.cfg.dropout if self.training else 0.0
+        p = self.cfg.dropouts.attn if self.training else 0.0
         return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p))
 
 
@@ -104,11 +104,11 @@ class Block(nn.Module):
         super().__init__()
         self.ln1, self.attn = norm(cfg), Attention(cfg)
         self.ln2, self.mlp = norm(cfg), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
-        self.drop = nn.Dropout(cfg.dropout)
+        self.drop1, self.drop2 = nn.Dropout(cfg.dropouts.resid), nn.Dropout(cfg.dropouts.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.attn(self.ln1(x)))
-        return x + self.drop(self.mlp(self.ln2(x)))
+        x = x + self.drop1(self.attn(self.ln1(x)))
+        return x + self.drop2(self.mlp(self.ln2(x)))
 
 
 class GPT(nn.Module):
@@ -116,6 +116,7 @@ class GPT(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
+        self.drop = nn.Dropout(cfg.dropouts.embd)
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
         self.ln_f = norm(cfg)
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
@@ -123,7 +124,7 @@ class GPT(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss in nats of tokens and targets, int64 [B, T] each."""
-        x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
+        x = self.drop(self.wte(tokens) + self.wpe.weight[:tokens.shape[1]])
         for block in self.blocks:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))

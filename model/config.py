@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from helios.errors import UserError, nearest
 from helios.model.settings import ANY, BLOCKS, COUNT, NAMES, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
@@ -51,6 +52,15 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
 NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
 
 
+class Dropouts(NamedTuple):
+    """Probabilities of dropout, by place."""
+
+    attn: float = 0.0  # attention weights
+    resid: float = 0.0  # what attention adds to the residual stream
+    mlp: float = 0.0  # what MLPs add to it
+    embd: float = 0.0  # what it begins with
+
+
 @dataclass(frozen=True)
 class GPTConfig(Settings):
     """A GPT's shape. Raises UserError where a value cannot be used.
@@ -73,11 +83,22 @@ class GPTConfig(Settings):
                         "root mean square, without mean and bias", flag="norm")
     dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
                              flag="dropout")
+    attn_dropout: float | None = setting(None, SHARE, "dropout on attention weights; auto: --dropout",
+                                         flag="attn-dropout")
+    resid_dropout: float | None = setting(None, SHARE, "dropout on what attention adds to the residual stream; auto: "
+                                          "--dropout", flag="resid-dropout")
+    mlp_dropout: float | None = setting(None, SHARE, "dropout on what MLPs add to the residual stream; auto: --dropout",
+                                        flag="mlp-dropout")
+    embd_dropout: float = setting(0.0, SHARE, "dropout on the sum of token and position embeddings, which --dropout "
+                                  "leaves alone", flag="embd-dropout")
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
                              flag="softcap")
 
     logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
                                    flag="logit-softcap")
+
+    zero_init_outputs: bool = setting(False, ANY, "start what attention and MLPs add to the residual stream at 0",
+                                      flag="zero-init-outputs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +128,13 @@ class GPTConfig(Settings):
             return (self.ffn_dim,) * self.n_layer
         width = MLP.width if self.ffn_dim is None else MLP.matched
         return tuple(width(MLPS[name], self.n_embd) for name in self.activations)
+
+    @property
+    def dropouts(self) -> Dropouts:
+        """Return the probabilities of dropout, each its own where it is given."""
+        attn, resid, mlp = (self.dropout if p is None else p
+                            for p in (self.attn_dropout, self.resid_dropout, self.mlp_dropout))
+        return Dropouts(attn, resid, mlp, self.embd_dropout)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its

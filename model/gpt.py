@@ -17,11 +17,12 @@ from helios.backends import get_backend
 from helios.backends.backend import ACTIVATIONS, Backend, Shape
 from helios.errors import UserError
 from helios.model import files
-from helios.model.config import MLPS, NORMS, GPTConfig
+from helios.model.config import MLPS, NORMS, Dropouts, GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
 
 STD = 0.02  # of every matrix at the start
+EMBEDDINGS = 2**32 - 1  # site of their dropout's masks, the last there is; block i has 3i, 3i + 1 and 3i + 2
 
 
 class GPT:
@@ -46,19 +47,19 @@ class GPT:
         """Return the final norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
         int32 [3]."""
         cfg, w = self.config, self.weights
-        p = 0.0 if rng is None else cfg.dropout
-        x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
+        p = cfg.dropouts if rng is not None else Dropouts()
+        x = _drop(ops.embedding(w["wte.weight"], tokens, w["wpe.weight"]), p.embd, rng, EMBEDDINGS)
         for i, activation in enumerate(cfg.activations):
             block = partial(self._of_block, i)
             h = self._norm(f"blocks.{i}.ln1", x)
-            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
-            x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
+            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p.attn, rng, site=3 * i)
+            x = _drop(ops.linear(h, block("attn.out.weight")), p.resid, rng, 3 * i + 1, residual=x)
             h = self._norm(f"blocks.{i}.ln2", x)
             fused = activation in ACTIVATIONS
             h = ops.linear(h, block("mlp.fc1.weight"), activation if fused else None)
             if not fused:
                 h = getattr(ops, activation)(h, *(block(f"mlp.act.{c}") for c in MLPS[activation].coefficients))
-            x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
+            x = _drop(ops.linear(h, block("mlp.fc2.weight")), p.mlp, rng, 3 * i + 2, residual=x)
         return self._norm("ln_f", x)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ class GPT:
         ids, goals = self._ids("tokens", tokens), self._ids("targets", targets)
         if ids.shape != goals.shape:
             raise ValueError(f"loss: tokens {ids.shape} and targets {goals.shape} must have one shape")
-        if not (self.training and self.config.dropout):
+        if not (self.training and any(self.config.dropouts)):
             rng = None
         elif self.backend.recording and not isinstance(rng, Tensor):
             raise RuntimeError("loss: a recorded function would repeat these dropout masks; take rng, int32 [3] of "
@@ -210,9 +211,11 @@ class GPT:
         return model
 
 
-def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tensor:
-    """Return the residual connection x + drop(h)."""
-    return x + h if rng is None else ops.dropout(h, p, rng, site, residual=x)
+def _drop(h: Tensor, p: float, rng: Tensor | None, site: int, residual: Tensor | None = None) -> Tensor:
+    """Return drop(h), or the residual connection residual + drop(h)."""
+    if rng is not None:
+        return ops.dropout(h, p, rng, site, residual)
+    return h if residual is None else residual + h
 
 
 OUTPUTS = ("attn.out.weight", "mlp.fc2.weight")  # what adds to the residual
@@ -230,6 +233,8 @@ def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
         for mlp in MLPS.values():
             constants.update(mlp.coefficients)
         return np.full(shape, constants[name.rpartition(".")[2]], np.float32)
+    if cfg.zero_init_outputs and name.endswith(OUTPUTS):
+        return np.zeros(shape, np.float32)
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     std = STD / math.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
     return random.normal(math.prod(shape), seed, stream).reshape(shape) * np.float32(std)

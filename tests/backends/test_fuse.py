@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from helios import ops, random
 from helios.backends.vulkan import backend as module
 from helios.backends.vulkan.array import VkArray
+from helios.backends.vulkan.pipelines import Kernel
 from helios.capture import Capture
+from helios.model import GPT, GPTConfig
 from helios.tensor import Tensor
 
-from .vulkan import Training, make
+from .vulkan import STEADY, Training, make
 
 A, B, Y = np.random.default_rng(0).standard_normal((3, 40, 40)).astype(np.float32)
 
@@ -160,14 +163,40 @@ def test_dropout_of_a_gradient_waits_for_what_it_writes_over() -> None:
     np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    fused, losses = Training(make()), []
+@pytest.mark.parametrize("settings", [{}, STEADY], ids=["", "steady"])
+def test_a_training_step_is_the_same_without(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, losses = Training(make(), **settings), []
     for _ in range(3):
         losses.append(fused.step()[0])
     with monkeypatch.context() as patched:
         patched.setattr(module, "fuse", lambda commands, pipelines: list(commands))
-        plain = Training(make())
+        plain = Training(make(), **settings)
         np.testing.assert_allclose([plain.step()[0] for _ in range(3)], losses, rtol=1e-5)
     count = lambda training: [c.name for c in training.program.commands].count("dropout")
-    assert count(fused) == 0 < count(plain)
+    assert count(fused) == bool(settings) < count(plain)
     assert fused.program.dispatches < plain.program.dispatches - 10
+
+
+@pytest.mark.parametrize(("settings", "dispatches", "masks"), [
+    ({"norm": "rms"}, 0, 0), ({"logit_softcap": 5.0}, 0, 0), ({"zero_init_outputs": True}, 0, 0),
+    ({"attn_dropout": 0.0}, 0, 0), ({"resid_dropout": 0.0}, 0, -2), ({"mlp_dropout": 0.0}, 0, -2),
+    ({"embd_dropout": 0.1}, 1, 2)], ids=str)  # its backward pass goes into the first norm's
+def test_what_a_setting_costs(settings: dict[str, Any], dispatches: int, masks: int) -> None:
+    """Dispatches of a step, and masks drawn outside of attention for each way of a block's branch."""
+    counts = []
+    for more in ({}, settings):
+        training = Training(make(), "gelu", **more)
+        training.step()
+        commands = [c for c in training.program.commands if isinstance(c.kernel, Kernel)]
+        drawn = [c for c in commands if c.kernel.defines.keys() & {"DROPOUT_BEFORE", "DROPOUT_AFTER"}
+                 and max(c.kernel.defines.get(name, 0) for name in ("DROPOUT_BEFORE", "DROPOUT_AFTER"))]
+        counts.append((training.program.dispatches, len(drawn) + [c.name for c in commands].count("dropout")))
+    assert counts[1] == (counts[0][0] + dispatches, counts[0][1] + masks)
+
+
+def test_the_soft_cap_of_logits_goes_into_their_product() -> None:
+    model = GPT(GPTConfig(vocab_size=50, block_size=8, n_layer=1, n_head=1, n_embd=16, logit_softcap=2.0), make())
+    capture = Capture(lambda tokens: (model.logits(tokens),), model.backend)
+    capture(np.zeros((2, 8), np.int32))
+    (program,) = capture.programs.values()
+    assert "elementwise" not in program.kernels and program.kernels[-1].startswith("matmul")

@@ -21,7 +21,7 @@ from helios.backends.vulkan.primitives import Primitives
 from helios.backends.vulkan.spirv import shared_bytes
 from helios.backends.vulkan.tuning import TILES, candidates, lanes, shape_class
 
-from .vulkan import GUARANTEED, PROFILE, make
+from .vulkan import GUARANTEED, PROFILE, STEADY, make
 
 KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-type]
 
@@ -192,13 +192,14 @@ def test_a_compiler_on_path_serves_as_well(tmp_path: Path, monkeypatch: pytest.M
         shaders._tool_compile("expand", text)
 
 
-def test_simt_kernels_compute_the_same() -> None:
+@pytest.mark.parametrize("settings", [{}, STEADY], ids=["", "steady"])
+def test_simt_kernels_compute_the_same(settings: dict[str, Any]) -> None:
     """The kernels for GPUs, with workgroups of 256 and shared memory, run on any device."""
     import numpy as np
 
     from .vulkan import Training
 
-    cpu, simt = Training(make()), Training(make(profile="simt"))
+    cpu, simt = Training(make(), **settings), Training(make(profile="simt"), **settings)
     for _ in range(3):
         a, b = cpu.step(), simt.step()
         np.testing.assert_allclose(a[0], b[0], rtol=1e-5)

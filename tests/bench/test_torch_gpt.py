@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helios import random
 from helios.backends.cpu_ref import CpuRef
 from helios.bench.step import Training
 from helios.model.config import MLPS, GPTConfig
+from helios.model.gpt import EMBEDDINGS
 from helios.train.config import Config, TrainConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
@@ -64,6 +67,25 @@ def test_groups_are_those_of_our_optimizer() -> None:
     assert decaying == sum(w.size for name, w in ours.state.model.weights.items()
                            if ours.state.opt.start[name] < ours.state.opt.n_decay)
     assert [group["weight_decay"] for group in theirs.optimizer.param_groups] == [SETTINGS.weight_decay, 0.0]
+
+
+def test_same_with_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.bench import torch_gpt
+
+    ours, theirs, (tokens, targets) = sides(dataclasses.replace(
+        SMALL, dropout=0.1, attn_dropout=0.2, mlp_dropout=0.0, embd_dropout=0.3))
+    sites = itertools.cycle([EMBEDDINGS, *range(3 * SMALL.n_layer)])
+    key = random.state(SETTINGS.seed, 1)
+
+    def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return x * torch.from_numpy(random.keep(tuple(x.shape), key, next(sites), p)) / (1 - p)
+
+    monkeypatch.setattr(torch_gpt.F, "dropout", dropout)
+    assert theirs.step(tokens, targets) == pytest.approx(ours.step(tokens, targets), rel=TOLERANCE)
+    coefficient = ours.state.opt.last()["clip_coef"]
+    for name, p in theirs.model.named_parameters():
+        mine = coefficient * ours.backend.numpy(ours.state.model.weights[name].grad_home)
+        np.testing.assert_allclose(p.grad.numpy(), mine, rtol=0, atol=TOLERANCE * max(np.abs(mine).max(), 1e-3))
 
 
 def test_dropout_draws() -> None:
