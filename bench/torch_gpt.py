@@ -38,11 +38,8 @@ def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> T
     return out.transpose(1, 2).reshape(b, length, width // 3)
 
 
-NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
-
-
 def norm(cfg: GPTConfig) -> nn.Module:
-    return NORMS[cfg.norm](cfg.n_embd, eps=1e-5)
+    return (nn.RMSNorm if cfg.norm == "rms" else nn.LayerNorm)(cfg.n_embd, eps=1e-5)
 
 
 class Attention(nn.Module):
@@ -118,6 +115,9 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
         self.drop = nn.Dropout(cfg.dropouts.embd)
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
+        if cfg.zero_init_outputs:
+            for block in self.blocks:
+                nn.init.zeros_(block.attn.out.weight), nn.init.zeros_(block.mlp.fc2.weight)
         self.ln_f = norm(cfg)
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
         self.cap = cfg.logit_softcap

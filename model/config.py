@@ -47,8 +47,7 @@ MLPS: Mapping[str, MLP] = MappingProxyType({
     "universal": MLP(coefficients={"a": 1.0, "b": 0.0}),
     "kan_spline": MLP(coefficients={"c0": 0.5, "c1": 0.0, "c2": 0.5, "c3": 0.0, "c4": 0.0}),
 })
-
-
+# The vectors of a norm, by its kind.
 NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
 
 
@@ -79,8 +78,8 @@ class GPTConfig(Settings):
         "8D/3 rounded up to a multiple of 64; matched: as wide as 8D² parameters allow", flag="ffn-dim", kind=WIDTH)
     activation: str = setting("gelu", ANY, f"activation of the MLPs, for all blocks or one for each: {', '.join(MLPS)}",
                               flag="activation", kind=NAMES)
-    norm: str = setting("layer", one_of(*NORMS), "norm before attention, MLPs and the head: layer; rms, by the "
-                        "root mean square, without mean and bias", flag="norm")
+    norm: str = setting("layer", one_of(*NORMS), "norm before attention, MLPs and the head: layer; or rms, by the "
+                        "root mean square, without mean or bias", flag="norm")
     dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
                              flag="dropout")
     attn_dropout: float | None = setting(None, SHARE, "dropout on attention weights; auto: --dropout",
@@ -93,12 +92,10 @@ class GPTConfig(Settings):
                                   "leaves alone", flag="embd-dropout")
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
                              flag="softcap")
-
     logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
                                    flag="logit-softcap")
-
-    zero_init_outputs: bool = setting(False, ANY, "start what attention and MLPs add to the residual stream at 0",
-                                      flag="zero-init-outputs")
+    zero_init_outputs: bool = setting(False, ANY, "start the matrices whose products are added to the residual "
+                                      "stream at 0", flag="zero-init-outputs")
 
     def __post_init__(self) -> None:
         super().__post_init__()

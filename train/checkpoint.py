@@ -259,7 +259,7 @@ def load(path: Path) -> Checkpoint:
 
 def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
     """Raise UserError, naming each difference, unless the checkpoint is of a model with these settings."""
-    known = {s.key: s.default for s in declared(GPTConfig)}  # by which one of an older version was made
+    known = {s.key: s.default for s in declared(GPTConfig)}  # of what one of an older version lacks
     theirs = {key: known.get(key) for key in model} | checkpoint.state["model"]
     differing = [f"{k} is {theirs.get(k)!r} there and {model.get(k)!r} here"
                  for k in sorted(theirs.keys() | model.keys()) if theirs.get(k) != model.get(k)]

@@ -13,7 +13,7 @@ from helios import random
 from helios.backends.cpu_ref import CpuRef
 from helios.bench.step import Training
 from helios.model.config import MLPS, GPTConfig
-from helios.model.gpt import EMBEDDINGS
+from helios.model.gpt import EMBEDDINGS, OUTPUTS
 from helios.train.config import Config, TrainConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
@@ -59,6 +59,15 @@ def check(model: GPTConfig) -> None:
 @pytest.mark.parametrize("settings", [{"norm": "rms"}, {"logit_softcap": 0.5}], ids=str)
 def test_same_with_other_settings(settings: dict[str, Any]) -> None:
     check(dataclasses.replace(SMALL, **settings))
+
+
+def test_outputs_that_start_at_zero() -> None:
+    from helios.bench.torch_gpt import GPT
+
+    for zero in (False, True):
+        state = GPT(dataclasses.replace(SMALL, zero_init_outputs=zero)).state_dict()
+        ends = (".bias", *OUTPUTS) if zero else (".bias",)
+        assert {name for name, w in state.items() if not w.any()} == {name for name in state if name.endswith(ends)}
 
 
 def test_groups_are_those_of_our_optimizer() -> None:
