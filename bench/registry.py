@@ -93,7 +93,7 @@ def constant(value: np.ndarray) -> Draw:
     return lambda rng: value.copy()
 
 
-KEY = constant(random.state(7, 3))
+KEY, ONE = constant(random.state(7, 3)), constant(np.ones((), np.float32))
 
 
 # -- PyTorch ---------------------------------------------------------------------------------------------------------
@@ -260,6 +260,13 @@ def _normalised(s: Sizes) -> Iterator[Row]:
     yield Row("layer_norm_backward", "layer_norm_backward", _text(*shape), [normal(*shape), normal(d), normal(*shape)],
               _primitive("layer_norm_backward"), 14 * n, gradient(back),
               derive=lambda x, w, g: (x, w, *REF.layer_norm(x, w, w, EPS)[1:], g))
+    rms = lambda t, x, weight: t.nn.functional.rms_norm(x, (d,), weight, EPS)
+    yield Row("rms_norm", "rms_norm", _text(*shape), [normal(*shape), normal(d)],
+              lambda be, x, w: be.rms_norm(x, w, EPS), 4 * n, forward(rms))
+    yield Row("rms_norm_backward", "rms_norm_backward", _text(*shape), [normal(*shape), normal(d), normal(*shape)],
+              _primitive("rms_norm_backward"), 9 * n,
+              gradient(lambda t, x, w, rstd: (rms(t, x.requires_grad_(), w.requires_grad_()), [x, w])),
+              derive=lambda x, w, g: (x, w, REF.rms_norm(x, w, EPS)[1], g))
 
 
 def _embeddings(s: Sizes) -> Iterator[Row]:
@@ -297,21 +304,29 @@ def _attentions(s: Sizes) -> Iterator[Row]:
               derive=lambda qkv, rng, g: (qkv, *REF.attention(qkv, rng, **how), rng, g))
 
 
-def _losses(s: Sizes) -> Iterator[Row]:
-    shape = (s.rows, s.vocab)
-    n = math.prod(shape)
-    logits, targets, one = normal(*shape), integers(s.vocab, s.rows), constant(np.ones((), np.float32))
-    loss = lambda t, logits, targets: t.nn.functional.cross_entropy(logits, targets)
-    yield Row("cross_entropy", "cross_entropy", _text(*shape), [logits, targets], _primitive("cross_entropy"), 4 * n,
-              forward(loss))
-    yield Row("cross_entropy_backward", "cross_entropy_backward", _text(*shape), [logits, targets, one],
-              _primitive("cross_entropy_backward"), 4 * n,
+def _cross_entropy(s: Sizes, name: str, cap: float, there: int, back: int) -> Iterator[Row]:
+    """Yield the rows of the loss of logits soft-capped by `cap`, with their operations an element."""
+    shape, n = (s.rows, s.vocab), s.rows * s.vocab
+    logits, targets = normal(*shape), integers(s.vocab, s.rows)
+
+    def loss(t: Any, logits: Any, targets: Any) -> Any:
+        return t.nn.functional.cross_entropy(cap * t.tanh(logits / cap) if cap else logits, targets)
+
+    yield Row(f"cross_entropy{name}", "cross_entropy", _text(*shape), [logits, targets],
+              lambda be, *args: be.cross_entropy(*args, cap), there * n, forward(loss))
+    yield Row(f"cross_entropy_backward{name}", "cross_entropy_backward", _text(*shape), [logits, targets, ONE],
+              lambda be, *args: be.cross_entropy_backward(*args, cap), back * n,
               gradient(lambda t, logits, targets, lse: (loss(t, logits.requires_grad_(), targets), [logits])),
-              derive=lambda logits, targets, g: (logits, targets, REF.cross_entropy(logits, targets)[1], g))
+              derive=lambda logits, targets, g: (logits, targets, REF.cross_entropy(logits, targets, cap)[1], g))
+
+
+def _losses(s: Sizes) -> Iterator[Row]:
+    yield from _cross_entropy(s, "", 0.0, 4, 4)
+    yield from _cross_entropy(s, "+softcap", 30.0, 11, 14)
     stream = (s.batch, s.block, s.n_embd)
     yield Row("sum", "sum", _text(*stream), [normal(*stream)], _primitive("sum"), math.prod(stream),
               forward(lambda t, x: x.sum()))
-    yield Row("expand", "expand", _text(*stream), [one], lambda be, g: be.expand(g, stream), 0,
+    yield Row("expand", "expand", _text(*stream), [ONE], lambda be, g: be.expand(g, stream), 0,
               forward(lambda t, g: g.expand(stream).contiguous()))
 
 

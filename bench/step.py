@@ -71,10 +71,10 @@ def label(dispatch: Dispatch) -> str:
     formula = _names().get(defines.get("FORMULA", ""), "formula")
     ops = {expression: op.replace("activation", formula) for op, expression in ELEMENTWISE.items()}
     layout = "nt"[defines["TA"]] + "nt"[defines["TB"]] if "TA" in defines else ""
-    backward = "backward" if defines.get("BACKWARD") else ""
     own = formula if dispatch.kernel.startswith("activation") else ""
+    kinds = (name.lower() for name in ("RMS", "BACKWARD") if defines.get(name))
     does = (ops.get(defines.get(name, ""), "") for name in ("EXPR", "EPILOGUE"))
-    parts = [dispatch.kernel, own, backward, layout, *does]
+    parts = [dispatch.kernel, own, *kinds, layout, *does]
     return " ".join(part for part in parts if part)
 
 

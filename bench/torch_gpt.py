@@ -39,9 +39,8 @@ def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> T
     return out.transpose(1, 2).reshape(b, length, width // 3)
 
 
-class Norm(nn.LayerNorm):
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-5)
+def norm(cfg: GPTConfig) -> nn.Module:
+    return (nn.RMSNorm if cfg.norm == "rms" else nn.LayerNorm)(cfg.n_embd, eps=1e-5)
 
 
 class Attention(nn.Module):
@@ -53,7 +52,7 @@ class Attention(nn.Module):
         self.register_buffer("mask", causal_mask(cfg.block_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        p = self.cfg.dropout if self.training else 0.0
+        p = self.cfg.dropouts.attn if self.training else 0.0
         return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p))
 
 
@@ -105,13 +104,13 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, cfg: GPTConfig, i: int) -> None:
         super().__init__()
-        self.ln1, self.attn = Norm(cfg.n_embd), Attention(cfg)
-        self.ln2, self.mlp = Norm(cfg.n_embd), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
-        self.drop = nn.Dropout(cfg.dropout)
+        self.ln1, self.attn = norm(cfg), Attention(cfg)
+        self.ln2, self.mlp = norm(cfg), MLP(cfg.activations[i], cfg.n_embd, cfg.ffn_dims[i])
+        self.drop1, self.drop2 = nn.Dropout(cfg.dropouts.resid), nn.Dropout(cfg.dropouts.mlp)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop(self.attn(self.ln1(x)))
-        return x + self.drop(self.mlp(self.ln2(x)))
+        x = x + self.drop1(self.attn(self.ln1(x)))
+        return x + self.drop2(self.mlp(self.ln2(x)))
 
 
 class GPT(nn.Module):
@@ -119,16 +118,23 @@ class GPT(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(cfg.vocab_size, cfg.n_embd)
         self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
+        self.drop = nn.Dropout(cfg.dropouts.embd)
         self.blocks = nn.ModuleList(Block(cfg, i) for i in range(cfg.n_layer))
-        self.ln_f = Norm(cfg.n_embd)
+        if cfg.zero_init_outputs:
+            for block in self.blocks:
+                nn.init.zeros_(block.attn.out.weight), nn.init.zeros_(block.mlp.fc2.weight)
+        self.ln_f = norm(cfg)
         self.lm_head = nn.Linear(cfg.n_embd, cfg.vocab_size, bias=False)
+        self.cap = cfg.logit_softcap
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss in nats of tokens and targets, int64 [B, T] each."""
-        x = self.wte(tokens) + self.wpe.weight[:tokens.shape[1]]
+        x = self.drop(self.wte(tokens) + self.wpe.weight[:tokens.shape[1]])
         for block in self.blocks:
             x = block(x)
         logits = self.lm_head(self.ln_f(x))
+        if self.cap:
+            logits = self.cap * torch.tanh(logits / self.cap)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 

@@ -24,7 +24,7 @@ from helios.train.records.layout import read_config
 @click.option("--zstd", is_flag=True, help="Compress the file.")
 @click.option("--to", type=click.Choice(["helios", "hf"]), default="helios", show_default=True,
               help="helios: one file, for helios-sample --from and GPT.load; hf: a folder, for Hugging Face's "
-              "transformers, where the model is a GPT-2: gelu and --softcap 0.")
+              "transformers, where the model is a GPT-2: gelu, layer norms, no soft cap.")
 @click.option("--upload", metavar="URL", type=Given(), help="Send the file to the board there, too; its token is in "
               "HELIOS_TOKEN. After an interruption the same command goes on.")
 def main(run: str, step: int | None, out: Path, dtype: str, zstd: bool, to: str, upload: str | None) -> None:

@@ -60,7 +60,8 @@ GRADIENTS: dict[str, Rule] = {
     "matmul": _matmul,
     "linear": _linear,
     "layer_norm": lambda be, n, g: be.layer_norm_backward(*n.inputs[:2], *n.outputs[1:], g),
+    "rms_norm": lambda be, n, g: be.rms_norm_backward(*n.inputs, n.outputs[1], g),
     "embedding": _embedding,
     "attention": lambda be, n, g: (be.attention_backward(n.inputs[0], *n.outputs, g, n.inputs[1], **n.attrs), None),
-    "cross_entropy": lambda be, n, g: (be.cross_entropy_backward(*n.inputs, n.outputs[1], g), None),
+    "cross_entropy": lambda be, n, g: (be.cross_entropy_backward(*n.inputs, n.outputs[1], g, **n.attrs), None),
 }

@@ -149,6 +149,13 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     return record("layer_norm", (x, weight, bias), outputs, eps=eps)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Return x/√(avg(x²) + eps)·weight over the last axis, weight [D] (Zhang & Sennrich, 2019)."""
+    check("rms_norm", x, weight)
+    _vector("rms_norm", "weight", weight, x)
+    return record("rms_norm", (x, weight), x.backend.rms_norm(x.data, weight.data, eps), eps=eps)
+
+
 def embedding(table: Tensor, index: Tensor, positions: Tensor | None = None) -> Tensor:
     """Return table[index] (+ positions[t], t the place along index's last axis); table [V, D], index int32 [..., T]."""
     check("embedding", table, positions)
@@ -183,10 +190,16 @@ def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: T
     return record("attention", (qkv, rng), outputs, **attrs)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean over all rows of -log softmax(logits)[target], in nats; logits [..., V], targets int32 [...]."""
+def cross_entropy(logits: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:
+    """Return the mean over all rows of -log softmax(logits)[target], in nats; logits [..., V], targets int32 [...].
+
+    Logits are soft-capped by cap·tanh(logits/cap) first, unless cap is 0.
+    """
     check("cross_entropy", logits)
+    if not cap >= 0:
+        raise ValueError(f"cross_entropy: cap must be ≥ 0, got {cap}")
     if not logits.shape:
         raise ValueError("cross_entropy: logits need at least one axis, the classes")
     _index("cross_entropy", "targets", targets, logits, logits.shape[:-1])
-    return record("cross_entropy", (logits, targets), logits.backend.cross_entropy(logits.data, targets.data))
+    return record("cross_entropy", (logits, targets), logits.backend.cross_entropy(logits.data, targets.data, cap),
+                  cap=cap)

@@ -1,4 +1,5 @@
-// lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows].
+// lse = log Σ exp(logits), loss = lse - logits[target]; logits [rows, V], both outputs [rows]. Logits are soft-capped as
+// lib/logits.glsl says.
 // A target out of range gives NaN. One pass: a lane sums exp(logits - top), top at least its highest so far. top is
 // whole, so that the sum is seldom rounded anew for a higher one, and finite, so that logits of -∞ leave no NaN. What
 // an addition loses is made up for by the next (Kahan, 1965), or thousands of terms would cost up to three digits.
@@ -11,14 +12,18 @@ layout(push_constant) uniform Push {
     InI targets;
     Out loss, lse;
     uint rows, columns;
+#if CAPPED
+    float cap;
+#endif
 } p;
+#include "lib/logits.glsl"
 
 void main() {
     uint row = group(), lane = gl_SubgroupInvocationID, at = row * p.columns;
     if (row >= p.rows) return;
     float top = -3e38, sum = 0.0, excess = 0.0;  // excess: how much more sum is than it should be
     for (uint j = EACH * lane_swizzle(lane); j < p.columns; j += EACH * SG) {
-        Floats x = LOAD(p.logits, at + j);
+        Floats x = logits(at + j);
         float before = top;
         top = max(top, ceil(highest(x)));
         float shrink = exp(before - top);
@@ -32,6 +37,6 @@ void main() {
     if (lane == 0) {
         p.lse.v[row] = lse;
         uint target = uint(p.targets.v[row]);
-        p.loss.v[row] = target < p.columns ? lse - p.logits.v[at + target] : uintBitsToFloat(0x7FC00000u);
+        p.loss.v[row] = target < p.columns ? lse - logit(at + target) : uintBitsToFloat(0x7FC00000u);
     }
 }

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from helios.errors import UserError
 from helios.model.activations import ACTIVATIONS, TABLE, Activation, joined, parsed
-from helios.model.settings import ANY, BLOCKS, COUNT, NATURAL, SHARE, WIDTH, Range, Settings, setting
+from helios.model.settings import ANY, BLOCKS, COUNT, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
+
+# The vectors of a norm, by its kind.
+NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
+
+
+class Dropouts(NamedTuple):
+    """Probabilities of dropout, by place."""
+
+    attn: float = 0.0  # attention weights
+    resid: float = 0.0  # what attention adds to the residual stream
+    mlp: float = 0.0  # what MLPs add to it
+    embd: float = 0.0  # what it begins with
 
 
 @dataclass(frozen=True)
@@ -29,10 +44,24 @@ class GPTConfig(Settings):
     activation: str = setting(
         "gelu", ANY, f"activation of the MLPs, for all blocks, or one for each with | between: {', '.join(TABLE)}; or "
         "a formula in x, or in a gate g and a value u, as 'x*sigmoid(1.702*x)'", flag="activation", kind=ACTIVATIONS)
+    norm: str = setting("layer", one_of(*NORMS), "norm before attention, MLPs and the head: layer; or rms, by the "
+                        "root mean square, without mean or bias", flag="norm")
     dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
                              flag="dropout")
+    attn_dropout: float | None = setting(None, SHARE, "dropout on attention weights; auto: --dropout",
+                                         flag="attn-dropout")
+    resid_dropout: float | None = setting(None, SHARE, "dropout on what attention adds to the residual stream; auto: "
+                                          "--dropout", flag="resid-dropout")
+    mlp_dropout: float | None = setting(None, SHARE, "dropout on what MLPs add to the residual stream; auto: --dropout",
+                                        flag="mlp-dropout")
+    embd_dropout: float = setting(0.0, SHARE, "dropout on the sum of token and position embeddings, which --dropout "
+                                  "leaves alone", flag="embd-dropout")
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
                              flag="softcap")
+    logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
+                                   flag="logit-softcap")
+    zero_init_outputs: bool = setting(False, ANY, "start the matrices whose products are added to the residual "
+                                      "stream at 0", flag="zero-init-outputs")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,11 +89,18 @@ class GPTConfig(Settings):
         width = Activation.width if self.ffn_dim is None else Activation.matched
         return tuple(width(act, self.n_embd) for act in self.activations)
 
+    @property
+    def dropouts(self) -> Dropouts:
+        """Return the probabilities of dropout, each its own where it is given."""
+        attn, resid, mlp = (self.dropout if p is None else p
+                            for p in (self.attn_dropout, self.resid_dropout, self.mlp_dropout))
+        return Dropouts(attn, resid, mlp, self.embd_dropout)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its
         first. Counts and memory follow from this table."""
         d = self.n_embd
-        norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
+        norm = lambda name: {f"{name}.{part}": (d,) for part in NORMS[self.norm]}
         found: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.block_size, d)}
         for i, (act, f) in enumerate(zip(self.activations, self.ffn_dims, strict=True)):
             block: dict[str, tuple[int, ...]] = {

@@ -1,10 +1,10 @@
-"""GPT: a pre-LN decoder with learned positions, soft-capped attention scores and an untied output head."""
+"""GPT: a pre-norm decoder with learned positions, soft-capped attention scores and an untied output head."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ from helios.backends import get_backend
 from helios.backends.backend import Backend, Shape
 from helios.errors import UserError
 from helios.model import files
-from helios.model.config import GPTConfig
+from helios.model.config import NORMS, Dropouts, GPTConfig
 from helios.optim import check_state
 from helios.tensor import Tensor
 
 STD = 0.02  # of every matrix at the start
+EMBEDDINGS = 2**32 - 1  # site of their dropout's masks, the last there is; block i has 3i, 3i + 1 and 3i + 2
 
 
 class GPT:
@@ -41,32 +42,38 @@ class GPT:
 
     # -- forward ------------------------------------------------------------------------------------------------------
     def hidden(self, tokens: Tensor, rng: Tensor | None = None) -> Tensor:
-        """Return the final layer norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
+        """Return the final norm's output [B, T, D] of int32 tokens [B, T], with dropout where there is an rng,
         int32 [3]."""
         cfg, w = self.config, self.weights
-        p = 0.0 if rng is None else cfg.dropout
-        x = ops.embedding(w["wte.weight"], tokens, w["wpe.weight"])
+        p = cfg.dropouts if rng is not None else Dropouts()
+        x = _drop(ops.embedding(w["wte.weight"], tokens, w["wpe.weight"]), p.embd, rng, EMBEDDINGS)
         for i, act in enumerate(cfg.activations):
             block = partial(self._of_block, i)
-            h = ops.layer_norm(x, block("ln1.weight"), block("ln1.bias"))
-            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
-            x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
-            h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
+            h = self._norm(f"blocks.{i}.ln1", x)
+            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p.attn, rng, site=3 * i)
+            x = _drop(ops.linear(h, block("attn.out.weight")), p.resid, rng, 3 * i + 1, residual=x)
+            h = self._norm(f"blocks.{i}.ln2", x)
             h = ops.linear(h, block("mlp.fc1.weight"), act.formula if act.fused else None)
             if not act.fused:
                 h = act(h, *(block(f"mlp.act.{name}") for name in act.coefficients))
-            x = _add(x, ops.linear(h, block("mlp.fc2.weight")), p, rng, site=3 * i + 2)
-        return ops.layer_norm(x, w["ln_f.weight"], w["ln_f.bias"])
+            x = _drop(ops.linear(h, block("mlp.fc2.weight")), p.mlp, rng, 3 * i + 2, residual=x)
+        return self._norm("ln_f", x)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        kind = self.config.norm
+        norm: Callable[..., Tensor] = getattr(ops, f"{kind}_norm")
+        return norm(x, *(self.weights[f"{name}.{part}"] for part in NORMS[kind]))
 
     def _of_block(self, i: int, name: str) -> Tensor:
         return self.weights[f"blocks.{i}.{name}"]
 
     def head(self, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Return logits [..., V] of hidden [..., D]; with `rows`, int32 [N], [N, V] of those rows of hidden, seen as
-        [-1, D]."""
+        """Return logits [..., V], soft-capped where the config says so, of hidden [..., D]; with `rows`, int32 [N],
+        [N, V] of those rows of hidden, seen as [-1, D]."""
         if rows is not None:
             hidden = ops.embedding(hidden.reshape(-1, self.config.n_embd), rows)
-        return ops.linear(hidden, self.weights["lm_head.weight"])
+        logits, cap = ops.linear(hidden, self.weights["lm_head.weight"]), self.config.logit_softcap
+        return ops.softcap(logits, cap) if cap else logits
 
     def loss(self, tokens: np.ndarray | Tensor, targets: np.ndarray | Tensor, rng: np.ndarray | Tensor | None = None
              ) -> Tensor:
@@ -80,7 +87,7 @@ class GPT:
         ids, goals = self._ids("tokens", tokens), self._ids("targets", targets)
         if ids.shape != goals.shape:
             raise ValueError(f"loss: tokens {ids.shape} and targets {goals.shape} must have one shape")
-        if not (self.training and self.config.dropout):
+        if not (self.training and any(self.config.dropouts)):
             rng = None
         elif self.backend.recording and not isinstance(rng, Tensor):
             raise RuntimeError("loss: a recorded function would repeat these dropout masks; take rng, int32 [3] of "
@@ -89,7 +96,8 @@ class GPT:
             rng, self.draws = random.state(self.seed, self.draws), self.draws + 1
         if isinstance(rng, np.ndarray):
             rng = Tensor(self.backend.array(rng), self.backend)
-        return ops.cross_entropy(self.head(self.hidden(ids, rng)), goals)
+        logits = ops.linear(self.hidden(ids, rng), self.weights["lm_head.weight"])
+        return ops.cross_entropy(logits, goals, self.config.logit_softcap)
 
     def logits(self, tokens: np.ndarray | Tensor, last: np.ndarray | None = None) -> Tensor:
         """Return [B, T, V], without dropout; with `last`, ints [B], a position in each row, [B, V] only there."""
@@ -200,9 +208,11 @@ class GPT:
         return model
 
 
-def _add(x: Tensor, h: Tensor, p: float, rng: Tensor | None, site: int) -> Tensor:
-    """Return the residual connection x + drop(h)."""
-    return x + h if rng is None else ops.dropout(h, p, rng, site, residual=x)
+def _drop(h: Tensor, p: float, rng: Tensor | None, site: int, residual: Tensor | None = None) -> Tensor:
+    """Return drop(h), or the residual connection residual + drop(h)."""
+    if rng is not None:
+        return ops.dropout(h, p, rng, site, residual)
+    return h if residual is None else residual + h
 
 
 OUTPUTS = ("attn.out.weight", "mlp.fc2.weight")  # what adds to the residual
@@ -219,8 +229,10 @@ def _initial(name: str, shape: Shape, cfg: GPTConfig, seed: int) -> np.ndarray:
     if ".mlp.act." in name:
         value = cfg.activations[int(name.split(".")[1])].coefficients[last]
         return np.broadcast_to(value[..., None], shape).copy()
-    if len(shape) == 1:  # of a layer norm
+    if len(shape) == 1:  # of a norm
         return np.full(shape, 1.0 if last == "weight" else 0.0, np.float32)
+    if cfg.zero_init_outputs and name.endswith(OUTPUTS):
+        return np.zeros(shape, np.float32)
     stream = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
     std = STD / math.sqrt(2 * cfg.n_layer) if name.endswith(OUTPUTS) else STD
     return random.normal(math.prod(shape), seed, stream).reshape(shape) * np.float32(std)

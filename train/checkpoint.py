@@ -24,6 +24,8 @@ import safetensors.numpy
 
 from helios.errors import UserError
 from helios.files import obstacle, sync_folder
+from helios.model.config import GPTConfig
+from helios.model.settings import declared
 from helios.train.records.layout import CHECKPOINTS, way_on
 
 FORMAT = "helios-checkpoint-2"
@@ -257,7 +259,8 @@ def load(path: Path) -> Checkpoint:
 
 def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
     """Raise UserError, naming each difference, unless the checkpoint is of a model with these settings."""
-    theirs = checkpoint.state["model"]
+    known = {s.key: s.default for s in declared(GPTConfig)}  # of what one of an older version lacks
+    theirs = {key: known.get(key) for key in model} | checkpoint.state["model"]
     differing = [f"{k} is {theirs.get(k)!r} there and {model.get(k)!r} here"
                  for k in sorted(theirs.keys() | model.keys()) if theirs.get(k) != model.get(k)]
     if differing:

@@ -87,6 +87,7 @@ def load(path: str | Path) -> Exported:
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
 HF_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 EPS = 1e-5  # of layer norms, in helios.ops as in GPT-2
+GPT2 = {"softcap": 0, "logit_softcap": 0, "norm": "layer", "activation": "gelu"}  # what each has
 
 
 def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
@@ -96,15 +97,15 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
     cannot be made.
     """
     if why := unlike_gpt2(model.config):
-        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with --softcap 0 and "
-                        "--activation gelu, or leave --to hf out")
-    cfg, end = model.config, model.tokenizer.id(END)
+        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with a GPT-2's settings, or "
+                        "leave --to hf out")
+    cfg, end, p = model.config, model.tokenizer.id(END), model.config.dropouts
     state = files.rounded(gpt2_state(model), dtype)
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": cfg.vocab_size,
         "n_positions": cfg.block_size, "n_embd": cfg.n_embd, "n_layer": cfg.n_layer, "n_head": cfg.n_head,
         "n_inner": cfg.ffn_dims[0], "activation_function": "gelu_new", "layer_norm_epsilon": EPS,
-        "attn_pdrop": cfg.dropout, "resid_pdrop": cfg.dropout, "embd_pdrop": 0.0, "tie_word_embeddings": False,
+        "attn_pdrop": p.attn, "resid_pdrop": p.resid, "embd_pdrop": p.embd, "tie_word_embeddings": False,
         "bos_token_id": end, "eos_token_id": end, "torch_dtype": HF_DTYPES[dtype],
     }
     stops = [end, model.tokenizer.id(USER)] if model.chat else end
@@ -123,11 +124,10 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
 
 def unlike_gpt2(cfg: GPTConfig) -> list[str]:
     """Return each setting that no GPT-2 has, and what it would be there."""
-    found = []
-    if cfg.softcap:
-        found.append(f"softcap is {cfg.softcap:g}, and 0 there")
-    if cfg.activation != "gelu":
-        found.append(f"activation is {cfg.activation}, and gelu there")
+    found = [f"{key} is {given if isinstance(given, str) else f'{given:g}'}, and {theirs} there"
+             for key, theirs in GPT2.items() if (given := getattr(cfg, key)) != theirs]
+    if (p := cfg.dropouts).resid != p.mlp:
+        found.append(f"resid_dropout is {p.resid:g} and mlp_dropout {p.mlp:g}, and one value there")
     return found
 
 

@@ -219,6 +219,11 @@ class Backend(Protocol):
 
     def layer_norm_backward(self, x: Array, weight: Array, mean: Array, rstd: Array, g: Array
                             ) -> tuple[Array, Array, Array]: ...
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+        """Return (x·rstd·weight, rstd = 1/√(avg(x²) + eps)) over the last axis; the second has shape x.shape[:-1]."""
+        ...
+
+    def rms_norm_backward(self, x: Array, weight: Array, rstd: Array, g: Array) -> tuple[Array, Array]: ...
     def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
         """Return table[index] (+ positions[t] for the last axis t of index); table [V, D], index int [..., T]."""
         ...
@@ -250,11 +255,12 @@ class Backend(Protocol):
         """Return g, of shape (), repeated."""
         ...
 
-    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
+    def cross_entropy(self, logits: Array, targets: Array, cap: float = 0.0) -> tuple[Array, Array]:
         """Return the mean over rows of lse - logits[target], shape (), and lse [rows], in nats; logits [..., V],
-        targets int [...]."""
+        targets int [...]. cap: the soft cap that logits go through first; 0: none."""
         ...
 
-    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
-        """Return (exp(logits - lse) - onehot(target))·g/rows, with g of shape ()."""
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array, cap: float = 0.0) -> Array:
+        """Return (exp(logits - lse) - onehot(target))·g/rows, with g of shape (), of capped logits y times
+        1 - (y/cap)²."""
         ...

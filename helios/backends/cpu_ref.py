@@ -212,6 +212,15 @@ class CpuRef:
         dx = gw - gw.mean(-1, keepdims=True) - normed * (gw * normed).mean(-1, keepdims=True)
         return self._float(dx * rstd[..., None]), _columns(g * normed), _columns(g)
 
+    def rms_norm(self, x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
+        rstd = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+        return self._float(x * rstd * weight), rstd.reshape(x.shape[:-1])
+
+    def rms_norm_backward(self, x: Array, weight: Array, rstd: Array, g: Array) -> tuple[Array, Array]:
+        normed, gw = x * rstd[..., None], g * weight
+        dx = gw - normed * (gw * normed).mean(-1, keepdims=True)
+        return self._float(dx * rstd[..., None]), _columns(g * normed)
+
     def embedding(self, table: Array, index: Array, positions: Array | None = None) -> Array:
         out = table[index]
         return out if positions is None else out + positions[:index.shape[-1]]
@@ -262,19 +271,25 @@ class CpuRef:
     def expand(self, g: Array, shape: Shape) -> Array:
         return np.full(shape, g, self.float_dtype)
 
-    def cross_entropy(self, logits: Array, targets: Array) -> tuple[Array, Array]:
-        rows = logits.reshape(-1, logits.shape[-1])
+    def cross_entropy(self, logits: Array, targets: Array, cap: float = 0.0) -> tuple[Array, Array]:
+        rows = self._capped_rows(logits, cap)
         top = rows.max(-1)
         lse = top + np.log(np.exp(rows - top[:, None]).sum(-1))
         picked = rows[np.arange(len(rows)), targets.reshape(-1)]
         return self._float((lse - picked).mean()), lse
 
-    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array) -> Array:
-        rows = logits.reshape(-1, logits.shape[-1])
+    def cross_entropy_backward(self, logits: Array, targets: Array, lse: Array, g: Array, cap: float = 0.0) -> Array:
+        rows = self._capped_rows(logits, cap)
         d = np.exp(rows - lse[:, None])
         d[np.arange(len(rows)), targets.reshape(-1)] -= 1
         d *= g / len(rows)
+        if cap:
+            d *= 1 - (rows / cap) ** 2
         return d.reshape(logits.shape)
+
+    def _capped_rows(self, logits: Array, cap: float) -> Array:
+        rows = logits.reshape(-1, logits.shape[-1])
+        return self.softcap(rows, cap) if cap else rows
 
 
 def _inputs(formula: Formula, h: Array) -> list[Array]:

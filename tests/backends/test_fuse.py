@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ import pytest
 from helios import ops, random
 from helios.backends.vulkan import backend as module
 from helios.backends.vulkan.array import VkArray
+from helios.backends.vulkan.pipelines import Kernel
 from helios.capture import Capture
+from helios.model import GPT, GPTConfig
 from helios.tensor import Tensor
 
-from .vulkan import Training, make
+from .vulkan import STEADY, Training, make
 
 A, B, Y = np.random.default_rng(0).standard_normal((3, 40, 40)).astype(np.float32)
 
@@ -84,20 +87,21 @@ def test_an_array_that_changes_in_between_is_not_read_early() -> None:
     np.testing.assert_allclose(out, A @ B + Y, atol=1e-5)
 
 
-def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
+@pytest.mark.parametrize("norm", [lambda x, w: ops.layer_norm(x, w, w), ops.rms_norm], ids=["layer", "rms"])
+def test_dropout_goes_into_the_norm_that_reads_it(norm: Callable[..., Tensor]) -> None:
     be = make()
     key = random.state(3, 4)
     w = Tensor(be.array(np.full(37, 1.5, np.float32)), be)
 
     def late(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
         x = ops.dropout(h, 0.3, rng, 9, residual=x)
-        y = ops.layer_norm(x, w, w)
+        y = norm(x, w)
         return x * 2.0, y
 
     def early(h: Tensor, x: Tensor, rng: Tensor) -> tuple[Tensor, ...]:
         x = ops.dropout(h, 0.3, rng, 9, residual=x)
         double = x * 2.0  # needs the sum before the norm
-        return double, ops.layer_norm(x, w, w)
+        return double, norm(x, w)
 
     h, x = np.random.default_rng(1).standard_normal((2, 70, 37)).astype(np.float32)
     outs, names = [], []
@@ -115,14 +119,15 @@ def test_dropout_goes_into_the_layer_norm_that_reads_it() -> None:
 
 @pytest.mark.parametrize("columns", [37, 40])
 @pytest.mark.parametrize("late", [False, True])
-def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: int, late: bool) -> None:
+@pytest.mark.parametrize("rms", [False, True])
+def test_dropout_of_a_gradient_goes_into_the_norm_that_made_it(columns: int, late: bool, rms: bool) -> None:
     be, draw = make(), np.random.default_rng(1)
     key, other, w = random.state(3, 4), random.state(5, 6), be.array(np.full(columns, 1.5, np.float32))
     state, other_state = be.array(key), be.array(other)
 
     def fn(x: VkArray, g: VkArray) -> list[VkArray]:
-        _, mean, rstd = be.layer_norm(x, w, w, 1e-5)
-        dx, dw, _ = be.layer_norm_backward(x, w, mean, rstd, g)
+        _, *saved = be.rms_norm(x, w, 1e-5) if rms else be.layer_norm(x, w, w, 1e-5)
+        dx, dw, *_ = (be.rms_norm_backward if rms else be.layer_norm_backward)(x, w, *saved, g)
         if late:  # what it draws by is not there yet
             be.assign(state, other_state)
         return [be.scale(dx, 1.0), be.dropout(dx, state, 0.3, 9), dw]
@@ -134,7 +139,8 @@ def test_dropout_of_a_gradient_goes_into_the_layer_norm_that_made_it(columns: in
     kept = random.keep((70, columns), other if late else key, 9, 0.3)
     np.testing.assert_array_equal(dropped != 0, kept & (dx != 0))
     np.testing.assert_allclose(dropped, np.where(kept, dx, 0) / np.float32(0.7), rtol=1e-6)
-    hat = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5)
+    centred = x if rms else x - x.mean(1, keepdims=True)
+    hat = centred / np.sqrt((centred * centred).mean(1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
 
 
@@ -157,14 +163,40 @@ def test_dropout_of_a_gradient_waits_for_what_it_writes_over() -> None:
     np.testing.assert_allclose(dw, (g * hat).sum(0), rtol=1e-4, atol=1e-4)
 
 
-def test_a_training_step_is_the_same_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    fused, losses = Training(make()), []
+@pytest.mark.parametrize("settings", [{}, STEADY], ids=["", "steady"])
+def test_a_training_step_is_the_same_without(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, losses = Training(make(), **settings), []
     for _ in range(3):
         losses.append(fused.step()[0])
     with monkeypatch.context() as patched:
         patched.setattr(module, "fuse", lambda commands, pipelines: list(commands))
-        plain = Training(make())
+        plain = Training(make(), **settings)
         np.testing.assert_allclose([plain.step()[0] for _ in range(3)], losses, rtol=1e-5)
     count = lambda training: [c.name for c in training.program.commands].count("dropout")
-    assert count(fused) == 0 < count(plain)
+    assert count(fused) == bool(settings) < count(plain)
     assert fused.program.dispatches < plain.program.dispatches - 10
+
+
+@pytest.mark.parametrize(("settings", "dispatches", "masks"), [
+    ({"norm": "rms"}, 0, 0), ({"logit_softcap": 5.0}, 0, 0), ({"zero_init_outputs": True}, 0, 0),
+    ({"attn_dropout": 0.0}, 0, 0), ({"resid_dropout": 0.0}, 0, -2), ({"mlp_dropout": 0.0}, 0, -2),
+    ({"embd_dropout": 0.1}, 1, 2)], ids=str)  # its backward pass goes into the first norm's
+def test_what_a_setting_costs(settings: dict[str, Any], dispatches: int, masks: int) -> None:
+    """Dispatches of a step, and masks drawn outside of attention for each way of a block's branch."""
+    counts = []
+    for more in ({}, settings):
+        training = Training(make(), "gelu", **more)
+        training.step()
+        commands = [c for c in training.program.commands if isinstance(c.kernel, Kernel)]
+        drawn = [c for c in commands if c.kernel.defines.keys() & {"DROPOUT_BEFORE", "DROPOUT_AFTER"}
+                 and max(c.kernel.defines.get(name, 0) for name in ("DROPOUT_BEFORE", "DROPOUT_AFTER"))]
+        counts.append((training.program.dispatches, len(drawn) + [c.name for c in commands].count("dropout")))
+    assert counts[1] == (counts[0][0] + dispatches, counts[0][1] + masks)
+
+
+def test_the_soft_cap_of_logits_goes_into_their_product() -> None:
+    model = GPT(GPTConfig(vocab_size=50, block_size=8, n_layer=1, n_head=1, n_embd=16, logit_softcap=2.0), make())
+    capture = Capture(lambda tokens: (model.logits(tokens),), model.backend)
+    capture(np.zeros((2, 8), np.int32))
+    (program,) = capture.programs.values()
+    assert "elementwise" not in program.kernels and program.kernels[-1].startswith("matmul")

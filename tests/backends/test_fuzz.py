@@ -69,9 +69,11 @@ class Graph:
                 if maybe(0.2):
                     keep(be.scale(pick(), 0.9))  # something between the two
                 weight = be.scale(vector, 1.5) if maybe(0.5) else vector
-                y, mean, rstd = be.layer_norm(x, weight, vector, 1e-2)
+                rms = maybe(0.4)
+                y, *saved = be.rms_norm(x, weight, 1e-2) if rms else be.layer_norm(x, weight, vector, 1e-2)
                 if kind == "norm_backward":
-                    dx, dw, _ = be.layer_norm_backward(x, weight, mean, rstd, pick())
+                    backward = be.rms_norm_backward if rms else be.layer_norm_backward
+                    dx, dw, *_ = backward(x, weight, *saved, pick())
                     if maybe(0.7):
                         dx = be.axpby(dx, pick(), 0.5, 0.5)
                     if maybe(0.2):
@@ -84,9 +86,9 @@ class Graph:
                 if maybe(0.5):
                     pool.append(x)
                 if maybe(0.3):
-                    kept.append(mean)
+                    kept.append(saved[0])
                 keep(y)
-                del x, y, mean, rstd, weight
+                del x, y, saved, weight
         return [x for x in pool[5:] if maybe(0.4)] + kept
 
     def run(self, be: VulkanBackend, shuffle: bool = False) -> tuple[list[np.ndarray], int]:

@@ -41,6 +41,8 @@ def test_rows_and_elements(width: int, start: int) -> None:
         lambda v: be.attention(v(0, 2, 4, 3 * width), None, 3, 0.0, 0.0, 0),
         lambda v: be.layer_norm(v(0, 5, width), v(1000, width), v(2000, width), 1e-5),
         lambda v: be.layer_norm_backward(v(0, 5, width), v(1000, width), v(2000, 5), v(3000, 5), v(4000, 5, width)),
+        lambda v: be.rms_norm(v(0, 5, width), v(1000, width), 1e-5),
+        lambda v: be.rms_norm_backward(v(0, 5, width), v(1000, width), v(2000, 5), v(4000, 5, width)),
         lambda v: be.mul(v(0, 5, width), v(1000, 5, width)),
         lambda v: be.activation(Formula.parse("silu(g)*u"), v(0, 5, 2 * width)),
         lambda v: be.cross_entropy(v(0, 5, width), be.array(np.zeros(5, np.int32))),

@@ -24,7 +24,7 @@ from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE
 from helios.formula import Formula
 from helios.model.activations import TABLE, activation
 
-from .vulkan import GUARANTEED, PROFILE, make
+from .vulkan import GUARANTEED, PROFILE, STEADY, make
 
 KERNELS = Path(shaders.resources.files("helios.kernels"))  # type: ignore[arg-type]
 
@@ -74,10 +74,13 @@ class Dry(Primitives):
                     a, b = self.empty((k, m) if ta else (m, k)), self.empty((n, k) if tb else (k, n))
                     self.matmul(a, b, ta, tb)
         self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
+        self.rms_norm(x, v, 1e-5), self.rms_norm_backward(x, v, v, x)
         self.embedding(x, index, x), self.embedding_backward(index, self.empty((2, 3, 40)), 6)
         self.positions_backward(self.empty((2, 3, 40)), 5)
-        self.sum(self.empty((9999,))), self.cross_entropy(x, self.empty((6,)))
-        self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one)
+        self.sum(self.empty((9999,)))
+        for cap in (0.0, 30.0):
+            self.cross_entropy(x, self.empty((6,)), cap)
+            self.cross_entropy_backward(x, self.empty((6,)), self.empty((6,)), one, cap)
         for scaling in (False, True):
             self.clip_stats(v, v, None, clip=1.0, spike=0.0, beta1=0.9, beta2=0.9, scaling=scaling)
         for n_decay in (3, 4):
@@ -198,13 +201,14 @@ def test_a_compiler_on_path_serves_as_well(tmp_path: Path, monkeypatch: pytest.M
         shaders._tool_compile("expand", text)
 
 
-def test_simt_kernels_compute_the_same() -> None:
+@pytest.mark.parametrize("settings", [{}, STEADY], ids=["", "steady"])
+def test_simt_kernels_compute_the_same(settings: dict[str, Any]) -> None:
     """The kernels for GPUs, with workgroups of 256 and shared memory, run on any device."""
     import numpy as np
 
     from .vulkan import Training
 
-    cpu, simt = Training(make()), Training(make(profile="simt"))
+    cpu, simt = Training(make(), **settings), Training(make(profile="simt"), **settings)
     for _ in range(3):
         a, b = cpu.step(), simt.step()
         np.testing.assert_allclose(a[0], b[0], rtol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from helios.backends.vulkan.stream import Range
 from helios.errors import DeviceLost
 from helios.tensor import Tensor
 
-from .vulkan import Training, make
+from .vulkan import STEADY, Training, make
 
 
 def test_one_submit_and_no_allocation_after_the_first_step() -> None:
@@ -47,9 +48,10 @@ def test_same_seed_same_bits() -> None:
     assert runs[0] == runs[1]
 
 
-def test_order_within_a_group_is_free() -> None:
+@pytest.mark.parametrize("settings", [{}, STEADY], ids=["", "steady"])
+def test_order_within_a_group_is_free(settings: dict[str, Any]) -> None:
     be = make()
-    plain, shuffled = Training(be), Training(be)
+    plain, shuffled = Training(be, **settings), Training(be, **settings)
     for seed in range(6):
         plain.step()
         if seed:  # the first call records
@@ -71,10 +73,10 @@ def test_a_missing_barrier_would_be_noticed() -> None:
     assert plain.bits() != broken.bits()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_kernels_touch_only_what_they_declare(dropout: float) -> None:
+@pytest.mark.parametrize("settings", [{"dropout": 0.0}, {"dropout": 0.2}, STEADY], ids=["", "dropout", "steady"])
+def test_kernels_touch_only_what_they_declare(settings: dict[str, Any]) -> None:
     be = make(chunk_size=1 << 16)
-    audited, plain = Training(be, dropout=dropout), Training(be, dropout=dropout)
+    audited, plain = Training(be, **settings), Training(be, **settings)
     audited.step(), plain.step()
     faults, outputs = audit(audited.program, audited.inputs())
     assert faults == []

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 
+from helios import random
 from helios.backends.cpu_ref import CpuRef
 from helios.bench.step import Training
 from helios.model.activations import TABLE
 from helios.model.config import GPTConfig
+from helios.model.gpt import EMBEDDINGS, OUTPUTS
 from helios.train.config import Config, TrainConfig
 
 torch = pytest.importorskip("torch", reason="PyTorch is a peer, not a requirement")
@@ -37,7 +41,11 @@ def sides(model: GPTConfig):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("softcap", [0.0, 5.0])
 @pytest.mark.parametrize("activation", [*TABLE, "a*silu(g)*u+b*g*sin(u); a=1, b=0.1"])
 def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> None:
-    ours, theirs, (tokens, targets) = sides(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+    check(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+
+
+def check(model: GPTConfig) -> None:
+    ours, theirs, (tokens, targets) = sides(model)
     for _ in range(3):
         assert theirs.step(tokens, targets) == pytest.approx(ours.step(tokens, targets), rel=TOLERANCE)
         coefficient = ours.state.opt.last()["clip_coef"]  # theirs are clipped in place
@@ -49,12 +57,45 @@ def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> Non
         np.testing.assert_allclose(theirs.model.state_dict()[name].numpy(), w, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("settings", [{"norm": "rms"}, {"logit_softcap": 0.5}], ids=str)
+def test_same_with_other_settings(settings: dict[str, Any]) -> None:
+    check(dataclasses.replace(SMALL, **settings))
+
+
+def test_outputs_that_start_at_zero() -> None:
+    from helios.bench.torch_gpt import GPT
+
+    for zero in (False, True):
+        state = GPT(dataclasses.replace(SMALL, zero_init_outputs=zero)).state_dict()
+        ends = (".bias", *OUTPUTS) if zero else (".bias",)
+        assert {name for name, w in state.items() if not w.any()} == {name for name in state if name.endswith(ends)}
+
+
 def test_groups_are_those_of_our_optimizer() -> None:
     ours, theirs, _ = sides(SMALL)
     decaying = sum(p.numel() for p in theirs.optimizer.param_groups[0]["params"])
     assert decaying == sum(w.size for name, w in ours.state.model.weights.items()
                            if ours.state.opt.start[name] < ours.state.opt.n_decay)
     assert [group["weight_decay"] for group in theirs.optimizer.param_groups] == [SETTINGS.weight_decay, 0.0]
+
+
+def test_same_with_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.bench import torch_gpt
+
+    ours, theirs, (tokens, targets) = sides(dataclasses.replace(
+        SMALL, dropout=0.1, attn_dropout=0.2, mlp_dropout=0.0, embd_dropout=0.3))
+    sites = itertools.cycle([EMBEDDINGS, *range(3 * SMALL.n_layer)])
+    key = random.state(SETTINGS.seed, 1)
+
+    def dropout(x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        return x * torch.from_numpy(random.keep(tuple(x.shape), key, next(sites), p)) / (1 - p)
+
+    monkeypatch.setattr(torch_gpt.F, "dropout", dropout)
+    assert theirs.step(tokens, targets) == pytest.approx(ours.step(tokens, targets), rel=TOLERANCE)
+    coefficient = ours.state.opt.last()["clip_coef"]
+    for name, p in theirs.model.named_parameters():
+        mine = coefficient * ours.backend.numpy(ours.state.model.weights[name].grad_home)
+        np.testing.assert_allclose(p.grad.numpy(), mine, rtol=0, atol=TOLERANCE * max(np.abs(mine).max(), 1e-3))
 
 
 def test_dropout_draws() -> None:

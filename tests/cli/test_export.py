@@ -95,12 +95,22 @@ def test_what_a_user_can_put_right(done: Path, tmp_path: Path, monkeypatch: pyte
     refused(run(sample.main, "--from", tmp_path / "bare", "--prompt", "x"), "write it with helios-export")
 
 
-def test_a_model_that_is_no_gpt2(tmp_path: Path) -> None:
-    assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", "--activation", "relu,gelu", "--steps", "1",
+@pytest.mark.parametrize(("flags", "said"), [
+    ("--activation relu,gelu", "activation is relu,gelu"), ("--norm rms --logit-softcap 5", "norm is rms"),
+    ("--logit-softcap 5", "logit_softcap is 5"), ("--mlp-dropout 0.2", "resid_dropout is 0.1 and mlp_dropout 0.2")])
+def test_a_model_that_is_no_gpt2(tmp_path: Path, flags: str, said: str) -> None:
+    assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", *flags.split(), "--steps", "1",
                "--run-dir", tmp_path / "run").exit_code == 0
-    refused(run(export.main, tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf"), "softcap is 30",
-            "activation is relu,gelu")
+    refused(run(export.main, tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf"), "softcap is 30", said)
     assert not (tmp_path / "hf").exists()
+
+
+def test_a_gpt2_with_other_settings(tmp_path: Path) -> None:
+    assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", "--softcap", "0", "--zero-init-outputs", "true",
+               "--attn-dropout", "0", "--embd-dropout", "0.2", "--run-dir", tmp_path / "run").exit_code == 0
+    assert run(export.main, tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf").exit_code == 0
+    about = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [about[f"{name}_pdrop"] for name in ("attn", "resid", "embd")] == [0, 0.1, 0.2]
 
 
 def test_a_checkpoint_that_goes_after_it_was_read(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

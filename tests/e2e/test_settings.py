@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from helios.backends.backend import Backend
 from helios.cli import train
 from helios.model.activations import TABLE
+from helios.model.config import NORMS
 from helios.model.settings import FLOAT, INT, SWITCH, Setting
 from helios.train import checkpoint
 from helios.train.config import SECTIONS, SETTINGS, presets
@@ -116,7 +117,9 @@ TRAINED = {
     "steps": st.integers(1, 4), "activation": st.sampled_from([*TABLE]), "precision": st.sampled_from(["f32", "mixed"]),
     "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
-    "dropout": SMALL, "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
+    "dropout": SMALL, "attn-dropout": SMALL, "resid-dropout": SMALL, "mlp-dropout": SMALL, "embd-dropout": SMALL,
+    "norm": st.sampled_from([*NORMS]), "logit-softcap": LARGE, "zero-init-outputs": st.booleans(),
+    "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
     "checkpoint-interval": st.integers(0, 2), "keep": st.integers(0, 2), "seed": st.integers(0, 2**63 - 1),
 }
 

@@ -15,6 +15,8 @@ from helios.model.activations import activation
     ({"activation": "swiglu"}, 6_937_088),
     ({"activation": "universal"}, 6_838_784 + 6 * 2 * 1024),
     ({"activation": "kan_spline"}, 6_838_784 + 6 * 5 * 1024),
+    ({"norm": "rms"}, 6_838_784 - 13 * 256),
+    ({"logit_softcap": 15, "embd_dropout": 0.1, "zero_init_outputs": True}, 6_838_784),
     ({"activation": "gelu,swiglu,gelu,swiglu,gelu,swiglu"}, (6_838_784 + 6_937_088) // 2),
     ({"activation": "swiglu", "ffn_dim": 1024, "n_embd": 384, "n_layer": 8, "block_size": 512}, 17_437_440),
 ])
@@ -46,7 +48,13 @@ def test_activation_may_be_given_in_three_ways():
     ({"block_size": True}, "block_size: expected a whole number, got true"),
     ({"ffn_dim": -1}, "ffn_dim: expected at least 1, got -1"),
     ({"dropout": 1.0}, "dropout: expected at least 0 and less than 1, got 1.0"),
+    ({"resid_dropout": 1}, "resid_dropout: expected at least 0 and less than 1, got 1"),
+    ({"attn_dropout": "none"}, "attn_dropout: expected a number or auto, got 'none'"),
+    ({"embd_dropout": "auto"}, "embd_dropout: expected a number, got 'auto'"),
     ({"dropout": float("nan")}, "dropout: expected a number, got NaN"),
+    ({"zero_init_outputs": 1}, "zero_init_outputs: expected true or false, got 1"),
+    ({"norm": "rmsnorm"}, "norm: expected one of layer, rms, got 'rmsnorm'"),
+    ({"logit_softcap": -1}, "logit_softcap: expected at least 0, got -1"),
     ({"softcap": -1}, "softcap: expected at least 0, got -1"),
     ({"softcap": "much"}, "softcap: expected a number, got 'much'"),
 ])
@@ -54,6 +62,14 @@ def test_errors_are_one_precise_line(values, words):
     with pytest.raises(UserError, match=words) as error:
         GPTConfig(**values)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    ({}, (0, 0, 0, 0)), ({"dropout": 0.1}, (0.1, 0.1, 0.1, 0)), ({"embd_dropout": 0.2}, (0, 0, 0, 0.2)),
+    ({"dropout": 0.1, "attn_dropout": "auto", "resid_dropout": 0, "mlp_dropout": 0.3}, (0.1, 0, 0.3, 0)),
+])
+def test_dropouts_apart(values, expected):
+    assert GPTConfig(**values).dropouts == expected
 
 
 def test_dict_round_trip():

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,10 @@ SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, 
 FORMULA = "quick: a*silu(g)*u+b*g*sin(u); a=1, b=0.1"  # gated, and with coefficients
 ACTIVATIONS = ["gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish", FORMULA,
                "swiglu,kan_spline"]
+SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"},
+                                   {"logit_softcap": 1.5}, {"resid_dropout": 0.0, "embd_dropout": 0.1},
+                                   {"attn_dropout": 0.0, "mlp_dropout": 0.4}]
+of_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 RNG = random.state(5, 3)
 
 
@@ -61,6 +66,12 @@ def test_names_shapes_and_count(activation):
     assert model.num_parameters() == cfg.parameters()
 
 
+def test_an_rms_norm_has_no_bias():
+    layer, rms = (dataclasses.replace(SMALL, norm=norm) for norm in ("layer", "rms"))
+    names = [name for name in layer.shapes() if not name.endswith("bias")]
+    assert list(GPT(rms, "cpu_ref").weights) == names and rms.parameters() == layer.parameters() - 5 * 48
+
+
 def test_initial_values():
     cfg = GPTConfig(vocab_size=500, block_size=64, n_layer=4, n_head=2, n_embd=64,
                     activation="gelu,swiglu,universal,kan_spline")
@@ -76,6 +87,22 @@ def test_initial_values():
             assert w.dtype == np.float32
             assert abs(w.std() / std - 1) < 5 / math.sqrt(2 * w.size), name
             assert abs(w.mean()) < 5 * std / math.sqrt(w.size), name
+
+
+def test_outputs_that_start_at_zero(each_backend):
+    cfg = dataclasses.replace(SMALL, zero_init_outputs=True)
+    model, plain = GPT(cfg, each_backend, seed=3), GPT(SMALL, "cpu_ref", seed=3).state_dict()
+    for name, w in model.state_dict().items():
+        zero = name.endswith(("attn.out.weight", "mlp.fc2.weight"))
+        assert np.array_equal(w, np.zeros_like(w) if zero else plain[name]), name
+    tokens, _ = batch(cfg)
+    x = plain["wte.weight"][tokens] + plain["wpe.weight"][:tokens.shape[1]]  # blocks add nothing
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(model.logits(tokens).numpy(), x @ plain["lm_head.weight"].T, rtol=0, atol=1e-5)
+    gradients = loss_and_gradients(model, None)
+    for i in range(cfg.n_layer):  # but learn to
+        assert not gradients[f"blocks.{i}.mlp.fc1.weight"].any() and gradients[f"blocks.{i}.mlp.fc2.weight"].any()
+        assert not gradients[f"blocks.{i}.attn.qkv.weight"].any() and gradients[f"blocks.{i}.attn.out.weight"].any()
 
 
 def test_initial_values_depend_on_seed_and_name_only(backend):
@@ -129,6 +156,8 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
     """The logits in plain numpy, head by head, written from the model's definition alone."""
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
+        if cfg.norm == "rms":
+            return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w[f"{name}.weight"]
         mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
         return (x - mean) / np.sqrt(var + 1e-5) * w[f"{name}.weight"] + w[f"{name}.bias"]
 
@@ -162,19 +191,20 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
                                    + c("b") * h[..., : h.shape[-1] // 2] * np.sin(h[..., h.shape[-1] // 2 :])),
         }[act.text](h, c)
         x = x + h @ p["mlp.fc2.weight"].T
-    return norm(x, "ln_f") @ w["lm_head.weight"].T
+    logits = norm(x, "ln_f") @ w["lm_head.weight"].T
+    return cfg.logit_softcap * np.tanh(logits / cfg.logit_softcap) if cfg.logit_softcap else logits
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_logits_against_the_formula(activation):
-    cfg = dataclasses.replace(SMALL, activation=activation, softcap=1.5)
+@of_settings
+def test_logits_against_the_formula(settings):
+    cfg = dataclasses.replace(SMALL, softcap=1.5, **settings)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg)
     logits = by_the_formula(cfg, {name: p.numpy() for name, p in model.named_parameters()}, tokens)
     np.testing.assert_allclose(model.logits(tokens).numpy(), logits, rtol=1e-9, atol=1e-9)
     picked = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
     loss = (np.log(np.exp(logits).sum(-1)) - picked).mean()
-    assert model.loss(tokens, targets).item() == pytest.approx(loss, rel=1e-12)
+    assert model.eval().loss(tokens, targets).item() == pytest.approx(loss, rel=1e-12)
 
 
 def loss_and_gradients(model: GPT, rng: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -189,9 +219,9 @@ def gradient(p: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_loss_and_gradients_against_float64(each_backend, activation, rng):
-    cfg = dataclasses.replace(SMALL, activation=activation, dropout=0.2)
+@of_settings
+def test_loss_and_gradients_against_float64(each_backend, settings, rng):
+    cfg = dataclasses.replace(SMALL, **{"dropout": 0.2} | settings)
     exact = loss_and_gradients(lively(GPT(cfg, CpuRef(np.float64))), rng)
     given = loss_and_gradients(lively(GPT(cfg, each_backend)), rng)
     for name, g in exact.items():
@@ -200,10 +230,10 @@ def test_loss_and_gradients_against_float64(each_backend, activation, rng):
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_against_finite_differences(activation, rng):
-    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, activation=activation,
-                    dropout=0.2, softcap=2.0)
+@of_settings
+def test_gradients_against_finite_differences(settings, rng):
+    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, dropout=0.2, softcap=2.0,
+                    **settings)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg, 2, 6)
     model.train(rng is not None).loss(tokens, targets, rng).backward()
@@ -269,8 +299,9 @@ def test_logits_of_the_last_position_only(each_backend):
 
 
 # -- modes ------------------------------------------------------------------------------------------------------------
-def test_dropout_draws_and_modes(each_backend):
-    cfg = dataclasses.replace(SMALL, dropout=0.1)
+@pytest.mark.parametrize("name", ["dropout", "resid_dropout", "embd_dropout"])
+def test_dropout_draws_and_modes(each_backend, name):
+    cfg = dataclasses.replace(SMALL, **{name: 0.1})
     model, twin = GPT(cfg, each_backend, seed=2), GPT(cfg, each_backend, seed=2)
     tokens, targets = batch(cfg)
     losses = [model.loss(tokens, targets).item() for _ in range(4)]
@@ -299,12 +330,20 @@ def test_masks_that_a_recorded_function_would_repeat(each_backend):
     assert still(*inputs)[0] == model.loss(*inputs).item()
 
 
-def test_dropout_sites_differ():
-    """Each of a block's three dropouts has a mask of its own: 3i, 3i + 1 and 3i + 2."""
+@pytest.mark.parametrize(("settings", "expected"), [
+    ({"dropout": 0.1}, [(site, 0.1) for site in range(6)]),
+    ({"dropout": 0.1, "embd_dropout": 0.2}, [(2**32 - 1, 0.2), *((site, 0.1) for site in range(6))]),
+    ({"dropout": 0.1, "attn_dropout": 0.3, "resid_dropout": 0.0}, [(0, 0.3), (2, 0.1), (3, 0.3), (5, 0.1)]),
+    ({"mlp_dropout": 0.3}, [(2, 0.3), (5, 0.3)]), ({"resid_dropout": 0.3}, [(1, 0.3), (4, 0.3)]),
+    ({"embd_dropout": 0.3}, [(2**32 - 1, 0.3)]), ({}, []),
+    ({"dropout": 0.1, "attn_dropout": 0, "resid_dropout": 0, "mlp_dropout": 0}, [])], ids=str)
+def test_dropout_sites(settings, expected):
+    """Each of a block's three dropouts has a mask of its own, 3i, 3i + 1 and 3i + 2, and the embeddings' the last one;
+    where nothing is dropped there is no mask."""
 
     class Spy(CpuRef):
         def attention(self, qkv, rng, n_head, cap, p, site):
-            sites.append((site, p))
+            sites.extend([(site, p)] * (p > 0))
             return super().attention(qkv, None, n_head, cap, 0.0, site)
 
         def dropout(self, h, rng, p, site, residual=None):
@@ -312,8 +351,9 @@ def test_dropout_sites_differ():
             return super().dropout(h, rng, p, site, residual)
 
     sites: list[tuple[int, float]] = []
-    GPT(dataclasses.replace(SMALL, dropout=0.1), Spy()).loss(*batch(SMALL))
-    assert sites == [(site, 0.1) for site in range(6)]
+    model = GPT(dataclasses.replace(SMALL, **settings), Spy())
+    model.loss(*batch(SMALL))
+    assert sites == expected and model.draws == bool(expected)
 
 
 def test_no_grad(each_backend):

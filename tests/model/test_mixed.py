@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return ids[0], ids[1]
 
 
-def loss_and_gradients(be: Backend, activation: str, scale: float | None = None) -> dict[str, np.ndarray]:
-    model = GPT(dataclasses.replace(SMALL, activation=activation), be)
+def loss_and_gradients(be: Backend, scale: float | None = None, **settings: Any) -> dict[str, np.ndarray]:
+    model = GPT(dataclasses.replace(SMALL, **settings), be)
     draw = np.random.default_rng(0)
     model.load_state_dict({name: (w + draw.standard_normal(w.shape) * (0.3 if w.ndim == 1 else w.shape[1] ** -0.5)
                                   ).astype(np.float32) for name, w in model.state_dict().items()})
@@ -36,15 +37,19 @@ def loss_and_gradients(be: Backend, activation: str, scale: float | None = None)
     return found
 
 
-@pytest.mark.parametrize("activation", [
-    "gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish",
-    "a*silu(g)*u+b*g*sin(u); a=1, b=0.1"])
-def test_gradients_of_a_model(each_mixed: Backend, activation: str) -> None:
+STEADY = {"norm": "rms", "logit_softcap": 2.0, "resid_dropout": 0.0, "embd_dropout": 0.1}
+ACTIVATIONS = ("gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish",
+               "a*silu(g)*u+b*g*sin(u); a=1, b=0.1")
+
+
+@pytest.mark.parametrize("settings", [*({"activation": name} for name in ACTIVATIONS), STEADY],
+                         ids=lambda s: "-".join(map(str, s.values())))
+def test_gradients_of_a_model(each_mixed: Backend, settings: dict[str, Any]) -> None:
     """Against float64 with the same roundings. Where the last digit of a float32 decides one, a float16's last digit
     changes, and with it others further on (or with relu a sign): the norm of all differences stays below that of what
     rounding changes at all."""
     backends = CpuRef(np.float64, "mixed"), each_mixed, CpuRef(np.float64)
-    exact, given, plain = (loss_and_gradients(be, activation, SCALE_START) for be in backends)
+    exact, given, plain = (loss_and_gradients(be, SCALE_START, **settings) for be in backends)
     total = np.sqrt(sum((g**2).sum() for g in exact.values()))
     off = lambda other: np.sqrt(sum(((given[name] - g) ** 2).sum() for name, g in other.items())) / total
     assert abs(given["loss"] / exact["loss"] - 1) < 1e-3
@@ -54,7 +59,7 @@ def test_gradients_of_a_model(each_mixed: Backend, activation: str) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_a_scale_of_the_loss_scales_the_gradients(each_backend: Backend, scale: float) -> None:
-    plain, scaled = loss_and_gradients(each_backend, "gelu"), loss_and_gradients(each_backend, "gelu", scale)
+    plain, scaled = loss_and_gradients(each_backend), loss_and_gradients(each_backend, scale)
     assert plain["loss"] == scaled["loss"]
     for name in plain.keys() - {"loss"}:
         if scale == 1.0:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,16 @@ def test_padding_changes_nothing(model):
     for row, logits in zip(rows, one, strict=True):
         exact = model.logits(np.array([row])).numpy()[0, -1]
         assert np.abs(exact - logits).max() < 1e-5 * np.abs(exact).max()
+
+
+def test_it_draws_from_soft_capped_logits(model):
+    capped = GPT(dataclasses.replace(CFG, logit_softcap=0.5), model.backend)
+    capped.load_state_dict(model.state_dict())
+    for logits in (lambda m: Sampler(m).next_logits(PROMPTS), lambda m: m.logits(PROMPTS[2:]).numpy()):
+        wanted = 0.5 * np.tanh(logits(model) / 0.5)
+        assert np.abs(wanted).max() > 0.4
+        np.testing.assert_allclose(logits(capped), wanted, rtol=0, atol=1e-6)
+    assert sample(capped, PROMPTS, 10, seed=5) != sample(model, PROMPTS, 10, seed=5)
 
 
 def test_context_is_the_last_block(model):

@@ -124,6 +124,8 @@ OPS: dict[str, OpInfo] = {op.name: op for op in [
            samples.call_linear),
     OpInfo("layer_norm", samples.draw_layer_norm, 32, "x - mean loses the digits of the mean (8 deviations at most)",
            samples.bad_layer_norm),
+    OpInfo("rms_norm", samples.draw_rms_norm, 32, "a root, a division and three products, as in layer_norm",
+           samples.bad_rms_norm),
     OpInfo("embedding", samples.draw_embedding, 16, "one rounding, and the sums", samples.bad_embedding),
     OpInfo("attention", samples.draw_attention, 32, EXP, samples.bad_attention, samples.call_attention),
     OpInfo("cross_entropy", samples.draw_cross_entropy, 16, EXP, samples.bad_cross_entropy),

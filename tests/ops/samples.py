@@ -279,6 +279,23 @@ def bad_layer_norm() -> list[Bad]:
     ]
 
 
+def draw_rms_norm(rng: Rng) -> Iterator[Sample]:
+    for shape in [(1, 1), (7,), (5, 7), (3, 5, 17), (4, 33), (13, 257), (37, 256), (66_000, 4)]:
+        x, weight = normal(rng, *shape), normal(rng, shape[-1])
+        # one element: dx is the difference of two numbers of the size of 1
+        yield Sample((x, weight), {"eps": 1e-5}, terms=x.size, scale=float(shape[-1] == 1), differences=x.size <= 300)
+    yield Sample((normal(rng, 11, 65) + np.float32(8), normal(rng, 65)), differences=False)
+    yield Sample((normal(rng, 5, 9), normal(rng, 9)), {"eps": 0.5})
+
+
+def bad_rms_norm() -> list[Bad]:
+    return [
+        Bad((zeros(2, 3), zeros(2)), {}, ValueError, r"rms_norm: weight must have shape \(3,\), got \(2,\)"),
+        Bad((zeros(), zeros(1)), {}, ValueError, "rms_norm: .* at least one axis"),
+        Bad((ints(2, 3), zeros(3)), {}, TypeError, "rms_norm: expected floating point"),
+    ]
+
+
 def draw_embedding(rng: Rng) -> Iterator[Sample]:
     for v, d, index_shape, more in [(1, 1, (1,), None), (7, 3, (2, 5), None), (7, 3, (2, 5), 0), (11, 5, (3, 4), 9),
                                     (13, 1, (2, 3, 5), 1), (101, 67, (3, 33), 31), (4001, 33, (2, 129), 0),
@@ -351,6 +368,12 @@ def draw_cross_entropy(rng: Rng) -> Iterator[Sample]:
         # with one class, loss and gradient are exactly 0: differences of numbers of the size of 1
         yield Sample((logits, integers(rng, v, *shape[:-1])), terms=max(v, logits.size // v), scale=float(v == 1),
                      exponent=float(np.abs(logits).max()), differences=logits.size < 300 and spread == 1)
+    for shape, cap, spread in [((1, 1), 2.0, 1), ((7,), 30.0, 1), ((3, 7, 13), 2.0, 3), ((2, 3, 100), 2.0, 1),
+                               ((67, 257), 30.0, 30), ((5, 4000), 30.0, 100), ((66_000, 3), 2.0, 1)]:
+        logits, v = normal(rng, *shape, spread=spread), shape[-1]
+        # a capped logit has the digits of the cap
+        yield Sample((logits, integers(rng, v, *shape[:-1])), {"cap": cap}, terms=max(v, logits.size // v),
+                     scale=float(v == 1), exponent=cap, differences=logits.size < 700 and spread < 30)
 
 
 def bad_cross_entropy() -> list[Bad]:
@@ -359,5 +382,7 @@ def bad_cross_entropy() -> list[Bad]:
         Bad((zeros(5, 7), ints(5, 1)), {}, ValueError, "cross_entropy: targets must have shape"),
         Bad((zeros(5, 7), zeros(5)), {}, TypeError, "cross_entropy: targets must be int32, got float"),
         Bad((zeros(), ints()), {}, ValueError, "cross_entropy: logits need at least one axis"),
+        Bad((zeros(5, 7), ints(5)), {"cap": -1.0}, ValueError, "cross_entropy: cap must be ≥ 0, got -1"),
+        Bad((zeros(5, 7), ints(5)), {"cap": math.nan}, ValueError, "cross_entropy: cap must be ≥ 0, got nan"),
         Bad((ints(5, 7), ints(5)), {}, TypeError, "cross_entropy: expected floating point"),
     ]

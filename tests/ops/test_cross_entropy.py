@@ -26,6 +26,19 @@ def test_logits_of_minus_infinity(each_backend: Backend, v: int) -> None:
     np.testing.assert_allclose(loss, np.mean(expected - logits[range(5), targets]), rtol=1e-5)
 
 
+def test_infinite_logits_count_as_the_cap(each_backend: Backend) -> None:
+    be, targets = each_backend, each_backend.array(np.array([0, 2], np.int32))
+    one = be.array(np.ones((), np.float32))
+    rows = [np.array([[0, 0.1, x], [x, 0.3, -x]], np.float32) for x in (np.inf, 1e4)]
+    found = []
+    for x in rows:
+        loss, lse = be.cross_entropy(be.array(x), targets, 2.0)
+        found.append([be.numpy(y) for y in (loss, lse, be.cross_entropy_backward(be.array(x), targets, lse, one, 2.0))])
+    for infinite, large in zip(*found, strict=True):
+        assert np.isfinite(infinite).all() and np.array_equal(infinite, large)
+    assert not found[0][2][1, [0, 2]].any()  # no gradient at the cap
+
+
 @pytest.mark.parametrize("top", [0.001, 1.0, 20.0])
 def test_rising_logits(each_backend: Backend, top: float) -> None:
     """Each is the highest so far, which must not cost a rounding each time."""

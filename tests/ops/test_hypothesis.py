@@ -77,6 +77,15 @@ def test_layer_norm(each_backend: Backend, lead: list[int], width: int, seed: in
 
 
 @few
+@given(lead=st.lists(lengths, max_size=2), width=lengths, seed=seeds)
+def test_rms_norm(each_backend: Backend, lead: list[int], width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = np.copysign(1, normal(rng, *lead, width)) + normal(rng, *lead, width, spread=0.2)
+    sample = Sample((x, normal(rng, width)), terms=x.size, scale=float(width == 1))
+    check("rms_norm", sample, each_backend)
+
+
+@few
 @given(v=lengths, d=lengths, lead=st.lists(short, max_size=1), t=short, more=st.none() | short, seed=seeds)
 def test_embedding(each_backend: Backend, v: int, d: int, lead: list[int], t: int, more: int | None, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -97,12 +106,13 @@ def test_attention(each_backend: Backend, b: int, t: int, n_head: int, size: int
 
 
 @few
-@given(lead=st.lists(short, max_size=2), v=lengths | st.integers(200, 3000), seed=seeds)
-def test_cross_entropy(each_backend: Backend, lead: list[int], v: int, seed: int) -> None:
+@given(lead=st.lists(short, max_size=2), v=lengths | st.integers(200, 3000), cap=st.sampled_from([0.0, 2.0, 30.0]),
+       seed=seeds)
+def test_cross_entropy(each_backend: Backend, lead: list[int], v: int, cap: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = normal(rng, *lead, v, spread=2.0)
-    sample = Sample((logits, integers(rng, v, *lead)), terms=max(v, math.prod(lead)), scale=float(v == 1),
-                    exponent=float(np.abs(logits).max()))
+    sample = Sample((logits, integers(rng, v, *lead)), {"cap": cap}, terms=max(v, math.prod(lead)), scale=float(v == 1),
+                    exponent=cap or float(np.abs(logits).max()))
     check("cross_entropy", sample, each_backend)
 
 

@@ -61,10 +61,18 @@ def test_oracle_by_definition() -> None:
         assert (m, 1 / r) == pytest.approx((mu, deviation))
         assert out.tolist() == pytest.approx([(v - mu) / deviation * (j + 1) + j % 2 for j, v in enumerate(row)])
 
+    y, rstd = be.rms_norm(x2, np.array([1.0, 2, 3, 4, 5]), 1e-3)
+    for row, r, out in zip(x2.tolist(), rstd, y, strict=True):
+        root = math.sqrt(sum(v * v for v in row) / 5 + 1e-3)
+        assert 1 / r == pytest.approx(root) and out.tolist() == pytest.approx([v / root * (j + 1) for j, v in
+                                                                               enumerate(row)])
+
     loss, lse = be.cross_entropy(x2, np.array([4, 0]))
     sums = [math.log(sum(math.exp(v) for v in row)) for row in x2]
     assert lse.tolist() == pytest.approx(sums)
     assert float(loss) == pytest.approx((sums[0] - x2[0, 4] + sums[1] - x2[1, 0]) / 2)
+    capped = be.cross_entropy(x2, np.array([4, 0]), 0.7)[0]
+    assert float(capped) == pytest.approx(float(be.cross_entropy(0.7 * np.tanh(x2 / 0.7), np.array([4, 0]))[0]))
 
 
 def test_spline_by_definition() -> None:

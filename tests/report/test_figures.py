@@ -213,6 +213,14 @@ def test_any_event_and_text_are_told(copy: Path) -> None:
     against.page(history.read("4kwo"), against.named([reading.read(copy)]))
 
 
+@pytest.mark.parametrize(("settings", "dropped"), [
+    ({"dropout": 0.1}, True), ({"dropout": 0}, False), ({"dropout": 0, "mlp_dropout": 0.1}, True),
+    ({"dropout": 0.1, "attn_dropout": 0, "resid_dropout": 0, "mlp_dropout": 0}, False), ({"embd_dropout": 0.1}, True)])
+def test_losses_with_dropout(copy: Path, settings: dict[str, float], dropped: bool) -> None:
+    edit_config(copy, lambda about: about["model"].update({"dropout": 0} | settings))
+    assert ("It is measured with dropout" in section(text_of(copy), "Validation")) == dropped
+
+
 def test_checkpoints(runs: Runs) -> None:
     kept = {int(p.name[5:]): p for p in (runs["plain"] / "checkpoints").iterdir()}
     told = {int(row["checkpoint of step"]): row["MiB"] for row in table(runs.text("plain"), "Checkpoints")}

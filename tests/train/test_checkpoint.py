@@ -123,6 +123,9 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint.check_model(found, STATES["model"])  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"activation is 'gelu' there and 'relu' here, n_layer is 2 there and 3 here"):
         checkpoint.check_model(found, {"n_layer": 3, "activation": "relu"})
+    checkpoint.check_model(found, {**STATES["model"], "norm": "layer"})  # type: ignore[dict-item]
+    with pytest.raises(UserError, match="norm is 'layer' there and 'rms' here"):
+        checkpoint.check_model(found, {**STATES["model"], "norm": "rms"})  # type: ignore[dict-item]
 
 
 @contextmanager

@@ -168,9 +168,19 @@ def test_a_folder_in_fewer_bits(model: Exported, tmp_path: Path, dtype: str, the
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["torch_dtype"] == theirs
 
 
+def test_a_folder_keeps_the_dropouts(model: Exported, tmp_path: Path) -> None:
+    changes = {"dropout": 0.1, "attn_dropout": 0.2, "embd_dropout": 0.3}
+    export.write_hf(model._replace(config=GPTConfig.from_dict(CONFIG.to_dict() | changes)), tmp_path / "hf")
+    about = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [about[f"{name}_pdrop"] for name in ("attn", "resid", "embd")] == [0.2, 0.1, 0.3]
+
+
 @pytest.mark.parametrize("changes, said", [
     ({"softcap": 30.0}, ["softcap is 30, and 0 there"]),
     ({"activation": "swiglu"}, ["activation is swiglu, and gelu there"]),
+    ({"logit_softcap": 12.5}, ["logit_softcap is 12.5, and 0 there"]),
+    ({"dropout": 0.1, "mlp_dropout": 0.2}, ["resid_dropout is 0.1 and mlp_dropout 0.2, and one value there"]),
+    ({"norm": "rms"}, ["norm is rms, and layer there"]),
     ({"activation": "gelu,silu", "softcap": 5.0}, ["softcap is 5", "activation is gelu,silu"])])
 def test_a_model_unlike_gpt2_is_not_written(model: Exported, tmp_path: Path, changes: dict[str, Any], said: list[str]
                                             ) -> None:

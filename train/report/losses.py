@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
+from helios.errors import UserError
+from helios.model import GPTConfig
 from helios.train.markdown import figure, norm, number, of_steps, table
 from helios.train.report.facts import integer, loss, perplexity, spread
 from helios.train.report.reading import SEARCH, RunData, finite, known, lowest, mean
@@ -115,7 +118,16 @@ def evaluations(run: RunData) -> Iterator[str]:
          "★" if i == lowest_ else ""]
         for i, (step, val, train) in enumerate(found) if i in chosen))
     yield from ("", f"Train loss: the mean of the last {RECENT} steps up to the evaluation." +
-                " It is measured with dropout, the validation loss without." * bool(run.setting("model", "dropout")))
+                " It is measured with dropout, the validation loss without." * drops(run))
+
+
+def drops(run: RunData) -> bool:
+    """Return whether the run trains with dropout."""
+    model = run.about.get("model")
+    given = {k: x for k, x in model.items() if k.endswith("dropout")} if isinstance(model, dict) else {}
+    with suppress(UserError):  # of another version
+        return any(GPTConfig.from_dict(given).dropouts)
+    return False
 
 
 def gaps(run: RunData) -> list[tuple[int, float, float | None]]:

@@ -116,7 +116,7 @@ class Primitives(Products):
     # -- rows ---------------------------------------------------------------------------------------------------------
     def layer_norm(self, x: VkArray, weight: VkArray, bias: VkArray, eps: float) -> tuple[VkArray, VkArray, VkArray]:
         y, mean, rstd = self.empty(x.shape), self.empty(x.shape[:-1]), self.empty(x.shape[:-1])
-        kernel = self.kernel("layer_norm", DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
+        kernel = self.kernel("layer_norm", RMS=0, DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight, bias)))
         self.dispatch(kernel, mean.size, x=x, weight=weight, bias=bias, y=y,
                       mean=mean, rstd=rstd, rows=mean.size, columns=x.shape[-1], eps=eps)
         return y, mean, rstd
@@ -124,11 +124,25 @@ class Primitives(Products):
     def layer_norm_backward(self, x: VkArray, weight: VkArray, mean: VkArray, rstd: VkArray, g: VkArray
                             ) -> tuple[VkArray, VkArray, VkArray]:
         dx = self.empty(x.shape)
-        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, DROPOUT_AFTER=0,
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, RMS=0, DROPOUT_AFTER=0,
                              PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
         dw, db = self._columns(kernel, x, ("dweight", "dbias"), mean.size, x=x, weight=weight, mean=mean, rstd=rstd,
                                g=g, dx=dx)
         return dx, dw, db
+
+    def rms_norm(self, x: VkArray, weight: VkArray, eps: float) -> tuple[VkArray, VkArray]:
+        y, rstd = self.empty(x.shape), self.empty(x.shape[:-1])
+        kernel = self.kernel("layer_norm", RMS=1, DROPOUT_BEFORE=0, PAIRS=self.pairs(x.shape[-1], at=(x, weight)))
+        self.dispatch(kernel, rstd.size, x=x, weight=weight, y=y, rstd=rstd, rows=rstd.size, columns=x.shape[-1],
+                      eps=eps)
+        return y, rstd
+
+    def rms_norm_backward(self, x: VkArray, weight: VkArray, rstd: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
+        dx = self.empty(x.shape)
+        kernel = self.kernel("layer_norm_backward", **NO_EPILOGUE, RMS=1, DROPOUT_AFTER=0,
+                             PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
+        (dw,) = self._columns(kernel, x, ("dweight",), rstd.size, x=x, weight=weight, rstd=rstd, g=g, dx=dx)
+        return dx, dw
 
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
         out = self.empty((*index.shape, table.shape[1]))
@@ -180,20 +194,21 @@ class Primitives(Products):
         self._each("expand", out.size, x=g, o=out)
         return out
 
-    def cross_entropy(self, logits: VkArray, targets: VkArray) -> tuple[VkArray, VkArray]:
-        rows = targets.size
-        loss, lse = self.empty((rows,)), self.empty((rows,))
-        kernel = self.kernel("cross_entropy", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
-        self.dispatch(kernel, rows, logits=logits, targets=targets, loss=loss, lse=lse,
-                      rows=rows, columns=logits.shape[-1])
-        return self._reduce(loss, "x", 1.0 / rows), lse
+    def cross_entropy(self, logits: VkArray, targets: VkArray, cap: float = 0.0) -> tuple[VkArray, VkArray]:
+        loss, lse = self.empty((targets.size,)), self.empty((targets.size,))
+        self._of_logits("cross_entropy", False, cap, logits=logits, targets=targets, loss=loss, lse=lse)
+        return self._reduce(loss, "x", 1.0 / targets.size), lse
 
-    def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray) -> VkArray:
+    def cross_entropy_backward(self, logits: VkArray, targets: VkArray, lse: VkArray, g: VkArray, cap: float = 0.0
+                               ) -> VkArray:
         out = self.empty(logits.shape)
-        kernel = self.kernel("cross_entropy_backward", PAIRS=self.pairs(logits.shape[-1], at=(logits,)))
-        self.dispatch(kernel, targets.size, True, logits=logits, targets=targets,
-                      lse=lse, g=g, d=out, rows=targets.size, columns=logits.shape[-1])
+        self._of_logits("cross_entropy_backward", True, cap, logits=logits, targets=targets, lse=lse, g=g, d=out)
         return out
+
+    def _of_logits(self, name: str, elementwise: bool, cap: float, **args: VkArray) -> None:
+        rows, columns = args["targets"].size, args["logits"].shape[-1]
+        kernel = self.kernel(name, CAPPED=int(cap > 0), PAIRS=self.pairs(columns, at=(args["logits"],)))
+        self.dispatch(kernel, rows, elementwise, rows=rows, columns=columns, **args, **({"cap": cap} if cap else {}))
 
     # -- the optimizer ------------------------------------------------------------------------------------------------
     def clip_stats(self, grad: VkArray, stats: VkArray, loss: VkArray | None, *, clip: float, spike: float,
