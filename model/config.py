@@ -39,7 +39,7 @@ class GPTConfig(Settings):
     n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads")
     n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim")
     ffn_dim: int | str | None = setting(
-        None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLPs, F; auto: 4D, for swiglu "
+        None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLPs, F; auto: 4D, where gated "
         "8D/3 rounded up to a multiple of 64; matched: as wide as 8D² parameters allow", flag="ffn-dim", kind=WIDTH)
     activation: str = setting(
         "gelu", ANY, f"activation of the MLPs, for all blocks, or one for each with | between: {', '.join(TABLE)}; or "
