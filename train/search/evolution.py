@@ -88,7 +88,8 @@ class Candidate(_Record):
     parent_id: str | None = None
     parent_name: str | None = None
     lineage: list[str] = field(default_factory=list)  # ids, the eldest first
-    mutation: str | None = None  # how it differs from its parent; blocks count from 0, as in weights' names
+    mutation: str | None = None  # how it differs from its parent or, of a random formula, from one of the pool; blocks
+    # count from 0, as in weights' names
     refused: int = 0  # formulas that were drawn before this one and refused, since they explode
     bonus: float = 0.0  # of a new genome when parents are chosen, in units of the score
     parameters: int | None = None
@@ -172,7 +173,7 @@ def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candid
     for i in range(cfg.population_size):
         parent = parents[i % len(parents)]
         others = [p for p in parents if p is not parent]
-        genome, changes, refused = _genome(cfg, n_layer, parent, others, children, (seed, generation, i))
+        genome, changes, refused = _child(cfg, n_layer, parent, others, children, (seed, generation, i))
         key = _key(genome)
         children.append(Candidate(
             id=_id(genome, generation, _position(cfg, generation, i) + 1),
@@ -205,8 +206,8 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
     return winners
 
 
-def _genome(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate],
-            siblings: Sequence[Candidate], at: tuple[int, int, int]) -> tuple[str, list[str], int]:
+def _child(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate],
+           siblings: Sequence[Candidate], at: tuple[int, int, int]) -> tuple[str, list[str], int]:
     """Return a child's genome, the changes to the parent's in words, and how many formulas were refused.
     at: seed, generation and index."""
     draws = _uniform(2 + 3 * n_layer, *at)

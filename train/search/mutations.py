@@ -17,12 +17,12 @@ from helios.formula.expression import FUNCTIONS, VARIABLES, name, number
 
 DEPTH, NODES = 4, 10  # most of what a mutation makes larger, as `extent` counts
 TRIES = 20  # draws of one mutation; after that there is none
-NUMBERS = 4 * TRIES  # most random numbers of one mutation
+NUMBERS = 3 * TRIES  # most random numbers of one mutation
 DIGITS = 2  # after the point, of numbers that are drawn
 # Of VALUE and SLOPE, what grows as the square has room for 2.5 times it; the cube is far outside.
 REACH, VALUE, SLOPE = 20.0, 1000.0, 100.0
 BASIS = ("identity", "relu", "silu", "gelu", "square", "tanh", "sigmoid", "softplus", "elu", "leaky_relu", "abs", "sin",
-         "cos")  # without gelu_exact and erf, which are as good as gelu and tanh
+         "cos")  # not gelu_exact and erf, which hardly differ from gelu and tanh
 GATES = ("silu", "relu", "gelu")
 SHIFT, FLOOR = 0.2, 0.01  # of the sizes of numbers
 
