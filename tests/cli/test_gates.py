@@ -132,7 +132,7 @@ def test_gate_3_waits_for_gate_1(text: Path, tmp_path: Path, monkeypatch: pytest
     """With a loss that no activation changes gate 1 fails; with one that silu lowers it passes."""
     planted = {"gelu": 5.0, "silu": 5.0, "relu": 5.5, "swiglu": 5.5}
     monkeypatch.setattr(Loop, "evaluate", lambda self: sum(
-        planted[name] for name in self.state.model.config.activations) / 2 + 0.01 * self.stage.init_seed)
+        planted[act.text] for act in self.state.model.config.activations) / 2 + 0.01 * self.stage.init_seed)
     monkeypatch.setattr(judge, "ACCEPTABLE_SPEED", 0.0)  # of trainings that take no time
     assert run(text, tmp_path / "equal", "--model", "6l").exit_code == 0
     check(tmp_path / "equal", ["6l"], blocks=False, steps=4)
