@@ -15,18 +15,21 @@ from rich.text import Text
 
 from helios.cli.common import DefaultGroup, Given, HeliosCommand
 from helios.errors import UserError, nearest
+from helios.model.activations import short_name
 from helios.train.config import BY_NAME
 from helios.train.progress import show
 from helios.train.records import overview
 from helios.train.records.layout import differing, find_runs, read_config
 
+_short = lambda text: short_name(str(text))
+
 # Title of a column → key and how its value is written.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "run": ("run_id", str), "status": ("status", str), "model": ("model", str), "activation": ("activation", str),
+    "run": ("run_id", str), "status": ("status", str), "model": ("model", str), "activation": ("activation", _short),
     "parameters": ("parameters", "{:,}".format), "step": ("step", "{:,}".format), "of": ("steps", "{:,}".format),
     "loss": ("loss", "{:.4f}".format), "best val": ("best_val_loss", "{:.4f}".format),
     "tok/s": ("tokens_per_sec", "{:,.0f}".format), "rows": ("coverage", "{:.1%}".format),
-    "winner": ("symbio_winner", str), "updated": ("updated", str),
+    "winner": ("symbio_winner", _short), "updated": ("updated", str),
 }
 NUMBERS = {"parameters", "step", "of", "loss", "best val", "tok/s", "rows"}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, reduce
 from typing import Any
@@ -46,6 +46,7 @@ TABLE: dict[str, tuple[str, str, str]] = {  # name → formula, prefix of candid
 }
 MORE = ("#332288", "#6699cc", "#b2182b", "#5aae61", "#762a83", "#e08214", "#1b7837", "#c51b7d")  # of formulas
 MIXED, MIXED_COLOUR = "mixed", "#666666"  # where blocks differ
+FORMULAS, FORMULAS_COLOUR = "formulas", "#999999"  # those without a name, where they are more than colours for them
 SHOWN = 32  # characters of a formula, as a name
 
 
@@ -152,20 +153,36 @@ def _short(text: str) -> str:
     return shown if len(shown) <= SHOWN else shown[:SHOWN - 1] + "…"
 
 
+def short_names(texts: Iterable[str]) -> dict[str, str]:
+    """Return the short forms by text; where texts that differ have one in common, numbers are added."""
+    found, often = {}, Counter[str]()
+    for text in dict.fromkeys(texts):
+        name = short_name(text)
+        often[name] += 1
+        found[text] = name if often[name] == 1 else f"{name} #{often[name]}"
+    return found
+
+
 def _rank(name: str) -> int:
     return [*TABLE, name].index(name)
 
 
 def kinds(texts: Iterable[str]) -> list[str]:
-    """Return the short forms among these activations, each once, in the table's order, the mixed ones as one."""
+    """Return the short forms among these activations, each once, in the table's order. The mixed ones count as one, and
+    so do formulas without a name, where there are more than colours for them."""
     found = dict.fromkeys(map(short_name, texts))
     single = [name for name in found if "×" not in name]
-    return sorted(single, key=_rank) + [MIXED] * (len(single) < len(found) and MIXED not in single)
+    mixed = [MIXED] * (len(single) < len(found) and MIXED not in single)
+    named = [name for name in single if is_name(name)]
+    if len(single) > len(named) + len(MORE):
+        single = [*named, FORMULAS]
+    return sorted(single, key=_rank) + mixed
 
 
-def kind(text: str) -> str:
-    """Return what `kinds` calls an activation."""
-    return kinds([text])[0]
+def kind(text: str, among: Collection[str] = ()) -> str:
+    """Return what `kinds` calls an activation, where it has returned `among`."""
+    (name,) = kinds([text])
+    return FORMULAS if FORMULAS in among and name not in among else name
 
 
 def colour(text: str) -> str:
@@ -173,8 +190,10 @@ def colour(text: str) -> str:
     name = kind(text)
     if name in TABLE:
         return TABLE[name][2]
+    if name in (MIXED, FORMULAS):
+        return MIXED_COLOUR if name == MIXED else FORMULAS_COLOUR
     # The board's page computes the same.
-    return MIXED_COLOUR if name == MIXED else MORE[reduce(lambda h, c: (31 * h + ord(c)) % 2**32, name, 0) % len(MORE)]
+    return MORE[reduce(lambda h, c: (31 * h + ord(c)) % 2**32, name, 0) % len(MORE)]
 
 
 # -- lists of them ---------------------------------------------------------------------------------------------------

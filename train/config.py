@@ -112,7 +112,8 @@ class SearchConfig(Settings):
                               flag="max-cost")
     activation_pool: str = setting("gelu,silu,relu,swiglu,universal,kan_spline", ANY, "activations that may be tried",
                                    kind=ACTIVATIONS)
-    genome: str = setting("global", one_of("global", "per_block"), "one activation for all blocks, or one for each")
+    genome: str = setting("global", one_of("global", "per_block", "formula"), "one activation for all blocks, one for "
+                          "each, or one for all whose formula mutates")
     genomes: str = setting("", ANY, "candidates of generation 0; not given: made from activation_pool", kind=GENOMES)
     population_size: int = setting(6, COUNT, "candidates in a generation")
     generations: int = setting(2, COUNT, "generations, the first one included")
@@ -123,8 +124,8 @@ class SearchConfig(Settings):
     tokens_per_candidate: int = setting(200_000, COUNT, "tokens that each training of a candidate reads")
     seconds_per_candidate: float = setting(60.0, POSITIVE, "seconds that each training of a candidate takes")
     candidate_eval_interval: int = setting(25, NATURAL, "steps between a candidate's evaluations; 0: at its end only")
-    selection: str = setting("topk", one_of("topk", "tournament", "exhaustive"), "who has children: the better half; "
-                             "winners of tournaments; or nobody, and all genomes are tried")
+    selection: str = setting("topk", one_of("topk", "tournament", "exhaustive", "random"), "who has children: the "
+                             "better half; winners of tournaments; or nobody, and all genomes or random ones are tried")
     tournament_size: int = setting(3, COUNT, "candidates in a tournament")
     elitism: bool = setting(True, ANY, "let parents be chosen again, by the results they have, like their children")
     mutation_rate: float = setting(0.5, PORTION, "probability that a child (with per_block: each block of it) mutates")
@@ -372,16 +373,18 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
     s, t, m = config.search, config.train, config.monitor
     for genome in split_genomes(s.genomes):
         model = replace(config.model, activation=genome)  # raises UserError
-        yield (len(set(model.activations)) > 1 and s.genome == "global",
+        yield (len(set(model.activations)) > 1 and s.genome != "per_block",
                f"genomes: {genome} differs by block; set genome = per_block")
     fitness_coefficients(s.fitness, s.coefficients)  # raises UserError
-    keys = [act.key for act in parsed("activation_pool", s.activation_pool)]
-    yield len(set(keys)) < len(keys), f"activation_pool: {s.activation_pool} names an activation twice"
+    pool = parsed("activation_pool", s.activation_pool)
+    yield len({act.key for act in pool}) < len(pool), f"activation_pool: {s.activation_pool} names an activation twice"
+    yield (s.genome == "formula" and not any(act.formula for act in pool),
+           f"activation_pool: {s.activation_pool} has no formula, and genome = formula needs one; add gelu, say")
+    yield s.selection == "random" and s.genome != "formula", "selection = random draws formulas: set genome = formula"
+    yield s.selection == "exhaustive" and s.genome == "formula", "selection = exhaustive: formulas have no end"
     yield s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off"
-    yield (m.adaptive_batch and s.budget == "steps",
-           "adaptive_batch makes steps of different sizes: set budget = tokens")
-    yield (m.dynamic_lr == "entropy" and s.reuses,
-           "dynamic_lr = entropy gives each generation rates of its own: set reuse = false")
+    yield m.adaptive_batch and s.budget == "steps", "adaptive_batch makes steps of different sizes: set budget = tokens"
+    yield m.dynamic_lr == "entropy" and s.reuses, "dynamic_lr = entropy: generations differ in rate; set reuse = false"
     yield ("run" in (s.candidate_schedule, s.after_schedule) and (s.budget != "steps" or s.reuses or s.early_stop),
            "a schedule of the run through the search must know the search's length: it needs budget = steps, reuse = "
            "false and no early_stop")

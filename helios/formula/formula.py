@@ -30,8 +30,9 @@ VALUE = "value"  # the output that is no derivative
 class Formula:
     """A formula, made by `parse` or `of`. Two are equal if their canonical texts are.
 
-    tree: as it was written. coefficients: each one's initial value, by name in alphabetical order; one that falls away
-    in the normal form is none. inputs: ("x",), or ("g", "u") of a gated one. parameters: inputs, then coefficients.
+    tree: as it was written, but for coefficients that fall away in the normal form; they are numbers in it.
+    coefficients: the others' initial values, by name in alphabetical order. inputs: ("x",), or ("g", "u") of a gated
+    one. parameters: inputs, then coefficients.
     """
 
     tree: Node
@@ -49,7 +50,7 @@ class Formula:
         return _parse(_text(tree, {k: v for k, v in values.items() if k in tree.names}))
 
     def __str__(self) -> str:
-        return _text(self.tree, {k: v for k, v in self.coefficients.items() if k in self.tree.names})
+        return _text(self.tree, self.coefficients)
 
     @cached_property
     def canonical(self) -> str:
@@ -185,6 +186,7 @@ def _parse(text: str) -> Formula:
     lost = [v for v in VARIABLES if v in tree.names - found.names]
     if lost:
         reader.fail(reader.names[lost[0]], f"{lost[0]} falls away: the formula equals {found}")
+    tree = tree.substitute(**{k: number(v) for k, v in values.items() if k not in found.names})
     return Formula(tree, found, MappingProxyType({k: v for k, v in sorted(values.items()) if k in found.names}))
 
 

@@ -367,6 +367,14 @@ def test_trees() -> None:
         Formula.of(expression("a*x"), {"a": float("nan")})
 
 
+@pytest.mark.parametrize(("text", "shown"), [
+    ("x+0*a*x; a=-1", "x+0*(-1)*x"), ("a*x-b*x+b*x; a=1, b=2", "a*x-2*x+2*x; a=1"), ("-a*0-x; a=.5", "(-0.5)*0-x")])
+def test_a_coefficient_that_falls_away_is_a_number(text: str, shown: str) -> None:
+    formula = Formula.parse(text)
+    assert str(formula) == shown and Formula.parse(shown) == formula
+    assert Formula.of(formula.tree, formula.coefficients) == formula
+
+
 @few
 @given(tree=trees(10))
 def test_a_tree_is_what_its_text_says(tree: Node) -> None:

@@ -46,6 +46,14 @@ def test_short() -> None:
     assert len(activations.short_name("+".join(["x*sigmoid(x)"] * 9))) == activations.SHOWN
 
 
+def test_short_names_differ() -> None:
+    long = "+".join(["x*sigmoid(x)"] * 3)
+    found = activations.short_names(["gelu", f"{long}+x", "gelu", f"{long}+1", "own: x*sin(x)", "own: x*cos(x)"])
+    assert list(found.values()) == ["gelu", activations.short_name(long), f"{activations.short_name(long)} #2", "own",
+                                    "own #2"]
+    assert activations.colour(found[f"{long}+1"]) == activations.colour(f"{long}+1")
+
+
 def test_what_diverged_does_not_stretch_the_axis() -> None:
     tracks = [plots.Track("a", 1, losses=[8.0, 5.0, 3.0]), plots.Track("b", 1, losses=[8.2, 6.0, 4.0]),
               plots.Track("c", 1, losses=[8.1, 5e3, math.nan])]
@@ -58,6 +66,12 @@ def test_colours() -> None:
     assert len({*map(activations.colour, TABLE), *activations.MORE, activations.colour("gelu,relu")}) == len(TABLE) + 9
     assert [activations.kind(name) for name in ("relu", "gelu,relu", "gelu×4 relu×2")] == ["relu", "mixed", "mixed"]
     assert activations.kinds(["x*sin(x)", "relu|x*sin(x)", "gelu", "a: relu(x)"]) == ["gelu", "x*sin(x)", "a", "mixed"]
+    many = [f"{i}*sin(x)" for i in range(2, 11)]
+    assert activations.kinds(["own: x*sin(x)", *many[1:], "gelu"]) == ["gelu", "own", *many[1:]]
+    shown = activations.kinds(["own: x*sin(x)", *many, "gelu", "gelu,relu"])
+    assert shown == ["gelu", "own", "formulas", "mixed"]
+    assert [activations.kind(text, shown) for text in ("own: x*sin(x)", "3*sin(x)", "gelu", "relu|gelu", "formulas")
+            ] == ["own", "formulas", "gelu", "mixed", "formulas"]
 
 
 def test_no_pictures_where_none_are_wanted(made: Make) -> None:

@@ -217,7 +217,7 @@ def test_summary_is_as_the_format_says() -> None:
     waiting = replace(first_generation(SearchConfig(population_size=1), 1, 0)[0], id="gen1_gelu_5")
     result = summary(SearchConfig(), [*found, copy, waiting], {"n_layer": 2}, "a device", "running")
     assert list(result) == ["status", "config", "base", "ranking", "winner", "winner_name", "winner_activation",
-                            "separated", "reasons", "unfair", "cost", "device"]
+                            "separated", "reasons", "unfair", "cost", "refused", "device"]
     assert result["status"] == "running" and result["base"] == {"n_layer": 2} and result["device"] == "a device"
     assert result["config"] == dataclasses.asdict(SearchConfig())
     assert (result["winner"], result["winner_name"], result["winner_activation"]) == ("gen0_silu_2", "S-Beta", "silu")

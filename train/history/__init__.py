@@ -225,7 +225,7 @@ class Historic:
                              "difference": c.loss - best.loss, "difference_se": None, "separated": None}
                             for rank, c in enumerate(self.candidates, 1)],
                 "winner": best.id, "winner_name": best.id, "winner_activation": best.activation, "separated": False,
-                "reasons": [], "unfair": list(self.notes), "cost": {}, "device": self.device["name"]}
+                "reasons": [], "unfair": list(self.notes), "cost": {}, "refused": 0, "device": self.device["name"]}
 
     def saved(self) -> list[dict[str, Any]]:
         """Return the checkpoints, with the validation losses of their steps."""

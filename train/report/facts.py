@@ -14,13 +14,14 @@ import numpy as np
 
 from helios.errors import UserError
 from helios.model import GPTConfig
+from helios.model.activations import short_name
 from helios.model.settings import declared, shown
 from helios.train.config import SECTIONS, SearchConfig
 from helios.train.markdown import block, duration, escaped, figure, listed, number, percent, plain, share_of, table
 from helios.train.records.layout import differing
 from helios.train.records.records import COLUMNS
 from helios.train.report import reading
-from helios.train.report.reading import RunData, finite, highest, lowest, median, short
+from helios.train.report.reading import RunData, finite, highest, lowest, median
 from helios.train.search.evolution import trainings
 
 Fact = Callable[[RunData], str | None]
@@ -103,9 +104,9 @@ def activation(run: RunData) -> str | None:
     """Return the activation of the training that the run is for."""
     won = run.entry["symbio_winner"]
     if isinstance(won, str):
-        return f"{escaped(short(won))}, by a search"
+        return f"{escaped(short_name(won))}, by a search"
     name = run.entry["activation"]
-    return escaped(short(name)) if isinstance(name, str) else None
+    return escaped(short_name(name)) if isinstance(name, str) else None
 
 
 def _checkpoints(run: RunData) -> str | None:

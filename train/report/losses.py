@@ -10,7 +10,7 @@ import numpy as np
 
 from helios.errors import UserError
 from helios.model import GPTConfig
-from helios.train.markdown import figure, norm, number, of_steps, table
+from helios.train.markdown import escaped, figure, norm, number, of_steps, table
 from helios.train.report.facts import integer, loss, perplexity, spread
 from helios.train.report.reading import SEARCH, RunData, finite, known, lowest, mean
 
@@ -99,9 +99,7 @@ def at_milestones(run: RunData) -> Iterator[str]:
 
 def stage(run: RunData, i: int) -> str:
     """Return in words what a row is of, in a run with a search."""
-    if run.text("symbio_phase")[i] == SEARCH:
-        return f"search, {run.activations[i]}"
-    return f"training, {run.activations[i]}"
+    return f"{'search' if run.text('symbio_phase')[i] == SEARCH else 'training'}, {escaped(run.activations[i])}"
 
 
 def evaluations(run: RunData) -> Iterator[str]:

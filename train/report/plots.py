@@ -16,7 +16,7 @@ from helios.model.activations import kind, kinds
 from helios.train.history import Historic
 from helios.train.report.reading import LAYERS, SEARCH, RunData, finite
 from helios.train.report.speed import PHASES
-from helios.train.search.plots import DPI, STYLE, WIDTH
+from helios.train.search.plots import DPI, STYLE, WIDTH, legend
 
 BUCKETS = 2000  # most points of a line; more rows are drawn by their range and their mean
 AREAS = 150  # most points of the stacked phases
@@ -98,9 +98,10 @@ def _bounds(values: np.ndarray) -> dict[str, tuple[float, float]]:
 
 def _switches(axes: Any, run: RunData) -> None:
     """Shade the trainings of a search, and mark where each begins."""
+    names = kinds(run.activations)
     for n, training in enumerate(t for t in run.trainings if t.phase == SEARCH):
         a, b = (run.steps[i] for i in (training.rows.start, training.rows.stop - 1))
-        colour = colour_of(run.activations[training.rows.start])
+        colour = colour_of(kind(run.activations[training.rows.start], names))
         axes.axvspan(a - 0.5, b + 0.5, color=colour, alpha=0.14 if n % 2 else 0.07, linewidth=0)
 
 
@@ -113,7 +114,7 @@ def _span(axes: Any, run: RunData, **more: Any) -> None:
 
 def _activations(axes: Any, run: RunData, **where: Any) -> None:
     if len(names := kinds(run.activations)) > 1:
-        axes.legend([axes.scatter([], [], color=colour_of(name), s=40) for name in names], names, **where)
+        legend(axes, names, **where)
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------
@@ -193,8 +194,11 @@ def _throughput(figure: Any, run: RunData) -> bool:
     if not where.any():
         return False
     axes = figure.subplots()
-    for name in kinds(run.activations):
-        part = where & (np.array([kind(a) for a in run.activations]) == name)
+    names = kinds(run.activations)
+    of = {a: kind(a, names) for a in set(run.activations)}
+    own = np.array([of[a] for a in run.activations])
+    for name in names:
+        part = where & (own == name)
         axes.scatter(run.steps[part], run.column("tokens_per_sec")[part], color=colour_of(name), s=7, linewidth=0,
                      alpha=0.8, rasterized=True)
     _span(axes, run, ylabel="tokens a second")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helios.model.activations import short_name
+from helios.model.activations import short_names
 from helios.train import checkpoint
 from helios.train.monitors.trouble import Trouble
 from helios.train.records.layout import EVENTS, METRICS, SAMPLES, read_config
@@ -127,8 +127,8 @@ class RunData:
     def activations(self) -> Array:
         """Return the activation of each row's model [N], in short form."""
         rest = self.summary["winner_activation"] or self.setting("model", "activation") or "unknown"
-        names = {name: short(name or rest) for name in {*self.text("symbio_candidate_activation"), None}}
-        return np.array([names[name] for name in self.text("symbio_candidate_activation")], dtype=object)
+        texts = [str(name or rest) for name in self.text("symbio_candidate_activation")]
+        return np.array([*map(short_names(texts).get, texts)], dtype=object)
 
     @cached_property
     def steady(self) -> Array:
@@ -168,13 +168,6 @@ class RunData:
     def of_kind(self, *kinds: str) -> list[Row]:
         """Return the events of these kinds."""
         return [event for event in self.events if event.get("kind") in kinds]
-
-
-def short(activation: Any) -> str:
-    """Return an activation in short form; one that is not known, as it is."""
-    with suppress(ValueError):
-        return short_name(str(activation))
-    return str(activation)
 
 
 def read(path: Path) -> RunData:

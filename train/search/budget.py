@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from helios.errors import UserError
 from helios.model import GPTConfig
+from helios.model.activations import split_genomes
 from helios.train.config import Config, SearchConfig
 from helios.train.search.evolution import trainings
 
@@ -61,5 +62,5 @@ def models(config: Config) -> list[GPTConfig]:
     """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these."""
     if not config.search:
         return [config.model]
-    genomes = [*config.search.pool, *filter(None, config.search.genomes.split(";"))]
+    genomes = [*config.search.pool, *split_genomes(config.search.genomes)]
     return [candidate_model(config.model, config.search, genome) for genome in genomes]

@@ -4,7 +4,7 @@ Everything here is a pure function of the settings, the seed and the candidates 
 killed goes on as it would have.
 
 A genome is the activation of all blocks or, with genome = per_block, one for each. The same in all blocks is written
-once, so that equal genomes are equal texts.
+once, so that equal genomes of names are equal texts; formulas may be written in several ways (see genome_key).
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 
 from helios import random
-from helios.model.activations import activation, is_name, joined, parsed, short_name, split, split_genomes
+from helios.formula import Formula
+from helios.model.activations import TABLE, activation, is_name, joined, parsed, short_name, split, split_genomes
 from helios.train.config import SearchConfig
+from helios.train.search.mutations import NUMBERS, Draws, mutate
 
 GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
          "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
 DECAYS = {"none": lambda p: 1.0, "linear": lambda p: 1.0 - p, "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p))}
 STREAM = int.from_bytes(b"genomes", "little")  # of random numbers, apart from those of batches and weights
-CHILD, TOURNAMENT = 0, 1  # purposes of a draw
+CHILD, TOURNAMENT, MUTATION = 0, 1, 2  # purposes of a draw
 
 Genes = tuple[str, ...]
 
@@ -86,7 +88,9 @@ class Candidate(_Record):
     parent_id: str | None = None
     parent_name: str | None = None
     lineage: list[str] = field(default_factory=list)  # ids, the eldest first
-    mutation: str | None = None  # how it differs from its parent; blocks count from 0, as in weights' names
+    mutation: str | None = None  # how it differs from its parent or, of a random formula, from one of the pool; blocks
+    # count from 0, as in weights' names
+    refused: int = 0  # formulas that were drawn before this one and refused, since they explode
     bonus: float = 0.0  # of a new genome when parents are chosen, in units of the score
     parameters: int | None = None
     steps: int | None = None
@@ -130,47 +134,52 @@ def trainings(cfg: SearchConfig, n_layer: int) -> int:
 
 def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candidate]:
     """Return generation 0: the setting `genomes`, if given; with selection = exhaustive, every genome once, in the
-    pool's order; else population_size candidates, which have the pool's activations, each in all blocks, in turn or,
-    with genome = per_block, once each and then random genomes."""
+    pool's order; else population_size candidates, which have random formulas with selection = random, else the pool's
+    activations, each in all blocks, in turn or, with genome = per_block, once each and then random genomes."""
     pool, size = cfg.pool, cfg.population_size
     genomes = _given(cfg)
+    if not genomes and cfg.selection == "random":
+        return _random_formulas(cfg, 0, seed)
     if not genomes and cfg.selection == "exhaustive":
         genomes = list(itertools.product(pool, repeat=_places(cfg, n_layer)))
-    elif not genomes and cfg.genome == "global":
+    elif not genomes and cfg.genome != "per_block":
         genomes = [(pool[i % len(pool)],) for i in range(size)]
     elif not genomes:
         genomes = [(pool[i],) if i < len(pool) else tuple(_pick(pool, u) for u in _uniform(n_layer, seed, 0, i))
                    for i in range(size)]
-    return [_founder(genes, i, seed) for i, genes in enumerate(genomes)]
+    return [_founder(_text(genes), i, 0, seed) for i, genes in enumerate(genomes)]
 
 
 def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candidate], generation: int, seed: int
                     ) -> list[Candidate]:
-    """Return the population_size children of `generation`, which is at least 1; none with selection = exhaustive.
+    """Return the population_size children of `generation`, which is at least 1; none with selection = exhaustive, and
+    as many random formulas with selection = random.
 
     population: all candidates so far. Parents are chosen from the generation before and, with elitism, from its
     parents. Child i comes from parent i modulo their number. With genome = per_block and probability crossover_rate,
-    it takes each block from that or from another parent, evenly. Then it mutates to another activation of the pool with
-    probability mutation_rate, with genome = per_block each block by itself.
+    it takes each block from that or from another parent, evenly. Then it mutates with probability mutation_rate, with
+    genome = per_block each block by itself: to another activation of the pool or, with genome = formula, to one whose
+    formula is not yet in its generation; where none is found, it is as its parent.
     """
     if cfg.selection == "exhaustive":
         return []
+    if cfg.selection == "random":
+        return _random_formulas(cfg, generation, seed)
     living = _living(cfg, population, generation)
     parents = _parents(cfg, living, generation, seed)
     decayed = cfg.diversity_bonus * DECAYS[cfg.diversity_decay](generation / cfg.generations)
     known = {genome_key(c) for c in living}
-    children = []
+    children: list[Candidate] = []
     for i in range(cfg.population_size):
         parent = parents[i % len(parents)]
-        draws = _uniform(2 + 3 * n_layer, seed, generation, i)
-        genes, changes = _vary(cfg, n_layer, parent, [p for p in parents if p is not parent], draws)
-        genome, key = _text(genes), _key(_text(genes))
-        number = _first_size(cfg) + (generation - 1) * cfg.population_size + i + 1
+        others = [p for p in parents if p is not parent]
+        genome, changes, refused = _child(cfg, n_layer, parent, others, children, (seed, generation, i))
+        key = _key(genome)
         children.append(Candidate(
-            id=_id(genome, generation, number), name=f"{_prefix(genome)}-{_greek_part(parent)}.{generation}",
-            activation=genome, generation=generation, seed=seed, parent_id=parent.id, parent_name=parent.name,
-            lineage=[*parent.lineage, parent.id], mutation="; ".join(changes) or None,
-            bonus=0.0 if key in known else decayed))
+            id=_id(genome, generation, _position(cfg, generation, i) + 1),
+            name=f"{_prefix(genome)}-{_greek_part(parent)}.{generation}", activation=genome, generation=generation,
+            seed=seed, parent_id=parent.id, parent_name=parent.name, lineage=[*parent.lineage, parent.id],
+            mutation="; ".join(changes) or None, refused=refused, bonus=0.0 if key in known else decayed))
         known.add(key)
     return children
 
@@ -197,6 +206,21 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
     return winners
 
 
+def _child(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate],
+           siblings: Sequence[Candidate], at: tuple[int, int, int]) -> tuple[str, list[str], int]:
+    """Return a child's genome, the changes to the parent's in words, and how many formulas were refused.
+    at: seed, generation and index."""
+    draws = _uniform(2 + 3 * n_layer, *at)
+    old = activation(parent.activation).formula if cfg.genome == "formula" else None
+    if old is None:
+        genes, changes = _vary(cfg, n_layer, parent, others, draws)
+        return _text(genes), changes, 0
+    if draws[0] >= cfg.mutation_rate:
+        return parent.activation, [], 0
+    new, words, refused = mutate(old, set(map(genome_key, siblings)), _draws(*at))
+    return (_spelt(new, cfg), [words], refused) if words else (parent.activation, [], refused)
+
+
 def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate], draws: Sequence[float]
           ) -> tuple[Genes, list[str]]:
     """Return a child's genes, and the changes to the parent's in words. draws: 2 + 3·n_layer, used by position."""
@@ -218,11 +242,37 @@ def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[C
     return tuple(child), changes
 
 
-def _founder(genes: Genes, position: int, seed: int) -> Candidate:
-    genome, lap = _text(genes), position // len(GREEK)
+def _random_formulas(cfg: SearchConfig, generation: int, seed: int) -> list[Candidate]:
+    """Return candidates of which each comes from one of the pool's formulas by mutations in a row: one, or more, up to
+    as many as the last children of a search may have behind them. What was measured is not looked at."""
+    pool = [act for act in parsed("activation_pool", cfg.activation_pool) if act.formula]
+    most = max(1, cfg.generations - 1)
+    found: list[Candidate] = []
+    for i in range(cfg.population_size):
+        draws, taken = _draws(seed, generation, i, most), set(map(genome_key, found))
+        begun = draws.pick(pool)
+        formula, changes, refused = begun.formula, [f"from {begun.text}"], 0
+        assert formula
+        for _ in range(draws.pick(range(1, most + 1))):
+            formula, words, more = mutate(formula, taken, draws)
+            changes, refused = [*changes, words] if words else changes, refused + more
+        found.append(dataclasses.replace(
+            _founder(_spelt(formula, cfg), _position(cfg, generation, i), generation, seed),
+            mutation="; ".join(changes), refused=refused))
+    return found
+
+
+def _spelt(formula: Formula, cfg: SearchConfig) -> str:
+    """Return a formula as the pool or the table spells it, else its text."""
+    return next((name for name in (*cfg.pool, *TABLE) if activation(name).key == formula.key), str(formula))
+
+
+def _founder(genome: str, position: int, generation: int, seed: int) -> Candidate:
+    """position: among all candidates of the search, from 0 on."""
+    lap = position // len(GREEK)
     greek = GREEK[position % len(GREEK)] + (str(lap + 1) if lap else "")
-    return Candidate(id=_id(genome, 0, position + 1), name=f"{_prefix(genome)}-{greek}", activation=genome,
-                     generation=0, seed=seed)
+    return Candidate(id=_id(genome, generation, position + 1), name=f"{_prefix(genome)}-{greek}", activation=genome,
+                     generation=generation, seed=seed)
 
 
 def _greek_part(candidate: Candidate) -> str:
@@ -230,7 +280,7 @@ def _greek_part(candidate: Candidate) -> str:
 
 
 def _places(cfg: SearchConfig, n_layer: int) -> int:
-    return 1 if cfg.genome == "global" else n_layer
+    return n_layer if cfg.genome == "per_block" else 1
 
 
 def _given(cfg: SearchConfig) -> list[Genes]:
@@ -239,6 +289,11 @@ def _given(cfg: SearchConfig) -> list[Genes]:
 
 def _first_size(cfg: SearchConfig) -> int:
     return len(_given(cfg)) or cfg.population_size
+
+
+def _position(cfg: SearchConfig, generation: int, index: int) -> int:
+    """Return how many candidates the search had before this one."""
+    return index + (generation and _first_size(cfg) + (generation - 1) * cfg.population_size)
 
 
 def _genomes(cfg: SearchConfig, n_layer: int) -> int:
@@ -272,6 +327,11 @@ def _prefix(genome: str) -> str:
 
 def _pick(names: Sequence[str], u: float) -> str:
     return names[int(u * len(names))]
+
+
+def _draws(seed: int, generation: int, index: int, mutations: int = 1) -> Draws:
+    """Return the draws of so many mutations, and of two numbers more."""
+    return Draws(_uniform(2 + mutations * NUMBERS, seed, generation, index, MUTATION))
 
 
 def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:

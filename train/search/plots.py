@@ -11,24 +11,24 @@ from typing import Any
 import numpy as np
 
 from helios.model.activations import colour as colour_of
-from helios.model.activations import kinds, short_name, split
+from helios.model.activations import kind, kinds, short_name, short_names, split
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import Track
 
 PREPARING = 2  # first steps of a replicate, which prepare kernels and so are no measure of speed
 WIDTH, DPI = 9.0, 150  # inches; readable where a page is 900 pixels wide
 TALLEST = 40.0  # inches
-ROOMY = 8  # generations that fit in the width of a page
+ROOMY, BREADTH = 8, 110  # generations, and characters, that fit in the width of a page
 STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
          "legend.frameon": False, "axes.axisbelow": True, "figure.constrained_layout.use": True}
 
 
-def speeds(candidates: Iterable[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:
+def speeds(candidates: Sequence[Candidate], found: Iterable[Track]) -> dict[str, np.ndarray]:
     """Return the tokens/s of the steps of each replicate but its first PREPARING, by activation in short form."""
-    activation = {c.id: short_name(c.activation) for c in candidates}
+    short, activation = short_names(c.activation for c in candidates), {c.id: c.activation for c in candidates}
     rates: dict[str, list[float]] = {}
     for track in found:
-        rates.setdefault(activation[track.candidate], []).extend(track.rates[PREPARING:])
+        rates.setdefault(short[activation[track.candidate]], []).extend(track.rates[PREPARING:])
     finite = {name: np.array([x for x in values if math.isfinite(x)]) for name, values in rates.items()}
     return {name: values for name, values in finite.items() if values.size}
 
@@ -61,7 +61,7 @@ def draw(candidates: Sequence[Candidate], winner: str | None, found: Sequence[Tr
 
 def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
     """Plot the losses by step on the left, and on the right the last validation losses, on a scale of their own."""
-    by_id = {c.id: c for c in candidates}
+    shown, activation = _kinds(candidates), {c.id: c.activation for c in candidates}
     if not found:
         return False
     ended = [c for c in candidates if c.val_loss_mean is not None and c.status != "reused"]
@@ -69,15 +69,15 @@ def _loss(figure: Any, candidates: Sequence[Candidate], winner: str | None, foun
     figure.set_size_inches(WIDTH, min(max(4.2, 1 + 0.3 * len(ended)), TALLEST))
     way, end = figure.subplots(1, 2, width_ratios=(3, 2)) if ended else (figure.subplots(), None)
     for track in found:
-        colour = colour_of(by_id[track.candidate].activation)
+        colour = colour_of(kind(activation[track.candidate], shown))
         way.plot(track.steps, track.losses, color=colour, linewidth=0.6, alpha=0.4)
         if track.evaluations:
             way.scatter(*zip(*track.evaluations, strict=True), color=colour, s=16, edgecolor="white", linewidth=0.4,
                         zorder=3)
     way.set(xlabel="step of the candidate", ylabel="loss (nats a token)", **_reach(found))
-    _legend(way, (by_id[track.candidate].activation for track in found), loc="upper right")
+    legend(way, (kind(activation[track.candidate], shown) for track in found), loc="upper right")
     if end is not None:
-        _last(end, ended, winner, labels(candidates))
+        _last(end, ended, winner, labels(candidates), shown)
     return True
 
 
@@ -92,9 +92,10 @@ def _reach(found: Sequence[Track]) -> dict[str, tuple[float, float]]:
     return {"ylim": (low - margin, high + margin)}
 
 
-def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapping[str, str]) -> None:
+def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapping[str, str], shown: list[str]
+          ) -> None:
     for y, c in enumerate(ended):
-        colour, mean = colour_of(c.activation), c.val_loss_mean
+        colour, mean = colour_of(kind(c.activation, shown)), c.val_loss_mean
         values = [r.val_loss for r in c.replicates if r.val_loss is not None]
         axes.scatter(values, [y] * len(values), color=colour, s=12, alpha=0.6, linewidth=0)
         axes.errorbar(mean, y, xerr=2 * (c.val_loss_se or 0), color=colour, marker="|", markersize=11, linewidth=1.4)
@@ -109,7 +110,7 @@ def _last(axes: Any, ended: Sequence[Candidate], winner: str | None, names: Mapp
 
 def _speed(figure: Any, candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> bool:
     rates = speeds(candidates, found)
-    names = sorted(rates, key=lambda name: float(np.median(rates[name])))
+    names, shown = sorted(rates, key=lambda name: float(np.median(rates[name]))), _kinds(candidates)
     if not names:
         return False
     figure.set_size_inches(WIDTH, min(1.1 + 0.45 * len(names), TALLEST))
@@ -117,7 +118,7 @@ def _speed(figure: Any, candidates: Sequence[Candidate], winner: str | None, fou
     boxes = axes.boxplot([rates[name] for name in names], orientation="horizontal", whis=(5, 95), showfliers=False,
                          widths=0.6, patch_artist=True, medianprops={"color": "black"})
     for name, box in zip(names, boxes["boxes"], strict=True):
-        box.set(facecolor=colour_of(name), edgecolor="black", linewidth=0.8, alpha=0.85)
+        box.set(facecolor=colour_of(kind(name, shown)), edgecolor="black", linewidth=0.8, alpha=0.85)
     axes.set_yticks(range(1, len(names) + 1), names)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)
@@ -135,9 +136,9 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     generations = 1 + max(x for x, _ in at.values())
     rows = max(Counter(x for x, _ in at.values()).values())
     figure.set_size_inches(WIDTH * max(1, generations / ROOMY), min(1.2 + 0.75 * rows, TALLEST))
-    axes, halo = figure.subplots(), [withStroke(linewidth=2, foreground="white")]
+    axes, shown, halo = figure.subplots(), _kinds(candidates), [withStroke(linewidth=2, foreground="white")]
     for c in candidates:
-        (x, y), colour = at[c.id], colour_of(c.activation)
+        (x, y), colour = at[c.id], colour_of(kind(c.activation, shown))
         if c.parent_id:
             past = x - at[c.parent_id][0] > 1  # a straight line might cross others
             axes.annotate("", (x, y), at[c.parent_id], zorder=1, arrowprops={
@@ -155,7 +156,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     low, high = axes.get_ylim()
     axes.set_ylim(low - 0.6, high + 0.1)
     axes.spines["left"].set_visible(False)
-    _legend(axes, (c.activation for c in candidates), loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7)
+    legend(axes, shown, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7)
     return True
 
 
@@ -175,15 +176,16 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
     if not candidates:
         return False
     blocks = max(len(split(c.activation)) for c in candidates)
+    shown = kinds(name for c in candidates for name in split(c.activation))
     counts: dict[int, Counter[str]] = {}
     for c in candidates:
         names = split(c.activation)
         for name in names:
-            counts.setdefault(c.generation, Counter())[short_name(name)] += blocks // len(names)
+            counts.setdefault(c.generation, Counter())[kind(name, shown)] += blocks // len(names)
     figure.set_size_inches(WIDTH, 3.2)
     axes = figure.subplots()
     base = np.zeros(len(counts))
-    for name in kinds(name for found in counts.values() for name in found):
+    for name in shown:
         heights = np.array([counts[x][name] for x in counts])
         axes.bar(list(counts), heights, bottom=base, color=colour_of(name), width=0.6, label=name, edgecolor="white",
                  linewidth=0.6)
@@ -195,7 +197,12 @@ def _activations(figure: Any, candidates: Sequence[Candidate], winner: str | Non
     return True
 
 
-def _legend(axes: Any, activations: Iterable[str], **where: Any) -> None:
-    """Draw a legend of the colours in use."""
-    shown = kinds(activations)
+def _kinds(candidates: Iterable[Candidate]) -> list[str]:
+    return kinds(c.activation for c in candidates)
+
+
+def legend(axes: Any, found: Iterable[str], ncols: int = 1, **where: Any) -> None:
+    """Draw a legend of the colours in use. found: what kinds() returned, or some of it. ncols: at most."""
+    shown = kinds(found)
+    where["ncols"] = max(1, min(ncols, BREADTH // max(len(name) + 5 for name in shown)))
     axes.legend([axes.scatter([], [], color=colour_of(name), s=40) for name in shown], shown, **where)

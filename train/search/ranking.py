@@ -6,10 +6,12 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from helios.model.activations import short_name, split
 from helios.train.config import SearchConfig
 from helios.train.search.evolution import Candidate, Replicate, genome_key, score
+from helios.train.search.mutations import REACH
 from helios.train.search.separation import PERCENT, Separation, separation
 
 ENOUGH = 5  # replicates that are recommended
@@ -60,6 +62,7 @@ class Summary(TypedDict):
     reasons: list[str]
     unfair: list[str]
     cost: dict[str, float]  # trainings, steps, tokens, seconds
+    refused: NotRequired[int]  # formulas, since they explode; old searches had none
     device: str
 
 
@@ -152,10 +155,10 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
         "winner": winner.id if winner else None, "winner_name": winner.name if winner else None,
         "winner_activation": winner.activation if winner else None,
         "separated": bool(others) and bool(others[0][1]["separated"]),
-        "reasons": reasons + _unranked(candidates, cfg), "unfair": _unfair(cfg, candidates),
+        "reasons": reasons + _spelt(winner) + _unranked(candidates, cfg), "unfair": _unfair(cfg, candidates),
         "cost": {"trainings": len(trained), "steps": sum(r.steps for r in trained),
                  "tokens": sum(r.tokens for r in trained), "seconds": sum(r.seconds for r in trained)},
-        "device": device,
+        "refused": sum(c.refused for c in candidates), "device": device,
     }
 
 
@@ -213,13 +216,23 @@ def _comparison(winner: Candidate, others: Sequence[tuple[Candidate, Entry]], te
     return sentences
 
 
+def _spelt(winner: Candidate | None) -> list[str]:
+    """Return a sentence with the winner's formula, if there was but a part of it."""
+    if winner is None or len(split(winner.activation)) > 1 or short_name(winner.activation) == winner.activation:
+        return []
+    return [f"The formula of {winner.name} is {winner.activation}."]
+
+
 def _unranked(candidates: Sequence[Candidate], cfg: SearchConfig) -> list[str]:
-    """Return sentences on why trained candidates have no score."""
+    """Return sentences on what was not trained, and why trained candidates have no score."""
     lost = [f"{_who(c)} in {sum(r.val_loss is None for r in c.replicates)} of {len(c.replicates)} replicates"
             for c in candidates if c.status == "diverged"]
     stopped = [f"{_who(c)} after {c.steps} steps" for c in candidates if c.status == "stopped"]
     unknown = [_who(c) for c in candidates if c.status == "complete" and not math.isfinite(score(c, cfg))]
+    n = sum(c.refused for c in candidates)
+    exploding = [f"{n} formula{'s' * (n > 1)}"] * (n > 0)
     told = (
+        (f"Refused before training, since values or slopes explode on [-{REACH:g}, {REACH:g}]", exploding),
         ("Diverged, without a finite validation loss at the end (a lower candidate_lr may help)", lost),
         ("Stopped, since they could not win any more", stopped),
         (f"Not ranked, since their {cfg.fitness} fitness could not be computed", unknown),
@@ -237,7 +250,8 @@ def _unfair(cfg: SearchConfig, candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _who(candidate: Candidate) -> str:
-    return f"{candidate.name} ({candidate.activation})"
+    mixed = len(split(candidate.activation)) > 1
+    return f"{candidate.name} ({candidate.activation if mixed else short_name(candidate.activation)})"
 
 
 def _told(candidate: Candidate, cfg: SearchConfig) -> str:

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.model.activations import short_name
+from helios.model.activations import activation, short_name, split
 from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
-from helios.train.search.evolution import Candidate
+from helios.train.search.evolution import Candidate, genome_key
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
 from helios.train.search.plots import PREPARING, draw, labels, speeds
 from helios.train.search.ranking import Entry, Summary
@@ -31,7 +31,9 @@ RIVALS = 4  # most rivals of the winner that the first line names
 TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
           "spikes", "alerts", "status")
 PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
-WORDS = {"name", "activation", "parent", "separated", "status", "blocks", "alerts for", "skipped for"}
+BLOCKS, FORMULA = "blocks", "formula"  # titles of the column for what is too long for "activation"
+GENOME = {"activation", BLOCKS, FORMULA}
+WORDS = GENOME | {"name", "parent", "separated", "status", "alerts for", "skipped for"}
 
 _table = partial(markdown_table, left=0, words=WORDS)
 
@@ -82,7 +84,7 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     rivals: dict[str, Entry] = {}  # the best of each genome that the winner was compared with
     for entry in summary["ranking"]:
         if entry["separated"] is not None:
-            rivals.setdefault(by_id[entry["id"]].activation, entry)
+            rivals.setdefault(genome_key(by_id[entry["id"]]), entry)
     near = [by_id[e["id"]] for e in rivals.values() if not e["separated"]]
     if summary["separated"]:
         rest = "the next best genome, though not from every one" if near else "every other genome"
@@ -100,7 +102,7 @@ def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
     titles, rows = _ranked(candidates, summary or NOT_YET, TITLES, labels(candidates))
     shown = Table(box=None, pad_edge=False)
     for title in titles:
-        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title != "blocks",
+        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title not in (BLOCKS, FORMULA),
                          overflow="fold")
     for row in rows:
         shown.add_row(*(Text(row[title]) for title in titles), style="bold" if row["rank"] == "1" else None)
@@ -112,11 +114,14 @@ def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str
     """Return the titles of the columns, and each candidate's cells by title. names: by id."""
     entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
     order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
-    mixed = any("," in c.activation for c in candidates)
-    return (*titles, *["blocks"] * mixed), [_cells(c, entries.get(c.id, {}), names) for c in order]
+    texts = {c.activation for c in candidates}
+    long = ([BLOCKS] if any(len(split(text)) > 1 for text in texts) else
+            [FORMULA] if any(short_name(text) != text for text in texts) else [])
+    return (*titles, *long), [_cells(c, entries.get(c.id, {}), names) for c in order]
 
 
 def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    genes = split(c.activation)
     return {
         "rank": _count(entry.get("rank")), "name": names[c.id], "activation": short_name(c.activation),
         "gen.": str(c.generation), "parent": names.get(c.parent_id or "", "–"), "val loss ± SE": _loss(c),
@@ -125,7 +130,8 @@ def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> 
         "fitness": number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
         "tok/s": _count(c.tokens_per_sec_mean), "clip %": number(c.clip_rate, ".1%").rstrip("%"),
         "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": escaped(c.status or "–"),
-        "blocks": c.activation.replace(",", ", ") if "," in c.activation else "",
+        BLOCKS: ", ".join(genes) if len(genes) > 1 else "",
+        FORMULA: str(activation(genes[0]).formula or "–") if len(genes) == 1 else "",
     }
 
 
@@ -173,7 +179,8 @@ def sections(candidates: Sequence[Candidate], summary: Summary, found: Sequence[
         ("What was fair, and what was not", "", _fairness(summary)),
         ("Budget and cost", "", _cost(summary)),
         ("Ranking", "", ["“Behind” is the difference to the winner in what the search ranks by.", "",
-                         *_table(titles, ([row[t] for t in titles] for row in rows))]),
+                         *_table(titles, ([escaped(row[t]) if t in GENOME else row[t] for t in titles]
+                                          for row in rows))]),
         ("Loss", "loss.png", []),
         (SPEED, "speed.png", _speed(speeds(candidates, found))),
         ("Lineage", "lineage.png", _lineage(candidates)),
@@ -226,8 +233,9 @@ def _speed(rates: Mapping[str, np.ndarray]) -> Iterator[str]:
         yield from (f"Tokens per second of single steps, without the first {PREPARING} of each replicate, which "
                     f"prepare kernels.", "")
     yield from _table(("activation", "steps", "median", "5 %", "95 %", "of the fastest"), (
-        [name, _count(len(rates[name])), _count(medians[name]), *map(_count, np.percentile(rates[name], (5, 95))),
-         f"{medians[name] / max(medians.values()):.0%}"] for name in sorted(rates, key=lambda n: -medians[n])))
+        [escaped(name), _count(len(rates[name])), _count(medians[name]),
+         *map(_count, np.percentile(rates[name], (5, 95))), f"{medians[name] / max(medians.values()):.0%}"]
+        for name in sorted(rates, key=lambda n: -medians[n])))
 
 
 def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
@@ -241,7 +249,7 @@ def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
             came = f" ({escaped(c.mutation or 'unchanged')})" if parent else ""
             loss = "not measured yet" if c.status is None else _loss(c)
             again = f", {c.status}" if c.status in ("reused", "stopped") else ""
-            yield f"{'  ' * depth}* **{names[c.id]}**, {short_name(c.activation)}{came}: {loss}{again}"
+            yield f"{'  ' * depth}* **{names[c.id]}**, {escaped(short_name(c.activation))}{came}: {loss}{again}"
             yield from branch(c.id, depth + 1)
     if children.keys() - {None}:
         yield from branch(None, 0)
@@ -257,7 +265,7 @@ def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterato
     said = lambda counts: "; ".join(f"{escaped(reason)}: {n}" for reason, n in sorted(counts.items())) or "–"
     yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
                        "clip %", "highest gradient norm"), (
-        [names[c.id], short_name(c.activation), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
+        [names[c.id], escaped(short_name(c.activation)), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
          said(skips[c.id]), number(c.clip_rate, ".1%").rstrip("%"), number(c.max_grad_norm, ",.4g")]
         for c in candidates if c.status != "reused"))
     if any(c.status == "reused" for c in candidates):

@@ -14,6 +14,7 @@ import msgspec
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.model.activations import kind
 from helios.train import checkpoint, fitness
 from helios.train.config import Config
 from helios.train.monitors.controls import bound
@@ -86,8 +87,7 @@ class Search(Plan):
             columns |= {"population_entropy": fitness.population_entropy(population),
                         "architecture_diversity": fitness.architecture_diversity(population),
                         "activation_distribution": fitness.activation_distribution(population)}
-        named = "mixed" if "," in c.activation else c.activation
-        label = f"gen {c.generation} {c.name} ({named}) seed {r + 1}/{s.replicates}"
+        label = f"gen {c.generation} {c.name} ({kind(c.activation)}) seed {r + 1}/{s.replicates}"
         return Stage(model=candidate_model(self.config.model, s, c.activation), final=False, label=label,
                    init_seed=seed + (0 if s.shared_init else apart),
                    data_seed=seed + (0 if s.shared_batches else apart), first=self.spent, steps=steps,
