@@ -6,7 +6,7 @@ are int32, and one out of range gives NaN or raises IndexError. A primitive that
 nothing falls back to another backend.
 
 With precision "mixed", matmul, linear, attention and attention_backward round the matrices they are given (a, b; x, w;
-qkv, g) to the nearest float16, ties to even, beyond its range to infinity. Arrays, sums, scores, probabilities and
+qkv, qk, g) to the nearest float16, ties to even, beyond its range to infinity. Arrays, sums, scores, probabilities and
 everything else stay as they are; a kernel for matrix units may round its probabilities and their gradients, too.
 """
 
@@ -236,15 +236,17 @@ class Backend(Protocol):
         """Return [rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
         ...
 
-    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
-                  ) -> tuple[Array, Array]:
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
+                  qk: Array | None = None) -> tuple[Array, Array]:
         """Return causal attention, [B, T, D], and the log-sum-exp of each row's capped scores, [B, n_head, T].
-        qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; cap 0: no soft cap; p: dropout on the
-        weights."""
+        qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; qk [B, T, 2·D]: the q and k to take instead;
+        cap 0: no soft cap; p: dropout on the weights."""
         ...
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
-                           cap: float, p: float, site: int) -> Array: ...
+                           cap: float, p: float, site: int, qk: Array | None = None) -> Array:
+        """Return [B, T, 3·D]: the gradients by the q and k that were taken, and by v."""
+        ...
 
     # -- reductions ---------------------------------------------------------------------------------------------------
     def sum(self, x: Array) -> Array:

@@ -250,9 +250,13 @@ class CpuRef:
         out[:t] = g.reshape(-1, t, d).sum(0)
         return out
 
-    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
-                  ) -> tuple[Array, Array]:
+    def _q_k_v(self, qkv: Array, qk: Array | None, n_head: int) -> tuple[Array, Array, Array]:
         q, k, v = _split(self._rounded(qkv), n_head)
+        return (q, k, v) if qk is None else (*_split(self._rounded(qk), n_head, 2), v)
+
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
+                  qk: Array | None = None) -> tuple[Array, Array]:
+        q, k, v = self._q_k_v(qkv, qk, n_head)
         scores = np.where(_causal(qkv), _scores(q, k, cap), -np.inf)
         top = scores.max(-1, keepdims=True)
         lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
@@ -262,8 +266,8 @@ class CpuRef:
         return _join(weights @ v), self._float(lse[..., 0])
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
-                           cap: float, p: float, site: int) -> Array:
-        q, k, v = _split(self._rounded(qkv), n_head)
+                           cap: float, p: float, site: int, qk: Array | None = None) -> Array:
+        q, k, v = self._q_k_v(qkv, qk, n_head)
         (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
         scores = _scores(q, k, cap)
         weights = np.exp(np.where(_causal(qkv), scores - lse[..., None], -np.inf))

@@ -296,7 +296,7 @@ def test_dropout_sites_differ():
     """Each of a block's three dropouts has a mask of its own: 3i, 3i + 1 and 3i + 2."""
 
     class Spy(CpuRef):
-        def attention(self, qkv, rng, n_head, cap, p, site):
+        def attention(self, qkv, rng, n_head, cap, p, site, qk=None):
             sites.append((site, p))
             return super().attention(qkv, None, n_head, cap, 0.0, site)
 
