@@ -1,5 +1,5 @@
-// The backward pass of attention: from g = dL/dout, the gradients dq, dk and dv, with strides of their own. Shapes as in
-// attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
+// The backward pass of attention: from g = dL/dout, the gradients dq, dk and dv, with strides of their own. Shapes as
+// in attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
 // delta_i = g_i·out_i and ds = w·(dropped(g·vᵀ) - delta)·cap':
 //   dq_i = scale·Σ_j ds_ij·k_j    dk_j = scale·Σ_i ds_ij·q_i    dv_j = Σ_i w̃_ij·g_i
 // HALF: q, k, v and g are rounded to f16; what is computed from them is not.

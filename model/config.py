@@ -70,6 +70,8 @@ class GPTConfig(Settings):
                              flag="dropout")
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
                              flag="softcap")
+    qk_norm: bool = setting(False, ANY, "RMS norm of each head's q and k, with weights of their own, before the scores",
+                            flag="qk-norm")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,12 +106,13 @@ class GPTConfig(Settings):
         """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its
         first. Counts and memory follow from this table."""
         d = self.n_embd
+        attn = {f"attn.{x}_norm.weight": (d // self.n_head,) for x in "qk" if self.qk_norm}
         norm = lambda name: {f"{name}.weight": (d,), f"{name}.bias": (d,)}
         found: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.block_size, d)}
         for i, (activation, f) in enumerate(zip(self.activations, self.ffn_dims, strict=True)):
             mlp = MLPS[activation]
             block: dict[str, tuple[int, ...]] = {
-                **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
+                **norm("ln1"), "attn.qkv.weight": (3 * d, d), **attn, "attn.out.weight": (d, d),
                 **norm("ln2"), "mlp.fc1.weight": (mlp.parts * f, d),
                 **{f"mlp.act.{name}": (f,) for name in mlp.coefficients}, "mlp.fc2.weight": (d, f),
             }

@@ -51,7 +51,8 @@ class GPT:
         for i, activation in enumerate(cfg.activations):
             block = partial(self._of_block, i)
             h = ops.layer_norm(x, block("ln1.weight"), block("ln1.bias"))
-            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, site=3 * i)
+            norms = (block("attn.q_norm.weight"), block("attn.k_norm.weight")) if cfg.qk_norm else None
+            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p, rng, 3 * i, norms)
             x = _add(x, ops.linear(h, block("attn.out.weight")), p, rng, site=3 * i + 1)
             h = ops.layer_norm(x, block("ln2.weight"), block("ln2.bias"))
             fused = activation in ACTIVATIONS

@@ -96,8 +96,8 @@ def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
     cannot be made.
     """
     if why := unlike_gpt2(model.config):
-        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with --softcap 0 and "
-                        "--activation gelu, or leave --to hf out")
+        raise UserError(f"the model has no equal among GPT-2s: {'; '.join(why)}; train one with --softcap 0, "
+                        "--qk-norm false and --activation gelu, or leave --to hf out")
     cfg, end = model.config, model.tokenizer.id(END)
     state = files.rounded(gpt2_state(model), dtype)
     config = {
@@ -126,6 +126,8 @@ def unlike_gpt2(cfg: GPTConfig) -> list[str]:
     found = []
     if cfg.softcap:
         found.append(f"softcap is {cfg.softcap:g}, and 0 there")
+    if cfg.qk_norm:
+        found.append("qk_norm is true, and false there")
     if cfg.activation != "gelu":
         found.append(f"activation is {cfg.activation}, and gelu there")
     return found

@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 ACTIVATIONS = ("gelu", "silu", "relu")  # those that act on one input and hold no parameters
 STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "grad_coef",
          "loss_scale", "good_updates", "overflows")
+QK_EPS = 1e-5  # of qk_norm, added to mean squares
 PRECISIONS = ("f32", "mixed")  # what matmul, linear and attention round their inputs to: nothing, float16
 
 RECORDED_UPLOAD = ("upload: it would happen at once, and in no replay of the function that is being recorded; "
@@ -173,6 +174,12 @@ class Backend(Protocol):
         g = grad·grad_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
         ...
 
+    def qk_norm_backward(self, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array, n_head: int
+                         ) -> tuple[Array, Array]:
+        """Turn the gradients by what qk_norm gives, which take the places of q and k in dqkv [B, T, 3·D], into those by
+        q and k; return those by the weights."""
+        ...
+
     # -- element by element (same shapes) -----------------------------------------------------------------------------
     def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array: ...
     def mul(self, x: Array, y: Array) -> Array: ...
@@ -234,6 +241,11 @@ class Backend(Protocol):
 
     def positions_backward(self, g: Array, rows: int) -> Array:
         """Return [rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
+        ...
+
+    def qk_norm(self, qkv: Array, q_weight: Array, k_weight: Array, n_head: int) -> Array:
+        """Return [B, T, 2·D]: x/√(mean(x²) + QK_EPS)·weight for each head of q and k in qkv [B, T, 3·D], the mean over
+        the head; weights [D/n_head], for all heads of q and for all of k."""
         ...
 
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,

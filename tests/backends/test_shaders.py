@@ -80,6 +80,8 @@ class Dry(Primitives):
                     qkv, out, lse = self.empty((2, 3, 3 * head)), self.empty((2, 3, head)), self.empty((2, 1, 3))
                     self.attention(qkv, rng, 1, cap, p, 0)
                     self.attention_backward(qkv, out, lse, out, rng, 1, cap, p, 0)
+            w = self.empty((head,))
+            self.qk_norm(qkv, w, w, 1), self.qk_norm_backward(qkv, w, w, qkv, 1)
         for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
             if name in PRODUCERS and "EPILOGUE" not in defines:
                 for swap in (0, 1):
@@ -189,13 +191,14 @@ def test_a_compiler_on_path_serves_as_well(tmp_path: Path, monkeypatch: pytest.M
         shaders._tool_compile("expand", text)
 
 
-def test_simt_kernels_compute_the_same() -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_simt_kernels_compute_the_same(qk_norm: bool) -> None:
     """The kernels for GPUs, with workgroups of 256 and shared memory, run on any device."""
     import numpy as np
 
     from .vulkan import Training
 
-    cpu, simt = Training(make()), Training(make(profile="simt"))
+    cpu, simt = (Training(make(profile=profile), qk_norm=qk_norm) for profile in ("cpu", "simt"))
     for _ in range(3):
         a, b = cpu.step(), simt.step()
         np.testing.assert_allclose(a[0], b[0], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -47,9 +48,10 @@ def test_same_seed_same_bits() -> None:
     assert runs[0] == runs[1]
 
 
-def test_order_within_a_group_is_free() -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_order_within_a_group_is_free(qk_norm: bool) -> None:
     be = make()
-    plain, shuffled = Training(be), Training(be)
+    plain, shuffled = Training(be, qk_norm=qk_norm), Training(be, qk_norm=qk_norm)
     for seed in range(6):
         plain.step()
         if seed:  # the first call records
@@ -71,10 +73,10 @@ def test_a_missing_barrier_would_be_noticed() -> None:
     assert plain.bits() != broken.bits()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_kernels_touch_only_what_they_declare(dropout: float) -> None:
+@pytest.mark.parametrize(("dropout", "qk_norm"), [(0.0, False), (0.2, False), (0.2, True)])
+def test_kernels_touch_only_what_they_declare(dropout: float, qk_norm: bool) -> None:
     be = make(chunk_size=1 << 16)
-    audited, plain = Training(be, dropout=dropout), Training(be, dropout=dropout)
+    audited, plain = (Training(be, dropout=dropout, qk_norm=qk_norm) for _ in range(2))
     audited.step(), plain.step()
     faults, outputs = audit(audited.program, audited.inputs())
     assert faults == []
@@ -110,6 +112,17 @@ def test_phases_and_profile_cover_the_step() -> None:
     profile = training.program.profile()
     assert len(profile) == training.program.dispatches
     assert {d.kernel for d in profile} >= {"attention", "adamw", "clip_stats", "cross_entropy"}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "simt"])
+def test_what_the_norm_of_q_and_k_adds_to_a_step(profile: str) -> None:
+    """A block has its two passes and a sum for each of two weights more; nothing is copied, nothing fused is undone."""
+    be, found = make(profile=profile), []
+    for qk_norm in (False, True):
+        training = Training(be, qk_norm=qk_norm)
+        training.step()
+        found.append(Counter(c.name for c in training.program.commands))
+    assert found[1] - found[0] == {"qk_norm": 2 * 6, "sum_rows": 2 * 6} and not found[0] - found[1]
 
 
 def test_two_calls_under_way() -> None:

@@ -38,11 +38,11 @@ def make(**options: object) -> VulkanBackend:
 class Training:
     """A tiny GPT's training step, as a run records it."""
 
-    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2, n_embd: int = 24
-                 ) -> None:
+    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2, n_embd: int = 24,
+                 qk_norm: bool = False) -> None:
         blocks = activation.count(",") + 1
         config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=n_embd, activation=activation,
-                           dropout=dropout, softcap=5.0)
+                           dropout=dropout, softcap=5.0, qk_norm=qk_norm)
         self.state = TrainState(config, TrainConfig(lr=1e-2), be, seed=1)
         self.model, self.optimizer, self.capture = self.state.model, self.state.opt, self.state.last
         self.steps = 0

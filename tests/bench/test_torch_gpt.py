@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,32 +28,32 @@ def sides(model: GPTConfig):  # type: ignore[no-untyped-def]
     theirs.model.double()
     draw = np.random.default_rng(1)
     state = {name: (w + 0.1 * draw.standard_normal(w.shape)).astype(np.float32)
-             for name, w in ours.model.state_dict().items()}
-    ours.model.load_state_dict(state)
+             for name, w in ours.state.model.state_dict().items()}
+    ours.state.model.load_state_dict(state)
     theirs.model.load_state_dict({name: torch.from_numpy(w.copy()) for name, w in state.items()})
     return ours, theirs, draw.integers(0, model.vocab_size, (2, 3, model.block_size)).astype(np.int32)
 
 
-@pytest.mark.parametrize("softcap", [0.0, 5.0])
+@pytest.mark.parametrize("changes", [{"softcap": 0.0}, {"softcap": 5.0}, {"qk_norm": True}], ids=str)
 @pytest.mark.parametrize("activation", MLPS)
-def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> None:
-    ours, theirs, (tokens, targets) = sides(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+def test_same_loss_gradients_and_updates(activation: str, changes: dict[str, Any]) -> None:
+    ours, theirs, (tokens, targets) = sides(dataclasses.replace(SMALL, activation=activation, **changes))
     for _ in range(3):
         assert theirs.step(tokens, targets) == pytest.approx(ours.step(tokens, targets), rel=TOLERANCE)
-        coefficient = ours.optimizer.last()["clip_coef"]  # theirs are clipped in place
+        coefficient = ours.state.opt.last()["clip_coef"]  # theirs are clipped in place
         assert coefficient < 1
         for name, p in theirs.model.named_parameters():
-            mine = coefficient * ours.backend.numpy(ours.model.weights[name].grad_home)
+            mine = coefficient * ours.backend.numpy(ours.state.model.weights[name].grad_home)
             np.testing.assert_allclose(p.grad.numpy(), mine, rtol=0, atol=TOLERANCE * max(np.abs(mine).max(), 1e-3))
-    for name, w in ours.model.state_dict().items():
+    for name, w in ours.state.model.state_dict().items():
         np.testing.assert_allclose(theirs.model.state_dict()[name].numpy(), w, rtol=0, atol=TOLERANCE)
 
 
 def test_groups_are_those_of_our_optimizer() -> None:
     ours, theirs, _ = sides(SMALL)
     decaying = sum(p.numel() for p in theirs.optimizer.param_groups[0]["params"])
-    assert decaying == sum(w.size for name, w in ours.model.weights.items()
-                           if ours.optimizer.start[name] < ours.optimizer.n_decay)
+    assert decaying == sum(w.size for name, w in ours.state.model.weights.items()
+                           if ours.state.opt.start[name] < ours.state.opt.n_decay)
     assert [group["weight_decay"] for group in theirs.optimizer.param_groups] == [SETTINGS.weight_decay, 0.0]
 
 

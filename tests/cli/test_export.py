@@ -96,10 +96,10 @@ def test_what_a_user_can_put_right(done: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_model_that_is_no_gpt2(tmp_path: Path) -> None:
-    assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", "--activation", "relu,gelu", "--steps", "1",
-               "--run-dir", tmp_path / "run").exit_code == 0
+    assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", "--activation", "relu,gelu", "--qk-norm", "true",
+               "--steps", "1", "--run-dir", tmp_path / "run").exit_code == 0
     refused(run(export.main, tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf"), "softcap is 30",
-            "activation is relu,gelu")
+            "qk_norm is true", "activation is relu,gelu")
     assert not (tmp_path / "hf").exists()
 
 

@@ -45,10 +45,10 @@ def assert_same(a: Path, b: Path, step: int) -> None:
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(("accum", "precision"), [(1, "f32"), (2, "f32"), (2, "mixed")])
-def test_twelve_steps_are_six_and_six(tmp_path: Path, each_backend: Backend, accum: int, precision: str) -> None:
+@pytest.mark.parametrize("flags", ["", "--accum 2", "--accum 2 --precision mixed", "--dropout 0.1 --qk-norm true"])
+def test_twelve_steps_are_six_and_six(tmp_path: Path, each_backend: Backend, flags: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    finish(train(each_backend, "--preset", "tiny", "--run-dir", whole, "--accum", str(accum), "--precision", precision))
+    finish(train(each_backend, "--preset", "tiny", "--run-dir", whole, *flags.split()))
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoints" / "step-000012")  # as if it had died after step 6 or later
     finish(train(each_backend, "--resume", parts))

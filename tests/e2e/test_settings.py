@@ -116,7 +116,7 @@ TRAINED = {
     "steps": st.integers(1, 4), "activation": st.sampled_from([*MLPS]), "precision": st.sampled_from(["f32", "mixed"]),
     "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
-    "dropout": SMALL, "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
+    "dropout": SMALL, "qk-norm": st.booleans(), "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
     "checkpoint-interval": st.integers(0, 2), "keep": st.integers(0, 2), "seed": st.integers(0, 2**63 - 1),
 }
 

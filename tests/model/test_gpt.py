@@ -14,6 +14,7 @@ from helios.tensor import Tensor
 
 SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, ffn_dim=80)
 ACTIVATIONS = [*MLPS, "swiglu,kan_spline"]
+VARIANTS = [*({"activation": name} for name in ACTIVATIONS), {"qk_norm": True}]
 RNG = random.state(5, 3)
 
 
@@ -43,15 +44,16 @@ MLP_NAMES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_names_shapes_and_count(activation):
-    cfg = dataclasses.replace(SMALL, activation=activation)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_names_shapes_and_count(changes):
+    cfg = dataclasses.replace(SMALL, **changes)
     expected: dict[str, tuple[int, ...]] = {
         "wte.weight": (97, 48), "wpe.weight": (24, 48), "ln_f.weight": (48,), "ln_f.bias": (48,),
         "lm_head.weight": (97, 48)}
     for i, name in enumerate(cfg.activations):
         block = {"ln1.weight": (48,), "ln1.bias": (48,), "attn.qkv.weight": (144, 48), "attn.out.weight": (48, 48),
                  "ln2.weight": (48,), "ln2.bias": (48,), **MLP_NAMES[name]}
+        block |= {"attn.q_norm.weight": (16,), "attn.k_norm.weight": (16,)} if cfg.qk_norm else {}
         expected |= {f"blocks.{i}.{end}": shape for end, shape in block.items()}
     model = GPT(cfg, "cpu_ref")
     assert {name: p.shape for name, p in model.named_parameters()} == expected
@@ -60,7 +62,7 @@ def test_names_shapes_and_count(activation):
 
 def test_initial_values():
     cfg = GPTConfig(vocab_size=500, block_size=64, n_layer=4, n_head=2, n_embd=64,
-                    activation="gelu,swiglu,universal,kan_spline")
+                    activation="gelu,swiglu,universal,kan_spline", qk_norm=True)
     state = GPT(cfg, "cpu_ref", seed=1).state_dict()
     for name, w in state.items():
         if w.ndim == 1:
@@ -140,6 +142,9 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
         heads = []
         for head in range(cfg.n_head):
             q, k, v = (qkv[..., part * cfg.n_embd + head * size:][..., :size] for part in range(3))
+            if cfg.qk_norm:
+                q, k = (x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p[f"attn.{name}_norm.weight"]
+                        for name, x in (("q", q), ("k", k)))
             scores = np.einsum("btc,bsc->bts", q, k) / math.sqrt(size)
             scores = cfg.softcap * np.tanh(scores / cfg.softcap)
             weights = np.exp(scores) * np.tril(np.ones((t, t)))
@@ -158,9 +163,9 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
     return norm(x, "ln_f") @ w["lm_head.weight"].T
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_logits_against_the_formula(activation):
-    cfg = dataclasses.replace(SMALL, activation=activation, softcap=1.5)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_logits_against_the_formula(changes):
+    cfg = dataclasses.replace(SMALL, softcap=1.5, **changes)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg)
     logits = by_the_formula(cfg, {name: p.numpy() for name, p in model.named_parameters()}, tokens)
@@ -182,9 +187,9 @@ def gradient(p: Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_loss_and_gradients_against_float64(each_backend, activation, rng):
-    cfg = dataclasses.replace(SMALL, activation=activation, dropout=0.2)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_loss_and_gradients_against_float64(each_backend, changes, rng):
+    cfg = dataclasses.replace(SMALL, dropout=0.2, **changes)
     exact = loss_and_gradients(lively(GPT(cfg, CpuRef(np.float64))), rng)
     given = loss_and_gradients(lively(GPT(cfg, each_backend)), rng)
     for name, g in exact.items():
@@ -193,10 +198,10 @@ def test_loss_and_gradients_against_float64(each_backend, activation, rng):
 
 
 @pytest.mark.parametrize("rng", [None, RNG], ids=["", "dropout"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_gradients_against_finite_differences(activation, rng):
-    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, activation=activation,
-                    dropout=0.2, softcap=2.0)
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+def test_gradients_against_finite_differences(changes, rng):
+    cfg = GPTConfig(vocab_size=11, block_size=7, n_layer=2, n_head=2, n_embd=6, ffn_dim=5, dropout=0.2, softcap=2.0,
+                    **changes)
     model = lively(GPT(cfg, CpuRef(np.float64)))
     tokens, targets = batch(cfg, 2, 6)
     model.train(rng is not None).loss(tokens, targets, rng).backward()
@@ -211,9 +216,9 @@ def test_gradients_against_finite_differences(activation, rng):
         assert abs((ends[0] - ends[1]) / (2 * step) - slope) < 1e-7 * (1 + abs(slope)), name
 
 
-@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-def test_causal(each_backend, activation):
-    model = lively(GPT(dataclasses.replace(SMALL, activation=activation), each_backend))
+@pytest.mark.parametrize("changes", [{}, {"activation": "swiglu"}, {"qk_norm": True}], ids=str)
+def test_causal(each_backend, changes):
+    model = lively(GPT(dataclasses.replace(SMALL, **changes), each_backend))
     tokens, _ = batch(SMALL, 3, 24)
     before = model.logits(tokens).numpy()
     for t in (0, 1, 7, 16, 23):
@@ -225,10 +230,13 @@ def test_causal(each_backend, activation):
         assert np.array_equal(model.logits(changed[:, :t + 1]).numpy().argmax(-1), after[:, :t + 1].argmax(-1)), t
 
 
-def test_heads_are_permuted_not_mixed(each_backend):
-    model = lively(GPT(SMALL, each_backend))
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_heads_are_permuted_not_mixed(each_backend, qk_norm):
+    model = lively(GPT(dataclasses.replace(SMALL, qk_norm=qk_norm), each_backend))
     tokens, _ = batch(SMALL)
-    before, state = model.logits(tokens).numpy(), model.state_dict()
+    state = {name: w + w[::-1] if "_norm" in name else w for name, w in model.state_dict().items()}  # for `within`
+    model.load_state_dict(state)
+    before = model.logits(tokens).numpy()
 
     def with_channels(order: np.ndarray) -> np.ndarray:
         """Logits with the attention's channels in another order, the same in q, k, v and the output."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
     return ids[0], ids[1]
 
 
-def loss_and_gradients(be: Backend, activation: str, scale: float | None = None) -> dict[str, np.ndarray]:
-    model = GPT(dataclasses.replace(SMALL, activation=activation), be)
+def loss_and_gradients(be: Backend, scale: float | None = None, **changes: Any) -> dict[str, np.ndarray]:
+    model = GPT(dataclasses.replace(SMALL, **changes), be)
     draw = np.random.default_rng(0)
     model.load_state_dict({name: (w + draw.standard_normal(w.shape) * (0.3 if w.ndim == 1 else w.shape[1] ** -0.5)
                                   ).astype(np.float32) for name, w in model.state_dict().items()})
@@ -37,13 +38,13 @@ def loss_and_gradients(be: Backend, activation: str, scale: float | None = None)
     return found
 
 
-@pytest.mark.parametrize("activation", MLPS)
-def test_gradients_of_a_model(each_mixed: Backend, activation: str) -> None:
+@pytest.mark.parametrize("changes", [*({"activation": name} for name in MLPS), {"qk_norm": True}], ids=str)
+def test_gradients_of_a_model(each_mixed: Backend, changes: dict[str, Any]) -> None:
     """Against float64 with the same roundings. Where the last digit of a float32 decides one, a float16's last digit
     changes, and with it others further on (or with relu a sign): the norm of all differences stays below that of what
     rounding changes at all."""
     backends = CpuRef(np.float64, "mixed"), each_mixed, CpuRef(np.float64)
-    exact, given, plain = (loss_and_gradients(be, activation, SCALE_START) for be in backends)
+    exact, given, plain = (loss_and_gradients(be, SCALE_START, **changes) for be in backends)
     total = np.sqrt(sum((g**2).sum() for g in exact.values()))
     off = lambda other: np.sqrt(sum(((given[name] - g) ** 2).sum() for name, g in other.items())) / total
     assert abs(given["loss"] / exact["loss"] - 1) < 1e-3
@@ -53,7 +54,7 @@ def test_gradients_of_a_model(each_mixed: Backend, activation: str) -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_a_scale_of_the_loss_scales_the_gradients(each_backend: Backend, scale: float) -> None:
-    plain, scaled = loss_and_gradients(each_backend, "gelu"), loss_and_gradients(each_backend, "gelu", scale)
+    plain, scaled = loss_and_gradients(each_backend), loss_and_gradients(each_backend, scale)
     assert plain["loss"] == scaled["loss"]
     for name in plain.keys() - {"loss"}:
         if scale == 1.0:

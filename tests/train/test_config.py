@@ -17,7 +17,7 @@ FLAGS = """--format --tokenizer
 --steps --batch --block --layers --dim --heads --ffn-dim --activation --dropout --softcap --vocab-size --lr --lr-min
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
 --sample-interval --checkpoint-interval --keep --keep-every --retries --report --search --search-config --max-cost
---log --dry-run"""
+--log --dry-run --qk-norm"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:

@@ -171,6 +171,7 @@ def test_a_folder_in_fewer_bits(model: Exported, tmp_path: Path, dtype: str, the
 @pytest.mark.parametrize("changes, said", [
     ({"softcap": 30.0}, ["softcap is 30, and 0 there"]),
     ({"activation": "swiglu"}, ["activation is swiglu, and gelu there"]),
+    ({"qk_norm": True}, ["qk_norm is true, and false there", "--qk-norm false"]),
     ({"activation": "gelu,silu", "softcap": 5.0}, ["softcap is 5", "activation is gelu,silu"])])
 def test_a_model_unlike_gpt2_is_not_written(model: Exported, tmp_path: Path, changes: dict[str, Any], said: list[str]
                                             ) -> None:
