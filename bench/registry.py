@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from helios import random
-from helios.backends.backend import STATS, Array, Backend
+from helios.backends.backend import QK_EPS, STATS, Array, Backend
 from helios.backends.cpu_ref import CpuRef
 from helios.model.activations import Activation, activation
 from helios.model.config import GPTConfig
@@ -143,6 +143,13 @@ def _attention(s: Sizes) -> Callable[..., Any]:
 
         return attention(qkv, causal_mask(s.block, qkv.device), s.n_head, s.softcap, s.dropout)
     return run
+
+
+def _qk_norm(t: Any, qkv: Any, weights: Sequence[Any], n_head: int) -> list[Any]:
+    """Return q, k, v, of which q and k are normed."""
+    q, k, v = qkv.chunk(3, -1)
+    heads = ((x.unflatten(-1, (n_head, -1)), w) for x, w in zip((q, k), weights, strict=True))
+    return [*(t.nn.functional.rms_norm(x, w.shape, w, QK_EPS).flatten(-2) for x, w in heads), v]
 
 
 def _clip_stats(t: Any, grad: Any) -> Any:
@@ -295,6 +302,17 @@ def _attentions(s: Sizes) -> Iterator[Row]:
     products = 2 * s.batch * d * s.block * (s.block + 1) // 2  # in one product of all heads, on and below the diagonal
     run = _attention(s)
     # Two products forward; five backward: the scores again, and the gradients of the weights, q, k and v.
+    head, n = d // s.n_head, 2 * s.rows * d  # elements of q and k
+    args = [normal(*shape), *[constant(np.ones(head, np.float32))] * 2]  # the backward pass is repeated, in place
+    norms = lambda t, qkv, *weights: _qk_norm(t, qkv, weights, s.n_head)
+
+    def in_place(be: Backend, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array) -> tuple[Array, ...]:
+        return dqkv, *be.qk_norm_backward(qkv, q_weight, k_weight, dqkv, s.n_head)
+
+    yield Row("qk_norm", "qk_norm", _text(*shape), args, lambda be, *args: be.qk_norm(*args, s.n_head), 4 * n,
+              forward(lambda t, *args: t.cat(norms(t, *args)[:2], -1)), traffic=4 * (2 * n + 2 * head))
+    yield Row("qk_norm_backward", "qk_norm_backward", _text(*shape), [*args, normal(*shape)], in_place, 11 * n,
+              of_all(lambda t, *args: t.cat(norms(t, *args), -1)), traffic=4 * (3 * n + 4 * head))
     yield Row("attention", "attention", _text(*shape), [normal(*shape), KEY],
               lambda be, qkv, rng: be.attention(qkv, rng, **how), 2 * products,
               forward(lambda t, qkv, rng: run(t, qkv)))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helios.backends.backend import SPLINE_REACH
+from helios.backends.backend import QK_EPS, SPLINE_REACH
 from helios.model.activations import Activation
 from helios.model.config import GPTConfig
 from helios.train.config import TrainConfig
@@ -25,11 +25,14 @@ def causal_mask(length: int, device: Any = None) -> Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
 
 
-def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float) -> Tensor:
-    """Compute what helios.ops.attention does, by PyTorch's fused kernel where there is no soft cap, which it lacks."""
+def attention(qkv: Tensor, mask: Tensor, n_head: int, cap: float, p: float, norms: Sequence[nn.Module] = ()) -> Tensor:
+    """Compute what helios.ops.attention does, by PyTorch's fused kernel where there is no soft cap, which it lacks.
+    norms: of q and of k."""
     b, length, width = qkv.shape
     head = width // 3 // n_head
     q, k, v = qkv.view(b, length, 3, n_head, head).permute(2, 0, 3, 1, 4)
+    if norms:
+        q, k = (norm(x) for norm, x in zip(norms, (q, k), strict=True))
     if cap == 0.0:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
     else:
@@ -49,11 +52,14 @@ class Attention(nn.Module):
         self.cfg = cfg
         self.qkv = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=False)
         self.out = nn.Linear(cfg.n_embd, cfg.n_embd, bias=False)
+        if cfg.qk_norm:
+            self.q_norm, self.k_norm = (nn.RMSNorm(cfg.n_embd // cfg.n_head, eps=QK_EPS) for _ in "qk")
         self.register_buffer("mask", causal_mask(cfg.block_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.cfg.dropouts.attn if self.training else 0.0
-        return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p))
+        norms = (self.q_norm, self.k_norm) if self.cfg.qk_norm else ()
+        return self.out(attention(self.qkv(x), self.mask, self.cfg.n_head, self.cfg.softcap, p, norms))
 
 
 FASTER: dict[str, Callable[[Tensor], Tensor]] = {  # what PyTorch has in one operation

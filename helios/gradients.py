@@ -46,6 +46,15 @@ def _dropout(be: Backend, n: Any, g: Array) -> tuple[Array | None, ...]:
     return be.dropout(g, rng, **n.attrs), None, None if residual is None else g
 
 
+def _attention(be: Backend, n: Any, g: Array) -> tuple[Array | None, ...]:
+    (qkv, rng, *weights), (out, lse, qk) = n.inputs, n.outputs
+    dqkv = be.attention_backward(qkv, out, lse, g, rng, **n.attrs, qk=qk)
+    if not weights:
+        return dqkv, None
+    q_weight, k_weight = weights
+    return dqkv, None, *be.qk_norm_backward(qkv, q_weight, k_weight, dqkv, n.attrs["n_head"])
+
+
 GRADIENTS: dict[str, Rule] = {
     "add": lambda be, n, g: (g, g),
     "sub": lambda be, n, g: (g, be.scale(g, -1.0)),
@@ -62,6 +71,6 @@ GRADIENTS: dict[str, Rule] = {
     "layer_norm": lambda be, n, g: be.layer_norm_backward(*n.inputs[:2], *n.outputs[1:], g),
     "rms_norm": lambda be, n, g: be.rms_norm_backward(*n.inputs, n.outputs[1], g),
     "embedding": _embedding,
-    "attention": lambda be, n, g: (be.attention_backward(n.inputs[0], *n.outputs, g, n.inputs[1], **n.attrs), None),
+    "attention": _attention,
     "cross_entropy": lambda be, n, g: (be.cross_entropy_backward(*n.inputs, n.outputs[1], g, **n.attrs), None),
 }

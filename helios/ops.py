@@ -169,14 +169,17 @@ def embedding(table: Tensor, index: Tensor, positions: Tensor | None = None) -> 
     return record("embedding", (table, index, positions), (out,))
 
 
-def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: Tensor | None = None, site: int = 0
-              ) -> Tensor:
+def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: Tensor | None = None, site: int = 0,
+              qk_norm: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Return causal self-attention [B, T, D] of the projection qkv [B, T, 3D] (q, k, v, heads contiguous in each).
 
     Scores q·kᵀ/√(D/n_head), soft-capped by cap·tanh(s/cap) unless cap is 0, masked, softmax, dropout p on the weights
-    with the mask of helios.random at (rng, site).
+    with the mask of helios.random at (rng, site). qk_norm, two weights [D/n_head]: each head's q and k become
+    x/√(mean(x²) + 1e-5)·weight before the scores, with the first weight for q and the second for k (RMS norm: Zhang &
+    Sennrich, 2019; of q and k: Dehghani et al., 2023).
     """
-    check("attention", qkv)
+    weights: tuple[Tensor, ...] = qk_norm or ()
+    check("attention", qkv, *weights)
     if n_head < 1 or len(qkv.shape) != 3 or qkv.shape[2] % (3 * n_head):
         raise ValueError(f"attention: qkv must be [B, T, 3·D] with D a multiple of {n_head} heads, got {qkv.shape}")
     if cap < 0 or not 0.0 <= p < 1.0:
@@ -185,9 +188,13 @@ def attention(qkv: Tensor, n_head: int, cap: float = 0.0, p: float = 0.0, rng: T
         if rng is None:
             raise ValueError("attention: dropout needs rng")
         _index("attention", "rng", rng, qkv, (3,))
+    head, given = qkv.shape[2] // (3 * n_head), [w.shape for w in weights]
+    if given and given != [(head,)] * 2:
+        raise ValueError(f"attention: qk_norm must be two weights [{head}], got {', '.join(map(str, given))}")
+    qk = qkv.backend.qk_norm(qkv.data, qk_norm[0].data, qk_norm[1].data, n_head) if qk_norm else None
     attrs: dict[str, Any] = {"n_head": n_head, "cap": cap, "p": p, "site": site}
-    outputs = qkv.backend.attention(qkv.data, None if rng is None else rng.data, **attrs)
-    return record("attention", (qkv, rng), outputs, **attrs)
+    outputs = qkv.backend.attention(qkv.data, None if rng is None else rng.data, **attrs, qk=qk)
+    return record("attention", (qkv, rng, *weights), (*outputs, qk), **attrs)
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, cap: float = 0.0) -> Tensor:

@@ -1,4 +1,4 @@
-// The backward pass of attention: from g = dL/dout, the gradients by q, k and v, into their places in dqkv. Shapes as
+// The backward pass of attention: from g = dL/dout, the gradients dq, dk and dv, with strides of their own. Shapes as
 // in attention.comp; g as out. With c the capped scores, w = exp(c - lse) the weights, w̃ the weights after dropout,
 // delta_i = g_i·out_i and ds = w·(dropped(g·vᵀ) - delta)·cap':
 //   dq_i = scale·Σ_j ds_ij·k_j    dk_j = scale·Σ_i ds_ij·q_i    dv_j = Σ_i w̃_ij·g_i
@@ -9,24 +9,33 @@
 // array exists.
 #include "lib/common.glsl"
 #include "lib/half.glsl"
-#include "lib/attention_lanes.glsl"
+#include "lib/attention.glsl"
+#include "lib/heads.glsl"
 
 layout(push_constant) uniform Push {
-    In qkv, o, lse, g;
-    Out dqkv;
+    In q, k, v, o, lse, g;
+#if BY_KEY
+    Out dk, dv;
+#else
+    Out dq;
+#endif
     InI rng;
-    uint batch, heads, len, threshold, site;
+    uint batch, heads, len, threshold, site, q_stride, k_stride, v_stride;
+#if BY_KEY
+    uint dk_stride, dv_stride;
+#else
+    uint dq_stride;
+#endif
     float scale, cap, factor;
 } p;
 
 #if BY_KEY
 void by_key(Place at) {
     uint lane = gl_SubgroupInvocationID, j = at.block * SG + lane, here = min(j, p.len - 1);
-    uint mine = at.qkv + here * at.stride;
     vec2 k[TWOS], v[TWOS], dk[TWOS], dv[TWOS];
     [[unroll]] for (uint d = 0; d < TWOS; d++) {
-        k[d] = rounded(head(p.qkv, mine + at.width, d)) * p.scale;
-        v[d] = rounded(head(p.qkv, mine + 2 * at.width, d));
+        k[d] = rounded(head(p.k, offset(at, here, p.k_stride), d)) * p.scale;
+        v[d] = rounded(head(p.v, offset(at, here, p.v_stride), d));
         dk[d] = dv[d] = vec2(0.0);
     }
     for (uint i0 = at.block * SG; i0 < p.len; i0 += SG) {
@@ -35,9 +44,9 @@ void by_key(Place at) {
         vec2 q[TWOS], g[TWOS];
         [[unroll]] for (uint i = 0; i < SG; i++) s[i] = ds[i] = 0.0;
         [[unroll]] for (uint d = 0; d < TWOS; d++) {
-            q[d] = rounded(head(p.qkv, at.qkv + there * at.stride, d));
-            g[d] = rounded(head(p.g, at.out0 + there * at.width, d));
-            delta = plus_dot(g[d], head(p.o, at.out0 + there * at.width, d), delta);
+            q[d] = rounded(head(p.q, offset(at, there, p.q_stride), d));
+            g[d] = rounded(head(p.g, offset(at, there, at.width), d));
+            delta = plus_dot(g[d], head(p.o, offset(at, there, at.width), d), delta);
             [[unroll]] for (uint i = 0; i < SG; i++) {
                 s[i] = plus_dot(k[d], subgroupBroadcast(q[d], i), s[i]);
                 ds[i] = plus_dot(v[d], subgroupBroadcast(g[d], i), ds[i]);
@@ -76,8 +85,8 @@ void by_key(Place at) {
     }
     if (j >= p.len) return;
     [[unroll]] for (uint d = 0; d < TWOS; d++) {
-        store_head(p.dqkv, mine + at.width, d, dk[d] * p.scale);
-        store_head(p.dqkv, mine + 2 * at.width, d, dv[d]);
+        store_head(p.dk, offset(at, j, p.dk_stride), d, dk[d] * p.scale);
+        store_head(p.dv, offset(at, j, p.dv_stride), d, dv[d]);
     }
 }
 #else
@@ -86,19 +95,20 @@ void by_query(Place at) {
     float delta = 0.0, lse = p.lse.v[row];
     vec2 q[TWOS], g[TWOS], dq[TWOS];
     [[unroll]] for (uint d = 0; d < TWOS; d++) {
-        q[d] = rounded(head(p.qkv, at.qkv + here * at.stride, d)) * p.scale;
-        g[d] = rounded(head(p.g, at.out0 + here * at.width, d));
-        delta = plus_dot(g[d], head(p.o, at.out0 + here * at.width, d), delta);
+        q[d] = rounded(head(p.q, offset(at, here, p.q_stride), d)) * p.scale;
+        g[d] = rounded(head(p.g, offset(at, here, at.width), d));
+        delta = plus_dot(g[d], head(p.o, offset(at, here, at.width), d), delta);
         dq[d] = vec2(0.0);
     }
     for (uint j0 = 0; j0 <= at.block * SG; j0 += SG) {
-        uint theirs = at.qkv + min(j0 + gl_SubgroupInvocationID, p.len - 1) * at.stride;
+        uint there = min(j0 + gl_SubgroupInvocationID, p.len - 1);
+        uint k_at = offset(at, there, p.k_stride), v_at = offset(at, there, p.v_stride);
         float s[SG], ds[SG];
         vec2 k[TWOS];
         [[unroll]] for (uint j = 0; j < SG; j++) s[j] = ds[j] = 0.0;
         [[unroll]] for (uint d = 0; d < TWOS; d++) {
-            k[d] = rounded(head(p.qkv, theirs + at.width, d));
-            vec2 v = rounded(head(p.qkv, theirs + 2 * at.width, d));
+            k[d] = rounded(head(p.k, k_at, d));
+            vec2 v = rounded(head(p.v, v_at, d));
             [[unroll]] for (uint j = 0; j < SG; j++) {
                 s[j] = plus_dot(q[d], subgroupBroadcast(k[d], j), s[j]);
                 ds[j] = plus_dot(g[d], subgroupBroadcast(v, j), ds[j]);
@@ -118,7 +128,7 @@ void by_query(Place at) {
             [[unroll]] for (uint j = 0; j < SG; j++) dq[d] = fma(vec2(ds[j]), subgroupBroadcast(k[d], j), dq[d]);
     }
     if (i >= p.len) return;
-    [[unroll]] for (uint d = 0; d < TWOS; d++) store_head(p.dqkv, at.qkv + i * at.stride, d, dq[d] * p.scale);
+    [[unroll]] for (uint d = 0; d < TWOS; d++) store_head(p.dq, offset(at, i, p.dq_stride), d, dq[d] * p.scale);
 }
 #endif
 

@@ -13,11 +13,21 @@
 #include "lib/attention_coopmat.glsl"
 
 layout(push_constant) uniform Push {
-    In qkv, o, lse, g;
-    Out dqkv;
-    InOut delta;
+    In q, k, v, lse, g;
+#if BY_KEY
+    In delta;
+    Out dk, dv;
+#else
+    In o;
+    Out delta, dq;
+#endif
     InI rng;
-    uint batch, heads, len, threshold, site;
+    uint batch, heads, len, threshold, site, q_stride, k_stride, v_stride;
+#if BY_KEY
+    uint dk_stride, dv_stride;
+#else
+    uint dq_stride;
+#endif
     float scale, cap, factor;
 } p;
 
@@ -31,20 +41,20 @@ shared vec2 stats[BLOCK];  // of mine
 
 void fetch_both(Place at, uint row) {
 #if BY_KEY
-    fetch(0, p.qkv, at.qkv, at.stride, row, p.len);
-    fetch(1, p.g, at.out0, at.width, row, p.len);
+    fetch(0, p.q, at, p.q_stride, row, p.len);
+    fetch(1, p.g, at, at.width, row, p.len);
 #else
-    fetch(0, p.qkv, at.qkv + at.width, at.stride, row, p.len);
-    fetch(1, p.qkv, at.qkv + 2 * at.width, at.stride, row, p.len);
+    fetch(0, p.k, at, p.k_stride, row, p.len);
+    fetch(1, p.v, at, p.v_stride, row, p.len);
 #endif
 }
 
-// What lies in the subgroup's first tile, times `scale`: F columns of a result, from `start` in dqkv on.
-void give(uint start, uint stride, uint row, float scale) {
+// What lies in the subgroup's first tile, times `scale`: F columns of the result x, from `column` on.
+void give(Out x, Place at, uint stride, uint row, uint column, float scale) {
     subgroupBarrier();
     for (uint e = gl_SubgroupInvocationID; e < F * Q; e += SG)
         if (row + e / Q < p.len)
-            Out4(uvec2(p.dqkv)).v[(start + (row + e / Q) * stride) / 4 + e % Q] =
+            Out4(uvec2(x)).v[(offset(at, row + e / Q, stride) + column) / 4 + e % Q] =
                 tiles[gl_SubgroupID * TILES * TILE + e / Q * TILE_PITCH + e % Q] * scale;
     subgroupBarrier();
 }
@@ -68,14 +78,14 @@ void main() {
         da[d] = Sum(0.0);
 #if BY_KEY
         db[d] = Sum(0.0);
-        bring(p.qkv, at.qkv + at.width, at.stride, mine, p.len, d * F);
+        bring(p.k, at, p.k_stride, mine, p.len, d * F);
         coopMatLoad(a[d], pairs, pair, PAIR_PITCH, BY_ROWS);
-        bring(p.qkv, at.qkv + 2 * at.width, at.stride, mine, p.len, d * F);
+        bring(p.v, at, p.v_stride, mine, p.len, d * F);
         coopMatLoad(b[d], pairs, pair, PAIR_PITCH, BY_ROWS);
 #else
-        bring(p.qkv, at.qkv, at.stride, mine, p.len, d * F);
+        bring(p.q, at, p.q_stride, mine, p.len, d * F);
         coopMatLoad(a[d], pairs, pair, PAIR_PITCH, BY_ROWS);
-        bring(p.g, at.out0, at.width, mine, p.len, d * F);
+        bring(p.g, at, at.width, mine, p.len, d * F);
         coopMatLoad(b[d], pairs, pair, PAIR_PITCH, BY_ROWS);
 #endif
     }
@@ -84,8 +94,8 @@ void main() {
         uint row = row0 + lane / 4;
         float delta = 0.0;
         for (uint d = lane % 4 * 4; d < DH; d += 16) {
-            vec4 g = four(p.g, at.out0, at.width, mine + row, p.len, d);
-            vec4 o = four(p.o, at.out0, at.width, mine + row, p.len, d);
+            vec4 g = four(p.g, at, at.width, mine + row, p.len, d);
+            vec4 o = four(p.o, at, at.width, mine + row, p.len, d);
             [[unroll]] for (uint e = 0; e < 4; e++) delta = fma(rounded(g[e]), o[e], delta);
         }
         delta = subgroupClusteredAdd(delta, 4);
@@ -168,10 +178,12 @@ void main() {
 
     [[unroll]] for (uint d = 0; d < DF; d++) {
         coopMatStore(da[d], tiles, tile, TILE_PITCH, BY_ROWS);
-        give(at.qkv + BY_KEY * at.width + d * F, at.stride, mine, p.scale);
 #if BY_KEY
+        give(p.dk, at, p.dk_stride, mine, d * F, p.scale);
         coopMatStore(db[d], tiles, tile, TILE_PITCH, BY_ROWS);
-        give(at.qkv + 2 * at.width + d * F, at.stride, mine, p.factor);
+        give(p.dv, at, p.dv_stride, mine, d * F, p.factor);
+#else
+        give(p.dq, at, p.dq_stride, mine, d * F, p.scale);
 #endif
     }
 }

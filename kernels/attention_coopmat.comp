@@ -13,10 +13,10 @@
 #include "lib/attention_coopmat.glsl"
 
 layout(push_constant) uniform Push {
-    In qkv;
+    In q, k, v;
     Out o, lse;
     InI rng;
-    uint batch, heads, len, threshold, site;
+    uint batch, heads, len, threshold, site, q_stride, k_stride, v_stride;
     float scale, cap, factor;
 } p;
 
@@ -24,8 +24,8 @@ const uint PARTS = SG > 2 * F ? SG / F : 2, ROWS = F * PARTS / SG;  // lanes of 
 const uint SPAN = BK / 4 / PARTS;  // fours of a row that a lane has
 
 void fetch_both(Place at, uint j) {
-    fetch(0, p.qkv, at.qkv + at.width, at.stride, j, p.len);
-    fetch(1, p.qkv, at.qkv + 2 * at.width, at.stride, j, p.len);
+    fetch(0, p.k, at, p.k_stride, j, p.len);
+    fetch(1, p.v, at, p.v_stride, j, p.len);
 }
 
 void main() {
@@ -38,7 +38,7 @@ void main() {
     Left q[DF];
     Sum sum[DF];
     [[unroll]] for (uint d = 0; d < DF; d++) {
-        bring(p.qkv, at.qkv, at.stride, i0, p.len, d * F);
+        bring(p.q, at, p.q_stride, i0, p.len, d * F);
         coopMatLoad(q[d], pairs, pair, PAIR_PITCH, BY_ROWS);
         sum[d] = Sum(0.0);
     }
@@ -123,7 +123,7 @@ void main() {
             uint row = first + r * (SG / PARTS), i = i0 + row;
             if (i < p.len)
                 for (uint column = part; column < Q; column += PARTS)
-                    Out4(uvec2(p.o)).v[(at.out0 + i * at.width + d * F) / 4 + column] =
+                    Out4(uvec2(p.o)).v[(offset(at, i, at.width) + d * F) / 4 + column] =
                         tiles[tile + row * TILE_PITCH + column] * (p.factor / total[r]);
         }
         subgroupBarrier();

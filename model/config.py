@@ -60,6 +60,8 @@ class GPTConfig(Settings):
                              flag="softcap")
     logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
                                    flag="logit-softcap")
+    qk_norm: bool = setting(False, ANY, "RMS norm of each head's q and k, with weights of their own, before the scores",
+                            flag="qk-norm")
     zero_init_outputs: bool = setting(False, ANY, "start the matrices whose products are added to the residual "
                                       "stream at 0", flag="zero-init-outputs")
 
@@ -100,11 +102,12 @@ class GPTConfig(Settings):
         """Return every parameter's name and shape, in the model's order; a matrix leads from its second axis to its
         first. Counts and memory follow from this table."""
         d = self.n_embd
+        attn = {f"attn.{x}_norm.weight": (d // self.n_head,) for x in "qk" if self.qk_norm}
         norm = lambda name: {f"{name}.{part}": (d,) for part in NORMS[self.norm]}
         found: dict[str, tuple[int, ...]] = {"wte.weight": (self.vocab_size, d), "wpe.weight": (self.block_size, d)}
         for i, (act, f) in enumerate(zip(self.activations, self.ffn_dims, strict=True)):
             block: dict[str, tuple[int, ...]] = {
-                **norm("ln1"), "attn.qkv.weight": (3 * d, d), "attn.out.weight": (d, d),
+                **norm("ln1"), "attn.qkv.weight": (3 * d, d), **attn, "attn.out.weight": (d, d),
                 **norm("ln2"), "mlp.fc1.weight": (act.parts * f, d),
                 **{f"mlp.act.{name}": (*value.shape, f) for name, value in act.coefficients.items()},
                 "mlp.fc2.weight": (d, f),

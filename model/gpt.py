@@ -50,7 +50,9 @@ class GPT:
         for i, act in enumerate(cfg.activations):
             block = partial(self._of_block, i)
             h = self._norm(f"blocks.{i}.ln1", x)
-            h = ops.attention(ops.linear(h, block("attn.qkv.weight")), cfg.n_head, cfg.softcap, p.attn, rng, site=3 * i)
+            norms = (block("attn.q_norm.weight"), block("attn.k_norm.weight")) if cfg.qk_norm else None
+            h = ops.linear(h, block("attn.qkv.weight"))
+            h = ops.attention(h, cfg.n_head, cfg.softcap, p.attn, rng, 3 * i, norms)
             x = _drop(ops.linear(h, block("attn.out.weight")), p.resid, rng, 3 * i + 1, residual=x)
             h = self._norm(f"blocks.{i}.ln2", x)
             h = ops.linear(h, block("mlp.fc1.weight"), act.formula if act.fused else None)

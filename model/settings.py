@@ -155,9 +155,7 @@ class Setting(NamedTuple):
         """The default as it would be given, "" where the setting is not given."""
         if self.default is None:
             return "auto" if self.takes_auto else ""
-        if isinstance(self.default, bool):
-            return str(self.default).lower()
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+        return spelt(self.default)
 
     @property
     def takes_auto(self) -> bool:
@@ -180,6 +178,13 @@ class Setting(NamedTuple):
             near = nearest(str(found), self.range.names) if self.range.names else ""
             raise UserError(f"{origin}: expected {self.range.words}, got {shown(value)}{near}")
         return found
+
+
+def spelt(value: Any) -> str:
+    """Return a value as a flag would take it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def shown(value: Any) -> str:

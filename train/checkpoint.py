@@ -25,7 +25,6 @@ import safetensors.numpy
 from helios.errors import UserError
 from helios.files import obstacle, sync_folder
 from helios.model.config import GPTConfig
-from helios.model.settings import declared
 from helios.train.records.layout import CHECKPOINTS, way_on
 
 FORMAT = "helios-checkpoint-2"
@@ -258,11 +257,12 @@ def load(path: Path) -> Checkpoint:
 
 
 def check_model(checkpoint: Checkpoint, model: Mapping[str, Any]) -> None:
-    """Raise UserError, naming each difference, unless the checkpoint is of a model with these settings."""
-    known = {s.key: s.default for s in declared(GPTConfig)}  # of what one of an older version lacks
-    theirs = {key: known.get(key) for key in model} | checkpoint.state["model"]
-    differing = [f"{k} is {theirs.get(k)!r} there and {model.get(k)!r} here"
-                 for k in sorted(theirs.keys() | model.keys()) if theirs.get(k) != model.get(k)]
+    """Raise UserError, naming each difference, unless the checkpoint is of a model with these settings. Those that an
+    older version did not have had their defaults."""
+    defaults = GPTConfig().to_dict()
+    theirs, ours = defaults | dict(checkpoint.state["model"]), defaults | dict(model)
+    differing = [f"{k} is {theirs.get(k)!r} there and {ours.get(k)!r} here"
+                 for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k)]
     if differing:
         raise UserError(f"the checkpoint {checkpoint.path} is of another model: {', '.join(differing)}; "
                         f"resume with its settings or start a new run")

@@ -6,7 +6,7 @@ are int32, and one out of range gives NaN or raises IndexError. A primitive that
 nothing falls back to another backend.
 
 With precision "mixed", matmul, linear, attention and attention_backward round the matrices they are given (a, b; x, w;
-qkv, g) to the nearest float16, ties to even, beyond its range to infinity. Arrays, sums, scores, probabilities and
+qkv, qk, g) to the nearest float16, ties to even, beyond its range to infinity. Arrays, sums, scores, probabilities and
 everything else stay as they are; a kernel for matrix units may round its probabilities and their gradients, too.
 """
 
@@ -25,6 +25,7 @@ Shape = tuple[int, ...]
 STATS = ("grad_norm", "clip_coef", "skipped", "updates", "correction1", "correction2", "loss", "grad_coef",
          "loss_scale", "good_updates", "overflows")
 SPLINE_POINTS, SPLINE_REACH = 16, 4.0
+QK_EPS = 1e-5  # of qk_norm, added to mean squares
 PRECISIONS = ("f32", "mixed")  # what matmul, linear and attention round their inputs to: nothing, float16
 
 RECORDED_UPLOAD = ("upload: it would happen at once, and in no replay of the function that is being recorded; "
@@ -175,6 +176,12 @@ class Backend(Protocol):
         g = grad·grad_coef; m, v as usual; w ← w - lr·weight_decay·w (decaying) - lr·(m/c1)/(√(v/c2) + eps)."""
         ...
 
+    def qk_norm_backward(self, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array, n_head: int
+                         ) -> tuple[Array, Array]:
+        """Turn the gradients by what qk_norm gives, which take the places of q and k in dqkv [B, T, 3·D], into those by
+        q and k; return those by the weights."""
+        ...
+
     # -- element by element (same shapes) -----------------------------------------------------------------------------
     def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array: ...
     def mul(self, x: Array, y: Array) -> Array: ...
@@ -236,15 +243,22 @@ class Backend(Protocol):
         """Return [rows, D]: g [..., T, D] summed over the leading axes, zero from row T on."""
         ...
 
-    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
-                  ) -> tuple[Array, Array]:
+    def qk_norm(self, qkv: Array, q_weight: Array, k_weight: Array, n_head: int) -> Array:
+        """Return [B, T, 2·D]: x/√(mean(x²) + QK_EPS)·weight for each head of q and k in qkv [B, T, 3·D], the mean over
+        the head; weights [D/n_head], for all heads of q and for all of k."""
+        ...
+
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
+                  qk: Array | None = None) -> tuple[Array, Array]:
         """Return causal attention, [B, T, D], and the log-sum-exp of each row's capped scores, [B, n_head, T].
-        qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; cap 0: no soft cap; p: dropout on the
-        weights."""
+        qkv [B, T, 3·D], in order q, k, v, heads contiguous within each; qk [B, T, 2·D]: the q and k to take instead;
+        cap 0: no soft cap; p: dropout on the weights."""
         ...
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
-                           cap: float, p: float, site: int) -> Array: ...
+                           cap: float, p: float, site: int, qk: Array | None = None) -> Array:
+        """Return [B, T, 3·D]: the gradients by the q and k that were taken, and by v."""
+        ...
 
     # -- reductions ---------------------------------------------------------------------------------------------------
     def sum(self, x: Array) -> Array:

@@ -17,6 +17,7 @@ import psutil
 from helios import host, random
 from helios.backends.backend import (
     PRECISIONS,
+    QK_EPS,
     RECORDED_UPLOAD,
     SCALE_MAX,
     SCALE_MIN,
@@ -148,6 +149,15 @@ class CpuRef:
         w[:n_decay] -= lr * weight_decay * w[:n_decay]
         w -= lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
 
+    def qk_norm_backward(self, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array, n_head: int
+                         ) -> tuple[Array, Array]:
+        hats, rstd = _qk_hats(qkv, n_head)
+        g = _split(dqkv, n_head)[:2]  # a view
+        d = g * _qk_weights(q_weight, k_weight)
+        dq, dk = map(_columns, g * hats)
+        g[...] = rstd * (d - hats * (d * hats).mean(-1, keepdims=True))
+        return dq, dk
+
     # -- element by element -------------------------------------------------------------------------------------------
     def axpby(self, x: Array, y: Array, alpha: float, beta: float) -> Array:
         return self._float(alpha * x + beta * y)
@@ -236,9 +246,16 @@ class CpuRef:
         out[:t] = g.reshape(-1, t, d).sum(0)
         return out
 
-    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int
-                  ) -> tuple[Array, Array]:
+    def qk_norm(self, qkv: Array, q_weight: Array, k_weight: Array, n_head: int) -> Array:
+        return np.concatenate([_join(x) for x in _qk_hats(qkv, n_head)[0] * _qk_weights(q_weight, k_weight)], -1)
+
+    def _q_k_v(self, qkv: Array, qk: Array | None, n_head: int) -> tuple[Array, Array, Array]:
         q, k, v = _split(self._rounded(qkv), n_head)
+        return (q, k, v) if qk is None else (*_split(self._rounded(qk), n_head, 2), v)
+
+    def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
+                  qk: Array | None = None) -> tuple[Array, Array]:
+        q, k, v = self._q_k_v(qkv, qk, n_head)
         scores = np.where(_causal(qkv), _scores(q, k, cap), -np.inf)
         top = scores.max(-1, keepdims=True)
         lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
@@ -248,8 +265,8 @@ class CpuRef:
         return _join(weights @ v), self._float(lse[..., 0])
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
-                           cap: float, p: float, site: int) -> Array:
-        q, k, v = _split(self._rounded(qkv), n_head)
+                           cap: float, p: float, site: int, qk: Array | None = None) -> Array:
+        q, k, v = self._q_k_v(qkv, qk, n_head)
         (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
         scores = _scores(q, k, cap)
         weights = np.exp(np.where(_causal(qkv), scores - lse[..., None], -np.inf))
@@ -322,6 +339,17 @@ def _join(x: Array) -> Array:
     """Return [B, n_head, T, D/n_head] as [B, T, D]."""
     b, n_head, t, size = x.shape
     return x.transpose(0, 2, 1, 3).reshape(b, t, n_head * size)
+
+
+def _qk_hats(qkv: Array, n_head: int) -> tuple[Array, Array]:
+    """Return q and k over their heads' root mean squares, [2, B, n_head, T, D/n_head], and 1 over those."""
+    qk = _split(qkv, n_head)[:2]
+    rstd = 1 / np.sqrt((qk * qk).mean(-1, keepdims=True) + QK_EPS)
+    return qk * rstd, rstd
+
+
+def _qk_weights(q_weight: Array, k_weight: Array) -> Array:
+    return np.stack((q_weight, k_weight))[:, None, None, None]
 
 
 def _scores(q: Array, k: Array, cap: float) -> Array:

@@ -6,18 +6,18 @@ struct Place {
     bool inside;
     uint block;     // of `size` positions in the sequence
     uint head_row;  // row of position 0 in [B, H, T]
-    uint qkv;       // offset of this head's q at position 0; k and v lie `width` and 2·`width` further
-    uint stride;    // from one position to the next in qkv
+    uint row;       // row of position 0 in [B, T]
+    uint head;      // the head's first column; H·DH columns in all
     uint width;     // H·DH; from one position to the next in out
-    uint out0;      // offset of this head at position 0 in out
 };
 
 Place place(uint batch, uint heads, uint len, uint size) {
     uint blocks = (len + size - 1) / size, block = group() % blocks, bh = group() / blocks;
-    uint b = bh / heads, h = bh % heads, width = heads * DH;
-    return Place(bh < batch * heads, block, bh * len, b * len * 3 * width + h * DH, 3 * width, width,
-                 b * len * width + h * DH);
+    return Place(bh < batch * heads, block, bh * len, bh / heads * len, bh % heads * DH, heads * DH);
 }
+
+// Offset of the head at a position of the sequence, where positions lie `stride` apart.
+uint offset(Place at, uint position, uint stride) { return (at.row + position) * stride + at.head; }
 
 float capped(float s, float cap) {
 #if CAPPED

@@ -42,16 +42,16 @@ shared vec4 tiles[4 * TILES * TILE];
 
 f16vec4 next[2 * EACH];
 
-vec4 four(In x, uint start, uint stride, uint row, uint len, uint column) {
+vec4 four(In x, Place at, uint stride, uint row, uint len, uint column) {
     if (row >= len) return vec4(0);
-    return In4(uvec2(x)).v[(start + row * stride + column) / 4];
+    return In4(uvec2(x)).v[(offset(at, row, stride) + column) / 4];
 }
 
 // The first (0) or second (1) of their matrices, from `row` on.
-void fetch(uint which, In x, uint start, uint stride, uint row, uint len) {
+void fetch(uint which, In x, Place at, uint stride, uint row, uint len) {
     [[unroll]] for (uint n = 0; n < EACH; n++) {
         uint e = gl_LocalInvocationID.x + n * WG;
-        next[which * EACH + n] = f16vec4(four(x, start, stride, row + e / (DH / 4), len, e % (DH / 4) * 4));
+        next[which * EACH + n] = f16vec4(four(x, at, stride, row + e / (DH / 4), len, e % (DH / 4) * 4));
     }
 }
 
@@ -63,11 +63,11 @@ void put() {
 }
 
 // F columns of F positions into the subgroup's first pair, as a fragment's high part.
-void bring(In x, uint start, uint stride, uint row, uint len, uint column) {
+void bring(In x, Place at, uint stride, uint row, uint len, uint column) {
     subgroupBarrier();
     for (uint e = gl_SubgroupInvocationID; e < F * Q; e += SG)
         pairs[gl_SubgroupID * PAIRS * PAIR + e / Q * PAIR_PITCH + e % Q] =
-            f16vec4(four(x, start, stride, row + e / Q, len, column + e % Q * 4));
+            f16vec4(four(x, at, stride, row + e / Q, len, column + e % Q * 4));
     subgroupBarrier();
 }
 

@@ -88,9 +88,11 @@ def test_edges_are_not_stored(units: VulkanBackend) -> None:
             assert (product(units, a, b, ta, tb, m == 4) == k).all()
 
 
-def test_a_training_step(units: VulkanBackend) -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_a_training_step(units: VulkanBackend, qk_norm: bool) -> None:
     """All of a step's products, with their epilogues, and attention, against the kernels for other GPUs."""
-    ours, simt = (Training(be, "gelu", n_embd=32) for be in (units, make(profile="simt", precision="mixed")))
+    backends = units, make(profile="simt", precision="mixed")
+    ours, simt = (Training(be, "gelu", n_embd=32, qk_norm=qk_norm) for be in backends)
     for _ in range(3):
         a, b = ours.step(), simt.step()
         np.testing.assert_allclose(a[0], b[0], rtol=1e-4)

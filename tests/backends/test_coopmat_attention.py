@@ -19,6 +19,7 @@ from helios.backends.vulkan.audit import audit
 from helios.backends.vulkan.backend import VulkanBackend
 
 from .emulation import matrix_units
+from .test_attention import of_their_own
 from .test_shaders import Dry
 
 ORACLE = CpuRef(np.float64, "mixed")
@@ -91,6 +92,10 @@ def test_any_shape(units: VulkanBackend, variant: Variant) -> None:
 def test_large_scores(units: VulkanBackend, variant: Variant) -> None:
     """Without a cap beyond 100, where e^score overflows unless the largest is taken off first."""
     check(units, variant, 1, 33, 2, spread=6.0)
+
+
+def test_q_and_k_of_their_own(units: VulkanBackend, variant: Variant) -> None:
+    of_their_own(units, 3, variant.head, variant.cap, variant.p)
 
 
 def test_only_what_is_declared_is_touched(units: VulkanBackend, variant: Variant) -> None:

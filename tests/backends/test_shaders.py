@@ -91,6 +91,8 @@ class Dry(Primitives):
                     qkv, out, lse = self.empty((2, 3, 3 * head)), self.empty((2, 3, head)), self.empty((2, 1, 3))
                     self.attention(qkv, rng, 1, cap, p, 0)
                     self.attention_backward(qkv, out, lse, out, rng, 1, cap, p, 0)
+            w = self.empty((head,))
+            self.qk_norm(qkv, w, w, 1), self.qk_norm_backward(qkv, w, w, qkv, 1)
         for name, defines in list(self.variants.values()):  # and what fuse.py makes of them
             if name in PRODUCERS and "EPILOGUE" not in defines:
                 for swap in (0, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,6 +113,17 @@ def test_phases_and_profile_cover_the_step() -> None:
     profile = training.program.profile()
     assert len(profile) == training.program.dispatches
     assert {d.kernel for d in profile} >= {"attention", "adamw", "clip_stats", "cross_entropy"}
+
+
+@pytest.mark.parametrize("profile", ["cpu", "simt"])
+def test_what_the_norm_of_q_and_k_adds_to_a_step(profile: str) -> None:
+    """A block has its two passes and a sum for each of two weights more; nothing is copied, nothing fused is undone."""
+    be, found = make(profile=profile), []
+    for qk_norm in (False, True):
+        training = Training(be, qk_norm=qk_norm)
+        training.step()
+        found.append(Counter(c.name for c in training.program.commands))
+    assert found[1] - found[0] == {"qk_norm": 2 * 6, "sum_rows": 2 * 6} and not found[0] - found[1]
 
 
 def test_two_calls_under_way() -> None:

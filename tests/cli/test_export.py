@@ -97,7 +97,8 @@ def test_what_a_user_can_put_right(done: Path, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize(("flags", "said"), [
     ("--activation relu,gelu", "activation is relu,gelu"), ("--norm rms --logit-softcap 5", "norm is rms"),
-    ("--logit-softcap 5", "logit_softcap is 5"), ("--mlp-dropout 0.2", "resid_dropout is 0.1 and mlp_dropout 0.2")])
+    ("--logit-softcap 5", "logit_softcap is 5"), ("--qk-norm true", "qk_norm is true"),
+    ("--mlp-dropout 0.2", "resid_dropout is 0.1 and mlp_dropout 0.2")])
 def test_a_model_that_is_no_gpt2(tmp_path: Path, flags: str, said: str) -> None:
     assert run(train.main, "--preset", "tiny", "--backend", "cpu_ref", *flags.split(), "--steps", "1",
                "--run-dir", tmp_path / "run").exit_code == 0

@@ -45,7 +45,8 @@ def assert_same(a: Path, b: Path, step: int) -> None:
     assert texts[0] == texts[1]
 
 
-STEADY = "--norm rms --logit-softcap 5 --resid-dropout 0 --mlp-dropout 0.2 --embd-dropout 0.1 --zero-init-outputs true"
+STEADY = ("--norm rms --qk-norm true --logit-softcap 5 --resid-dropout 0 --mlp-dropout 0.2 --embd-dropout 0.1 "
+          "--zero-init-outputs true")
 
 
 @pytest.mark.parametrize("flags", ["", "--accum 2", "--accum 2 --precision mixed", f"{STEADY} --precision mixed"])

@@ -119,7 +119,7 @@ TRAINED = {
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
     "dropout": SMALL, "attn-dropout": SMALL, "resid-dropout": SMALL, "mlp-dropout": SMALL, "embd-dropout": SMALL,
     "norm": st.sampled_from([*NORMS]), "logit-softcap": LARGE, "zero-init-outputs": st.booleans(),
-    "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
+    "qk-norm": st.booleans(), "eval-interval": st.integers(0, 2), "eval-iters": st.integers(1, 2),
     "checkpoint-interval": st.integers(0, 2), "keep": st.integers(0, 2), "seed": st.integers(0, 2**63 - 1),
 }
 

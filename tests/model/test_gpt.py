@@ -16,7 +16,7 @@ SMALL = GPTConfig(vocab_size=97, block_size=24, n_layer=2, n_head=3, n_embd=48, 
 FORMULA = "quick: a*silu(g)*u+b*g*sin(u); a=1, b=0.1"  # gated, and with coefficients
 ACTIVATIONS = ["gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan_bspline", "mish", FORMULA,
                "swiglu,kan_spline"]
-SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"},
+SETTINGS: list[dict[str, Any]] = [*({"activation": name} for name in ACTIVATIONS), {"norm": "rms"}, {"qk_norm": True},
                                    {"logit_softcap": 1.5}, {"resid_dropout": 0.0, "embd_dropout": 0.1},
                                    {"attn_dropout": 0.0, "mlp_dropout": 0.4}]
 of_settings = pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
@@ -51,15 +51,16 @@ MLP_NAMES: dict[str, dict[str, tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_names_shapes_and_count(activation):
-    cfg = dataclasses.replace(SMALL, activation=activation)
+@pytest.mark.parametrize("settings", [*({"activation": name} for name in ACTIVATIONS), {"qk_norm": True}], ids=str)
+def test_names_shapes_and_count(settings):
+    cfg = dataclasses.replace(SMALL, **settings)
     expected: dict[str, tuple[int, ...]] = {
         "wte.weight": (97, 48), "wpe.weight": (24, 48), "ln_f.weight": (48,), "ln_f.bias": (48,),
         "lm_head.weight": (97, 48)}
     for i, act in enumerate(cfg.activations):
         block = {"ln1.weight": (48,), "ln1.bias": (48,), "attn.qkv.weight": (144, 48), "attn.out.weight": (48, 48),
                  "ln2.weight": (48,), "ln2.bias": (48,), **MLP_NAMES[act.text]}
+        block |= {"attn.q_norm.weight": (16,), "attn.k_norm.weight": (16,)} if cfg.qk_norm else {}
         expected |= {f"blocks.{i}.{end}": shape for end, shape in block.items()}
     model = GPT(cfg, "cpu_ref")
     assert {name: p.shape for name, p in model.named_parameters()} == expected
@@ -74,7 +75,7 @@ def test_an_rms_norm_has_no_bias():
 
 def test_initial_values():
     cfg = GPTConfig(vocab_size=500, block_size=64, n_layer=4, n_head=2, n_embd=64,
-                    activation="gelu,swiglu,universal,kan_spline")
+                    activation="gelu,swiglu,universal,kan_spline", qk_norm=True)
     state = GPT(cfg, "cpu_ref", seed=1).state_dict()
     for name, w in state.items():
         if w.ndim == 1:
@@ -172,6 +173,9 @@ def by_the_formula(cfg: GPTConfig, w: dict[str, np.ndarray], tokens: np.ndarray)
         heads = []
         for head in range(cfg.n_head):
             q, k, v = (qkv[..., part * cfg.n_embd + head * size:][..., :size] for part in range(3))
+            if cfg.qk_norm:
+                q, k = (x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * p[f"attn.{name}_norm.weight"]
+                        for name, x in (("q", q), ("k", k)))
             scores = np.einsum("btc,bsc->bts", q, k) / math.sqrt(size)
             scores = cfg.softcap * np.tanh(scores / cfg.softcap)
             weights = np.exp(scores) * np.tril(np.ones((t, t)))
@@ -248,9 +252,9 @@ def test_gradients_against_finite_differences(settings, rng):
         assert abs((ends[0] - ends[1]) / (2 * step) - slope) < 1e-7 * (1 + abs(slope)), name
 
 
-@pytest.mark.parametrize("activation", ["gelu", "swiglu"])
-def test_causal(each_backend, activation):
-    model = lively(GPT(dataclasses.replace(SMALL, activation=activation), each_backend))
+@pytest.mark.parametrize("changes", [{}, {"activation": "swiglu"}, {"qk_norm": True}], ids=str)
+def test_causal(each_backend, changes):
+    model = lively(GPT(dataclasses.replace(SMALL, **changes), each_backend))
     tokens, _ = batch(SMALL, 3, 24)
     before = model.logits(tokens).numpy()
     for t in (0, 1, 7, 16, 23):
@@ -262,10 +266,13 @@ def test_causal(each_backend, activation):
         assert np.array_equal(model.logits(changed[:, :t + 1]).numpy().argmax(-1), after[:, :t + 1].argmax(-1)), t
 
 
-def test_heads_are_permuted_not_mixed(each_backend):
-    model = lively(GPT(SMALL, each_backend))
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_heads_are_permuted_not_mixed(each_backend, qk_norm):
+    model = lively(GPT(dataclasses.replace(SMALL, qk_norm=qk_norm), each_backend))
     tokens, _ = batch(SMALL)
-    before, state = model.logits(tokens).numpy(), model.state_dict()
+    state = {name: w + w[::-1] if "_norm" in name else w for name, w in model.state_dict().items()}  # for `within`
+    model.load_state_dict(state)
+    before = model.logits(tokens).numpy()
 
     def with_channels(order: np.ndarray) -> np.ndarray:
         """Logits with the attention's channels in another order, the same in q, k, v and the output."""
@@ -342,7 +349,7 @@ def test_dropout_sites(settings, expected):
     where nothing is dropped there is no mask."""
 
     class Spy(CpuRef):
-        def attention(self, qkv, rng, n_head, cap, p, site):
+        def attention(self, qkv, rng, n_head, cap, p, site, qk=None):
             sites.extend([(site, p)] * (p > 0))
             return super().attention(qkv, None, n_head, cap, 0.0, site)
 

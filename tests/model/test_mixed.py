@@ -42,7 +42,7 @@ ACTIVATIONS = ("gelu", "silu", "relu", "swiglu", "universal", "kan_spline", "kan
                "a*silu(g)*u+b*g*sin(u); a=1, b=0.1")
 
 
-@pytest.mark.parametrize("settings", [*({"activation": name} for name in ACTIVATIONS), STEADY],
+@pytest.mark.parametrize("settings", [*({"activation": name} for name in ACTIVATIONS), STEADY, {"qk_norm": True}],
                          ids=lambda s: "-".join(map(str, s.values())))
 def test_gradients_of_a_model(each_mixed: Backend, settings: dict[str, Any]) -> None:
     """Against float64 with the same roundings. Where the last digit of a float32 decides one, a float16's last digit

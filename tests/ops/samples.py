@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -331,18 +331,33 @@ def draw_attention(rng: Rng) -> Iterator[Sample]:
         qkv = normal(rng, 1, 33, 3 * 2 * 16, spread=6.0)
         yield Sample((qkv, None), {"n_head": 2, "cap": cap}, terms=33, exponent=largest_score(qkv, 2, cap),
                      differences=False)
+    for b, t, n_head, size, cap, p in [
+            (2, 5, 3, 5, 0.0, 0.0), (1, 7, 2, 8, 2.0, 0.1), (1, 33, 2, 16, 30.0, 0.0), (2, 37, 3, 32, 0.0, 0.1),
+            (1, 19, 2, 64, 30.0, 0.1), (1, 17, 1, 129, 0.0, 0.0), (16_501, 2, 2, 6, 0.0, 0.0)]:
+        yield normed_sample(rng, b, t, n_head, size, cap, p)
 
 
-def largest_score(qkv: np.ndarray, n_head: int, cap: float) -> float:
+def normed_sample(rng: Rng, b: int, t: int, n_head: int, size: int, cap: float, p: float) -> Sample:
+    """With the norm of q and k, whose weights' gradients sum over all positions and heads; 0 where there is one key."""
+    qkv, weights = normal(rng, b, t, 3 * n_head * size), [normal(rng, size) for _ in "qk"]
+    state = random.state(int(rng.integers(2**63)), 3)
+    return Sample((qkv, state, *weights), {"n_head": n_head, "cap": cap, "p": p, "site": 7},
+                  terms=max(b * t * n_head, size), exponent=largest_score(qkv, n_head, cap, weights),
+                  scale=float(t == 1), differences=b * t <= 32)
+
+
+def largest_score(qkv: np.ndarray, n_head: int, cap: float, weights: Sequence[np.ndarray] = ()) -> float:
     """The largest |q·k|/√size, at most cap."""
     b, t, width = qkv.shape
     q, k, _ = qkv.reshape(b, t, 3, n_head, width // (3 * n_head)).transpose(2, 0, 3, 1, 4)
+    if weights:
+        q, k = (x / np.sqrt((x * x).mean(-1, keepdims=True)) * w for x, w in zip((q, k), weights, strict=True))
     largest = float(np.abs(q @ k.swapaxes(-1, -2)).max()) / math.sqrt(q.shape[-1])
     return min(largest, cap) if cap else largest
 
 
-def call_attention(qkv: Tensor, rng: Tensor | None, n_head: int, **kwargs: Any) -> Tensor:
-    return ops.attention(qkv, n_head, rng=rng, **kwargs)
+def call_attention(qkv: Tensor, rng: Tensor | None, *weights: Tensor, n_head: int, **kwargs: Any) -> Tensor:
+    return ops.attention(qkv, n_head, rng=rng, qk_norm=weights or None, **kwargs)
 
 
 def bad_attention() -> list[Bad]:
@@ -358,6 +373,9 @@ def bad_attention() -> list[Bad]:
         Bad((x, ints(4)), ok | {"p": 0.1}, ValueError, r"attention: rng must have shape \(3,\)"),
         Bad((x, zeros(3)), ok | {"p": 0.1}, TypeError, "attention: rng must be int32"),
         Bad((ints(2, 5, 12), None), ok, TypeError, "attention: expected floating point"),
+        Bad((x, None, zeros(2), zeros(1)), ok, ValueError, r"qk_norm must be two weights \[2\], got \(2,\), \(1,\)"),
+        Bad((x, None, zeros(2)), ok, ValueError, r"qk_norm must be two weights \[2\], got \(2,\)"),
+        Bad((x, None, zeros(2), ints(2)), ok, TypeError, "attention: expected floating point"),
     ]
 
 

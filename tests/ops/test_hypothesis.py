@@ -13,7 +13,7 @@ from helios.backends.backend import Backend
 from helios.model.activations import TABLE, activation
 
 from .registry import OPS, ORACLE, close, forward, gradients
-from .samples import Sample, integers, largest_score, normal
+from .samples import Sample, integers, largest_score, normal, normed_sample
 
 few = settings(max_examples=15, deadline=None, derandomize=True)  # a new shape may mean a new pipeline on a device
 lengths = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 37, 61, 64, 67, 97, 127, 131]) | st.integers(1, 140)
@@ -102,6 +102,15 @@ def test_attention(each_backend: Backend, b: int, t: int, n_head: int, size: int
     qkv = normal(np.random.default_rng(seed), b, t, 3 * n_head * size)
     sample = Sample((qkv, random.state(seed, 1)), {"n_head": n_head, "cap": cap, "p": p, "site": 3},
                     terms=max(t, size), exponent=largest_score(qkv, n_head, cap))
+    check("attention", sample, each_backend)
+
+
+@few
+@given(b=st.integers(1, 3), t=lengths, n_head=st.sampled_from([1, 2, 3, 5]), size=st.sampled_from([3, 5, 8, 16, 24]),
+       cap=st.sampled_from([0.0, 2.0]), p=st.sampled_from([0.0, 0.1]), seed=seeds)
+def test_attention_with_norms(each_backend: Backend, b: int, t: int, n_head: int, size: int, cap: float, p: float,
+                              seed: int) -> None:
+    sample = normed_sample(np.random.default_rng(seed), b, t, n_head, size, cap, p)
     check("attention", sample, each_backend)
 
 

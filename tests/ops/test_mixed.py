@@ -60,19 +60,24 @@ def test_inputs_are_rounded_to_nearest_even(each_mixed: Backend) -> None:
     assert each_mixed.numpy(out) == 1 + 4 * HALF
 
 
+def normed(sample: Sample) -> bool:
+    """Whether q and k are computed before they are rounded."""
+    return "n_head" in sample.kwargs and len(sample.inputs) > 2
+
+
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_forward(name: str, i: int, each_mixed: Backend) -> None:
     op, sample = case(name, i)
     out, _ = forward(op, sample, each_mixed)
     assert out.dtype == np.float32
-    close(out.numpy(), true_value(name, i), op.tolerance(sample), sample.scale)
+    close(out.numpy(), true_value(name, i), op.tolerance(sample) + HALF * normed(sample), sample.scale)
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_gradients(name: str, i: int, each_mixed: Backend) -> None:
     op, sample = case(name, i)
     # The activation's gradient differs in its last digit, and where that decides a rounding, by a float16's last digit.
-    rounded_again = HALF if sample.kwargs.get("activation") else 0.0
+    rounded_again = HALF if sample.kwargs.get("activation") or normed(sample) else 0.0
     for got, expected in zip(gradients(op, sample, each_mixed), gradients(op, sample, ORACLE), strict=True):
         close(got, expected, op.tolerance(sample) + rounded_again, sample.scale)
 

@@ -66,6 +66,13 @@ def test_oracle_by_definition() -> None:
         root = math.sqrt(sum(v * v for v in row) / 5 + 1e-3)
         assert 1 / r == pytest.approx(root) and out.tolist() == pytest.approx([v / root * (j + 1) for j, v in
                                                                                enumerate(row)])
+    qkv, weights = rng.standard_normal((2, 3, 3, 2, 4)), rng.standard_normal((2, 4))
+    qk = be.qk_norm(qkv.reshape(2, 3, 24), *weights, 2).reshape(2, 3, 2, 2, 4)
+    for *at, part, h in np.ndindex(2, 3, 2, 2):
+        x = qkv[*at, part, h].tolist()
+        deviation = math.sqrt(sum(v * v for v in x) / 4 + 1e-5)
+        expected = [v / deviation * w for v, w in zip(x, weights[part], strict=True)]
+        assert qk[*at, part, h].tolist() == pytest.approx(expected)
 
     loss, lse = be.cross_entropy(x2, np.array([4, 0]))
     sums = [math.log(sum(math.exp(v) for v in row)) for row in x2]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from helios.errors import UserError
+from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.checkpoint import MODEL, OPTIMIZER, STATE
 
@@ -126,6 +127,14 @@ def test_another_model_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint.check_model(found, {**STATES["model"], "norm": "layer"})  # type: ignore[dict-item]
     with pytest.raises(UserError, match="norm is 'layer' there and 'rms' here"):
         checkpoint.check_model(found, {**STATES["model"], "norm": "rms"})  # type: ignore[dict-item]
+
+
+def test_an_older_model_lacks_settings_that_are_new(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    found = checkpoint.find(tmp_path)[0]
+    checkpoint.check_model(found, GPTConfig(n_layer=2).to_dict())
+    with pytest.raises(UserError, match="another model: qk_norm is False there and True here; resume"):
+        checkpoint.check_model(found, GPTConfig(n_layer=2, qk_norm=True).to_dict())
 
 
 @contextmanager

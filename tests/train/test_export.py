@@ -180,7 +180,7 @@ def test_a_folder_keeps_the_dropouts(model: Exported, tmp_path: Path) -> None:
     ({"activation": "swiglu"}, ["activation is swiglu, and gelu there"]),
     ({"logit_softcap": 12.5}, ["logit_softcap is 12.5, and 0 there"]),
     ({"dropout": 0.1, "mlp_dropout": 0.2}, ["resid_dropout is 0.1 and mlp_dropout 0.2, and one value there"]),
-    ({"norm": "rms"}, ["norm is rms, and layer there"]),
+    ({"norm": "rms"}, ["norm is rms, and layer there"]), ({"qk_norm": True}, ["qk_norm is true, and false there"]),
     ({"activation": "gelu,silu", "softcap": 5.0}, ["softcap is 5", "activation is gelu,silu"])])
 def test_a_model_unlike_gpt2_is_not_written(model: Exported, tmp_path: Path, changes: dict[str, Any], said: list[str]
                                             ) -> None:

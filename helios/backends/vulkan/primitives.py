@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from helios.backends.backend import SCALE_MAX, SCALE_MIN, SCALE_PATIENCE, SPLINE_POINTS, SPLINE_REACH, STATS
+from helios.backends.backend import (
+    QK_EPS,
+    SCALE_MAX,
+    SCALE_MIN,
+    SCALE_PATIENCE,
+    SPLINE_POINTS,
+    SPLINE_REACH,
+    STATS,
+)
 from helios.backends.vulkan.array import VkArray
 from helios.backends.vulkan.pipelines import Kernel
 from helios.backends.vulkan.products import Products
@@ -143,6 +151,31 @@ class Primitives(Products):
                              PAIRS=self.pairs(x.shape[-1], at=(x, weight, g)))
         (dw,) = self._columns(kernel, x, ("dweight",), rstd.size, x=x, weight=weight, rstd=rstd, g=g, dx=dx)
         return dx, dw
+
+    def qk_norm(self, qkv: VkArray, q_weight: VkArray, k_weight: VkArray, n_head: int) -> VkArray:
+        qk = self.empty((*qkv.shape[:-1], 2 * qkv.shape[-1] // 3))
+        self._qk_norm(qkv, q_weight, k_weight, qk, n_head, False)
+        return qk
+
+    def qk_norm_backward(self, qkv: VkArray, q_weight: VkArray, k_weight: VkArray, dqkv: VkArray, n_head: int
+                         ) -> tuple[VkArray, VkArray]:
+        dq, dk = self._qk_norm(qkv, q_weight, k_weight, dqkv, n_head, True)
+        return dq, dk
+
+    def _qk_norm(self, x: VkArray, q_weight: VkArray, k_weight: VkArray, y: VkArray, n_head: int, backward: bool
+                 ) -> list[VkArray]:
+        head, rows, size = q_weight.size, x.size // x.shape[-1], self.profile.subgroup_size
+        alone = self.profile.profile == "cpu"
+        each = size if alone else 1  # workers in a subgroup
+        groups = min(divide(rows * n_head, 16 * each), BUSY // size)
+        workers = groups * each
+        names = ("dq_weight", "dk_weight") if backward else ()
+        sums: dict[str, Any] = {name: self.empty((workers, head)) for name in names}
+        kernel = self.kernel("qk_norm", DH=head, ALONE=int(alone), BACKWARD=int(backward),
+                             PAIRS=self.pairs(head, at=(x, y, q_weight, k_weight)))
+        self.dispatch(kernel, 2 * groups, x=x, q_weight=q_weight, k_weight=k_weight, y=y, rows=rows, heads=n_head,
+                      x_stride=x.shape[-1], y_stride=y.shape[-1], workers=workers, eps=QK_EPS, **sums)
+        return [self._sum_rows(x, workers, (head,)) for x in sums.values()]
 
     def embedding(self, table: VkArray, index: VkArray, positions: VkArray | None = None) -> VkArray:
         out = self.empty((*index.shape, table.shape[1]))

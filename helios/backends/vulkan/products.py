@@ -75,22 +75,24 @@ class Products(Variants):
             return large
         return next((tile for tile in (*others, large) if tile in fit), others[-1])
 
-    def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int
-                  ) -> tuple[VkArray, VkArray]:
-        b, t, width = qkv.shape
+    def attention(self, qkv: VkArray, rng: VkArray | None, n_head: int, cap: float, p: float, site: int,
+                  qk: VkArray | None = None) -> tuple[VkArray, VkArray]:
+        (b, t, width), qk = qkv.shape, qk or qkv
         out, lse = self.empty((b, t, width // 3)), self.empty((b, n_head, t))
-        block = self.attention_block(width // 3 // n_head, False, qkv)
-        self._attention("attention", block, {}, qkv, rng, n_head, cap, p, site, o=out, lse=lse)
+        block = self.attention_block(width // 3 // n_head, False, qkv, qk)
+        self._attention("attention", block, {}, out, rng, n_head, cap, p, site, lse=lse, o=out, **_q_k_v(qkv, qk))
         return out, lse
 
     def attention_backward(self, qkv: VkArray, out: VkArray, lse: VkArray, g: VkArray, rng: VkArray | None,
-                           n_head: int, cap: float, p: float, site: int) -> VkArray:
-        dqkv = self.empty(qkv.shape)
-        block = self.attention_block(qkv.shape[-1] // 3 // n_head, True, qkv, out, g)
-        extra = {"delta": self.empty(lse.shape)} if block else {}
-        for by_key in (0, 1):
-            self._attention("attention_backward", block, {"BY_KEY": by_key}, qkv, rng, n_head, cap, p, site, o=out,
-                            lse=lse, g=g, dqkv=dqkv, **extra)
+                           n_head: int, cap: float, p: float, site: int, qk: VkArray | None = None) -> VkArray:
+        dqkv, d, qk = self.empty(qkv.shape), out.shape[-1], qk or qkv
+        block = self.attention_block(d // n_head, True, qkv, qk, out, g)
+        delta = {"delta": self.empty(lse.shape)} if block else {}
+        by_query = {"o": out, **delta, **_columns("dq", dqkv, 0, d)}
+        by_key = (delta or {"o": out}) | _columns("dk", dqkv, 1, d) | _columns("dv", dqkv, 2, d)
+        for i, given in enumerate((by_query, by_key)):
+            self._attention("attention_backward", block, {"BY_KEY": i}, out, rng, n_head, cap, p, site, lse=lse, g=g,
+                            **_q_k_v(qkv, qk), **given)
         return dqkv
 
     def attention_block(self, head: int, backward: bool, *arrays: VkArray) -> int:
@@ -107,15 +109,27 @@ class Products(Variants):
                     return block
         return 0
 
-    def _attention(self, name: str, block: int, defines: dict[str, int], qkv: VkArray, rng: VkArray | None, n_head: int,
+    def _attention(self, name: str, block: int, defines: dict[str, int], out: VkArray, rng: VkArray | None, n_head: int,
                    cap: float, p: float, site: int, **args: Any) -> None:
-        b, t, width = qkv.shape
-        head, rows, lanes = width // 3 // n_head, self.profile.subgroup_size, 0
+        b, t, width = out.shape
+        head, rows, lanes = width // n_head, self.profile.subgroup_size, 0
         defines = {"DH": head, "CAPPED": int(cap > 0), "DROPOUT": int(p > 0), "HALF": self.half, **defines}
         if block:
             name, rows, lanes, defines["BK"] = f"{name}_coopmat", 4 * self.profile.fragment, 4 * rows, block
         else:
-            defines["PAIRS"] = self.pairs(head, at=(qkv, *args.values()))
-        self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, qkv=qkv, rng=rng, batch=b,
+            defines["PAIRS"] = self.pairs(head, at=[x for x in args.values() if isinstance(x, VkArray)])
+        self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, rng=rng, batch=b,
                       heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
                       factor=1.0 / (1.0 - p), **args)
+
+
+def _columns(name: str, x: VkArray, i: int, width: int) -> dict[str, Any]:
+    """Return the arguments of a kernel for the i-th `width` columns of x [..., D]: where they begin, and the distance
+    from one row to the next."""
+    rest = x.size - x.shape[-1] + width  # from the first to the last of them, with all that lies between
+    return {name: VkArray(x.handle, x.offset + 4 * i * width, (rest,), x.dtype), f"{name}_stride": x.shape[-1]}
+
+
+def _q_k_v(qkv: VkArray, qk: VkArray) -> dict[str, Any]:
+    d = qkv.shape[-1] // 3
+    return _columns("q", qk, 0, d) | _columns("k", qk, 1, d) | _columns("v", qkv, 2, d)

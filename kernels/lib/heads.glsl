@@ -1,5 +1,4 @@
-// What the attention kernels share in which a lane owns a position: a head's elements, by twos.
-#include "lib/attention.glsl"
+// A head's DH elements, by twos.
 #include "lib/pairs.glsl"
 
 #define TWOS ((DH + 1) / 2)
@@ -7,7 +6,7 @@
 // sum + a·b, term by term.
 float plus_dot(vec2 a, vec2 b, float sum) { return fma(a.y, b.y, fma(a.x, b.x, sum)); }
 
-// Elements 2·d and 2·d + 1 of a position's head, which begins at `at`; 0 beyond an odd DH.
+// Elements 2·d and 2·d + 1 of the head that begins at `at`; 0 beyond an odd DH.
 vec2 head(In q, uint at, uint d) {
     if (2 * d + 1 == DH) return vec2(q.v[at + 2 * d], 0.0);
     return pair(q, at + 2 * d);
