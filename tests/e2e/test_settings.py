@@ -74,7 +74,8 @@ def command_lines(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[list[s
         if args[-1] == "--help":
             args.pop()
     lines = [f"{s.key} = {json.dumps(value)}" for s, value in draw(st.lists(pairs(), max_size=3))]
-    lines += [f"[{section}]" for section in draw(st.lists(st.sampled_from([*SECTIONS, "[x]"]), max_size=1))]
+    tables = st.sampled_from([*SECTIONS, "activations", "[x]"])
+    lines += [f"[{section}]" for section in draw(st.lists(tables, max_size=1))]
     lines += [f"{s.key} = {json.dumps(value)}" for s, value in draw(st.lists(pairs(), max_size=2))]
     lines += draw(st.lists(LETTERS, max_size=1)) if draw(st.integers(0, 9)) == 0 else []
     return args, "\n".join(lines)
