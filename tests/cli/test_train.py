@@ -254,7 +254,7 @@ def test_output_in_a_small_encoding(tmp_path: Path, encoding: str) -> None:
     assert "val ?" in result.stdout  # the dash of a value not known yet
     result = subprocess.run([sys.executable, "-m", "helios.cli.train", "--help"], capture_output=True, text=True,
                             env=os.environ | {"PYTHONIOENCODING": encoding}, encoding="latin-1")
-    assert result.returncode == 0 and "--activation NAME[,NAME" in result.stdout
+    assert result.returncode == 0 and "--activation ACTIVATION[|" in result.stdout
 
 
 def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, done: Path) -> None:
