@@ -153,7 +153,7 @@ export class RunPage {
         figure("Speed", count(entry.tokens_per_sec), "tokens/s"),
         figure(left === null ? "Time" : "Time left", duration(left ?? taken),
           left !== null && `${duration(taken)} so far`),
-        figure("Activation", h("span", {}, swatch(colourOf(activation)), shortName(activation) || "–"),
+        figure("Activation", h("span", { title: activation }, swatch(colourOf(activation)), shortName(activation) || "–"),
           entry.symbio && (entry.symbio_winner ? "found by the search" : "being searched")),
         figure("Parameters", short(entry.parameters), entry.model)),
       h("p", { class: "facts" }, [entry.domain && `text: ${entry.domain}`, device?.name ?? entry.device, device?.driver,
