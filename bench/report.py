@@ -20,6 +20,7 @@ from helios.bench.measure import Peaks, Result, cores
 from helios.bench.step import KernelTime
 from helios.bench.tune import Choice
 from helios.files import write_text
+from helios.model.activations import short_name
 
 MIB = 2**20
 
@@ -69,8 +70,8 @@ def row_table(results: Iterable[Result], peaks: Peaks, dtype: str, peer: str) ->
 
 def step_table(steps: Sequence[dict[str, Any]]) -> Table:
     """Return a table with a column for each step and a line for each figure."""
-    table = _table("", right=[f"{s['activation']}, batch {s['batch']}, {s['precision']}" for s in steps])
-    elsewhere = ("preset", "parameters", "batch", "activation", "precision", "kernels")
+    table = _table("", right=[f"{short_name(s['activation'])}, batch {s['batch']}, {s['precision']}" for s in steps])
+    elsewhere = ("preset", "batch", "activation", "precision", "kernels")
     for key in (k for k in steps[0] if k not in elsewhere):
         table.add_row(key.replace("_", " "), *(_figure(key, s[key]) for s in steps))
     return table
@@ -115,4 +116,6 @@ def _number(x: float | None, digits: int) -> str:
 def _figure(key: str, value: Any) -> str:
     if key == "arena_bytes" and value is not None:
         return f"{value / MIB:,.1f} MiB"
-    return _number(value, 0 if "per_sec" in key else 2) if isinstance(value, float | None) else str(value)
+    if isinstance(value, float | None):
+        return _number(value, 0 if "per_sec" in key else 3 if key == "times_first" else 2)
+    return f"{value:,}" if isinstance(value, int) else str(value)
