@@ -22,11 +22,10 @@ def test_names_and_colours_are_those_of_the_reports(tab: Tab) -> None:
     ours: dict[str, Any] = {name: [getattr(activations, name)(text) for text in TEXTS]
                             for name in ("short_name", "kind", "colour")}
     assert len(set(ours["colour"])) == len(TABLE) + len(activations.MORE) + 1
-    ours |= {"TABLE": {name: colour for name, (*_, colour) in TABLE.items()}, "MORE": [*activations.MORE],
-             "split": [[*activations.split(text)] for text in TEXTS], "kinds": activations.kinds(reversed(TEXTS))}
+    ours |= {"split": [[*activations.split(text)] for text in TEXTS], "kinds": activations.kinds(reversed(TEXTS))}
     found = tab.open().evaluate("""async (texts) => {
-      const {TABLE, MORE, split, kinds, shortName, kind, colourOf} = await import('/colours.js');
-      return {TABLE, MORE, split: texts.map(split), kinds: kinds([...texts].reverse()),
+      const {split, kinds, shortName, kind, colourOf} = await import('/colours.js');
+      return {split: texts.map(split), kinds: kinds([...texts].reverse()),
               short_name: texts.map(shortName), kind: texts.map(kind), colour: texts.map(colourOf)}; }""", TEXTS)
     assert found == ours
 

@@ -1,15 +1,6 @@
-// Colours and short names of activations, as model/activations.py gives them to reports.
+// Colours and short names of activations, as in reports. The server makes activations.js, of model/activations.py.
 
-/** Of those that have a name, in the order in which they are shown. */
-export const TABLE = {
-  gelu: "#0072b2", silu: "#e69f00", relu: "#009e73", swiglu: "#d55e00", universal: "#cc79a7", kan_spline: "#56b4e9",
-  gelu_exact: "#003f5c", relu2: "#44aa99", tanh: "#882255", sigmoid: "#aa4499", leaky_relu: "#117733", elu: "#999933",
-  softplus: "#ddcc77", mish: "#bf812d", geglu: "#cc6677", reglu: "#8c510a", kan_bspline: "#88ccee",
-};
-/** Of formulas. */
-export const MORE = ["#332288", "#6699cc", "#b2182b", "#5aae61", "#762a83", "#e08214", "#1b7837", "#c51b7d"];
-export const MIXED = "mixed"; // where blocks differ, or nothing is known
-const MIXED_COLOUR = "#666666", SHOWN = 32, NAMES = Object.keys(TABLE);
+import { MIXED, MIXED_COLOUR, MORE, SHOWN, TABLE } from "./activations.js";
 
 /** Those of the lines of a chart, and of the runs that are compared. */
 export const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6f00", "#7f7f7f"];
@@ -31,7 +22,7 @@ function short(text) {
   return letters.length <= SHOWN ? letters.join("") : `${letters.slice(0, SHOWN - 1).join("")}…`;
 }
 
-const rank = (name) => (Object.hasOwn(TABLE, name) ? NAMES.indexOf(name) : NAMES.length);
+const NAMES = Object.keys(TABLE), rank = (name) => (Object.hasOwn(TABLE, name) ? NAMES.indexOf(name) : NAMES.length);
 const byRank = (a, b) => rank(a) - rank(b);
 
 /** The short names among these activations, each once, in the table's order, the mixed ones as one. */

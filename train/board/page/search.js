@@ -1,7 +1,8 @@
 // The search of a run: its lineage tree, table of candidates, switch log, activations by generation, and charts.
 
+import { MIXED } from "./activations.js";
 import { SEARCH_CHARTS } from "./charts.js";
-import { colourOf, kinds, MIXED, shortName, split } from "./colours.js";
+import { colourOf, kinds, shortName, split } from "./colours.js";
 import { h, reveal, soon, svg, swatch } from "./dom.js";
 import { count, labels, loss, number } from "./format.js";
 import { Grid } from "./grid.js";
