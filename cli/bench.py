@@ -135,7 +135,8 @@ def step_command(preset: str, batch: int | None, activations: tuple[str, ...], p
         if json_file is not None:  # now, lest a failing next peer loses it
             report.save(json_file, be, steps=steps)
     out = report.console()
-    out.print(report.headline(be, preset), markup=False)
+    train = configs[0].train
+    out.print(report.headline(be, f"{preset}, batch {train.batch_size}, {train.precision}"), markup=False)
     out.print(report.step_table(steps))
     for figures in steps[-len(trainings):]:
         if figures["kernels"]:

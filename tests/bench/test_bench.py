@@ -92,7 +92,12 @@ def test_several_activations(backend: Backend, tmp_path: Path) -> None:
     for figures in found:
         assert set(figures) == STEP
         assert figures["times_first"] == pytest.approx(figures["ms_per_step"] / found[0]["ms_per_step"])
-    assert all(name in shown for name in ("gelu, batch 4", "mine, batch 4", "gelu×1 relu×1, batch 4", "times first"))
+    lines = shown.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("activation "))
+    assert "× first" in lines[first] and "peer" not in lines[first]
+    for name, figures, line in zip(("gelu", "mine", "gelu×1 relu×1"), found, lines[first + 1:], strict=False):
+        assert line.startswith(f"{name} ") and f" {figures['ms_per_step']:,.2f} " in line
+        assert f" {figures['times_first']:.3f} " in line
 
 
 def test_activations_and_their_peers_take_turns(cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
