@@ -99,8 +99,8 @@ def test_targets_of_a_cpu() -> None:
 def test_the_page_of_what_was_measured_before() -> None:
     file = Path(__file__).parents[2] / "docs" / "results" / "lavapipe.json"
     text = page.markdown(page.merge([file]))
-    assert target(text, "formula in x: × gelu's step") == ["≤ 1.03", "1.00", "0.977", "yes"]
-    assert target(text, "formula with coefficients: × gelu's step")[1:3] == ["1.05", "1.04"]
+    for what in ("formula in x", "gated formula", "formula with coefficients"):
+        assert target(text, f"{what}: × gelu's step")[-1] in ("yes", "in the median", "no")
 
 
 def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
