@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 
 from helios.bench.report import MIB
 from helios.errors import UserError
+from helios.formula import Formula
+from helios.model.activations import activation, split
 from helios.train.markdown import figure, section, table
 
 Report = dict[str, Any]  # what helios-bench --json writes, and perhaps "tests" and "parts"
@@ -98,13 +100,18 @@ def _steps(key: str, **where: Any) -> Callable[[Report], list[float]]:
                            and s[key] is not None]
 
 
-def _against_gelu(*activations: str) -> Callable[[Report], list[float]]:
-    """Return a function that takes the times of steps over those of gelu's steps that differ in nothing else."""
+def _against_gelu(which: Callable[[Formula], bool]) -> Callable[[Report], list[float]]:
+    """Return a function that takes the times of steps with a formula of a kind over those of gelu's steps that differ
+    in nothing else."""
+    def wanted(text: str) -> bool:
+        first, *others = {activation(part) for part in split(text)}
+        return not others and text != "gelu" and first.formula is not None and which(first.formula)
+
     def figures(report: Report) -> list[float]:
         took: dict[tuple[Any, ...], dict[str, float]] = {}
         for s in report.get("steps", ()):
             took.setdefault((s["preset"], s["batch"], s["precision"]), {})[s["activation"]] = s["ms_per_step"]
-        return [ms[name] / ms["gelu"] for ms in took.values() if "gelu" in ms for name in activations if name in ms]
+        return [ms[text] / ms["gelu"] for ms in took.values() if "gelu" in ms for text in ms if wanted(text)]
     return figures
 
 
@@ -119,9 +126,9 @@ ON_CPU = (
     Target("historic-6l f32, × PyTorch eager", True, 0.6,
            _steps("ratio", preset="historic-6l", precision="f32", peer="torch")),
     *RECORDED,
-    Target("relu, silu: × the step with gelu", False, 1.05, _against_gelu("relu", "silu")),
-    Target("swiglu: × the step with gelu", False, 1.15, _against_gelu("swiglu")),
-    Target("universal, kan_spline: × the step with gelu", False, 1.3, _against_gelu("universal", "kan_spline")),
+    Target("formula in x: × gelu's step", False, 1.03, _against_gelu(lambda f: f.plain)),
+    Target("gated formula: × gelu's step", False, 1.1, _against_gelu(lambda f: f.gated and not f.coefficients)),
+    Target("formula with coefficients: × gelu's step", False, 1.15, _against_gelu(lambda f: bool(f.coefficients))),
 )
 ON_GPU = (
     Target("matmul f32, × cuBLAS without TF32", True, 0.9, _products("ratio", "f32")),

@@ -20,6 +20,7 @@ from helios.bench.measure import Peaks, Result, cores
 from helios.bench.step import KernelTime
 from helios.bench.tune import Choice
 from helios.files import write_text
+from helios.model.activations import short_name
 
 MIB = 2**20
 
@@ -67,12 +68,17 @@ def row_table(results: Iterable[Result], peaks: Peaks, dtype: str, peer: str) ->
     return table
 
 
+STEP = {"parameters": "parameters", "tokens_per_sec": "tokens/s", "ms_per_step": "ms", "times_first": "× first",
+        "dispatches": "dispatches", "submits": "submits", "barriers": "barriers", "host_ms": "host ms",
+        "arena_bytes": "arena", "peer": "peer", "peer_tokens_per_sec": "its tokens/s", "ratio": "ratio"}
+
+
 def step_table(steps: Sequence[dict[str, Any]]) -> Table:
-    """Return a table with a column for each step and a line for each figure."""
-    table = _table("", right=[f"{s['activation']}, batch {s['batch']}, {s['precision']}" for s in steps])
-    elsewhere = ("preset", "parameters", "batch", "activation", "precision", "kernels")
-    for key in (k for k in steps[0] if k not in elsewhere):
-        table.add_row(key.replace("_", " "), *(_figure(key, s[key]) for s in steps))
+    """Return a table with a row for each step, without figures that none has."""
+    shown = [key for key in STEP if any(s[key] is not None for s in steps)]
+    table = _table("activation", right=[STEP[key] for key in shown])
+    for s in steps:
+        table.add_row(short_name(s["activation"]), *(_figure(key, s[key]) for key in shown))
     return table
 
 
@@ -115,4 +121,6 @@ def _number(x: float | None, digits: int) -> str:
 def _figure(key: str, value: Any) -> str:
     if key == "arena_bytes" and value is not None:
         return f"{value / MIB:,.1f} MiB"
-    return _number(value, 0 if "per_sec" in key else 2) if isinstance(value, float | None) else str(value)
+    if isinstance(value, float | None):
+        return _number(value, 0 if "per_sec" in key else 3 if key == "times_first" else 2)
+    return f"{value:,}" if isinstance(value, int) else str(value)

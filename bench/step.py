@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from helios.train.config import Config
 from helios.train.state import TrainState
 
 PEERS = ("torch", "torch-compile", "none")
+Step = Callable[[np.ndarray, np.ndarray], float]
 
 
 class KernelTime(NamedTuple):
@@ -84,7 +85,7 @@ def _names() -> dict[str, str]:
     return {formula.glsl: name for name in TABLE if (formula := activation(name).formula)}
 
 
-def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.ndarray], float] | None:
+def peer(name: str, config: Config, be: Backend) -> Step | None:
     """Return the peer's step, None for "none". Raises UserError where PyTorch is missing."""
     if name == "none":
         return None
@@ -94,45 +95,69 @@ def peer(name: str, config: Config, be: Backend) -> Callable[[np.ndarray, np.nda
     return torch_gpt.Training(config.model, config.train, name == "torch-compile", torch_device(be)).step
 
 
-def measure(preset: str, ours: Training, peer_name: str, effort: Effort) -> dict[str, Any]:
-    """Measure steps in turn with a peer; return the entry of "steps" in the JSON."""
-    config, be = ours.config, ours.backend
-    theirs = peer(peer_name, config, be)
-    shape = (config.train.batch_size, config.model.block_size)
-    tokens, targets = np.random.default_rng(0).integers(0, config.model.vocab_size, (2, *shape)).astype(np.int32)
-    for side in filter(None, (ours.step, theirs)):
-        for _ in range(effort.warmup):
-            side(tokens, targets)
-    took, peer_took, host = list[float](), list[float](), list[float]()
-    submits = 0
-    for _ in range(effort.rounds):
+@dataclass
+class Side:
+    """A training and its peer's step, with the milliseconds that steps of both took."""
+
+    ours: Training
+    theirs: Step | None
+    took: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)  # without waiting
+    peer_took: list[float] = field(default_factory=list)
+    submits: int = 0
+
+    def round(self, steps: int, tokens: np.ndarray, targets: np.ndarray) -> None:
+        """Make so many steps, then as many of the peer's."""
+        be = self.ours.backend
         time.sleep(PAUSE_S)
         before = be.submits
-        for _ in range(effort.steps):
+        for _ in range(steps):
             waited = be.waited
-            took.append(_timed(ours.step, tokens, targets))
-            host.append(took[-1] - 1e3 * (be.waited - waited))
-        submits += be.submits - before
+            self.took.append(_timed(self.ours.step, tokens, targets))
+            self.host.append(self.took[-1] - 1e3 * (be.waited - waited))
+        self.submits += be.submits - before
         time.sleep(PAUSE_S)
-        peer_took += [_timed(theirs, tokens, targets) for _ in range(effort.steps) if theirs]
-    ms = statistics.median(took)
-    rate, peer_rate = (1e3 * shape[0] * shape[1] / statistics.median(x) if x else None for x in (took, peer_took))
+        self.peer_took += [_timed(self.theirs, tokens, targets) for _ in range(steps) if self.theirs]
+
+
+def measure(preset: str, trainings: Sequence[Training], peer_name: str, effort: Effort) -> list[dict[str, Any]]:
+    """Measure steps of trainings that differ in their activation alone, and of a peer beside each, all in turns; return
+    their entries of "steps" in the JSON, in which times_first is a step's time over that of the first training's."""
+    sides = [Side(ours, peer(peer_name, ours.config, ours.backend)) for ours in trainings]
+    config = trainings[0].config
+    shape = (config.train.batch_size, config.model.block_size)
+    tokens, targets = np.random.default_rng(0).integers(0, config.model.vocab_size, (2, *shape)).astype(np.int32)
+    for side in sides:
+        for step in filter(None, (side.ours.step, side.theirs)):
+            for _ in range(effort.warmup):
+                step(tokens, targets)
+    for _ in range(effort.rounds):
+        for side in sides:
+            side.round(effort.steps, tokens, targets)
+    first = statistics.median(sides[0].took)
+    return [_entry(preset, side, peer_name, first, effort.profiles) for side in sides]
+
+
+def _entry(preset: str, side: Side, peer_name: str, first: float, profiles: int) -> dict[str, Any]:
+    model, train, program = side.ours.config.model, side.ours.config.train, side.ours.program
+    ms = statistics.median(side.took)
+    rate, peer_rate = (1e3 * train.batch_size * model.block_size / statistics.median(x) if x else None
+                       for x in (side.took, side.peer_took))
     assert rate
-    program = ours.program
     return {
-        "preset": preset, "parameters": config.model.parameters(), "batch": shape[0],
-        "activation": config.model.activation, "precision": config.train.precision, "tokens_per_sec": rate,
-        "ms_per_step": ms, "dispatches": program.dispatches, "submits": submits / len(took),
-        "barriers": program.barriers, "host_ms": statistics.median(host), "arena_bytes": program.arena_bytes,
-        "peer": None if theirs is None else peer_name, "peer_tokens_per_sec": peer_rate,
+        "preset": preset, "parameters": model.parameters(), "batch": train.batch_size,
+        "activation": model.activation, "precision": train.precision, "tokens_per_sec": rate,
+        "ms_per_step": ms, "times_first": ms / first, "dispatches": program.dispatches,
+        "submits": side.submits / len(side.took), "barriers": program.barriers,
+        "host_ms": statistics.median(side.host), "arena_bytes": program.arena_bytes,
+        "peer": None if side.theirs is None else peer_name, "peer_tokens_per_sec": peer_rate,
         "ratio": rate / peer_rate if peer_rate else None,
-        "kernels": [k._asdict() for k in ours.kernels(effort.profiles)],
+        "kernels": [k._asdict() for k in side.ours.kernels(profiles)],
     }
 
 
-def _timed(step: Callable[[np.ndarray, np.ndarray], float] | None, *inputs: np.ndarray) -> float:
+def _timed(step: Step, *inputs: np.ndarray) -> float:
     """Return the milliseconds of a step, which is done when it has returned its loss."""
-    assert step
     start = time.perf_counter()
     step(*inputs)
     return 1e3 * (time.perf_counter() - start)

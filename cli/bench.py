@@ -110,7 +110,8 @@ def _warn() -> None:
 @main.command("step", cls=HeliosCommand)
 @PRESET
 @BATCH
-@click.option("--activation", metavar="NAME[,NAME…]", help="For all blocks, or one for each. Default: the preset's.")
+@click.option("--activation", "activations", multiple=True, metavar="ACTIVATION[|…]", help="For all blocks, or one for "
+              "each. Default: the preset's. May be repeated: all are measured in turns.")
 @PRECISION
 @click.option("--peer", "peers", type=click.Choice(step.PEERS), multiple=True, default=["none"], show_default=True,
               help="What is measured in turn with Helios; may be repeated.")
@@ -118,26 +119,29 @@ def _warn() -> None:
 @BACKEND
 @DEVICE
 @QUICK
-def step_command(preset: str, batch: int | None, activation: str | None, precision: str | None, peers: tuple[str, ...],
-                 json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
+def step_command(preset: str, batch: int | None, activations: tuple[str, ...], precision: str | None,
+                 peers: tuple[str, ...], json_file: Path | None, backend: str, device: str | None, quick: bool) -> None:
     """Measure whole training steps: forward, backward, clipping, AdamW."""
-    config = resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
+    configs = [resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
+               for activation in activations or (None,)]
     check_writable(json_file)
     if set(peers) != {"none"}:
         measure.torch_module()
-    be = open_backend(backend, device, _say, config.train.precision)
+    be = open_backend(backend, device, _say, configs[0].train.precision)
     _warn()
-    ours, steps = step.Training(config, be), list[dict[str, Any]]()
+    trainings, steps = [step.Training(config, be) for config in configs], list[dict[str, Any]]()
     for peer in peers:
-        steps.append(step.measure(preset, ours, peer, step.QUICK if quick else step.FULL))
+        steps += step.measure(preset, trainings, peer, step.QUICK if quick else step.FULL)
         if json_file is not None:  # now, lest a failing next peer loses it
             report.save(json_file, be, steps=steps)
-    out, kernels = report.console(), [step.KernelTime(**k) for k in steps[-1]["kernels"]]
-    out.print(report.headline(be, f"{preset}, {config.model.parameters():,} parameters"), markup=False)
+    out = report.console()
+    train = configs[0].train
+    out.print(report.headline(be, f"{preset}, batch {train.batch_size}, {train.precision}"), markup=False)
     out.print(report.step_table(steps))
-    if kernels:
-        out.print()
-        out.print(report.kernel_table(kernels))
+    for figures in steps[-len(trainings):]:
+        if figures["kernels"]:
+            out.print(f"\n{figures['activation']}", markup=False)
+            out.print(report.kernel_table([step.KernelTime(**k) for k in figures["kernels"]]))
 
 
 @main.command("tune", cls=HeliosCommand)

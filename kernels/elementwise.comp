@@ -1,5 +1,6 @@
 // out[i] = EXPR(x[i], y[i], alpha, beta), a GLSL expression of x, y, p.alpha and p.beta from the host's table
-// (variants.py), in which FORMULA may define act() and act_grad(). Y: 1 where there is a y. Grid: one workgroup for each WG·SPAN elements.
+// (variants.py), in which FORMULA may define act() and act_grad(). Y: 1 where there is a y. Grid: one workgroup for each
+// WG·SPAN elements.
 #include "lib/common.glsl"
 #include "lib/functions.glsl"
 #include "lib/pairs.glsl"

@@ -21,7 +21,8 @@ from helios import ops
 from helios.backends.backend import SPLINE_POINTS, SPLINE_REACH
 from helios.errors import UserError, nearest
 from helios.formula import Formula
-from helios.model.settings import Kind, as_list
+from helios.formula.expression import FUNCTIONS, VARIABLES
+from helios.model.settings import Kind, as_list, shown
 from helios.tensor import Tensor
 
 # Okabe and Ito's colours, which colour-blind people can tell apart, then more.
@@ -115,14 +116,26 @@ def activation(text: str) -> Activation:
         given, prefix, _ = TABLE[text]
         return Activation(text, Formula.parse(given) if given else None, prefix)
     name, colon, given = (part.strip() for part in text.rpartition(":"))
-    if colon and (name in TABLE or not is_name(name)):
-        known = "is an activation already" if name in TABLE else "is no name: letters, digits and _"
-        raise UserError(f"{text!r}: {name!r} {known}; choose another name")
-    if is_name(given) or not given:
-        raise UserError(f"given {given!r}, expected one of {', '.join(TABLE)}, or a formula, as x*sigmoid(1.702*x)"
-                        f"{nearest(given, TABLE)}")
+    if colon:
+        _check_name(name)
+    elif is_name(given) or not given:
+        raise UserError(_unknown(given, TABLE))
     formula = Formula.parse(given)
-    return Activation(f"{name}: {formula}" if name else str(formula), formula)
+    return Activation(f"{name}: {formula}" if colon else str(formula), formula)
+
+
+def _check_name(name: str) -> None:
+    """Raise UserError where a formula cannot be called that."""
+    wrong = ("is an activation already" if name in TABLE else "is a function of formulas" if name in FUNCTIONS else
+             "is a variable of formulas" if name in VARIABLES else
+             "" if is_name(name) else "is no name, which has letters, digits and _")
+    if wrong:
+        raise UserError(f"{shown(name)} {wrong}; choose another name")
+
+
+def _unknown(name: str, names: Iterable[str]) -> str:
+    return (f"given {shown(name)}, expected one of {', '.join(names)}, or a formula, as x*sigmoid(1.702*x)"
+            f"{nearest(name, names)}")
 
 
 def parsed(origin: str, text: str) -> list[Activation]:
@@ -135,7 +148,37 @@ def parsed(origin: str, text: str) -> list[Activation]:
 
 def is_name(text: str) -> bool:
     """Whether it is a name rather than a formula; x is the simplest formula."""
-    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", text) is not None and text not in ("x", "g", "u")
+    return re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", text) is not None and text not in VARIABLES
+
+
+# -- names of one's own -----------------------------------------------------------------------------------------------
+
+def own_formulas(origin: str, table: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name the activations that a table of formulas adds, each spelt out: `quick: x*sigmoid(1.702*x)`.
+    Raises UserError, which begins with `origin`."""
+    found = {}
+    for name, formula in table.items():
+        where = f"{origin}: activations"
+        try:
+            _check_name(name)
+            where += f".{name}"
+            if not isinstance(formula, str):
+                raise UserError(f"expected a formula in quotes, got {shown(formula)}")
+            found[name] = f"{name}: {Formula.parse(formula)}"
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+    return found
+
+
+def spelt_out(origin: str, text: str, own: Mapping[str, str]) -> str:
+    """Return a list of activations, or of lists of them, with what `own_formulas` returned in place of its names.
+    Raises UserError, which begins with `origin`, for names that are unknown."""
+    def spelt(part: str) -> str:
+        if is_name(part) and part not in TABLE and part not in own:
+            raise UserError(f"{origin}: {_unknown(part, (*TABLE, *own))}")
+        return own.get(part, part)
+
+    return _joined_genomes([joined([spelt(part) for part in split(genome)]) for genome in split_genomes(text)])
 
 
 # -- as plots and tables show them ------------------------------------------------------------------------------------
@@ -232,7 +275,10 @@ def _read_genomes(value: Any) -> str:
     given = split_genomes(value) if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
         raise ValueError
-    genomes = [_read(genome) for genome in given if genome]
+    return _joined_genomes([_read(genome) for genome in given if genome])
+
+
+def _joined_genomes(genomes: Sequence[str]) -> str:
     return (";" if all(re.fullmatch(r"[\w,]*", genome) for genome in genomes) else "||").join(genomes)
 
 

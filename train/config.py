@@ -14,7 +14,7 @@ from typing import Any
 from helios.backends import NAMES as BACKENDS
 from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
-from helios.model.activations import ACTIVATIONS, GENOMES, parsed, split_genomes
+from helios.model.activations import ACTIVATIONS, GENOMES, own_formulas, parsed, spelt_out, split_genomes
 from helios.model.config import GPTConfig
 from helios.model.settings import (
     ANY,
@@ -35,6 +35,7 @@ from helios.model.settings import (
 )
 from helios.train.fitness import FITNESS, fitness_coefficients
 from helios.train.formats import FORMATS
+from helios.train.monitor_config import MonitorConfig
 from helios.train.records.client import ADDRESS, is_address
 from helios.train.tokenizer import Tokenizer
 
@@ -172,45 +173,6 @@ class SearchConfig(Settings):
 
 
 @dataclass(frozen=True)
-class MonitorConfig(Settings):
-    """What is watched in a run, and what may change its training."""
-
-    cusum: bool = setting(True, ANY, "raise an alert where gradient norm, clipping, speed or validation loss shift")
-    cusum_sensitivity: float = setting(12.0, POSITIVE, "sum of deviations above which there is an alert, in standard "
-                                       "deviations")
-    cusum_slack: float = setting(0.5, NATURAL, "part of each deviation that is not added up, in standard deviations")
-    cusum_window: int = setting(50, Range("at least 2", lambda x: x >= 2), "values that make a baseline; at most 5 of "
-                                "the validation loss")
-    cusum_grace: int = setting(10, NATURAL, "first values of a training, which are left out of the baseline")
-    metrics_interval: int = setting(200, NATURAL, "steps between looks at weights, layers and representations; 0: "
-                                    "never")
-    track_weight_entropy: bool = setting(True, ANY, "record the entropy of the weights' histograms")
-    track_effective_rank: bool = setting(True, ANY, "record the effective rank of the weights' matrices")
-    track_free_energy: bool = setting(True, ANY, "record the loss plus free_energy_beta times the weights' entropy")
-    track_layer_grads: bool = setting(True, ANY, "record the gradient norm of each layer")
-    track_mi_profiles: bool = setting(False, ANY, "record mutual information of input, representation and output")
-    track_population_metrics: bool = setting(True, ANY, "record entropy and diversity of a search's generation")
-    free_energy_beta: float = setting(0.01, NATURAL, "weight of the entropy in the free energy, in nats a bit")
-    complexity: str = setting("parameters", one_of("parameters", "entropy", "description"), "what complexity_score is: "
-                              "log₁₀ of the number of parameters, entropy of a weight in bits, log₁₀ of the bits of "
-                              "all")
-    plateau_evals: int = setting(5, NATURAL, "evaluations without a better one that make a plateau; 0: never")
-    plateau_delta: float = setting(0.005, NATURAL, "nats by which a validation loss must be lower to be better")
-    adaptive_batch: bool = setting(False, ANY, "let alerts change the batch size")
-    batch_min: int = setting(1, COUNT, "smallest batch that adaptive_batch may choose, in sequences")
-    batch_max: int = setting(64, COUNT, "largest batch that adaptive_batch may choose, in sequences")
-    batch_step: int = setting(4, COUNT, "sequences by which adaptive_batch changes the batch")
-    calm_steps_before_restore: int = setting(200, COUNT, "steps without an alert after which one change is undone")
-    dynamic_lr: str = setting("none", one_of("none", "cusum", "entropy"), "what may change the learning rate: alerts, "
-                              "or the entropy of a search's population")
-
-    @property
-    def acts(self) -> bool:
-        """Return whether alerts or the population may change the batch or the learning rate."""
-        return self.adaptive_batch or self.dynamic_lr != "none"
-
-
-@dataclass(frozen=True)
 class Config:
     """All settings of a run. Raises UserError where some cannot be used together."""
 
@@ -274,18 +236,20 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
 
     file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
     a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. The size of
-    a vocabulary that is given wins over a preset's. Raises UserError for unknown names, and for wrong types and values.
+    a vocabulary that is given wins over a preset's. Formulas that a file names are known to every source. Raises
+    UserError for unknown names, and for wrong types and values.
     """
     values: dict[str, Any] = {}
+    own: dict[str, str] = {}  # activations
     if base is not None:
-        values |= _flatten(base, "config.json")
+        values |= _flatten(base, "config.json", own)
     if preset is not None:
-        values |= _preset(preset)
+        values |= _preset(preset, own)
     size = values.pop("vocab_size", None)
     if file is not None:
-        values |= _toml(file)
+        values |= _toml(file, own)
     if search_file is not None:
-        values |= {"mode": "ffn-activation"} | _toml(search_file)
+        values |= {"mode": "ffn-activation"} | _toml(search_file, own)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -296,6 +260,9 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         if value is not None:
             named = _named(key, "flags")
             values[named.key] = named.read(value, f"--{named.flag}" if named.flag else key)
+    if own:
+        values |= {key: spelt_out(key, value, own) for key, value in values.items()
+                   if BY_KEY[key].kind in (ACTIVATIONS, GENOMES)}
     if base is None and values.get("tokenizer"):
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:
@@ -307,30 +274,34 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
     return Config(**sections)
 
 
-def _preset(name: str) -> dict[str, Any]:
+def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:
     if name not in presets():
         raise UserError(f"unknown preset {name!r}{nearest(name, presets())}; there are {', '.join(presets())}")
-    return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}")
+    return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}", own)
 
 
-def _toml(path: str | Path) -> dict[str, Any]:
+def _toml(path: str | Path, own: dict[str, str]) -> dict[str, Any]:
     try:
-        return _flatten(tomllib.loads(Path(path).read_text("utf-8")), str(path))
+        return _flatten(tomllib.loads(Path(path).read_text("utf-8")), str(path), own)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name
         raise UserError(f"{path} is no TOML file: {error}") from error
 
 
-def _flatten(tables: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Return {key: value} of the tables [model], [train], … and of bare keys."""
+def _flatten(tables: Mapping[str, Any], origin: str, own: dict[str, str]) -> dict[str, Any]:
+    """Return {key: value} of the tables [model], [train], … and of bare keys; [activations] goes into `own`."""
     values = {}
     for name, content in tables.items():
         # By its type, for `data` is the name of a table and of a setting.
         if isinstance(content, Mapping):
+            if name == "activations":
+                own |= own_formulas(origin, content)
+                continue
             if name not in SECTIONS:
-                raise UserError(f"{origin}: unknown table [{name}]{nearest(name, SECTIONS)}; "
-                                f"there are {', '.join(f'[{s}]' for s in SECTIONS)}")
+                known = *SECTIONS, "activations"
+                raise UserError(f"{origin}: unknown table [{name}]{nearest(name, known)}; "
+                                f"there are {', '.join(f'[{s}]' for s in known)}")
             entries, section = content, name
         else:
             entries, section = {name: content}, ""
@@ -372,7 +343,8 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
     """Yield the same for the rules on a search."""
     s, t, m = config.search, config.train, config.monitor
     for genome in split_genomes(s.genomes):
-        model = replace(config.model, activation=genome)  # raises UserError
+        parsed("genomes", genome)  # raises UserError, as does the next
+        model = replace(config.model, activation=genome)
         yield (len(set(model.activations)) > 1 and s.genome != "per_block",
                f"genomes: {genome} differs by block; set genome = per_block")
     fitness_coefficients(s.fitness, s.coefficients)  # raises UserError

@@ -10,8 +10,9 @@ HEAD = """# Settings
 
 Every setting of a run. Each can stand in a TOML file (in the table that heads its section, or as a bare key), in
 `--set KEY=VALUE`, and in its flag where it has one. Flags win over `--set`, `--set` over `--config`, and that over
-`--preset`. A default of auto follows from other settings, and – means that the setting is not given. This page is what
-`helios-info --settings` prints."""
+`--preset`. A default of auto follows from other settings, and – means that the setting is not given. A table
+`[activations]` in a TOML file gives formulas names, as `quick = "x*sigmoid(1.702*x)"`, for whatever takes an
+activation. This page is what `helios-info --settings` prints."""
 ABOUT = {
     "model": "What a GPT is made of.", "data": "The texts that a run reads.",
     "train": "How a run trains, and what it writes on the way.",

@@ -23,6 +23,7 @@ from helios.formula.expression import FUNCTIONS, LIMIT, MAX_LENGTH, MAX_POWER, V
 from helios.formula.normal import rounded, simplify, slope
 
 MAX_NORMAL = 100  # nodes of a normal form
+MAX_COEFFICIENTS = 5  # more arguments of activation_backward.comp would not fit the 128 bytes that all devices have
 VALUE = "value"  # the output that is no derivative
 
 
@@ -205,6 +206,8 @@ def _values(text: str, at: int, names: frozenset[str]) -> tuple[dict[str, float]
             reader.fail(place, f"{known!r} is a {kind}; choose another name")
         if known in values:
             reader.fail(place, f"{known!r} has a value already")
+        if len(values) == MAX_COEFFICIENTS:
+            reader.fail(place, f"{known!r} is one too many: a formula has at most {MAX_COEFFICIENTS} coefficients")
         start = at + len(left) + 1
         value = reader.read(start, at + len(piece))
         if value.names:

@@ -15,7 +15,7 @@ CODE = """
 import sys
 sys.path.insert(0, {tests!r})
 from backends.emulation import matrix_units
-from backends.vulkan import ALL_SIX, Training, make
+from backends.vulkan import KINDS, Training, make
 from contextlib import nullcontext
 from helios.backends.vulkan import device
 from ops.registry import OPS, gradients
@@ -24,7 +24,7 @@ with matrix_units() if {units} else nullcontext(make()) as be:
         for sample in op.samples()[:3]:
             if all(x is None or x.size < 100_000 for x in sample.inputs):
                 gradients(op, sample, be)
-    training = Training(be, "gelu" if {units} else ALL_SIX, n_embd=32)
+    training = Training(be, "gelu" if {units} else KINDS, n_embd=32)
     for _ in range(3):
         training.step()
     training.program.profile()

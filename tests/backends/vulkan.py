@@ -13,11 +13,14 @@ from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.profile import CLUSTERED, REQUIRED, SUBGROUP, DeviceProfile
 from helios.errors import UserError
 from helios.model import GPTConfig
+from helios.model.activations import split
 from helios.train.config import TrainConfig
 from helios.train.state import TrainState
 
-ALL_SIX = "gelu,silu,relu,swiglu,universal,kan_spline"
-STEADY: dict[str, Any] = {"norm": "rms", "logit_softcap": 5.0, "resid_dropout": 0.0, "embd_dropout": 0.1}
+# An activation of each kind: in the products, gated, with coefficients, both, and the B-spline.
+KINDS = "gelu|swiglu|universal|kan_spline|a*silu(g)*u+b*sin(u); a=1, b=0.1|kan_bspline"
+STEADY: dict[str, Any] = {
+    "norm": "rms", "qk_norm": True, "logit_softcap": 5.0, "resid_dropout": 0.0, "embd_dropout": 0.1}
 # Of a device that is not there.
 PROFILE = DeviceProfile(
     index=0, name="a device", type="discrete", profile="simt", driver="1.0", api="1.3.0", subgroup_size=32, fragment=16,
@@ -40,11 +43,10 @@ def make(**options: object) -> VulkanBackend:
 class Training:
     """A tiny GPT's training step, as a run records it."""
 
-    def __init__(self, be: VulkanBackend, activation: str = ALL_SIX, dropout: float = 0.2, n_embd: int = 24,
+    def __init__(self, be: VulkanBackend, activation: str = KINDS, dropout: float = 0.2, n_embd: int = 24,
                  **settings: Any) -> None:
-        blocks = activation.count(",") + 1
-        config = GPTConfig(vocab_size=61, block_size=19, n_layer=blocks, n_head=2, n_embd=n_embd, activation=activation,
-                           dropout=dropout, softcap=5.0, **settings)
+        config = GPTConfig(vocab_size=61, block_size=19, n_layer=len(split(activation)), n_head=2, n_embd=n_embd,
+                           activation=activation, dropout=dropout, softcap=5.0, **settings)
         self.state = TrainState(config, TrainConfig(lr=1e-2), be, seed=1)
         self.model, self.optimizer, self.capture = self.state.model, self.state.opt, self.state.last
         self.steps = 0

@@ -23,8 +23,9 @@ from ..commands import invoke, refused
 
 TOP = {"device", "driver", "processor", "profile", "software", "date", "rows", "steps"}
 ROW = {"op", "shape", "dtype", "variant", "median_ms", "gflops", "gbps", "fraction_of_peak", "peer", "peer_ms", "ratio"}
-STEP = {"preset", "parameters", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "dispatches",
-        "submits", "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio", "kernels"}
+STEP = {"preset", "parameters", "batch", "activation", "precision", "tokens_per_sec", "ms_per_step", "times_first",
+        "dispatches", "submits", "barriers", "host_ms", "arena_bytes", "peer", "peer_tokens_per_sec", "ratio",
+        "kernels"}
 TINY = ("--preset", "tiny", "--quick")
 run = partial(invoke, bench.main)
 
@@ -82,11 +83,46 @@ def test_step(backend: Backend, tmp_path: Path) -> None:
         assert figures["arena_bytes"] > 0 and "attention_backward" in shown and "adamw" in shown
 
 
+def test_several_activations(backend: Backend, tmp_path: Path) -> None:
+    file, mine = tmp_path / "b.json", "mine: a*silu(g)*u+b*u; a=1, b=0"
+    shown = done("step", *TINY, "--activation", "gelu", "--activation", mine, "--activation", "relu|gelu", "--backend",
+                 backend.name, "--json", file)
+    found = json.loads(file.read_text())["steps"]
+    assert [figures["activation"] for figures in found] == ["gelu", mine, "relu|gelu".replace("|", ",")]
+    for figures in found:
+        assert set(figures) == STEP
+        assert figures["times_first"] == pytest.approx(figures["ms_per_step"] / found[0]["ms_per_step"])
+    lines = shown.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("activation "))
+    assert "× first" in lines[first] and "peer" not in lines[first]
+    for name, figures, line in zip(("gelu", "mine", "gelu×1 relu×1"), found, lines[first + 1:], strict=False):
+        assert line.startswith(f"{name} ") and f" {figures['ms_per_step']:,.2f} " in line
+        assert f" {figures['times_first']:.3f} " in line
+
+
+def test_activations_and_their_peers_take_turns(cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, real = list[str](), step.Training.step
+
+    def logged(self: step.Training, *inputs: Any) -> float:
+        log.append(self.config.model.activation)
+        return real(self, *inputs)
+
+    monkeypatch.setattr(step.Training, "step", logged)
+    monkeypatch.setattr(step, "peer", lambda name, config, be: lambda *inputs: log.append(
+        f"{name} {config.model.activation}"))
+    trainings = [step.Training(resolve("tiny", flags={"activation": name}), cpu_ref) for name in ("gelu", "x*sin(x)")]
+    found = step.measure("tiny", trainings, "torch", step.Effort(rounds=2, steps=2, warmup=1, profiles=1))
+    once, turn = ([name for side in ("gelu", "x*sin(x)") for name in (*[side] * n, *[f"torch {side}"] * n)]
+                  for n in (1, 2))
+    assert log == once + turn * 2
+    assert [(f["peer"], f["activation"]) for f in found] == [("torch", "gelu"), ("torch", "x*sin(x)")]
+
+
 def test_breakdown_counts_every_dispatch(backend: Backend) -> None:
     if backend.name != "vulkan":
         pytest.skip("only Vulkan records dispatches")
     config = resolve("tiny", flags={"activation": "gelu,swiglu"})
-    figures = step.measure("tiny", step.Training(config, backend), "none", step.QUICK)
+    (figures,) = step.measure("tiny", [step.Training(config, backend)], "none", step.QUICK)
     names = [k["name"] for k in figures["kernels"]]
     assert sum(k["calls"] for k in figures["kernels"]) == figures["dispatches"]
     assert len(set(names)) == len(names)

@@ -57,7 +57,8 @@ def check(model: GPTConfig) -> None:
         np.testing.assert_allclose(theirs.model.state_dict()[name].numpy(), w, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("settings", [{"norm": "rms"}, {"qk_norm": True}, {"qk_norm": True, "softcap": 0.0}, {"logit_softcap": 0.5}], ids=str)
+@pytest.mark.parametrize("settings", [{"norm": "rms"}, {"qk_norm": True}, {"qk_norm": True, "softcap": 0.0},
+                                      {"logit_softcap": 0.5}], ids=str)
 def test_same_with_other_settings(settings: dict[str, Any]) -> None:
     check(dataclasses.replace(SMALL, **settings))
 

@@ -1,15 +1,17 @@
-"""A store in a folder of its own."""
+"""A store in a folder of its own, a board, a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helios.train.board.store import Store
 
 from .boards import Board, board
+from .browser import Tab, chromium
 
 
 @pytest.fixture
@@ -24,3 +26,16 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Board]:
     """A board for the tests of a file, each with runs of its own."""
     with board(tmp_path_factory.mktemp("board") / "runs") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(browser: Any, shared: Board) -> Iterator[Tab]:
+    tab = Tab(browser, shared.url)
+    yield tab
+    tab.close()

@@ -14,10 +14,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from helios.train import history
-from helios.train.search.plots import COLOURS
 
 from .boards import board
-from .browser import Tab, chromium, train, trained
+from .browser import Tab, train, trained
 
 HISTORIC = {history.read(name).run_id for name in history.names()}
 PAGE = Path(__file__).parents[2] / "train" / "board" / "page"
@@ -96,12 +95,6 @@ def address(runs: Path) -> Iterator[str]:
         yield found.url
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Callable[..., Tab]]:
     """Opens tabs. Each must end without a complaint, and without having asked another host."""
@@ -126,11 +119,6 @@ def _asked(tab: Tab, what: str) -> list[dict[str, str]]:
     """The queries of the requests for `what`."""
     return [{k: v[0] for k, v in parse_qs(urlsplit(url).query).items()} for url in tab.asked
             if urlsplit(url).path.endswith(f"/{what}")]
-
-
-def test_colours_are_those_of_the_reports() -> None:
-    table = re.search(r"export const COLOURS = \{(.*?)\}", (PAGE / "colours.js").read_text(), re.DOTALL)
-    assert table and dict(re.findall(r'(\w+): "(#\w+)"', table[1])) == COLOURS
 
 
 def test_the_page_sets_text_alone() -> None:

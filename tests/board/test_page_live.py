@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from .boards import CONFIG, TOKEN, Board, board, event, row
-from .browser import Tab, chromium
+from .browser import Tab
 
 STEP = "Number(document.querySelector('.figures b')?.textContent.replaceAll(',', ''))"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def tab(browser: Any, shared: Board) -> Iterator[Tab]:
-    tab = Tab(browser, shared.url)
-    yield tab
-    tab.close()
 
 
 def _begin(of: Board, run_id: str, steps: int) -> None:

@@ -134,7 +134,23 @@ CASES: dict[str, Case] = {
     "TOML cut off": toml("steps = ", "is no TOML file"),
     "TOML in Latin-1": toml(b"# \xe9", "is no TOML file"),
     "TOML with a null byte in a name": toml('data = "a\\u0000b"', "data: expected text"),
-    "a flag nested deeply": Case((*NEW, "--activation", "[" * 100_000), ("--activation: expected a name", "100,002")),
+    "a flag nested deeply": Case((*NEW, "--activation", "[" * 100_000), ("--activation: expected an", "100,002")),
+    # formulas
+    **{f"formula {text[:30]!r}": Case((*NEW, "--activation", text), ("activation: ", words)) for text, words in (
+        ("geluu", "given 'geluu', expected one of gelu, "), ("x*siluu(x)", "column 3: unknown function 'siluu'"),
+        ("b*x", "column 1: 'b' has no value; give it one at the end, as ;b=1"), ("x*(1+", "column 3: syntax error"),
+        ("x*g*u", "column 5: x does not go with g and u"), ("x+x**7", "column 6: power 7, expected a whole number"),
+        ("1+1/x", "column 5: division by x, expected a number"), ("+".join(["x"] * 200), "column 151: more than 150"),
+        ("a*x; silu=1, a=1", "column 6: 'silu' is a function; choose another name"),
+        ("sin: x", "'sin' is a function of formulas; choose another name"), ("gelu: x", "'gelu' is an activation"),
+        ("my act: x", "'my act' is no name"), ("mine: x*y", "column 3: 'y' has no value"),
+        ("__import__('os')", 'column 12: "\'" cannot be part of a formula'), ("x.__class__", "column 1: 'x.__class__'"),
+        ("a*x+b+c+d+e+f; a=1, b=1, c=1, d=1, e=1, f=1", "column 41: 'f' is one too many: a formula has at most 5"),
+        ("gelu|x*(", "column 3: syntax error"))},
+    **{f"a formula in {key}": Case((*NEW, "--set", f"{key}=gelu{mark}x**9"), (f"{key}: ", "column 4: power 9"))
+       for key, mark in (("activation_pool", "|"), ("genomes", "||"))},
+    "a formula with a name, wrong": toml('[activations]\nf = "x+tan(x)"', (
+        "a.toml: activations.f: formula 'x+tan(x)', column 3: unknown function 'tan'")),
     "an unknown setting": Case((*NEW, "--set", "batchsize=2"), "did you mean batch_size?"),
     "an unknown setting like no other": Case((*NEW, "--set", "quiet=1"), "helios-info --settings lists them"),
     "an unknown preset": Case(("--preset", "quikstart"), "did you mean quickstart?"),

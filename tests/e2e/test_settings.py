@@ -34,6 +34,7 @@ pytestmark = pytest.mark.timeout(2 * DRAWS)
 drawn: Callable[[int], Any] = lambda n: settings(max_examples=n, deadline=None, database=None, derandomize=DRAWS <= 300,
                                                  suppress_health_check=list(HealthCheck))
 
+FORMULAS = [*TABLE, "x*sin(x)", "mine: a*tanh(g)*u+b*g; a=1, b=0.1"]
 LETTERS = st.text(max_size=20) | st.sampled_from(
     ["", "auto", "none", "true", "１２", "1_0", "0x1", "[", "[]", "{}", "nan", "synth:9GB", "synth:1"])
 WHOLE = st.integers(-2, 9) | st.integers() | st.sampled_from([2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**400])
@@ -49,7 +50,7 @@ def fitting(s: Setting) -> st.SearchStrategy[Any]:
         return st.booleans()
     if s.kind is INT:
         return st.integers(0, 12)
-    return st.floats(0, 1) if s.kind is FLOAT else st.sampled_from([*TABLE, "synth:3KB", "gelu,relu", "1", "a=1"])
+    return st.floats(0, 1) if s.kind is FLOAT else st.sampled_from([*FORMULAS, "synth:3KB", "gelu,relu", "1", "a=1"])
 
 
 @st.composite
@@ -75,7 +76,8 @@ def command_lines(draw: Callable[[st.SearchStrategy[Any]], Any]) -> tuple[list[s
         if args[-1] == "--help":
             args.pop()
     lines = [f"{s.key} = {json.dumps(value)}" for s, value in draw(st.lists(pairs(), max_size=3))]
-    lines += [f"[{section}]" for section in draw(st.lists(st.sampled_from([*SECTIONS, "[x]"]), max_size=1))]
+    tables = st.sampled_from([*SECTIONS, "activations", "[x]"])
+    lines += [f"[{section}]" for section in draw(st.lists(tables, max_size=1))]
     lines += [f"{s.key} = {json.dumps(value)}" for s, value in draw(st.lists(pairs(), max_size=2))]
     lines += draw(st.lists(LETTERS, max_size=1)) if draw(st.integers(0, 9)) == 0 else []
     return args, "\n".join(lines)
@@ -114,7 +116,7 @@ LARGE = SMALL | st.sampled_from([0.0, 1.0, 10.0, 1e9, 1e30, 3e38])
 TRAINED = {
     "layers": st.integers(1, 2), "dim": st.just(8), "block": st.just(7), "batch": st.just(1),
     "accum": st.integers(1, 2),
-    "steps": st.integers(1, 4), "activation": st.sampled_from([*TABLE]), "precision": st.sampled_from(["f32", "mixed"]),
+    "steps": st.integers(1, 4), "activation": st.sampled_from(FORMULAS), "precision": st.sampled_from(["f32", "mixed"]),
     "lr": LARGE, "warmup": st.integers(0, 5), "beta1": SMALL | st.just(0.0), "beta2": SMALL,
     "eps": LARGE, "weight-decay": LARGE, "grad-clip": LARGE, "spike-threshold": LARGE, "softcap": LARGE,
     "dropout": SMALL, "attn-dropout": SMALL, "resid-dropout": SMALL, "mlp-dropout": SMALL, "embd-dropout": SMALL,

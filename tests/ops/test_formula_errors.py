@@ -27,6 +27,7 @@ BAD = {
     "a*x; a=": "column 8: an expression is missing here",
     "a*x; a=x": "column 8: the value of 'a' must be a number, given 'x'",
     "a*x; a=1, a=2": "column 11: 'a' has a value already",
+    "a*x+b+c+d+e+f; a=1, b=1, c=1, d=1, e=1, f=1": "column 41: 'f' is one too many: a formula has at most 5 coef",
     "a*x; a=1; b=2": "column 9: ';' cannot be part",
     "a*x; a=1,": "column 10: expected coefficient=number",
     "a*x; a=1/0": "column 10: division by 0",

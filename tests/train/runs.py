@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from helios.train import checkpoint
-from helios.train.config import Config, MonitorConfig, resolve
+from helios.train.config import Config, resolve
 from helios.train.loop import Loop
+from helios.train.monitor_config import MonitorConfig
 from helios.train.monitors.cusum import Monitor
 from helios.train.records.layout import METRICS
 from helios.train.search.files import CANDIDATES, SUMMARY

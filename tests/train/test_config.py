@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,60 @@ def test_activations_of_each_block(tmp_path: Path) -> None:
     assert config.model.activations == (activation("gelu"), activation("swiglu"))
     assert config == resolve(flags={"activation": "gelu,swiglu", "n_layer": "2"})
     assert resolve(flags={"activation": "gelu,gelu", "n_layer": "2"}) == resolve(flags={"n_layer": "2"})
+
+
+OWN = '[activations]\nquick = "x * sigmoid(1.702*x)"\ngate = "a*silu(g)*u; a=.5"\n'
+QUICK, GATE = "quick: x*sigmoid(1.702*x)", "gate: a*silu(g)*u; a=0.5"
+
+
+def test_own_names_are_known_to_every_source_and_spelt_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("own", OWN), ("search", 'activation_pool = ["gelu", "quick"]\n' + OWN),
+                       ("other", '[activations]\nquick = "sin(x)"'), ("uses", "activation = 'quick'\n" + OWN)):
+        (tmp_path / f"{name}.toml").write_text(text)
+    monkeypatch.setattr("helios.train.config.PRESETS", tmp_path)
+    file = tmp_path / "own.toml"
+    assert resolve(file=file).model.activation == "gelu"
+    for found in (resolve(file=file, flags={"activation": "quick"}), resolve("own", assignments=["activation=quick"]),
+                  resolve("uses"), resolve(search_file=file, flags={"activation": '["quick", "quick"]', "n_layer": 2})):
+        assert found.model.activation == QUICK
+        assert resolve(base=found.to_dict()) == found  # a run needs no other file
+    assert resolve("own", tmp_path / "other.toml", flags={"activation": "quick"}).model.activation == "quick: sin(x)"
+    search = resolve(search_file=tmp_path / "search.toml").search
+    assert search.activation_pool == f"gelu|{QUICK}" and search.pool == ("gelu", QUICK)
+    blocks = resolve(file=file, flags={"activation": "gelu,gate", "n_layer": "2"}).model
+    assert blocks.activation == f"gelu|{GATE}" and blocks.activations[1].text == GATE
+
+
+def test_own_names_in_genomes(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(OWN + "[search]\ngenome = 'per_block'\n[model]\nlayers = 2")
+    for given, expected in (("gate||gelu|quick||sin(x)|relu", f"{GATE}||gelu|{QUICK}||sin(x)|relu"),
+                            ("gate;gelu,quick", f"{GATE}||gelu|{QUICK}"), ("gelu;relu", "gelu;relu"),
+                            ('[["gate", "gelu"], "quick"]', f"{GATE}|gelu||{QUICK}")):
+        assert resolve(file=tmp_path / "a.toml", assignments=[f"genomes={given}"]).search.genomes == expected
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ('gelu = "x"', "activations: 'gelu' is an activation already; choose another name"),
+    ('sin = "x"', "activations: 'sin' is a function of formulas"), ('u = "x"', "activations: 'u' is a variable"),
+    ('"a b" = "x"', "activations: 'a b' is no name, which has letters, digits and _"),
+    ('"" = "x"', "activations: '' is no name"), ("f = 1", "activations.f: expected a formula in quotes, got 1"),
+    ("f.x = 'x'", "activations.f: expected a formula"), ('f = ""', "activations.f: .*empty"),
+    ('f = "gelu"', "activations.f: formula 'gelu', column 1: gelu is a function: write gelu"),
+    ('f = "x+tan(x)"', "activations.f: formula 'x.tan.x.', column 3: unknown function 'tan'; did you mean tanh?"),
+    ('f = "x|x"', "activations.f: formula 'x.x', column 2: '.' cannot be part"),
+])
+def test_own_names_that_cannot_be(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(f"[activations]\n{line}")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tmp_path))}/a.toml: {message}") as error:
+        resolve(file=tmp_path / "a.toml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["activation", "activation_pool", "genomes"])
+def test_a_name_that_nobody_gave(tmp_path: Path, key: str) -> None:
+    (tmp_path / "a.toml").write_text(f"{key} = 'quik'\n{OWN}")
+    with pytest.raises(UserError, match=rf"^{key}: given 'quik', expected one of gelu, .*gate, or .*mean quick\?$"):
+        resolve(file=tmp_path / "a.toml")
 
 
 DEVICE = {"backend": "vulkan", "name": "card", "driver": "1"}

@@ -28,6 +28,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 import helios
+from helios.model import activations
 from helios.train.board import ingest, queries, series
 from helios.train.board.guard import ID, Guard, body
 from helios.train.board.schema import LINES, parse, storable, strict, text
@@ -41,6 +42,10 @@ for _type, _ending in (("text/javascript", ".js"), ("text/javascript", ".mjs"), 
 LIMIT = 8 * 2**20  # bytes of a post
 FAR = 2**62  # beyond every number of a row, and what SQLite holds
 PING = 15  # seconds
+ACTIVATIONS = "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in {  # a part of the page
+    "TABLE": {name: colour for name, (*_, colour) in activations.TABLE.items()}, "MORE": activations.MORE,
+    **{name: getattr(activations, name) for name in ("MIXED", "MIXED_COLOUR", "FORMULAS", "FORMULAS_COLOUR", "SHOWN")},
+}.items())
 PAUSE = 0.1  # seconds between two looks of a stream, in which changes gather
 
 
@@ -98,6 +103,7 @@ class Board:
                 Route(one + "/files/{name}/parts/{number}", self.part, methods=["PUT"]),
                 get(one + "/files/{name}/parts", self.parts),
                 get(one + "/files/{name}", self.file), Route(one + "/files/{name}", self.finish, methods=["POST"]),
+                get("/activations.js", self.activations),
                 Mount("/", StaticFiles(directory=PAGE, html=True)),
             ],
             middleware=[Middleware(Guard, token=token, loopback=loopback)],
@@ -119,6 +125,9 @@ class Board:
 
     async def health(self, request: Request) -> Response:
         return _json({"ok": True, "version": helios.__version__})
+
+    async def activations(self, request: Request) -> Response:
+        return Response(ACTIVATIONS, media_type="text/javascript")
 
     def runs(self, request: Request) -> Response:
         status, q = request.query_params.get("status"), request.query_params.get("q", "").lower()

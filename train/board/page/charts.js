@@ -1,7 +1,7 @@
 // The table of charts, and how the lines of each come from a run.
 
 import { Column } from "./column.js";
-import { colourKey, COLOURS, LINES, shortName } from "./colours.js";
+import { colourOf, kind, kinds, LINES, shortName } from "./colours.js";
 import { labels, number } from "./format.js";
 import { heat, timeline } from "./heatmap.js";
 import { areas } from "./paint.js";
@@ -107,14 +107,15 @@ const KINDS = {
       if (!parts.has(span.value)) parts.set(span.value, []);
       parts.get(span.value).push(span);
     }
-    return [...parts].map(([activation, spans]) => {
+    const order = kinds([...parts.keys()]), place = ([activation]) => order.indexOf(kind(activation, order));
+    return [...parts].sort((a, b) => place(a) - place(b)).map(([activation, spans]) => {
       const part = new Column();
       for (const { from, to } of spans) {
         column.step.forEach((step, i) => { if (step >= from && step <= to) part.copy(column, i); });
         part.add(to + 0.5, null, 0); // what is between its spans is another's
       }
       return line(spec, key, run, part, { ...how, keep: true },
-        { label: shortName(activation), colour: COLOURS[colourKey(activation)] });
+        { label: shortName(activation), title: activation, colour: colourOf(kind(activation, order)) });
     }).filter((each) => each.last.some((value) => value !== null));
   },
 

@@ -1,7 +1,8 @@
 // The search of a run: its lineage tree, table of candidates, switch log, activations by generation, and charts.
 
+import { MIXED } from "./activations.js";
 import { SEARCH_CHARTS } from "./charts.js";
-import { COLOURS, colourKey, colourOf, shortName } from "./colours.js";
+import { colourOf, kind, kinds, shortName, split } from "./colours.js";
 import { h, reveal, soon, svg, swatch } from "./dom.js";
 import { count, labels, loss, number } from "./format.js";
 import { Grid } from "./grid.js";
@@ -96,9 +97,9 @@ export class Search {
   }
 
   #key() {
-    const used = new Set(this.run.candidates.map((c) => colourKey(c.activation)));
-    this.tree.box.previousSibling.replaceChildren(...Object.keys(COLOURS).filter((name) => used.has(name))
-      .map((name) => h("span", {}, swatch(COLOURS[name]), name)), h("span", {}, "◯ winner has a ring"));
+    const used = kinds(this.run.candidates.map((c) => c.activation));
+    this.tree.box.previousSibling.replaceChildren(
+      ...used.map((name) => h("span", {}, swatch(colourOf(name)), name)), h("span", {}, "◯ winner has a ring"));
   }
 
   #name(id, name) {
@@ -150,29 +151,31 @@ export class Search {
 }
 
 const named = ({ activation }) =>
-  h("span", {}, activation && swatch(colourOf(activation)), shortName(activation) || "–");
+  h("span", { title: activation }, activation && swatch(colourOf(activation)), shortName(activation) || "–");
 
 /** Bars: how many candidates, or blocks where these differ, have each activation in each generation. */
 function distribution(candidates) {
-  const WIDTH = 46, HIGH = 130, mixed = candidates.some((c) => c.activation?.includes(",")), counts = new Map();
-  for (const { activation, generation } of candidates) {
+  const WIDTH = 46, HIGH = 130, genomes = candidates.map((c) => split(c.activation ?? MIXED)), counts = new Map();
+  const order = kinds(genomes.flat());
+  const blocks = Math.max(1, ...genomes.map((genome) => genome.length));
+  candidates.forEach(({ generation }, i) => {
     if (!counts.has(generation)) counts.set(generation, new Map());
-    const of = counts.get(generation), names = (activation ?? "mixed").split(",");
-    for (const name of names) of.set(name, (of.get(name) ?? 0) + 1);
-  }
+    const of = counts.get(generation);
+    for (const name of genomes[i].map((gene) => kind(gene, order))) of.set(name, (of.get(name) ?? 0) + blocks / genomes[i].length);
+  });
   const most = Math.max(1, ...[...counts.values()].map((of) => [...of.values()].reduce((a, b) => a + b, 0)));
   const bars = [...counts].sort((a, b) => a[0] - b[0]).map(([generation, of], i) => {
     let y = HIGH + 4;
-    const parts = Object.keys(COLOURS).filter((name) => of.has(name)).map((name) => {
+    const parts = order.filter((name) => of.has(name)).map((name) => {
       const height = (HIGH * of.get(name)) / most;
       y -= height;
       return svg("rect", { x: i * WIDTH + 8, y, width: WIDTH - 16, height: Math.max(0, height - 1),
-                           fill: COLOURS[name] },
+                           fill: colourOf(name) },
         svg("title", {}, `generation ${generation}: ${of.get(name)} ${name}`));
     });
     return svg("g", {}, parts, svg("text", { x: i * WIDTH + WIDTH / 2, y: HIGH + 18 }, String(generation)));
   });
   const width = Math.max(1, bars.length) * WIDTH;
   return h("div", { class: "scroll" }, svg("svg", { width, height: HIGH + 24, viewBox: `0 0 ${width} ${HIGH + 24}`,
-    role: "img", "aria-label": `Activations of the ${mixed ? "blocks" : "candidates"} by generation` }, bars));
+    role: "img", "aria-label": `Activations of the ${blocks > 1 ? "blocks" : "candidates"} by generation` }, bars));
 }

@@ -1,6 +1,6 @@
 // The lineage tree of a search: generations from left to right, children beside their parents.
 
-import { colourOf, shortName } from "./colours.js";
+import { colourOf, kind, kinds, shortName } from "./colours.js";
 import { h, reveal, svg } from "./dom.js";
 import { labels, loss } from "./format.js";
 import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
@@ -19,13 +19,13 @@ export class Tree {
   show(candidates, winner) {
     const { nodes, width, height } = layout(candidates, this.box.clientWidth);
     this.nodes.clear();
-    const at = new Map(nodes.map((node) => [node.id, node]));
+    const at = new Map(nodes.map((node) => [node.id, node])), shown = kinds(candidates.map((c) => c.activation));
     const lines = nodes.filter((node) => at.has(node.candidate.parent_id)).map((node) => {
       const from = at.get(node.candidate.parent_id), start = from.x + 20 + LETTER * label(from).length;
       const middle = (start + node.x) / 2;
       return svg("path", { d: `M${start} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
     });
-    const circles = nodes.map((node) => this.#node(node, winner));
+    const circles = nodes.map((node) => this.#node(node, winner, shown));
     this.box.replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
       "aria-label": "Lineage: generations from left to right" }, svg("g", { class: "lines" }, lines), circles));
   }
@@ -39,8 +39,8 @@ export class Tree {
     if (this.nodes.has(id)) reveal(this.nodes.get(id), this.box);
   }
 
-  #node({ id, x, y, candidate, name }, winner) {
-    const colour = colourOf(candidate.activation), open = !candidate.status || candidate.status === "reused";
+  #node({ id, x, y, candidate, name }, winner, shown) {
+    const colour = colourOf(kind(candidate.activation, shown)), open = !candidate.status || candidate.status === "reused";
     const value = candidate.val_loss_mean ?? null;
     const circle = svg("circle", { r: RADIUS, stroke: colour, fill: open ? "none" : colour });
     const about = [name, shortName(candidate.activation), value !== null && `val ${loss(value)}`,
