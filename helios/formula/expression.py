@@ -136,7 +136,7 @@ class Node:
         args[first] = args[first].replace(tuple(rest), new)
         return Node(self.op, tuple(args))
 
-    def substitute(self, **given: Node) -> Node:
+    def substitute(self, /, **given: Node) -> Node:
         """Return the tree with nodes in place of names."""
         if self.op == "name":
             return given.get(self.args[0], self)
@@ -195,7 +195,6 @@ def number(value: Fraction | int | float) -> Node:
 def name(text: str) -> Node:
     """Return a variable or a coefficient."""
     return Node("name", (text,))
-
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

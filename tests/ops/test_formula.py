@@ -368,7 +368,8 @@ def test_trees() -> None:
 
 
 @pytest.mark.parametrize(("text", "shown"), [
-    ("x+0*a*x; a=-1", "x+0*(-1)*x"), ("a*x-b*x+b*x; a=1, b=2", "a*x-2*x+2*x; a=1"), ("-a*0-x; a=.5", "(-0.5)*0-x")])
+    ("x+0*a*x; a=-1", "x+0*(-1)*x"), ("a*x-b*x+b*x; a=1, b=2", "a*x-2*x+2*x; a=1"), ("-a*0-x; a=.5", "(-0.5)*0-x"),
+    ("x+0*self*x; self=2", "x+0*2*x")])
 def test_a_coefficient_that_falls_away_is_a_number(text: str, shown: str) -> None:
     formula = Formula.parse(text)
     assert str(formula) == shown and Formula.parse(shown) == formula
