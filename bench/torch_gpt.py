@@ -98,13 +98,14 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = act
         self.fc1 = nn.Linear(width, act.parts * hidden, bias=False)
-        self.act = nn.ParameterDict({name: torch.from_numpy(value[..., None]).expand(*value.shape, hidden).clone()
-                                     for name, value in act.coefficients.items()})
+        self.act = nn.Module()
+        for name, value in act.coefficients.items():  # which may be called as methods are: register_parameter refuses
+            start = torch.from_numpy(value[..., None]).expand(*value.shape, hidden).clone()
+            self.act._parameters[name] = nn.Parameter(start)
         self.fc2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        coefficients = (self.act[name] for name in self.activation.coefficients)
-        return self.fc2(activate(self.activation, self.fc1(x), *coefficients))
+        return self.fc2(activate(self.activation, self.fc1(x), *self.act.parameters()))
 
 
 class Block(nn.Module):

@@ -38,10 +38,9 @@ def sides(model: GPTConfig):  # type: ignore[no-untyped-def]
     return ours, theirs, draw.integers(0, model.vocab_size, (2, 3, model.block_size)).astype(np.int32)
 
 
-@pytest.mark.parametrize("softcap", [0.0, 5.0])
-@pytest.mark.parametrize("activation", [*TABLE, "a*silu(g)*u+b*g*sin(u); a=1, b=0.1"])
-def test_same_loss_gradients_and_updates(activation: str, softcap: float) -> None:
-    check(dataclasses.replace(SMALL, activation=activation, softcap=softcap))
+@pytest.mark.parametrize("activation", [*TABLE, "train*silu(g)*u+keys*g*sin(u); train=1, keys=0.1"])
+def test_same_loss_gradients_and_updates(activation: str) -> None:
+    check(dataclasses.replace(SMALL, activation=activation, softcap=5.0))
 
 
 def check(model: GPTConfig) -> None:
@@ -58,7 +57,7 @@ def check(model: GPTConfig) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"norm": "rms"}, {"qk_norm": True}, {"qk_norm": True, "softcap": 0.0},
-                                      {"logit_softcap": 0.5}], ids=str)
+                                      {"softcap": 0.0}, {"logit_softcap": 0.5}], ids=str)
 def test_same_with_other_settings(settings: dict[str, Any]) -> None:
     check(dataclasses.replace(SMALL, **settings))
 
