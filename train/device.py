@@ -46,11 +46,11 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
     its backward pass. One arena serves steps, micro-steps and evaluations."""
     b, t, d = batch_size, model.block_size, model.n_embd
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D, with qk_norm 2·D more; and
-    # the results of fc1 and the activation. Besides, there are either the logits (whose gradient takes their place) or
-    # the gradients of one block's hidden values.
+    # the results of fc1 and the activation. Besides, there are the logits (whose gradient takes their place), or the
+    # gradients of one block's hidden values, or of its qkv.
     hidden = [(act.parts + 1) * f for act, f in zip(model.activations, model.ffn_dims, strict=True)]
     kept = model.n_layer * ((11 if model.qk_norm else 9) * d + model.n_head) + sum(hidden)
-    return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + max(model.vocab_size, *hidden))))
+    return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + max(model.vocab_size, 3 * d, *hidden))))
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:
