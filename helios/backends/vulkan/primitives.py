@@ -80,29 +80,30 @@ class Primitives(Products):
 
     def spline(self, h: VkArray, points: VkArray) -> VkArray:
         out = self.empty(h.shape)
-        self._spline(h, self.parts(h.size // h.shape[-1], h.shape[-1]), 0, h=h, points=points, o=out)
+        self._spline(self.parts(h.size // h.shape[-1], h.shape[-1]), 0, h=h, points=points, o=out)
         return out
 
     def spline_backward(self, h: VkArray, points: VkArray, g: VkArray) -> tuple[VkArray, VkArray]:
         parts = self.parts(h.size // h.shape[-1], h.shape[-1])
         dh, dpoints = self.empty(h.shape), self.empty((parts, *points.shape) if parts > 1 else points.shape)
-        self._spline(h, parts, 1, h=h, points=points, dout=g, dh=dh, dpoints=dpoints)
+        self._spline(parts, 1, h=h, points=points, dout=g, dh=dh, dpoints=dpoints)
         return dh, dpoints if parts == 1 else self._sum_rows(dpoints, parts, points.shape)
 
-    def _spline(self, like: VkArray, parts: int, backward: int, **args: VkArray) -> None:
-        columns = like.shape[-1]
+    def _spline(self, parts: int, backward: int, **args: VkArray) -> None:
+        # Where an output is as large as an input, `parts` is such that one lane alone has to do with the same elements.
+        size, columns = args["h"].size, args["h"].shape[-1]
         kernel = self.kernel("spline", self.lanes, FORMULA="", GATED=0, PAIRS=0, BACKWARD=backward,
                              POINTS=SPLINE_POINTS, REACH=SPLINE_REACH)
-        self.dispatch(kernel, divide(columns, self.lanes) * parts, True, rows=like.size // columns, columns=columns,
+        self.dispatch(kernel, divide(columns, self.lanes) * parts, True, rows=size // columns, columns=columns,
                       parts=parts, **args)
 
     def _columns(self, kernel: Kernel, like: VkArray, names: Sequence[str], before: int = 0,
                  elementwise: bool = False, **args: Any) -> list[VkArray]:
-        """Run a kernel that sums over the rows of `like`, into arrays [columns] by those names, in parts where it pays;
-        `before` workgroups do something else."""
+        """Run a kernel whose lanes own columns of `like` and sum over its rows, into arrays [columns] by those names, in
+        parts where it pays; `before` workgroups do something else."""
         columns = like.shape[-1]
         rows = like.size // columns
-        parts = self.parts(rows, columns)
+        parts = self.parts(rows, columns, bool(names))
         partials = [self.empty((parts, columns) if parts > 1 else (columns,)) for _ in names]
         owned = kernel.defines["WG"] * (1 + kernel.defines.get("PAIRS", 0))
         args |= dict(zip(names, partials, strict=True))

@@ -26,8 +26,8 @@ ELEMENTWISE = {
     "softcap": "softcap(x, p.alpha)",
     "softcap_backward": "softcap_grad(x, p.alpha) * y",
 }
-# Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
 BUSY = 16384  # invocations that keep a GPU busy
+# Of the kernels that include lib/epilogue.glsl; fuse.py gives them one.
 NO_EPILOGUE: dict[str, Any] = {"HAS_EPILOGUE": 0, "Y": 0, "SWAP": 0, "FORMULA": ""}
 
 
@@ -84,10 +84,13 @@ class Variants:
         even = all(n % 2 == 0 for n in lengths) and all(x.offset % 8 == 0 for x in at)
         return int(even and self.profile.profile == "cpu" and "shaderInt64" in self.profile.features)
 
-    def parts(self, rows: int, columns: int) -> int:
-        """Return in how many runs rows are summed: in one where the columns alone keep the device busy."""
+    def parts(self, rows: int, columns: int, sums: bool = True) -> int:
+        """Return in how many runs rows are gone through by lanes that own columns. Where these sum over them, in one if
+        the columns alone keep the device busy."""
         if self.profile.profile == "cpu":
             return 1
+        if not sums:
+            return divide(rows, self.span)
         return max(1, min(divide(BUSY, columns), divide(rows, 16)))
 
     def _each(self, name: str, n: int, elementwise: bool = False, defines: dict[str, Any] | None = None, **args: Any
