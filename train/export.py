@@ -20,6 +20,7 @@ import safetensors.numpy
 from helios.errors import UserError
 from helios.files import obstacle, write_atomic
 from helios.model import GPTConfig, files
+from helios.model.activations import activation
 from helios.model.settings import spelt
 from helios.train import checkpoint, directory
 from helios.train.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ def load(path: str | Path) -> Exported:
 # -- Hugging Face -----------------------------------------------------------------------------------------------------
 HF_DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 EPS = 1e-5  # of layer norms, in helios.ops as in GPT-2
-GPT2 = {"softcap": 0, "logit_softcap": 0, "norm": "layer", "qk_norm": False, "activation": "gelu"}  # what each has
+GPT2 = {"softcap": 0, "logit_softcap": 0, "norm": "layer", "qk_norm": False}  # what each has
 
 
 def write_hf(model: Exported, folder: Path, dtype: str = "f32") -> None:
@@ -127,6 +128,8 @@ def unlike_gpt2(cfg: GPTConfig) -> list[str]:
     """Return each setting that no GPT-2 has, and what it would be there."""
     found = [f"{key} is {spelt(given)}, and {spelt(theirs)} there"
              for key, theirs in GPT2.items() if (given := getattr(cfg, key)) != theirs]
+    if any(act.key != activation("gelu").key for act in cfg.activations):
+        found.append(f"activation is {cfg.activation}, and gelu there")
     if (p := cfg.dropouts).resid != p.mlp:
         found.append(f"resid_dropout is {p.resid:g} and mlp_dropout {p.mlp:g}, and one value there")
     return found

@@ -1,4 +1,5 @@
-// The functions of formulas that GLSL lacks or has with too few digits; finite for all finite x, if their result is.
+// The soft cap, and the functions of formulas that GLSL lacks or has with too few digits; finite for all finite x, if
+// their result is.
 
 float sigmoid(float x) { return 1.0 / (1.0 + exp(-x)); }
 

@@ -32,7 +32,8 @@ def test_names_and_colours_are_those_of_the_reports(tab: Tab) -> None:
       const few = texts.slice(0, 30);
       return {split: texts.map(split), kinds: [kinds([...texts].reverse()), kinds(few)],
               among: [texts, few].map((given) => texts.map((text) => kind(text, kinds(given)))),
-              short_name: texts.map(shortName), kind: texts.map((text) => kind(text)), colour: texts.map(colourOf)}; }""", TEXTS)
+              short_name: texts.map(shortName), kind: texts.map((text) => kind(text)),
+              colour: texts.map(colourOf)}; }""", TEXTS)
     assert found == ours
 
 

@@ -169,7 +169,7 @@ def test_a_folder_in_fewer_bits(model: Exported, tmp_path: Path, dtype: str, the
 
 
 def test_a_folder_keeps_the_dropouts(model: Exported, tmp_path: Path) -> None:
-    changes = {"dropout": 0.1, "attn_dropout": 0.2, "embd_dropout": 0.3}
+    changes = {"dropout": 0.1, "attn_dropout": 0.2, "embd_dropout": 0.3, "activation": "same: gelu(x)"}
     export.write_hf(model._replace(config=GPTConfig.from_dict(CONFIG.to_dict() | changes)), tmp_path / "hf")
     about = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert [about[f"{name}_pdrop"] for name in ("attn", "resid", "embd")] == [0.2, 0.1, 0.3]

@@ -99,8 +99,8 @@ class Primitives(Products):
 
     def _columns(self, kernel: Kernel, like: VkArray, names: Sequence[str], before: int = 0,
                  elementwise: bool = False, **args: Any) -> list[VkArray]:
-        """Run a kernel whose lanes own columns of `like` and sum over its rows, into arrays [columns] by those names, in
-        parts where it pays; `before` workgroups do something else."""
+        """Run a kernel whose lanes own columns of `like` and sum over its rows, into arrays [columns] by those names,
+        in parts where it pays; `before` workgroups do something else."""
         columns = like.shape[-1]
         rows = like.size // columns
         parts = self.parts(rows, columns, bool(names))
