@@ -190,11 +190,11 @@ def next_generation(cfg: SearchConfig, model: GPTConfig, population: Sequence[Ca
     parents = _parents(cfg, living, generation, seed)
     decayed = cfg.diversity_bonus * DECAYS[cfg.diversity_decay](generation / cfg.generations)
     known = {genome_key(c) for c in living}
-    children: list[Candidate] = []
+    children, taken = list[Candidate](), set[str]()
     for i in range(cfg.population_size):
         parent = parents[i % len(parents)]
         others = [p for p in parents if p is not parent]
-        genome, changes, refused = _child(cfg, model, parent, others, children, (seed, generation, i))
+        genome, changes, refused = _child(cfg, model, parent, others, taken, (seed, generation, i))
         text, key = genome.activation, operators.key(genome)
         children.append(Candidate(
             id=_id(text, generation, _position(cfg, generation, i) + 1),
@@ -203,6 +203,7 @@ def next_generation(cfg: SearchConfig, model: GPTConfig, population: Sequence[Ca
             mutation="; ".join(changes) or None, settings=dict(genome.settings), refused=refused,
             bonus=0.0 if key in known else decayed))
         known.add(key)
+        taken.add(key)
     return children
 
 
@@ -229,13 +230,12 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
 
 
 def _child(cfg: SearchConfig, model: GPTConfig, parent: Candidate, others: Sequence[Candidate],
-           siblings: Sequence[Candidate], at: tuple[int, int, int]) -> tuple[Genome, list[str], int]:
+           taken: Collection[str], at: tuple[int, int, int]) -> tuple[Genome, list[str], int]:
     """Return a child's genome, the changes to the parent's in words, and how many formulas were refused.
-    at: seed, generation and index."""
-    taken = set(map(genome_key, siblings))
+    taken: the keys of its siblings. at: seed, generation and index."""
     if cfg.genome == "operators":
-        return operators.child(parent.genome, [(c.name, c.genome) for c in others], taken,
-                               (cfg.mutation_rate, cfg.crossover_rate), cfg.pool, model, _draws(operators.CHILD, *at))
+        return operators.child(parent.genome, [(c.name, c.genome) for c in others], taken, cfg, model,
+                               _draws(operators.CHILD, *at))
     draws = _uniform(2 + 3 * model.n_layer, *at)
     old = activation(parent.activation).formula if cfg.genome == "formula" else None
     if old is None:
@@ -272,14 +272,15 @@ def _random_ones(cfg: SearchConfig, model: GPTConfig, generation: int, seed: int
     """Return candidates of which each comes from one of the pool's formulas or, with genome = operators, from a random
     genome by mutations in a row: one, or more, up to as many as the last children of a search may have behind them.
     What was measured is not looked at."""
-    most, found = max(1, cfg.generations - 1), list[Candidate]()
+    most, found, taken = max(1, cfg.generations - 1), list[Candidate](), set[str]()
     for i in range(cfg.population_size):
         if cfg.genome == "operators":
             draws = _draws(1 + operators.COUNT + most * operators.MUTATION, seed, generation, i)
             genome, changes, refused = _random_genome(cfg, model, most, draws)
         else:
             draws = _draws(2 + most * NUMBERS, seed, generation, i)
-            genome, changes, refused = _random_formula(cfg, set(map(genome_key, found)), most, draws)
+            genome, changes, refused = _random_formula(cfg, taken, most, draws)
+        taken.add(operators.key(genome))
         found.append(dataclasses.replace(_founder(genome, _position(cfg, generation, i), generation, seed),
                                          mutation="; ".join(changes), refused=refused))
     return found

@@ -16,7 +16,7 @@ from helios.formula import Formula
 from helios.model.activations import TABLE, activation, joined, parsed, split
 from helios.model.config import NORMS, Dropouts, GPTConfig
 from helios.model.settings import declared
-from helios.train.config import canonical
+from helios.train.config import SearchConfig, canonical
 from helios.train.search.mutations import NUMBERS, TRIES, Draws, mutate
 
 
@@ -58,7 +58,7 @@ GENES = tuple(gene for gene in (
     _one("softcap", *CAPS, steps=True),
     _one("logit_softcap", *CAPS, steps=True),
     Gene(PLACES, POLICIES),
-) if _DECLARED.issuperset(gene.settings))
+) if _DECLARED.issuperset(gene.settings))  # those that the model has
 VARIED = frozenset(name for gene in GENES for name in gene.settings)
 
 COUNT = 1 + len(GENES)  # of genes, the activation being one; and random numbers of a random genome
@@ -126,16 +126,16 @@ def drawn(pool: Sequence[str], model: GPTConfig, draws: Draws) -> Genome:
     return Genome(text, _differing(now, own))
 
 
-def child(genome: Genome, others: Sequence[tuple[str, Genome]], taken: Collection[str], rates: tuple[float, float],
-          pool: Sequence[str], model: GPTConfig, draws: Draws) -> tuple[Genome, list[str], int]:
+def child(genome: Genome, others: Sequence[tuple[str, Genome]], taken: Collection[str], cfg: SearchConfig,
+          model: GPTConfig, draws: Draws) -> tuple[Genome, list[str], int]:
     """Return a child's genome, how it differs from its parent's in words, and how many formulas were refused.
 
-    With the second of the rates it takes each gene from that or from another parent, evenly; with the first it mutates.
-    What equals its parent or is in `taken` (keys) is drawn again, at most TRIES times; then it is as its parent.
-    others: names and genomes of the other parents.
+    With probability crossover_rate it takes each gene from that or from another parent, evenly; with probability
+    mutation_rate it mutates. What equals its parent or is in `taken` (keys) is drawn again, at most TRIES times; then
+    it is as its parent. others: names and genomes of the other parents.
     """
-    mutates, crosses = draws.chance(rates[0]), bool(others) and draws.chance(rates[1])
-    refused = 0
+    pool, refused = cfg.pool, 0
+    mutates, crosses = draws.chance(cfg.mutation_rate), bool(others) and draws.chance(cfg.crossover_rate)
     for _ in range(TRIES if mutates or crosses else 0):
         made, words, changes = genome, list[str](), list[str]()
         if crosses:
