@@ -113,8 +113,8 @@ class SearchConfig(Settings):
                               flag="max-cost")
     activation_pool: str = setting("gelu,silu,relu,swiglu,universal,kan_spline", ANY, "activations that may be tried",
                                    kind=ACTIVATIONS)
-    genome: str = setting("global", one_of("global", "per_block", "formula"), "one activation for all blocks, one for "
-                          "each, or one for all whose formula mutates")
+    genome: str = setting("global", one_of("global", "per_block", "formula", "operators"), "one activation for all "
+                          "blocks, one for each, one whose formula mutates, or that and what steadies the model")
     genomes: str = setting("", ANY, "candidates of generation 0; not given: made from activation_pool", kind=GENOMES)
     population_size: int = setting(6, COUNT, "candidates in a generation")
     generations: int = setting(2, COUNT, "generations, the first one included")
@@ -130,7 +130,7 @@ class SearchConfig(Settings):
     tournament_size: int = setting(3, COUNT, "candidates in a tournament")
     elitism: bool = setting(True, ANY, "let parents be chosen again, by the results they have, like their children")
     mutation_rate: float = setting(0.5, PORTION, "probability that a child (with per_block: each block of it) mutates")
-    crossover_rate: float = setting(0.5, PORTION, "probability that a child has two parents; with per_block only")
+    crossover_rate: float = setting(0.5, PORTION, "probability that a child has two parents; per_block, operators")
     diversity_bonus: float = setting(0.05, NATURAL, "lead of a new genome when parents are chosen, in score units")
     diversity_decay: str = setting("cosine", one_of("none", "linear", "cosine"), "how the bonus falls over generations")
     rank_by: str = setting("val_loss", one_of("val_loss", "fitness"), "what candidates are ranked by")
@@ -332,8 +332,7 @@ def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
     yield (m.adaptive_batch and not m.batch_min <= t.batch_size <= m.batch_max,
            f"batch_size {t.batch_size} is not between batch_min {m.batch_min} and batch_max {m.batch_max}, which "
            "adaptive_batch keeps to")
-    yield (m.adaptive_batch and t.accum > 1,
-           "adaptive_batch changes the batch of a step, and --accum divides it; give one of them")
+    yield m.adaptive_batch and t.accum > 1, "adaptive_batch changes the batch, and --accum divides it; give one of them"
     yield (m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics),
            "dynamic_lr = entropy goes by the population of a search, with track_population_metrics; give cusum, or "
            "--search")
@@ -352,8 +351,9 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
     yield len({act.key for act in pool}) < len(pool), f"activation_pool: {s.activation_pool} names an activation twice"
     yield (s.genome == "formula" and not any(act.formula for act in pool),
            f"activation_pool: {s.activation_pool} has no formula, and genome = formula needs one; add gelu, say")
-    yield s.selection == "random" and s.genome != "formula", "selection = random draws formulas: set genome = formula"
-    yield s.selection == "exhaustive" and s.genome == "formula", "selection = exhaustive: formulas have no end"
+    free = s.genome in ("formula", "operators")
+    yield s.selection == "random" and not free, "selection = random draws formulas: set genome = formula or operators"
+    yield s.selection == "exhaustive" and free, "selection = exhaustive: formulas have no end"
     yield s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off"
     yield m.adaptive_batch and s.budget == "steps", "adaptive_batch makes steps of different sizes: set budget = tokens"
     yield m.dynamic_lr == "entropy" and s.reuses, "dynamic_lr = entropy: generations differ in rate; set reuse = false"

@@ -15,7 +15,8 @@ from helios.train.config import SECTIONS, SETTINGS, Config
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, TOKENIZER
 from helios.train.search.files import FOLDER
-from helios.train.search.search import winner
+from helios.train.search.operators import VARIED
+from helios.train.search.search import found_by
 from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
 
@@ -76,7 +77,8 @@ class Resumed(Start):
         if search:
             self._check_search(config.to_dict(), search["at"] is None)
         # In a search, the checkpoint's model is that of the candidate under way.
-        own = {key: self.state["model"].get(key) for key in ("activation", "ffn_dim")} if search else {}
+        varied = {"activation", "ffn_dim"} | (VARIED if config.search.genome == "operators" else set())
+        own = {key: value for key, value in self.state["model"].items() if key in varied} if search else {}
         checkpoint.check_model(found, config.model.to_dict() | own)
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:
             raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "
@@ -92,7 +94,9 @@ class Resumed(Start):
     def _check_search(self, now: Mapping[str, Any], over: bool) -> None:
         """Raise UserError where a setting has changed that all candidates must share."""
         free = {"steps", "max_cost"} | {s.key for s in SETTINGS if not s.bits}
-        for section in ("search",) if over else ("train", "data", "search", "monitor"):
+        # Candidates of operators hold what is not as the run's model has it.
+        model = ("model",) * (now["search"]["genome"] == "operators")
+        for section in (*(("search",) if over else ("train", "data", "search", "monitor")), *model):
             for key, value in now[section].items():
                 was = self.saved.get(section, {}).get(key)
                 if key not in free and was != value:
@@ -110,8 +114,7 @@ class Resumed(Start):
             self._copy_to(path)
         else:
             about["created"] = self.saved.get("created")  # None: its first event tells
-        if found := winner(self.search, config):
-            about["symbio_winner"] = found
+        about |= found_by(self.search, config)
         return self._changes(about)
 
     def _copy_to(self, path: Path) -> None:

@@ -29,7 +29,7 @@ def test_5ke3_is_160_steps_of_search_and_340_after() -> None:
     # Every genome of the pool is measured in the first generation, and none again.
     parents = [Candidate(f"gen0_{a}_{i}", f"X-{i}", a, 0, 0, val_loss_mean=1.0, status="complete")
                for i, a in enumerate(POOL)]
-    children = next_generation(fair, 6, parents, 1, 0)
+    children = next_generation(fair, c.model, parents, 1, 0)
     assert {c.activation for c in children} <= set(POOL) and fair.reuse
     assert len(POOL) * fair.replicates * 20 == 160
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from helios.model import GPTConfig
 from helios.train import checkpoint
-from helios.train.config import Config, resolve
+from helios.train.config import Config, SearchConfig, resolve
 from helios.train.loop import Loop
 from helios.train.monitor_config import MonitorConfig
 from helios.train.monitors.cusum import Monitor
 from helios.train.records.layout import METRICS
+from helios.train.search import evolution
+from helios.train.search.evolution import Candidate
 from helios.train.search.files import CANDIDATES, SUMMARY
 
 Make = Callable[..., Loop]
 SMALL = {"activation_pool": "gelu,relu,swiglu", "population_size": "3", "generations": "2", "replicates": "2",
          "steps_per_candidate": "6", "candidate_eval_interval": "3", "steps": "8", "checkpoint_interval": "0",
          "eval_interval": "4", "cusum_window": "5"}  # a search that takes seconds
+
+
+def first_generation(cfg: SearchConfig, n_layer: int, seed: int, **model: object) -> list[Candidate]:
+    return evolution.first_generation(cfg, GPTConfig(n_layer=n_layer, **model), seed)
+
+
+def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candidate], generation: int, seed: int,
+                    **model: object) -> list[Candidate]:
+    return evolution.next_generation(cfg, GPTConfig(n_layer=n_layer, **model), population, generation, seed)
 
 
 def configured(**settings: Any) -> Config:

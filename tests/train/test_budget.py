@@ -72,6 +72,8 @@ def test_the_speed_is_that_of_steps_that_do_not_record(search: Make, cpu_ref: Ba
     ({"activation_pool": "gelu|x*sin(y)"}, "activation_pool: formula 'x\\*sin\\(y\\)', column 7: 'y' has no value"),
     ({"activation_pool": "silu|x*sigmoid(x)"}, "names an activation twice"),
     ({"genome": "formula", "selection": "exhaustive"}, "formulas have no end"),
+    ({"genome": "operators", "selection": "exhaustive"}, "formulas have no end"),
+    ({"genome": "operators", "genomes": "gelu; relu,gelu"}, "set genome = per_block"),
     ({"genome": "formula", "activation_pool": "kan_bspline"}, "kan_bspline has no formula"),
     ({"genome": "formula", "genomes": "gelu; relu,gelu"}, "set genome = per_block"),
     ({"selection": "random"}, "set genome = formula"),

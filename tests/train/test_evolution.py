@@ -18,15 +18,9 @@ from hypothesis import strategies as st
 from helios.model.activations import TABLE, activation
 from helios.model.config import GPTConfig
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import (
-    Candidate,
-    Replicate,
-    first_generation,
-    genome_key,
-    next_generation,
-    score,
-    trainings,
-)
+from helios.train.search.evolution import Candidate, Replicate, genome_key, score, trainings
+
+from .runs import first_generation, next_generation
 
 POOL = tuple(TABLE)[:6]
 WORST = "relu"  # the planted loser
@@ -57,11 +51,11 @@ def planted(candidate: Candidate) -> Candidate:
 
 
 def search(cfg: SearchConfig, n_layer: int, seed: int, measure: Callable[[Candidate], Candidate] = planted,
-           through: Callable[[Candidate], Candidate] = lambda c: c) -> list[Candidate]:
+           through: Callable[[Candidate], Candidate] = lambda c: c, **model: object) -> list[Candidate]:
     """All candidates; `through` is done to each between generations."""
-    found = [through(measure(c)) for c in first_generation(cfg, n_layer, seed)]
+    found = [through(measure(c)) for c in first_generation(cfg, n_layer, seed, **model)]
     for generation in range(1, cfg.generations):
-        found += [through(measure(c)) for c in next_generation(cfg, n_layer, found, generation, seed)]
+        found += [through(measure(c)) for c in next_generation(cfg, n_layer, found, generation, seed, **model)]
     return found
 
 

@@ -22,12 +22,12 @@ from helios.model.config import GPTConfig
 from helios.train.config import SearchConfig, resolve
 from helios.train.search import evolution, files, mutations, plots, report
 from helios.train.search.budget import models
-from helios.train.search.evolution import Candidate, first_generation, genome_key, next_generation, trainings
+from helios.train.search.evolution import Candidate, genome_key, trainings
 from helios.train.search.mutations import OPERATORS
 
 from ..commands import invoke
 from . import made_up
-from .runs import Make, candidates, configured, rows, summary
+from .runs import Make, candidates, configured, first_generation, next_generation, rows, summary
 from .test_evolution import measured, restored, search
 
 POOL = ("gelu", "relu2", "swiglu", "universal", "kan_spline", "kan_bspline", "mine: x*sigmoid(1.702*x)")

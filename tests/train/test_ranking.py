@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from helios.model.activations import TABLE
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, first_generation, next_generation, score
+from helios.train.search.evolution import Candidate, Replicate, score
 from helios.train.search.ranking import aggregate, rank, reused, summary
+
+from .runs import first_generation, next_generation
 
 DEFAULT, UNPAIRED = SearchConfig(), SearchConfig(shared_init=False)
 POOL = tuple(TABLE)[:6]
@@ -217,7 +219,7 @@ def test_summary_is_as_the_format_says() -> None:
     waiting = replace(first_generation(SearchConfig(population_size=1), 1, 0)[0], id="gen1_gelu_5")
     result = summary(SearchConfig(), [*found, copy, waiting], {"n_layer": 2}, "a device", "running")
     assert list(result) == ["status", "config", "base", "ranking", "winner", "winner_name", "winner_activation",
-                            "separated", "reasons", "unfair", "cost", "refused", "device"]
+                            "winner_settings", "separated", "reasons", "unfair", "cost", "refused", "device"]
     assert result["status"] == "running" and result["base"] == {"n_layer": 2} and result["device"] == "a device"
     assert result["config"] == dataclasses.asdict(SearchConfig())
     assert (result["winner"], result["winner_name"], result["winner_activation"]) == ("gen0_silu_2", "S-Beta", "silu")
@@ -225,8 +227,8 @@ def test_summary_is_as_the_format_says() -> None:
     rows = result["ranking"]
     assert [(r["rank"], r["id"]) for r in rows] == [
         (1, "gen0_silu_2"), (2, "gen0_gelu_1"), (3, "gen1_gelu_4"), (4, "gen0_relu_3")]
-    assert list(rows[0]) == ["rank", "id", "name", "activation", "score", "val_loss_mean", "val_loss_se", "fitness",
-                             "difference", "difference_se", "separated"]
+    assert list(rows[0]) == ["rank", "id", "name", "activation", "settings", "score", "val_loss_mean", "val_loss_se",
+                             "fitness", "difference", "difference_se", "separated"]
     assert rows[0]["difference"] is rows[0]["separated"] is rows[3]["score"] is rows[3]["separated"] is None
     assert rows[1]["difference"] == pytest.approx(0.5) and rows[1]["separated"] is True
 

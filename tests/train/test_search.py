@@ -119,7 +119,9 @@ class Stopped(BaseException):
 
 @pytest.mark.parametrize("settings", [{}, {"after": "continue"}, {"genome": "per_block", "selection": "tournament",
                                                                  "generations": 3, "population_size": 4},
-                                      {"genome": "formula", "generations": 4, "mutation_rate": 0.8, "replicates": 1}])
+                                      {"genome": "formula", "generations": 4, "mutation_rate": 0.8, "replicates": 1},
+                                      {"genome": "operators", "population_size": 5, "mutation_rate": 0.8,
+                                       "replicates": 1, "seed": 3, "after": "continue"}])
 def test_killed_and_resumed_it_chooses_the_same(search: Make, each_backend: Backend, monkeypatch: pytest.MonkeyPatch,
                                                settings: dict[str, Any]) -> None:
     settings = settings | {"checkpoint_interval": 5}

@@ -9,9 +9,11 @@ import pytest
 from scipy.stats import tukey_hsd
 
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, first_generation, next_generation
+from helios.train.search.evolution import Candidate, Replicate
 from helios.train.search.ranking import aggregate, summary
 from helios.train.search.separation import RATE, Separation, separation
+
+from .runs import first_generation, next_generation
 
 POOL = ("gelu", "silu", "relu", "swiglu", "universal", "kan_spline")
 

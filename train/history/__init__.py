@@ -220,12 +220,13 @@ class Historic:
             return None
         best = self.candidates[0]
         return {"status": "complete", "config": dict(self.config["search"]), "base": dict(self.config["model"]),
-                "ranking": [{"rank": rank, "id": c.id, "name": c.id, "activation": c.activation, "score": c.loss,
-                             "val_loss_mean": None, "val_loss_se": None, "fitness": c.fitness,
+                "ranking": [{"rank": rank, "id": c.id, "name": c.id, "activation": c.activation, "settings": {},
+                             "score": c.loss, "val_loss_mean": None, "val_loss_se": None, "fitness": c.fitness,
                              "difference": c.loss - best.loss, "difference_se": None, "separated": None}
                             for rank, c in enumerate(self.candidates, 1)],
-                "winner": best.id, "winner_name": best.id, "winner_activation": best.activation, "separated": False,
-                "reasons": [], "unfair": list(self.notes), "cost": {}, "refused": 0, "device": self.device["name"]}
+                "winner": best.id, "winner_name": best.id, "winner_activation": best.activation,
+                "winner_settings": {}, "separated": False, "reasons": [], "unfair": list(self.notes), "cost": {},
+                "refused": 0, "device": self.device["name"]}
 
     def saved(self) -> list[dict[str, Any]]:
         """Return the checkpoints, with the validation losses of their steps."""

@@ -23,6 +23,7 @@ from helios.train.records.records import COLUMNS
 from helios.train.report import reading
 from helios.train.report.reading import RunData, finite, highest, lowest, median
 from helios.train.search.evolution import trainings
+from helios.train.search.operators import described
 
 Fact = Callable[[RunData], str | None]
 EVENTS, SAMPLED, KEPT, GAPS = 40, 4, 12, 10  # most events, steps with samples, checkpoints, stretches of missing steps
@@ -104,7 +105,8 @@ def activation(run: RunData) -> str | None:
     """Return the activation of the training that the run is for."""
     won = run.entry["symbio_winner"]
     if isinstance(won, str):
-        return f"{escaped(short_name(won))}, by a search"
+        settings = run.about.get("symbio_winner_settings")
+        return f"{escaped(described(short_name(won), settings if isinstance(settings, dict) else {}))}, by a search"
     name = run.entry["activation"]
     return escaped(short_name(name)) if isinstance(name, str) else None
 

@@ -10,15 +10,17 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.activations import split_genomes
 from helios.train.config import Config, SearchConfig
-from helios.train.search.evolution import trainings
+from helios.train.search.evolution import Candidate, trainings
+from helios.train.search.operators import Genome, largest
 
 MOST_CANDIDATES = 10_000
 
 
-def candidate_model(model: GPTConfig, search: SearchConfig, activation: str) -> GPTConfig:
-    """Return a candidate's model: the run's with that activation and, where match = params, a matched width."""
+def candidate_model(model: GPTConfig, search: SearchConfig, candidate: Candidate | Genome) -> GPTConfig:
+    """Return a candidate's model: the run's with its activation, its settings and, where match = params, a matched
+    width."""
     width = "matched" if search.match == "params" else model.ffn_dim
-    return replace(model, activation=activation, ffn_dim=width)
+    return replace(model, **{"activation": candidate.activation, "ffn_dim": width, **candidate.settings})
 
 
 def budget(config: Config) -> tuple[int, int]:
@@ -59,8 +61,12 @@ def _count(n: int) -> str:
 
 
 def models(config: Config) -> list[GPTConfig]:
-    """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these."""
-    if not config.search:
-        return [config.model]
-    genomes = [*config.search.pool, *split_genomes(config.search.genomes)]
-    return [candidate_model(config.model, config.search, genome) for genome in genomes]
+    """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these, which
+    have the largest settings where these vary."""
+    s, model = config.search, config.model
+    if not s:
+        return [model]
+    genomes = [Genome(text) for text in (*s.pool, *split_genomes(s.genomes))]
+    if s.genome == "operators":
+        genomes = [Genome(text, largest(model)) for text, _ in (*genomes, Genome(model.activation))]
+    return [candidate_model(model, s, genome) for genome in genomes]

@@ -3,8 +3,9 @@
 Everything here is a pure function of the settings, the seed and the candidates measured so far, so a search that was
 killed goes on as it would have.
 
-A genome is the activation of all blocks or, with genome = per_block, one for each. The same in all blocks is written
-once, so that equal genomes of names are equal texts; formulas may be written in several ways (see genome_key).
+A genome is the activation of all blocks or, with genome = per_block, one for each; with genome = operators settings of
+the model belong to it, too. The same activation in all blocks is written once, so that equal genomes of names are equal
+texts; formulas may be written in several ways (see genome_key).
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from helios import random
-from helios.formula import Formula
-from helios.model.activations import TABLE, activation, is_name, joined, parsed, short_name, split, split_genomes
+from helios.model import GPTConfig
+from helios.model.activations import activation, is_name, parsed, short_name, split, split_genomes
 from helios.train.config import SearchConfig
+from helios.train.search import operators
 from helios.train.search.mutations import NUMBERS, Draws, mutate
+from helios.train.search.operators import Genome, alike, spelt
 
 GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
          "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
@@ -90,6 +93,7 @@ class Candidate(_Record):
     lineage: list[str] = field(default_factory=list)  # ids, the eldest first
     mutation: str | None = None  # how it differs from its parent or, of a random formula, from one of the pool; blocks
     # count from 0, as in weights' names
+    settings: dict[str, Any] = field(default_factory=dict)  # of the model, those that are not as the run has them
     refused: int = 0  # formulas that were drawn before this one and refused, since they explode
     bonus: float = 0.0  # of a new genome when parents are chosen, in units of the score
     parameters: int | None = None
@@ -110,10 +114,19 @@ class Candidate(_Record):
     status: str | None = None  # complete, reused, stopped or diverged; None: not measured yet
     replicates: list[Replicate] = field(default_factory=list)
 
+    @property
+    def genome(self) -> Genome:
+        """Return what its model differs in from the run's."""
+        return Genome(self.activation, self.settings)
+
+    def named(self, text: str) -> str:
+        """Return the activation's name, as `text` says it, with the settings, if there are any."""
+        return operators.described(text, self.settings)
+
 
 def genome_key(candidate: Candidate) -> str:
     """Return the genome as a text, equal for candidates of equal genomes."""
-    return _key(candidate.activation)
+    return operators.key(candidate.genome)
 
 
 def score(candidate: Candidate, cfg: SearchConfig) -> float:
@@ -132,14 +145,21 @@ def trainings(cfg: SearchConfig, n_layer: int) -> int:
     return cfg.replicates * (_first_size(cfg) + cfg.population_size * (cfg.generations - 1))
 
 
-def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candidate]:
+def first_generation(cfg: SearchConfig, model: GPTConfig, seed: int) -> list[Candidate]:
     """Return generation 0: the setting `genomes`, if given; with selection = exhaustive, every genome once, in the
-    pool's order; else population_size candidates, which have random formulas with selection = random, else the pool's
-    activations, each in all blocks, in turn or, with genome = per_block, once each and then random genomes."""
-    pool, size = cfg.pool, cfg.population_size
+    pool's order; else population_size candidates. With selection = random they are random. With genome = operators they
+    are the run's own model, the pool's other activations with its settings, and then random genomes. Else they have the
+    pool's activations, each in all blocks, in turn or, with genome = per_block, once each and then random genomes.
+
+    model: the run's.
+    """
+    pool, size, n_layer = cfg.pool, cfg.population_size, model.n_layer
     genomes = _given(cfg)
     if not genomes and cfg.selection == "random":
-        return _random_formulas(cfg, 0, seed)
+        return _random_ones(cfg, model, 0, seed)
+    if not genomes and cfg.genome == "operators":
+        draws = [_draws(operators.COUNT, seed, 0, i) for i in range(size)]
+        return [_founder(genome, i, 0, seed) for i, genome in enumerate(operators.founders(pool, model, draws))]
     if not genomes and cfg.selection == "exhaustive":
         genomes = list(itertools.product(pool, repeat=_places(cfg, n_layer)))
     elif not genomes and cfg.genome != "per_block":
@@ -147,40 +167,43 @@ def first_generation(cfg: SearchConfig, n_layer: int, seed: int) -> list[Candida
     elif not genomes:
         genomes = [(pool[i],) if i < len(pool) else tuple(_pick(pool, u) for u in _uniform(n_layer, seed, 0, i))
                    for i in range(size)]
-    return [_founder(_text(genes), i, 0, seed) for i, genes in enumerate(genomes)]
+    return [_founder(Genome(alike(genes)), i, 0, seed) for i, genes in enumerate(genomes)]
 
 
-def next_generation(cfg: SearchConfig, n_layer: int, population: Sequence[Candidate], generation: int, seed: int
+def next_generation(cfg: SearchConfig, model: GPTConfig, population: Sequence[Candidate], generation: int, seed: int
                     ) -> list[Candidate]:
     """Return the population_size children of `generation`, which is at least 1; none with selection = exhaustive, and
-    as many random formulas with selection = random.
+    as many random genomes with selection = random.
 
-    population: all candidates so far. Parents are chosen from the generation before and, with elitism, from its
-    parents. Child i comes from parent i modulo their number. With genome = per_block and probability crossover_rate,
-    it takes each block from that or from another parent, evenly. Then it mutates with probability mutation_rate, with
-    genome = per_block each block by itself: to another activation of the pool or, with genome = formula, to one whose
-    formula is not yet in its generation; where none is found, it is as its parent.
+    model: the run's. population: all candidates so far. Parents are chosen from the generation before and, with
+    elitism, from its parents. Child i comes from parent i modulo their number. With genome = per_block and probability
+    crossover_rate, it takes each block from that or from another parent, evenly. Then it mutates with probability
+    mutation_rate, with genome = per_block each block by itself: to another activation of the pool or, with genome =
+    formula, to one whose formula is not yet in its generation; where none is found, it is as its parent. With genome =
+    operators it is made as operators.child says.
     """
     if cfg.selection == "exhaustive":
         return []
     if cfg.selection == "random":
-        return _random_formulas(cfg, generation, seed)
+        return _random_ones(cfg, model, generation, seed)
     living = _living(cfg, population, generation)
     parents = _parents(cfg, living, generation, seed)
     decayed = cfg.diversity_bonus * DECAYS[cfg.diversity_decay](generation / cfg.generations)
     known = {genome_key(c) for c in living}
-    children: list[Candidate] = []
+    children, taken = list[Candidate](), set[str]()
     for i in range(cfg.population_size):
         parent = parents[i % len(parents)]
         others = [p for p in parents if p is not parent]
-        genome, changes, refused = _child(cfg, n_layer, parent, others, children, (seed, generation, i))
-        key = _key(genome)
+        genome, changes, refused = _child(cfg, model, parent, others, taken, (seed, generation, i))
+        text, key = genome.activation, operators.key(genome)
         children.append(Candidate(
-            id=_id(genome, generation, _position(cfg, generation, i) + 1),
-            name=f"{_prefix(genome)}-{_greek_part(parent)}.{generation}", activation=genome, generation=generation,
+            id=_id(text, generation, _position(cfg, generation, i) + 1),
+            name=f"{_prefix(text)}-{_greek_part(parent)}.{generation}", activation=text, generation=generation,
             seed=seed, parent_id=parent.id, parent_name=parent.name, lineage=[*parent.lineage, parent.id],
-            mutation="; ".join(changes) or None, refused=refused, bonus=0.0 if key in known else decayed))
+            mutation="; ".join(changes) or None, settings=dict(genome.settings), refused=refused,
+            bonus=0.0 if key in known else decayed))
         known.add(key)
+        taken.add(key)
     return children
 
 
@@ -206,19 +229,22 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
     return winners
 
 
-def _child(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate],
-           siblings: Sequence[Candidate], at: tuple[int, int, int]) -> tuple[str, list[str], int]:
+def _child(cfg: SearchConfig, model: GPTConfig, parent: Candidate, others: Sequence[Candidate],
+           taken: Collection[str], at: tuple[int, int, int]) -> tuple[Genome, list[str], int]:
     """Return a child's genome, the changes to the parent's in words, and how many formulas were refused.
-    at: seed, generation and index."""
-    draws = _uniform(2 + 3 * n_layer, *at)
+    taken: the keys of its siblings. at: seed, generation and index."""
+    if cfg.genome == "operators":
+        return operators.child(parent.genome, [(c.name, c.genome) for c in others], taken, cfg, model,
+                               _draws(operators.CHILD, *at))
+    draws = _uniform(2 + 3 * model.n_layer, *at)
     old = activation(parent.activation).formula if cfg.genome == "formula" else None
     if old is None:
-        genes, changes = _vary(cfg, n_layer, parent, others, draws)
-        return _text(genes), changes, 0
+        genes, changes = _vary(cfg, model.n_layer, parent, others, draws)
+        return Genome(alike(genes)), changes, 0
     if draws[0] >= cfg.mutation_rate:
-        return parent.activation, [], 0
-    new, words, refused = mutate(old, set(map(genome_key, siblings)), _draws(*at))
-    return (_spelt(new, cfg), [words], refused) if words else (parent.activation, [], refused)
+        return parent.genome, [], 0
+    new, words, refused = mutate(old, taken, _draws(NUMBERS, *at))
+    return (Genome(spelt(new, cfg.pool)), [words], refused) if words else (parent.genome, [], refused)
 
 
 def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate], draws: Sequence[float]
@@ -242,37 +268,50 @@ def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[C
     return tuple(child), changes
 
 
-def _random_formulas(cfg: SearchConfig, generation: int, seed: int) -> list[Candidate]:
-    """Return candidates of which each comes from one of the pool's formulas by mutations in a row: one, or more, up to
-    as many as the last children of a search may have behind them. What was measured is not looked at."""
-    pool = [act for act in parsed("activation_pool", cfg.activation_pool) if act.formula]
-    most = max(1, cfg.generations - 1)
-    found: list[Candidate] = []
+def _random_ones(cfg: SearchConfig, model: GPTConfig, generation: int, seed: int) -> list[Candidate]:
+    """Return candidates of which each comes from one of the pool's formulas or, with genome = operators, from a random
+    genome by mutations in a row: one, or more, up to as many as the last children of a search may have behind them.
+    What was measured is not looked at."""
+    most, found, taken = max(1, cfg.generations - 1), list[Candidate](), set[str]()
     for i in range(cfg.population_size):
-        draws, taken = _draws(seed, generation, i, most), set(map(genome_key, found))
-        begun = draws.pick(pool)
-        formula, changes, refused = begun.formula, [f"from {begun.text}"], 0
-        assert formula
-        for _ in range(draws.pick(range(1, most + 1))):
-            formula, words, more = mutate(formula, taken, draws)
-            changes, refused = [*changes, words] if words else changes, refused + more
-        found.append(dataclasses.replace(
-            _founder(_spelt(formula, cfg), _position(cfg, generation, i), generation, seed),
-            mutation="; ".join(changes), refused=refused))
+        if cfg.genome == "operators":
+            draws = _draws(1 + operators.COUNT + most * operators.MUTATION, seed, generation, i)
+            genome, changes, refused = _random_genome(cfg, model, most, draws)
+        else:
+            draws = _draws(2 + most * NUMBERS, seed, generation, i)
+            genome, changes, refused = _random_formula(cfg, taken, most, draws)
+        taken.add(operators.key(genome))
+        found.append(dataclasses.replace(_founder(genome, _position(cfg, generation, i), generation, seed),
+                                         mutation="; ".join(changes), refused=refused))
     return found
 
 
-def _spelt(formula: Formula, cfg: SearchConfig) -> str:
-    """Return a formula as the pool or the table spells it, else its text."""
-    return next((name for name in (*cfg.pool, *TABLE) if activation(name).key == formula.key), str(formula))
+def _random_genome(cfg: SearchConfig, model: GPTConfig, most: int, draws: Draws) -> tuple[Genome, list[str], int]:
+    genome, refused = operators.drawn(cfg.pool, model, draws), 0
+    changes = [f"from {operators.described(*genome)}"]
+    for _ in range(draws.pick(range(1, most + 1))):
+        genome, words, more = operators.mutated(genome, cfg.pool, model, draws)
+        changes, refused = changes + words, refused + more
+    return genome, changes, refused
 
 
-def _founder(genome: str, position: int, generation: int, seed: int) -> Candidate:
+def _random_formula(cfg: SearchConfig, taken: Collection[str], most: int, draws: Draws
+                    ) -> tuple[Genome, list[str], int]:
+    begun, refused = draws.pick([act for act in parsed("activation_pool", cfg.activation_pool) if act.formula]), 0
+    formula, changes = begun.formula, [f"from {begun.text}"]
+    assert formula
+    for _ in range(draws.pick(range(1, most + 1))):
+        formula, words, more = mutate(formula, taken, draws)
+        changes, refused = [*changes, words] if words else changes, refused + more
+    return Genome(spelt(formula, cfg.pool)), changes, refused
+
+
+def _founder(genome: Genome, position: int, generation: int, seed: int) -> Candidate:
     """position: among all candidates of the search, from 0 on."""
-    lap = position // len(GREEK)
+    lap, text = position // len(GREEK), genome.activation
     greek = GREEK[position % len(GREEK)] + (str(lap + 1) if lap else "")
-    return Candidate(id=_id(genome, generation, position + 1), name=f"{_prefix(genome)}-{greek}", activation=genome,
-                     generation=generation, seed=seed)
+    return Candidate(id=_id(text, generation, position + 1), name=f"{_prefix(text)}-{greek}", activation=text,
+                     generation=generation, seed=seed, settings=dict(genome.settings))
 
 
 def _greek_part(candidate: Candidate) -> str:
@@ -305,14 +344,6 @@ def _genes(candidate: Candidate, places: int) -> Genes:
     return genes * places if len(genes) == 1 else genes
 
 
-def _text(genes: Sequence[str]) -> str:
-    return genes[0] if len(set(genes)) == 1 else joined(genes)
-
-
-def _key(genome: str) -> str:
-    return _text([act.key for act in parsed("genome", genome)])
-
-
 def _id(genome: str, generation: int, number: int) -> str:
     """Return a candidate's id, which also names files."""
     genes = split(genome)
@@ -329,9 +360,8 @@ def _pick(names: Sequence[str], u: float) -> str:
     return names[int(u * len(names))]
 
 
-def _draws(seed: int, generation: int, index: int, mutations: int = 1) -> Draws:
-    """Return the draws of so many mutations, and of two numbers more."""
-    return Draws(_uniform(2 + mutations * NUMBERS, seed, generation, index, MUTATION))
+def _draws(count: int, seed: int, generation: int, index: int) -> Draws:
+    return Draws(_uniform(count, seed, generation, index, MUTATION))
 
 
 def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from helios.errors import UserError
+from helios.model import GPTConfig
 from helios.model.activations import parsed
 from helios.train.config import SearchConfig
 from helios.train.records.layout import METRICS
@@ -81,6 +82,7 @@ def read(run: Path) -> tuple[list[Candidate], Summary]:
             raise _damaged(path, error, number) from error
         try:
             parsed("activation", c.activation)
+            GPTConfig.from_dict(c.settings)
         except UserError as error:
             raise _damaged(path, error, number) from error
         if c.id in candidates or (c.parent_id is not None and c.parent_id not in candidates):

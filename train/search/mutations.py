@@ -39,6 +39,10 @@ class Draws:
         """Return one of the items, each as likely as the others."""
         return items[int(next(self._numbers) * len(items))]
 
+    def chance(self, p: float) -> bool:
+        """Return True with probability p."""
+        return next(self._numbers) < p
+
     def between(self, low: float, high: float) -> float:
         """Return a number with DIGITS digits after the point."""
         return round(low + (high - low) * next(self._numbers), DIGITS)

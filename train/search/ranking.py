@@ -39,6 +39,7 @@ class Entry(TypedDict):
     id: str
     name: str
     activation: str
+    settings: NotRequired[dict[str, Any]]  # of the model, those that are not as the run has them; old searches had none
     score: float | None  # what the search ranks by, lower being better
     val_loss_mean: float | None
     val_loss_se: float | None
@@ -58,6 +59,7 @@ class Summary(TypedDict):
     winner: str | None  # its id
     winner_name: str | None
     winner_activation: str | None
+    winner_settings: NotRequired[dict[str, Any]]  # of the model, as in Entry
     separated: bool  # whether the winner is, from the best candidate of another genome
     reasons: list[str]
     unfair: list[str]
@@ -97,7 +99,7 @@ def aggregate(candidate: Candidate, replicates: Sequence[Replicate], status: str
 def reused(candidate: Candidate, earlier: Candidate) -> Candidate:
     """Return the candidate with the results of an earlier one of the same genome; without a score if that has none."""
     if genome_key(candidate) != genome_key(earlier):
-        raise ValueError(f"{candidate.id} is {candidate.activation}, and {earlier.id} is {earlier.activation}")
+        raise ValueError(", and ".join(f"{c.id} is {c.named(c.activation)}" for c in (candidate, earlier)))
     copied = {name: getattr(earlier, name) for name in MEASURED}
     if earlier.status not in ("complete", "reused"):
         copied |= {"val_loss_mean": None, "val_loss_se": None, "fitness": None}
@@ -154,6 +156,7 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
         "status": status, "config": dataclasses.asdict(cfg), "base": dict(base), "ranking": entries,
         "winner": winner.id if winner else None, "winner_name": winner.name if winner else None,
         "winner_activation": winner.activation if winner else None,
+        "winner_settings": winner.settings if winner else {},
         "separated": bool(others) and bool(others[0][1]["separated"]),
         "reasons": reasons + _spelt(winner) + _unranked(candidates, cfg), "unfair": _unfair(cfg, candidates),
         "cost": {"trainings": len(trained), "steps": sum(r.steps for r in trained),
@@ -180,7 +183,7 @@ def _entry(position: int, candidate: Candidate, reference: Candidate | None, tes
     candidate has the first measurement of its own."""
     c, value = candidate, score(candidate, cfg)
     entry: Entry = {
-        "rank": position, "id": c.id, "name": c.name, "activation": c.activation,
+        "rank": position, "id": c.id, "name": c.name, "activation": c.activation, "settings": c.settings,
         "score": value if math.isfinite(value) else None, "val_loss_mean": c.val_loss_mean,
         "val_loss_se": c.val_loss_se, "fitness": c.fitness, "difference": None, "difference_se": None,
         "separated": None}
@@ -250,8 +253,8 @@ def _unfair(cfg: SearchConfig, candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _who(candidate: Candidate) -> str:
-    mixed = len(split(candidate.activation)) > 1
-    return f"{candidate.name} ({candidate.activation if mixed else short_name(candidate.activation)})"
+    text = candidate.activation
+    return f"{candidate.name} ({candidate.named(text if len(split(text)) > 1 else short_name(text))})"
 
 
 def _told(candidate: Candidate, cfg: SearchConfig) -> str:

@@ -20,6 +20,7 @@ from helios.model.activations import activation, short_name, split
 from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
+from helios.train.search import operators
 from helios.train.search.evolution import Candidate, genome_key
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
 from helios.train.search.plots import PREPARING, draw, labels, speeds
@@ -31,8 +32,9 @@ RIVALS = 4  # most rivals of the winner that the first line names
 TITLES = ("rank", "name", "activation", "gen.", "parent", "val loss ± SE", "fitness", "parameters", "tok/s", "clip %",
           "spikes", "alerts", "status")
 PAGE_TITLES = (*TITLES[:6], "behind ± SE", "separated", *TITLES[6:])
-BLOCKS, FORMULA = "blocks", "formula"  # titles of the column for what is too long for "activation"
-GENOME = {"activation", BLOCKS, FORMULA}
+# Titles of the columns for what is too long for "activation", and for what else a genome has.
+LONG = BLOCKS, FORMULA, SETTINGS = "blocks", "formula", "settings"
+GENOME = {"activation", *LONG}
 WORDS = GENOME | {"name", "parent", "separated", "status", "alerts for", "skipped for"}
 
 _table = partial(markdown_table, left=0, words=WORDS)
@@ -74,7 +76,7 @@ HOW_TO_READ = (
 def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     """Return in one sentence who won, and whether that is more than noise."""
     names, by_id = labels(candidates), {c.id: c for c in candidates}
-    named = lambda c: f"{short_name(c.activation)} ({names[c.id]})"
+    named = lambda c: f"{c.named(short_name(c.activation))} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
     if summary["status"] != "complete":
         leads, n = f"; {named(winner)} leads" if winner else "", sum(c.status is not None for c in candidates)
@@ -102,7 +104,7 @@ def table(candidates: Sequence[Candidate], summary: Summary | None) -> Table:
     titles, rows = _ranked(candidates, summary or NOT_YET, TITLES, labels(candidates))
     shown = Table(box=None, pad_edge=False)
     for title in titles:
-        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title not in (BLOCKS, FORMULA),
+        shown.add_column(title, justify="left" if title in WORDS else "right", no_wrap=title not in LONG,
                          overflow="fold")
     for row in rows:
         shown.add_row(*(Text(row[title]) for title in titles), style="bold" if row["rank"] == "1" else None)
@@ -115,8 +117,9 @@ def _ranked(candidates: Sequence[Candidate], summary: Summary, titles: tuple[str
     entries = {e["id"]: e for e in summary["ranking"] if e["score"] is not None}
     order = sorted(candidates, key=lambda c: entries[c.id]["rank"] if c.id in entries else math.inf)
     texts = {c.activation for c in candidates}
-    long = ([BLOCKS] if any(len(split(text)) > 1 for text in texts) else
-            [FORMULA] if any(short_name(text) != text for text in texts) else [])
+    blocks = {text for text in texts if len(split(text)) > 1}
+    found = blocks, {text for text in texts - blocks if short_name(text) != text}, [c for c in candidates if c.settings]
+    long = [title for title, any_ in zip(LONG, found, strict=True) if any_]
     return (*titles, *long), [_cells(c, entries.get(c.id, {}), names) for c in order]
 
 
@@ -132,6 +135,7 @@ def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> 
         "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": escaped(c.status or "–"),
         BLOCKS: ", ".join(genes) if len(genes) > 1 else "",
         FORMULA: str(activation(genes[0]).formula or "–") if len(genes) == 1 else "",
+        SETTINGS: operators.shown(c.settings) or "–",
     }
 
 
@@ -200,6 +204,10 @@ def _names(candidates: Iterable[Candidate]) -> dict[str, str]:
     return {key: escaped(name) for key, name in labels(candidates).items()}
 
 
+def _short(c: Candidate) -> str:
+    return escaped(c.named(short_name(c.activation)))
+
+
 def _list(sentences: Iterable[str]) -> list[str]:
     return [f"* {escaped(sentence)}" for sentence in sentences]
 
@@ -249,7 +257,7 @@ def _lineage(candidates: Sequence[Candidate]) -> Iterator[str]:
             came = f" ({escaped(c.mutation or 'unchanged')})" if parent else ""
             loss = "not measured yet" if c.status is None else _loss(c)
             again = f", {c.status}" if c.status in ("reused", "stopped") else ""
-            yield f"{'  ' * depth}* **{names[c.id]}**, {escaped(short_name(c.activation))}{came}: {loss}{again}"
+            yield f"{'  ' * depth}* **{names[c.id]}**, {_short(c)}{came}: {loss}{again}"
             yield from branch(c.id, depth + 1)
     if children.keys() - {None}:
         yield from branch(None, 0)
@@ -265,7 +273,7 @@ def _trouble(candidates: Sequence[Candidate], found: Sequence[Track]) -> Iterato
     said = lambda counts: "; ".join(f"{escaped(reason)}: {n}" for reason, n in sorted(counts.items())) or "–"
     yield from _table(("name", "activation", "steps with alerts", "alerts for", "updates skipped", "skipped for",
                        "clip %", "highest gradient norm"), (
-        [names[c.id], escaped(short_name(c.activation)), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
+        [names[c.id], _short(c), _count(c.cusum_alerts), said(alerts[c.id]), _count(c.skipped),
          said(skips[c.id]), number(c.clip_rate, ".1%").rstrip("%"), number(c.max_grad_norm, ",.4g")]
         for c in candidates if c.status != "reused"))
     if any(c.status == "reused" for c in candidates):

@@ -33,6 +33,7 @@ from helios.train.search.evolution import (
     trainings,
 )
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
+from helios.train.search.operators import described
 from helios.train.search.tally import Tally
 from helios.train.stage import SEED_STRIDE, Plan, Stage, training
 from helios.train.state import TrainState
@@ -50,7 +51,7 @@ class Search(Plan):
         self.cfg, self.records, self.device, self.display = config.search, records, device, display
         self.folder = records.path / FOLDER
         self.spent = 0  # steps of the trainings that are over
-        self.candidates = first_generation(self.cfg, config.model.n_layer, config.train.seed)
+        self.candidates = first_generation(self.cfg, config.model, config.train.seed)
         self.at: int | None = 0  # index of the candidate under way; None: the search is over
         self.replicates: list[Replicate] = []  # its finished trainings
         self.tally = Tally()  # of its training under way
@@ -77,18 +78,19 @@ class Search(Plan):
         c, r, s, seed = self.candidates[self.at], len(self.replicates), self.cfg, self.seed
         apart = 0 if (s.shared_init and s.shared_batches) else SEED_STRIDE * (self.at + 1)
         steps, _ = budget(self.config)
-        population = [x.activation for x in self.candidates if x.generation == c.generation]
+        population = [x for x in self.candidates if x.generation == c.generation]
+        genomes, activations = [x.named(x.activation) for x in population], [x.activation for x in population]
         columns: dict[str, Any] = {
             "symbio_phase": "search", "symbio_candidate_id": c.id, "symbio_candidate_name": c.name,
             "symbio_candidate_activation": c.activation, "symbio_candidate_parent_id": c.parent_id,
             "symbio_candidate_parent_name": c.parent_name, "symbio_generation": c.generation,
             "symbio_mutation_applied": c.mutation, "symbio_replicate": r}
         if self.config.monitor.track_population_metrics:
-            columns |= {"population_entropy": fitness.population_entropy(population),
-                        "architecture_diversity": fitness.architecture_diversity(population),
-                        "activation_distribution": fitness.activation_distribution(population)}
-        label = f"gen {c.generation} {c.name} ({kind(c.activation)}) seed {r + 1}/{s.replicates}"
-        return Stage(model=candidate_model(self.config.model, s, c.activation), final=False, label=label,
+            columns |= {"population_entropy": fitness.population_entropy(genomes),
+                        "architecture_diversity": fitness.architecture_diversity(genomes),
+                        "activation_distribution": fitness.activation_distribution(activations)}
+        label = f"gen {c.generation} {c.name} ({c.named(kind(c.activation))}) seed {r + 1}/{s.replicates}"
+        return Stage(model=candidate_model(self.config.model, s, c), final=False, label=label,
                    init_seed=seed + (0 if s.shared_init else apart),
                    data_seed=seed + (0 if s.shared_batches else apart), first=self.spent, steps=steps,
                    rate=self._rate(steps), eval_interval=s.candidate_eval_interval, columns=columns)
@@ -119,7 +121,7 @@ class Search(Plan):
         found = self.summary()
         winner = next(c for c in self.candidates if c.id == found["winner"])
         after = replace(training(self.config, self.spent), columns={"symbio_phase": "after"},
-                        model=candidate_model(self.config.model, self.cfg, winner.activation))
+                        model=candidate_model(self.config.model, self.cfg, winner))
         if self.cfg.after_schedule == "run":
             after = replace(after, rate=self._of_run(self.spent))
         if self.start is not None:
@@ -185,7 +187,7 @@ class Search(Plan):
 
     def _end(self) -> None:
         found, run, step = self.summary(), self.records.path, self.spent
-        self.records.config(symbio_winner=found["winner_activation"])
+        self.records.config(**found_by(self.state(), self.config))
         self.records.event(step, "search_complete", " ".join(found["reasons"]), winner=found["winner"])
         self.display.say("\n".join(found["reasons"]))
         try:
@@ -207,8 +209,8 @@ class Search(Plan):
         if self.at is not None:
             return ""
         found = self.summary()
-        return (f"search of {len(self.candidates)} candidates, winner {found['winner_name']} "
-                f"({found['winner_activation']})")
+        won = described(found["winner_activation"] or "", found["winner_settings"])
+        return f"search of {len(self.candidates)} candidates, winner {found['winner_name']} ({won})"
 
     def _next(self) -> None:
         """Go to the next candidate to train, of this generation or a new one, or end the search."""
@@ -221,7 +223,7 @@ class Search(Plan):
             generation = self.candidates[-1].generation + 1
             if self.cfg.selection == "exhaustive" or generation >= self.cfg.generations:
                 break
-            self.candidates += next_generation(self.cfg, self.config.model.n_layer, self.candidates, generation,
+            self.candidates += next_generation(self.cfg, self.config.model, self.candidates, generation,
                                                self.config.train.seed)
         self.at = None
         if self.summary()["winner"] is None:
@@ -267,11 +269,13 @@ class Search(Plan):
                             f"{way_on(self.folder.parent)}") from error
 
 
-def winner(state: Mapping[str, Any] | None, config: Config) -> str | None:
-    """Return the winning activation of the search in a checkpoint's state; None before the search is over."""
+def found_by(state: Mapping[str, Any] | None, config: Config) -> dict[str, Any]:
+    """Return what config.json says of the winner of the search in a checkpoint's state; nothing before the search is
+    over. Settings are those of the model that are not as the run has them."""
     if not state or state["at"] is not None:
-        return None
-    return ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), config.search)[0].activation
+        return {}
+    won = ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), config.search)[0]
+    return {"symbio_winner": won.activation} | ({"symbio_winner_settings": won.settings} if won.settings else {})
 
 
 def _line(c: Candidate) -> str:

@@ -9,6 +9,10 @@ export const count = (value) => (known(value) ? whole.format(value) : NONE);
 /** Four decimals, as losses are told. */
 export const loss = (value) => (known(value) ? value.toFixed(4) : NONE);
 
+/** The settings of the model that a candidate has of its own, as "softcap 0, qk_norm on"; "" where it has none. */
+export const settings = (values) => Object.entries(values ?? {}).map(([name, value]) =>
+  `${name} ${value === true ? "on" : value === false ? "off" : value}`).join(", ");
+
 /** Any number in few characters. */
 export function number(value) {
   if (!known(value)) return NONE;

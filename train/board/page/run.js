@@ -4,7 +4,7 @@ import { CHARTS } from "./charts.js";
 import { colourOf, LINES, shortName } from "./colours.js";
 import { h, soon, swatch } from "./dom.js";
 import { Files } from "./files.js";
-import { ago, count, duration, loss, moment, number, short, time } from "./format.js";
+import { ago, count, duration, loss, moment, number, settings, short, time } from "./format.js";
 import { Grid } from "./grid.js";
 import { progress, status } from "./list.js";
 import { Run } from "./model.js";
@@ -155,7 +155,8 @@ export class RunPage {
           left !== null && `${duration(taken)} so far`),
         figure("Activation",
           h("span", { title: activation }, swatch(colourOf(activation)), shortName(activation) || "–"),
-          entry.symbio && (entry.symbio_winner ? "found by the search" : "being searched")),
+          entry.symbio && (entry.symbio_winner ? ["found by the search", settings(config.symbio_winner_settings)]
+            .filter(Boolean).join(" with ") : "being searched")),
         figure("Parameters", short(entry.parameters), entry.model)),
       h("p", { class: "facts" }, [entry.domain && `text: ${entry.domain}`, device?.name ?? entry.device, device?.driver,
         machine, entry.created && `begun ${time(entry.created)}`, entry.updated && `last news ${ago(entry.updated)}`]

@@ -4,7 +4,7 @@ import { MIXED } from "./activations.js";
 import { SEARCH_CHARTS } from "./charts.js";
 import { colourOf, kind, kinds, shortName, split } from "./colours.js";
 import { h, reveal, soon, svg, swatch } from "./dom.js";
-import { count, labels, loss, number } from "./format.js";
+import { count, labels, loss, number, settings } from "./format.js";
 import { Grid } from "./grid.js";
 import { Table } from "./table.js";
 import { Tree } from "./tree.js";
@@ -84,12 +84,13 @@ export class Search {
   /** A row for each change of candidate, and for the winner's training. */
   #switches() {
     const known = new Map(this.run.candidates.map((c) => [c.id, c])), found = [];
-    const later = this.run.summary?.winner_activation ?? this.run.entry.symbio_winner;
+    const { summary } = this.run, later = summary?.winner_activation ?? this.run.entry.symbio_winner;
     let before = null;
     for (const { from, to, value } of this.run.trainings()) {
       const candidate = known.get(value) ?? {}, activation = candidate.activation ?? (value === null ? later : null);
       const name = value === null ? "training" : this.names?.get(value) ?? value;
       found.push({ from, to, id: value, name, activation, before,
+                   settings: value === null ? summary?.winner_settings : candidate.settings,
                    generation: candidate.generation, parent: candidate.parent_name, mutation: candidate.mutation });
       before = activation;
     }
@@ -116,7 +117,8 @@ export class Search {
       text("rank", "Rank", (c) => known(this.ranks.get(c.id)?.rank), (c) => this.ranks.get(c.id)?.rank),
       text("name", "Candidate", (c) => this.names.get(c.id), undefined,
         { node: (c) => this.#name(c.id, this.names.get(c.id)) }),
-      text("activation", "Activation", (c) => known(c.activation), undefined, { node: named }),
+      text("activation", "Activation", (c) => `${known(c.activation)} ${settings(c.settings)}`, (c) => c.activation,
+        { node: named }),
       text("generation", "Gen.", (c) => known(c.generation)),
       text("parent_name", "Parent", (c) => known(c.parent_name)),
       text("mutation", "Change", (c) => known(c.mutation)),
@@ -140,7 +142,8 @@ export class Search {
       { name: "from", label: "Steps", text: (row) => `${count(row.from)}–${count(row.to)}` },
       { name: "name", label: "Candidate", text: (row) => row.name,
         node: (row) => (row.id === null ? row.name : this.#name(row.id, row.name)) },
-      { name: "activation", label: "Activation", text: (row) => `${row.before} ${row.activation}`,
+      { name: "activation", label: "Activation",
+        text: (row) => `${row.before} ${row.activation} ${settings(row.settings)}`,
         node: (row) => h("span", {}, row.before && row.before !== row.activation && `${shortName(row.before)} → `,
           named(row)) },
       { name: "generation", label: "Gen.", text: (row) => known(row.generation) },
@@ -150,8 +153,9 @@ export class Search {
   }
 }
 
-const named = ({ activation }) =>
-  h("span", { title: activation }, activation && swatch(colourOf(activation)), shortName(activation) || "–");
+const named = ({ activation, settings: own }) =>
+  h("span", { title: activation }, activation && swatch(colourOf(activation)), shortName(activation) || "–",
+    settings(own) && h("small", {}, ` ${settings(own)}`));
 
 /** Bars: how many candidates, or blocks where these differ, have each activation in each generation. */
 function distribution(candidates) {

@@ -2,7 +2,7 @@
 
 import { colourOf, kind, kinds, shortName } from "./colours.js";
 import { h, reveal, svg } from "./dom.js";
-import { labels, loss } from "./format.js";
+import { labels, loss, settings } from "./format.js";
 import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
 
 const ACROSS = 160, WIDEST = 280, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
@@ -43,8 +43,9 @@ export class Tree {
     const colour = colourOf(kind(candidate.activation, shown)), open = !candidate.status || candidate.status === "reused";
     const value = candidate.val_loss_mean ?? null;
     const circle = svg("circle", { r: RADIUS, stroke: colour, fill: open ? "none" : colour });
-    const about = [name, shortName(candidate.activation), value !== null && `val ${loss(value)}`,
-                   id === winner && "winner", candidate.status].filter(Boolean).join(", ");
+    const about = [name, shortName(candidate.activation), settings(candidate.settings),
+                   value !== null && `val ${loss(value)}`, id === winner && "winner", candidate.status]
+      .filter(Boolean).join(", ");
     const choose = () => this.pick(id);
     const element = svg("g", { class: "node", transform: `translate(${x} ${y})`, tabindex: 0, role: "button",
       "aria-label": about, "data-id": id, onclick: choose, onkeydown: (event) => {
