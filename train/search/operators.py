@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from helios.formula import Formula
 from helios.model.activations import TABLE, activation, joined, parsed, split
 from helios.model.config import NORMS, Dropouts, GPTConfig
-from helios.model.settings import declared
 from helios.train.config import SearchConfig, canonical
 from helios.train.search.mutations import NUMBERS, TRIES, Draws, mutate
 
@@ -51,14 +50,13 @@ CAPS = (5.0, 15.0, 30.0, 0.0)  # from the tightest to none
 PLACES = tuple(f"{place}_dropout" for place in Dropouts._fields)
 POLICIES = (Dropouts(), Dropouts(attn=0.1), Dropouts(resid=0.1, mlp=0.1), Dropouts(embd=0.1),
             *(Dropouts(p, p, p, p) for p in (0.05, 0.1, 0.2)))
-_DECLARED = {s.key for s in declared(GPTConfig)}
-GENES = tuple(gene for gene in (
+GENES = (
     _one("qk_norm", False, True),
     _one("norm", *NORMS),
     _one("softcap", *CAPS, steps=True),
     _one("logit_softcap", *CAPS, steps=True),
     Gene(PLACES, POLICIES),
-) if _DECLARED.issuperset(gene.settings))  # those that the model has
+)
 VARIED = frozenset(name for gene in GENES for name in gene.settings)
 
 COUNT = 1 + len(GENES)  # of genes, the activation being one; and random numbers of a random genome
