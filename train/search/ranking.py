@@ -214,7 +214,7 @@ def _comparison(winner: Candidate, others: Sequence[tuple[Candidate, Entry]], te
     how = ", seed by seed" if _paired(cfg) else ""
     sentences = [f"{pair}, {relation} than the {test.limit:.3g} that {test.candidates} equal genomes come to lie apart "
                  f"in {PERCENT} of searches{how}: {verdict} by {len(winner.replicates)} seeds."]
-    if near := [_who(c) for c, other in others[1:] if not other["separated"]]:
+    if near := [_brief(c) for c, other in others[1:] if not other["separated"]]:
         sentences.append(f"{winner.name} is not separated from {_listed(near)}{also}.")
     return sentences
 
@@ -253,8 +253,16 @@ def _unfair(cfg: SearchConfig, candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _who(candidate: Candidate) -> str:
+    return f"{candidate.name} ({candidate.named(_activation(candidate))})"
+
+
+def _brief(candidate: Candidate) -> str:
+    return f"{candidate.name} ({_activation(candidate)})"
+
+
+def _activation(candidate: Candidate) -> str:
     text = candidate.activation
-    return f"{candidate.name} ({candidate.named(text if len(split(text)) > 1 else short_name(text))})"
+    return text if len(split(text)) > 1 else short_name(text)
 
 
 def _told(candidate: Candidate, cfg: SearchConfig) -> str:

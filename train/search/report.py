@@ -76,6 +76,7 @@ HOW_TO_READ = (
 def result(candidates: Sequence[Candidate], summary: Summary) -> str:
     """Return in one sentence who won, and whether that is more than noise."""
     names, by_id = labels(candidates), {c.id: c for c in candidates}
+    brief = lambda c: f"{short_name(c.activation)} ({names[c.id]})"
     named = lambda c: f"{c.named(short_name(c.activation))} ({names[c.id]})"
     winner = by_id.get(summary["winner"] or "")
     if summary["status"] != "complete":
@@ -93,7 +94,7 @@ def result(candidates: Sequence[Candidate], summary: Summary) -> str:
         return f"{named(winner)} won, separated from {rest}."
     if not rivals:
         return f"{named(winner)} won, not separated: there was no other genome to compare it with."
-    told = [named(c) for c in (winner, *near[:RIVALS])]
+    told = [brief(c) for c in (winner, *near[:RIVALS])]
     told += [f"{len(near) - RIVALS} more"] if len(near) > RIVALS else []
     return (f"{named(winner)} came first, but not separated: the data do not say which of {', '.join(told[:-1])} and "
             f"{told[-1]} is best.")
