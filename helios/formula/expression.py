@@ -280,4 +280,6 @@ class Reader:
                 if len(given) != (arity := FUNCTIONS[text].arity):
                     self.fail(at, f"{text} takes {arity} argument{'s' * (arity > 1)}, given {len(given)}")
                 return Node(text, tuple(map(convert, given)))
+            case ast.Tuple(elts=[first, *_]) if written == piece != f"({piece[1:-1]})":
+                self.fail(start + (first.end_col_offset or 0), "a comma parts names only; put | between activations")
         self.fail(at, f"{written[:40]!r} cannot be part of a formula")

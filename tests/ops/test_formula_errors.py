@@ -19,6 +19,8 @@ BAD = {
     "x*(1+": "column 3: syntax error",
     "x**(": "column 4: syntax error",
     "2x": "column [12]: syntax error",
+    "gelu,x*x": "column 5: a comma parts names only; put | between activations",
+    "sin((x, x))": "column 5: .* cannot be part",
     "x x": "column [13]: syntax error",
     "x)+(x": "column 2: syntax error",
     "a*x": "column 1: 'a' has no value",
