@@ -13,7 +13,7 @@ from helios.bench.report import MIB
 from helios.errors import UserError
 from helios.formula import Formula
 from helios.model.activations import activation, split
-from helios.train.markdown import figure, section, table
+from helios.train.markdown import escaped, figure, section, table
 
 Report = dict[str, Any]  # what helios-bench --json writes, and perhaps "tests" and "parts"
 KERNELS = 12  # most rows of a breakdown
@@ -168,7 +168,7 @@ def _step_section(report: Report) -> Iterator[str]:
         yield from table(
             ("model", "parameters", "activation", "precision", "batch", "tokens/s", "ms", "dispatches", "host ms",
              "arena MiB", "peer", "its tokens/s", "ratio"),
-            ([s["preset"], f"{s['parameters']:,}", s["activation"], s["precision"], str(s["batch"]),
+            ([s["preset"], f"{s['parameters']:,}", escaped(s["activation"]), s["precision"], str(s["batch"]),
               figure(s["tokens_per_sec"]), figure(s["ms_per_step"]), str(s["dispatches"]), figure(s["host_ms"]),
               figure(s["arena_bytes"] / MIB), s["peer"] or "–", figure(s["peer_tokens_per_sec"]), figure(s["ratio"])]
              for s in steps), left=4)
@@ -187,7 +187,7 @@ def _row_section(report: Report) -> Iterator[str]:
 
 def _kernel_section(report: Report) -> Iterator[str]:
     # Where a step was measured with several peers, the last one counts.
-    steps = {(s["preset"], s["activation"], s["precision"], s["batch"]): s["kernels"]
+    steps = {(s["preset"], escaped(s["activation"]), s["precision"], s["batch"]): s["kernels"]
              for s in report.get("steps", ()) if s.get("kernels")}
     for about, kernels in steps.items():
         yield from section("Kernels of {}, {}, {}, batch {}".format(*about), "By the device's clock, each run alone.")

@@ -84,6 +84,11 @@ def test_targets() -> None:
     assert target(text, "gpt2-124m mixed, tokens/s on an L4") == ["≥ 35,000", "–", "–", "not measured"]
 
 
+def test_a_formula_is_no_markup() -> None:
+    text = page.markdown({**ABOUT, "profile": "cpu", "rows": [], "steps": [step(activation="x*x|a*x; a=1")]})
+    assert "x*x" not in text and text.count("x\\*x") == 2
+
+
 def test_targets_of_a_cpu() -> None:
     took = {"gelu": 10.0, "silu": 10.2, "quick: x*sigmoid(1.702*x)": 10.4, "swiglu": 11.1, "max(g, u)*g": 10.9,
             "universal": 11.6, "a*tanh(g)*u; a=1": 11.0, "kan_bspline": 19.0, "gelu|silu": 19.0, "gelu,mish": 19.0}

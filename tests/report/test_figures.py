@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,11 @@ def test_any_event_and_text_are_told(copy: Path) -> None:
     assert "\\['odd'\\]" in section(text_of(copy), "Events of note")
     assert facts(text_of(copy), "Training data")["training text"] == "15, b.txt"
     against.page(history.read("4kwo"), against.named([reading.read(copy)]))
+
+
+def test_the_winner_of_a_search_is_no_markup() -> None:
+    told = {words: mine for words, _, mine in against._facts(history.read("5ke3"), searched=True)}
+    assert told["winner"](SimpleNamespace(summary={"winner_activation": "x*x*x"})) == escaped("x*x*x")
 
 
 @pytest.mark.parametrize(("settings", "dropped"), [

@@ -202,7 +202,7 @@ def _facts(there: Historic, searched: bool) -> Iterator[Row]:
         yield "trainings in the search", exact(len(there.candidates)), lambda run: exact(len(trained(run)))
         yield "steps in the search", exact(search.steps), lambda run: exact(int(phase(run, "search").sum()))
         yield "steps after it", exact(after.steps), lambda run: exact(int(phase(run, "after").sum()))
-        yield "winner", there.winner or "–", lambda run: run.summary["winner_activation"] or "none"
+        yield "winner", there.winner or "–", lambda run: escaped(run.summary["winner_activation"] or "none")
         yield ("trained after the search", f"likely {there.trained_after}",
                lambda run: escaped(run.about.get("symbio_winner") or "–"))
 
