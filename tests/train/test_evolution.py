@@ -256,6 +256,11 @@ def test_mutation_always_changes_and_a_pool_of_one_clones() -> None:
         assert all(c.activation == "silu" and not (c.mutation or "").count("→") for c in found)
 
 
+def test_a_mutation_is_to_another_activation_than_an_equal_one() -> None:
+    cfg = SearchConfig(mutation_rate=1.0, activation_pool="gelu,silu", genomes="gelu(x)", population_size=20)
+    assert {c.activation for c in search(cfg, 1, 0, lambda c: measured(c, 5.0)) if c.generation} == {"silu"}
+
+
 def test_rates() -> None:
     """Shares of 3,000 draws, each within four standard deviations of its probability."""
     def near(hits: int, of: int, p: float) -> bool:

@@ -81,6 +81,12 @@ def test_diversity_counts_settings(search: Make, cpu_ref: Backend) -> None:
     assert (last["architecture_diversity"], last["population_entropy"]) == (1.0, 2.0)
 
 
+def test_equal_formulas_are_no_diversity(search: Make, cpu_ref: Backend) -> None:
+    t = search(cpu_ref, **RUN | {"genome": "global", "genomes": "gelu||gelu(x)", "generations": 1, "after": "none"})
+    assert t.run()
+    assert (rows(t)[-1]["architecture_diversity"], rows(t)[-1]["population_entropy"]) == (0.5, 0.0)
+
+
 def test_from_the_command_line(tmp_path: Path, each_backend: Backend, changed_wins: None) -> None:
     """A search that trains its winner, which is then continued, sampled and exported, and reported on."""
     (tmp_path / "search.toml").write_text(toml("operators.toml"))

@@ -259,7 +259,7 @@ def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[C
         changes.append(f"crossover with {other.name}")
     child = []
     for i, gene in enumerate(genes):
-        rest = [name for name in cfg.pool if name != gene]
+        rest = [name for name in cfg.pool if activation(name).key != activation(gene).key]
         if rest and mutates[i] < cfg.mutation_rate:
             child.append(_pick(rest, which[i]))
             changes.append(f"block {i}: " * (cfg.genome == "per_block") + f"{gene}→{child[-1]}")

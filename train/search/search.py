@@ -79,7 +79,7 @@ class Search(Plan):
         apart = 0 if (s.shared_init and s.shared_batches) else SEED_STRIDE * (self.at + 1)
         steps, _ = budget(self.config)
         population = [x for x in self.candidates if x.generation == c.generation]
-        genomes, activations = [x.named(x.activation) for x in population], [x.activation for x in population]
+        genomes, activations = [*map(genome_key, population)], [x.activation for x in population]
         columns: dict[str, Any] = {
             "symbio_phase": "search", "symbio_candidate_id": c.id, "symbio_candidate_name": c.name,
             "symbio_candidate_activation": c.activation, "symbio_candidate_parent_id": c.parent_id,
