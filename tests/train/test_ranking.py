@@ -250,6 +250,13 @@ def test_reasons_name_candidates_and_numbers() -> None:
     assert "differ by 0, not more than the 0 that 2 equal genomes" in equal["reasons"][0]
 
 
+def test_reasons_tell_candidates_of_one_name_apart() -> None:
+    found = candidates([5.424, 5.432, 5.440], [5.437, 5.437, 5.437], [5.43, 5.45, 5.5])
+    reasons = concluded([replace(c, name="G-Alpha") for c in found])["reasons"]
+    assert reasons[0].startswith("G-Alpha #1 (gelu)") and " and G-Alpha #2 (silu)" in reasons[0]
+    assert reasons[1] == "G-Alpha #1 is not separated from G-Alpha #3 (relu) either."
+
+
 def test_reasons_of_a_single_replicate() -> None:
     result = concluded(candidates([5.0], [9.0]), SearchConfig(replicates=1))
     assert result["separated"] is False and result["ranking"][1]["separated"] is False

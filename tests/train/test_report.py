@@ -162,6 +162,12 @@ def test_genomes_of_blocks(made: Make) -> None:
     assert {"M-Gamma.1 #5", "M-Gamma.1 #7"} <= cells(page, "Ranking").keys()  # they have one name
 
 
+def test_blocks_of_formulas_are_told_apart(made: Make) -> None:
+    run = made([("M-Alpha", "gelu|min(x, a); a=1", 0, None, 3.3)], genome="per_block")
+    assert report.table(run.candidates, None).columns[-1].header == "blocks"
+    assert "gelu | min(x, a); a=1" in printed(run.candidates, None)
+
+
 def test_cells_are_escaped(made: Make) -> None:
     run = made([("G|Alpha", "gelu", 0, None, 3.4), ("R-Beta", "relu", 0, None, 3.3)])
     page = page_of(run.run)

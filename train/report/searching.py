@@ -12,6 +12,7 @@ from helios.train.report.facts import integer, loss
 from helios.train.report.reading import SEARCH, RunData, finite, lowest, median, share
 from helios.train.search import plots, report
 from helios.train.search.files import Track
+from helios.train.search.ranking import labels
 from helios.train.search.report import SPEED
 
 PREFIX = "search-"  # of the names of its pictures
@@ -59,7 +60,7 @@ def section(run: RunData, pictures: Collection[str]) -> Iterator[str]:
 
 
 def _timeline(run: RunData) -> Iterator[str]:
-    names, by_id = plots.labels(run.candidates), {c.id: c for c in run.candidates}
+    names, by_id = labels(run.candidates), {c.id: c for c in run.candidates}
     rows = []
     for t in run.trainings[:MOST]:
         values, part = run.column("loss")[t.rows], t.rows

@@ -14,6 +14,7 @@ from helios.model.activations import colour as colour_of
 from helios.model.activations import kind, kinds, short_name, short_names, split
 from helios.train.search.evolution import Candidate
 from helios.train.search.files import Track
+from helios.train.search.ranking import labels
 
 PREPARING = 2  # first steps of a replicate, which prepare kernels and so are no measure of speed
 WIDTH, DPI = 9.0, 150  # inches; readable where a page is 900 pixels wide
@@ -31,13 +32,6 @@ def speeds(candidates: Sequence[Candidate], found: Iterable[Track]) -> dict[str,
         rates.setdefault(short[activation[track.candidate]], []).extend(track.rates[PREPARING:])
     finite = {name: np.array([x for x in values if math.isfinite(x)]) for name, values in rates.items()}
     return {name: values for name, values in finite.items() if values.size}
-
-
-def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Return names by id; where several candidates share a name, as siblings can, the id's number follows it."""
-    candidates = list(candidates)
-    often = Counter(c.name for c in candidates)
-    return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
 
 
 # -- the plots ---------------------------------------------------------------------------------------------------------

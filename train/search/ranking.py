@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from helios.model.activations import short_name, split
@@ -134,6 +135,13 @@ def measurements(candidate: Candidate, cfg: SearchConfig) -> list[float]:
     return [x for _, x in sorted(values) if x is not None]
 
 
+def labels(candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Return names by id; where several candidates share a name, as siblings can, the id's number follows it."""
+    candidates = list(candidates)
+    often = Counter(c.name for c in candidates)
+    return {c.id: c.name if often[c.name] == 1 else f"{c.name} #{c.id.rpartition('_')[2]}" for c in candidates}
+
+
 def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[str, Any], device: str, status: str
             ) -> Summary:
     """Return the search's result so far. candidates: all, in order of creation. base: the model's settings. status:
@@ -142,6 +150,8 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
     winner = next((c for c in ranked if math.isfinite(score(c, cfg))), None)
     test, first = compared(candidates, cfg), _first(candidates, cfg)
     reference = first[genome_key(winner)] if winner else None
+    names = labels(candidates)
+    told = {c.id: dataclasses.replace(c, name=names[c.id]) for c in candidates}
     tested = lambda c: c.status == "reused" or c in first.values()
     entries = [_entry(i, c, reference, tested(c), test, cfg) for i, c in enumerate(ranked, 1)]
     others = [(c, entry) for c, entry in zip(ranked, entries, strict=True)
@@ -150,7 +160,7 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
         reasons = ["No candidate has a result yet." if status == "running" else
                    "No candidate has a result to rank by: there is no winner."]
     else:
-        reasons = _comparison(reference, others, test, cfg)
+        reasons = _comparison(told[reference.id], [(told[c.id], entry) for c, entry in others], test, cfg)
     trained = [r for c in candidates if c.status != "reused" for r in c.replicates]
     return {
         "status": status, "config": dataclasses.asdict(cfg), "base": dict(base), "ranking": entries,
@@ -158,7 +168,8 @@ def summary(cfg: SearchConfig, candidates: Sequence[Candidate], base: Mapping[st
         "winner_activation": winner.activation if winner else None,
         "winner_settings": winner.settings if winner else {},
         "separated": bool(others) and bool(others[0][1]["separated"]),
-        "reasons": reasons + _spelt(winner) + _unranked(candidates, cfg), "unfair": _unfair(cfg, candidates),
+        "reasons": reasons + _spelt(winner and told[winner.id]) + _unranked([*told.values()], cfg),
+        "unfair": _unfair(cfg, candidates),
         "cost": {"trainings": len(trained), "steps": sum(r.steps for r in trained),
                  "tokens": sum(r.tokens for r in trained), "seconds": sum(r.seconds for r in trained)},
         "refused": sum(c.refused for c in candidates), "device": device,

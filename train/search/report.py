@@ -16,15 +16,15 @@ from rich.text import Text
 
 from helios.errors import UserError
 from helios.files import write_atomic
-from helios.model.activations import activation, short_name, split
+from helios.model.activations import activation, is_name, short_name, split
 from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search import operators
 from helios.train.search.evolution import Candidate, genome_key
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
-from helios.train.search.plots import PREPARING, draw, labels, speeds
-from helios.train.search.ranking import Entry, Summary
+from helios.train.search.plots import PREPARING, draw, speeds
+from helios.train.search.ranking import Entry, Summary, labels
 from helios.train.search.separation import PERCENT
 
 PAGE, SPEED = "report.md", "Speed by activation"
@@ -134,7 +134,7 @@ def _cells(c: Candidate, entry: Mapping[str, Any], names: Mapping[str, str]) -> 
         "fitness": number(c.fitness, "#.4g"), "parameters": _count(c.parameters),
         "tok/s": _count(c.tokens_per_sec_mean), "clip %": number(c.clip_rate, ".1%").rstrip("%"),
         "spikes": _count(c.spikes), "alerts": _count(c.cusum_alerts), "status": escaped(c.status or "–"),
-        BLOCKS: ", ".join(genes) if len(genes) > 1 else "",
+        BLOCKS: (", " if all(map(is_name, genes)) else " | ").join(genes) if len(genes) > 1 else "",
         FORMULA: str(activation(genes[0]).formula or "–") if len(genes) == 1 else "",
         SETTINGS: operators.shown(c.settings) or "–",
     }
