@@ -105,7 +105,7 @@ EXP = "exp, which a device may round by several ulp"
 def activation_info(name: str) -> OpInfo:
     act = activation(name)
     return OpInfo(name, samples.activations(act), 32 if act.coefficients else 16, TRANSCENDENTAL,
-                  samples.bad_activation(act), act, op="activation" if act.formula else "spline")
+                  lambda: samples.bad_activation(act), act, op="activation" if act.formula else "spline")
 
 
 OPS: dict[str, OpInfo] = {op.name: op for op in [
@@ -117,7 +117,8 @@ OPS: dict[str, OpInfo] = {op.name: op for op in [
     *map(activation_info, TABLE),
     OpInfo("softcap", elementwise(1, scale=1.0, cap=(30.0, 0.5)), 16, TRANSCENDENTAL, samples.bad_softcap),
     OpInfo("reshape", samples.draw_reshape, 2, "nothing is computed; the gradient is a product", samples.bad_reshape),
-    OpInfo("sum", samples.draw_sum, 8, "a tree of sums of positive numbers", lambda: samples.bad_unary("sum")),
+    OpInfo("sum", samples.draw_sum, 8, "a tree of sums of positive numbers",
+           lambda: [Bad((ints(3),), {}, TypeError, "sum: expected floating point, got int32")]),
     OpInfo("dropout", samples.draw_dropout, 4, "a division and a sum", samples.bad_dropout, samples.call_dropout),
     OpInfo("matmul", samples.draw_matmul, 16, DOT, samples.bad_matmul),
     OpInfo("linear", samples.draw_linear, 32, DOT + "; an activation on top", samples.bad_linear,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,7 @@ class Bad:
 SCALAR: tuple[int, ...] = ()
 SMALL = [SCALAR, (1,), (7,), (3, 5), (2, 3, 7), (1, 1, 1)]
 LARGE = [(33, 65), (2, 31, 129), (70001, 3)]  # no multiples of a tile; more rows than one grid axis may have
+EXTREME = np.array([-1e4, -300, -89, -20, -1e-6, 0, 1e-30, 20, 89, 300, 1e4], np.float32)  # e^x overflows
 HUGE = (65_535 * 64 + 129,)  # more elements than one grid axis of workgroups of 64
 
 
@@ -87,55 +88,48 @@ def elementwise(arity: int, scale: float = 0.0, **choices: tuple[float, ...]) ->
         for kwargs, shape in zip(itertools.cycle(turns), SMALL + LARGE, strict=False):
             inputs = tuple(off_zero(rng, *shape) for _ in range(arity))
             yield Sample(inputs, kwargs, scale=scale, differences=shape in SMALL)
-        for kwargs in turns:  # where a formula through e^x overflows
-            extreme = np.array([-1e4, -300, -89, -20, -1e-6, 0, 1e-30, 20, 89, 300, 1e4], np.float32)
-            yield Sample((extreme,) + (np.ones_like(extreme),) * (arity - 1), kwargs, differences=False)
+        for kwargs in turns:
+            yield Sample((EXTREME,) + (np.ones_like(EXTREME),) * (arity - 1), kwargs, differences=False)
     return draw
 
 
 def activations(act: Activation) -> Callable[[Rng], Iterator[Sample]]:
     """Samples of an activation: of its inputs side by side, and its coefficients."""
     def draw(rng: Rng) -> Iterator[Sample]:
-        for sample in elementwise(act.parts, scale=1.0)(rng):
-            if (act.coefficients or act.parts > 1) and not sample.inputs[0].shape:  # type: ignore[union-attr]
-                continue
-            shape = sample.inputs[0].shape  # type: ignore[union-attr]
+        def sample(x: np.ndarray, *shape: int, differences: bool = False) -> Sample:
             coefficients = [normal(rng, *value.shape, shape[-1]) for value in act.coefficients.values()]
-            inputs = sample.inputs[0] if act.parts == 1 else np.concatenate(sample.inputs, -1)  # type: ignore[arg-type]
-            yield replace(sample, inputs=(inputs, *coefficients), terms=math.prod(shape[:-1]) if coefficients else 1)
-        for rows, features in ((5, 6), (33, 66), (3, 260)):  # even: by twos
-            coefficients = [normal(rng, *value.shape, features) for value in act.coefficients.values()]
-            yield Sample((off_zero(rng, rows, act.parts * features), *coefficients), scale=1.0,
-                         terms=rows if coefficients else 1, differences=rows == 5)
+            return Sample((x, *coefficients), scale=1.0, terms=math.prod(shape[:-1]) if coefficients else 1,
+                          differences=differences)
+
+        if act.fused:
+            yield Sample((off_zero(rng),), scale=1.0)
+        for shape in (*SMALL[1:], *LARGE, (5, 6), (33, 66), (3, 260)):  # the last three by twos
+            x = off_zero(rng, *shape[:-1], act.parts * shape[-1])
+            yield sample(x, *shape, differences=shape in SMALL or shape == (5, 6))
+        yield sample(np.concatenate([EXTREME, np.ones_like(EXTREME)][:act.parts]), len(EXTREME))
     return draw
 
 
-def bad_activation(act: Activation) -> Callable[[], list[Bad]]:
-    def bad() -> list[Bad]:
-        features = [zeros(*value.shape, 4) for value in act.coefficients.values()]
-        op = "activation" if act.formula else "spline"
-        found = [Bad((ints(2, act.parts * 4), *features), {}, TypeError, f"{op}: expected floating point, got int32")]
-        if act.parts > 1:
-            found += [Bad((x, *features), {}, ValueError, "is gated: the last axis must have an even length")
-                      for x in (zeros(4, 3), zeros())]
-        if features:
-            wrong = r"points \(3,\), expected" if act.formula is None else r"must have shape \(4,\), got \(3,\)"
-            found += [Bad((zeros(2, act.parts * 4), *features[:-1], zeros(3)), {}, ValueError, wrong),
-                      Bad((zeros(), *features), {}, ValueError, "must have shape" if act.formula else "does not fit")]
-        if act.formula:
-            found.append(Bad((zeros(2, act.parts * 4), *features, zeros(4)), {}, ValueError,
-                             rf"has {len(features)} coefficients, got {len(features) + 1}"))
-        return found
-    return bad
+def bad_activation(act: Activation) -> list[Bad]:
+    features = [zeros(*value.shape, 4) for value in act.coefficients.values()]
+    op, h = "activation" if act.formula else "spline", zeros(2, act.parts * 4)
+    found = [Bad((ints(*h.shape), *features), {}, TypeError, f"{op}: expected floating point, got int32")]
+    if act.parts > 1:
+        found += [Bad((x, *features), {}, ValueError, "is gated: the last axis must have an even length")
+                  for x in (zeros(4, 3), zeros())]
+    if features:
+        wrong = r"must have shape \(4,\), got \(3,\)" if act.formula else r"points \(3,\), expected"
+        found += [Bad((h, *features[:-1], zeros(3)), {}, ValueError, wrong),
+                  Bad((zeros(), *features), {}, ValueError, "must have shape" if act.formula else "does not fit")]
+    if act.formula:
+        found.append(Bad((h, *features, zeros(4)), {}, ValueError,
+                         rf"has {len(features)} coefficients, got {len(features) + 1}"))
+    return found
 
 
 def draw_mul(rng: Rng) -> Iterator[Sample]:
     yield from elementwise(2)(rng)
     yield Sample((normal(rng, *HUGE), normal(rng, *HUGE)), differences=False)
-
-
-def bad_unary(name: str) -> list[Bad]:
-    return [Bad((ints(3),), {}, TypeError, f"{name}: expected floating point, got int32")]
 
 
 def bad_binary(name: str) -> Callable[[], list[Bad]]:
