@@ -15,7 +15,7 @@ from helios.train.config import SECTIONS, SETTINGS, Config
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, TOKENIZER
 from helios.train.search.files import FOLDER
-from helios.train.search.operators import VARIED
+from helios.train.search.operators import steadying
 from helios.train.search.search import found_by
 from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
@@ -77,7 +77,8 @@ class Resumed(Start):
         if search:
             self._check_search(config.to_dict(), search["at"] is None)
         # In a search, the checkpoint's model is that of the candidate under way.
-        varied = {"activation", "ffn_dim"} | (VARIED if config.search.genome == "operators" else set())
+        varied = {"activation", "ffn_dim"} | (
+            set(steadying(config.model, ()).own) if config.search.genome == "operators" else set())
         own = {key: value for key, value in self.state["model"].items() if key in varied} if search else {}
         checkpoint.check_model(found, config.model.to_dict() | own)
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:

@@ -23,15 +23,9 @@ from helios.train.records.layout import way_on
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate, warmed_up
 from helios.train.search import ranking, report
+from helios.train.search.births import Candidate, Replicate, genome_key
 from helios.train.search.budget import budget, candidate_model
-from helios.train.search.evolution import (
-    Candidate,
-    Replicate,
-    first_generation,
-    genome_key,
-    next_generation,
-    trainings,
-)
+from helios.train.search.evolution import first_generation, next_generation, trainings
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
 from helios.train.search.operators import described
 from helios.train.search.tally import Tally
