@@ -240,15 +240,16 @@ def presets() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in PRESETS.iterdir())
 
 
-def resolve(preset: str | None = None, file: str | Path | None = None, assignments: Iterable[str] = (),
-            flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
-            search_file: str | Path | None = None) -> Config:
+def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | None = None,
+            assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None,
+            base: Mapping[str, Any] | None = None, search_file: str | Path | None = None, origin: str = "") -> Config:
     """Return the settings of a run.
 
-    file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
-    a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. The size of
-    a vocabulary that is given wins over a preset's. Formulas that a file names are known to every source. Raises
-    UserError for unknown names, and for wrong types and values.
+    file: a TOML file, or the tables of the one that messages call `origin`. assignments: "key=value" each. flags:
+    values by key, None where not given. base: the sections of a run to resume, instead of the defaults. search_file:
+    another TOML file, which also asks for a search. The size of a vocabulary that is given wins over a preset's.
+    Formulas that a file names are known to every source. Raises UserError for unknown names, and for wrong types and
+    values.
     """
     values: dict[str, Any] = {}
     own: dict[str, str] = {}  # activations
@@ -258,9 +259,10 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         values |= _preset(preset, own)
     size = values.pop("vocab_size", None)
     if file is not None:
-        values |= _toml(file, own)
+        tables, name = (file, origin) if isinstance(file, Mapping) else (read_toml(file), str(file))
+        values |= _flatten(tables, name, own)
     if search_file is not None:
-        values |= {"mode": "ffn-activation"} | _toml(search_file, own)
+        values |= {"mode": "ffn-activation"} | _flatten(read_toml(search_file), str(search_file), own)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -291,9 +293,10 @@ def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:
     return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}", own)
 
 
-def _toml(path: str | Path, own: dict[str, str]) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises UserError."""
     try:
-        return _flatten(tomllib.loads(Path(path).read_text("utf-8")), str(path), own)
+        return tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name
