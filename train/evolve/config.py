@@ -20,7 +20,7 @@ EXPERIMENTS = resources.files("helios.train.evolve") / "experiments"
 def _as_in_a_search(key: str, **other: Any) -> Any:
     """Return the field of a search's setting, with another default where one is given."""
     field = SearchConfig.__dataclass_fields__[key]
-    return dataclasses.field(metadata=field.metadata, **({"default": field.default} | other))
+    return dataclasses.field(default=other.get("default", field.default), metadata=field.metadata)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def space_of(asked: Asked) -> Space:
         raise UserError("no gene to vary; give --genes, as lr,beta2,weight_decay")
     fitted = tuple(found for s in SETTINGS if s.gene and s.gene.fits and (found := gene(s.key)))
     needed = {*by_setting, *(one.name for one in fitted), "n_embd", "lr", "n_layer"}
-    pool, narrowed = (), {_name(name): value for name, value in asked.genes.items()}
+    pool: tuple[str, ...] = ()
+    narrowed = {_name(name): value for name, value in asked.genes.items()}
     if ACTIVATION in narrowed:
         text = evolve.activation_pool if narrowed[ACTIVATION] in (True, "") else narrowed[ACTIVATION]
         pool = tuple(act.text for act in parsed("genes: activation", text))
