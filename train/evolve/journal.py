@@ -16,17 +16,19 @@ VERSION = 1
 
 
 class Journal:
-    """The lines of the file `path`, which is made by the first that is written.
+    """The lines of the file `path`, which is made where it is not there.
 
-    entries: all there are. A last line that was cut short by a kill is removed. Raises UserError where another line is
+    entries: all there are. A last line that was cut short by a kill is removed, unless `read_only`. Raises UserError where another line is
     damaged, where the file cannot be read or written, or where it is no journal of this version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
         self.path = path
         self.entries: list[dict[str, Any]] = rows(path, strict=True)
         if self.entries and (self.entries[0].get("kind"), self.entries[0].get("version")) != ("experiment", VERSION):
             raise UserError(f"{path} is no journal of version {VERSION}: its first line is not that of an experiment")
+        if read_only:
+            return
         try:
             with open(path, "ab") as file:
                 file.truncate(_whole(path))

@@ -12,7 +12,7 @@ import numpy as np
 from helios.train.config import Config
 from helios.train.evolve.config import Asked
 from helios.train.evolve.journal import VERSION
-from helios.train.evolve.space import configured, described
+from helios.train.evolve.space import configured, described, given
 from helios.train.evolve.state import BORN, MEASURES, State
 from helios.train.search import births, operators, selection, statistics
 from helios.train.search.births import Candidate
@@ -98,9 +98,8 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
 
 def first_line(experiment: Experiment) -> Entry:
     """Return the line that says what the journal is of."""
-    asked = experiment.asked.to_dict()
-    return {"kind": "experiment", "version": VERSION, "id": experiment.id, "seed": experiment.seed, **asked,
-            "genes": [described(one) for one in experiment.space.genes], "asked_genes": asked["genes"],
+    return {"kind": "experiment", "version": VERSION, "id": experiment.id, "seed": experiment.seed,
+            **experiment.asked.to_dict(), "genes": [described(one) for one in experiment.space.genes],
             "objectives": list(experiment.objectives)}
 
 
@@ -113,8 +112,8 @@ def first_generation(experiment: Experiment) -> list[Entry]:
     space, seed, size = experiment.space, experiment.seed, experiment.asked.evolve.population_size
     own = Genome(space.activation)
     found = [dataclasses.replace(births.founder(own, 0, 0, seed), arm="preset", operator="preset")]
-    given = [*experiment.asked.seeds(space), *(Genome(text) for text in space.pool)]
-    unlike = {operators.key(genome): genome for genome in given}
+    known = [*given(experiment.asked, space), *(Genome(text) for text in space.pool)]
+    unlike = {operators.key(genome): genome for genome in known}
     unlike.pop(operators.key(own), None)
     first = list(unlike.values())[:size]
     for i in range(size):

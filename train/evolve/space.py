@@ -60,6 +60,15 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
     return base
 
 
+def given(asked: Asked, space: Space) -> list[Genome]:
+    """Return the genomes of the runs that the first candidates are as, as far as it varies in the space."""
+    found = []
+    for values in asked.given:
+        now = {key: values.get(key, own) for key, own in space.own.items()}
+        found.append(space.genome(values["activation"] if space.pool else space.activation, now))
+    return found
+
+
 def described(one: Gene) -> dict[str, Any]:
     """Return a gene as plain values, for the journal."""
     return {"name": one.name, "kind": one.kind, "part": one.part, "low": one.low, "high": one.high,
