@@ -59,12 +59,12 @@ def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int
     needed, available = memory_needed(model, batch_size), backend.memory()["available"] + taken
     if needed > available:
         raise TooLarge(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
-                        f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
-                        f"choose a smaller model, batch or block")
+                       f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
+                       f"choose a smaller model, batch or block")
     rows = batch_size * model.block_size
     hidden = (act.parts * f for act, f in zip(model.activations, model.ffn_dims, strict=True))
     largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
     if largest > backend.max_allocation:
         raise TooLarge(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
-                        f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
-                        f"choose a smaller model, vocabulary, batch or block")
+                       f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
+                       f"choose a smaller model, vocabulary, batch or block")
