@@ -43,8 +43,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Loop:
     """A run under way: its stage, what is trained in it, and how many of its steps are done.
 
-    plan: gives the stages in turn. resumed: the checkpoint to go on from. Raises UserError where memory does not
-    suffice for a step and an evaluation.
+    plan: gives the stages in turn, and begins here. resumed: the checkpoint to go on from. Raises UserError where
+    memory does not suffice for a step and an evaluation.
     """
 
     def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
@@ -61,6 +61,7 @@ class Loop:
         self.pending: dict[str, Any] | None = None  # the row of the last step, if a signal cut its evaluation short
         self.warned = False  # whether an update was skipped that should not have been
         self.state: TrainState
+        plan.begin(records, backend.device_name, display, resumed and resumed.state["search"])
         self.stage = plan.stage()
         # Steps of the run and batches drawn before the stage began.
         self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
