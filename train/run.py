@@ -44,7 +44,7 @@ Planner = Callable[[Config], Plan]
 class Result(NamedTuple):
     """How a run ended."""
 
-    finished: bool  # False: a signal ended it, and it can be resumed
+    finished: bool  # False: a signal ended or `until` paused it, and it can be resumed
     path: Path
     step: int
     summary: str  # in one line
@@ -118,20 +118,23 @@ class Run:
         """Return whether the run has come to its end."""
         return layout.finished(self.path)
 
-    def train(self, display: Display | None = None) -> Result:
+    def train(self, display: Display | None = None, until: int | None = None) -> Result:
         """Train to the end or until a signal comes; the directory is locked meanwhile.
 
-        display: where progress is shown; by default on the console. After a lost device the run goes on from its last
-        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right,
-        and Diverged where the weights are not finite.
+        display: where progress is shown; by default on the console. until: a step of the run, those of a search
+        included, to pause after, with an evaluation and a checkpoint; going on gives the bits of a run that never
+        paused. After a lost device the run goes on from its last checkpoint, at most `retries` times; then DeviceLost
+        is raised. Raises UserError for what a user can put right, and Diverged where the weights are not finite.
         """
+        if until is not None and until < 1:
+            raise UserError(f"until: given {until}, expected a step of the run, from 1 on")
         display, run, lost = display or Display(), self, None
         origin, left = self.source and directory.run_of(self.source), self.config.train.retries
         with (directory.locked(self.path, self.path != origin, self.anew),
               reporting(self.path, self.config.train.report, display.warn) as report):
             while True:
                 try:
-                    return run._train(display, lost, report)
+                    return run._train(display, until, lost, report)
                 except DeviceLost as error:
                     if not left:
                         raise
@@ -176,7 +179,8 @@ class Run:
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
-    def _train(self, display: Display, lost: DeviceLost | None, report: Callable[[], None]) -> Result:
+    def _train(self, display: Display, until: int | None, lost: DeviceLost | None, report: Callable[[], None]
+               ) -> Result:
         """Make one attempt to train. lost: the device loss that ended the one before; None: none did. report: begins to
         report the run."""
         config, path, t, plan = self.config, self.path, self.config.train, self.plan(self.config)
@@ -202,7 +206,7 @@ class Run:
         try:
             if config.train.log == "tensorboard":
                 records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
-            loop = Loop(config, plan, backend, dataset, records, display, start.checkpoint)
+            loop = Loop(config, plan, backend, dataset, records, display, start.checkpoint, until)
             idle = loop.stage is None or (loop.over and loop.pending is None)
             if not idle:  # and only now, so that a resumed run finds no settings that were not used
                 records.config()
@@ -312,7 +316,8 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
         return f"done: {outcome}, {path}"
     number = lambda x: "not finite" if x is None else f"{x:.4f}"
     label = f"{stage.label}, " if stage.label else ""
-    verdict = f"done, but {trouble}" if trouble else "done" if finished else "interrupted"
+    verdict = (f"done, but {trouble}" if trouble else "done" if finished else
+               "paused" if loop.signal is None else "interrupted")
     parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
