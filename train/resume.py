@@ -91,6 +91,7 @@ class Resumed(Start):
             self._copy_to(path)
         else:
             about["created"] = self.saved.get("created")  # None: its first event tells
+            about |= {key: value for key, value in self.saved.items() if key not in (*about, *self.plan.keys)}
         about |= self.plan.found(self.state["search"])
         return self._changes(about)
 

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,7 @@ from helios.backends.backend import Backend
 from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir, machine
 from helios.train import checkpoint, data, directory, texts
-from helios.train.config import Config, resolve
+from helios.train.config import SECTIONS, Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
 from helios.train.progress import Display
@@ -59,15 +59,17 @@ class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
     plan: makes the plan of the run from its settings: Plan, that of a training alone; train.search.search.planned also
-    that of a search. source: the run or checkpoint directory that it goes on from; None for a new run. anew: a new run
-    may take the place of one that ended before its first checkpoint. Raises UserError where the plan is not for these
-    settings, as where a search may cost more than max_cost.
+    that of a search. about: what else config.json is to say of the run, in JSON's values by keys of their own; it stays
+    as the run goes on in its directory. source: the run or checkpoint directory that it goes on from; None for a new
+    run. anew: a new run may take the place of one that ended before its first checkpoint. Raises UserError where the
+    plan is not for these settings, as where a search may cost more than max_cost.
     """
 
     path: Path
     config: Config
     run_id: str
     plan: Planner = Plan
+    about: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
     anew: bool = False
 
@@ -75,15 +77,16 @@ class Run:
         self.plan(self.config).check()
 
     @classmethod
-    def create(cls, config: Config, path: str | Path | None = None, *, plan: Planner = Plan) -> Run:
+    def create(cls, config: Config, path: str | Path | None = None, *, plan: Planner = Plan,
+               about: Mapping[str, Any] | None = None) -> Run:
         """Return a new run in the new or empty directory `path`; None: in runs/<run id>."""
         config = _checked(config)
         run_id = directory.run_id(texts.sources(config.data.data)[0].name)
-        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id, plan)
+        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id, plan, about or {})
 
     @classmethod
     def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None, *,
-               plan: Planner = Plan) -> Run:
+               plan: Planner = Plan, about: Mapping[str, Any] | None = None) -> Run:
         """Return a run that goes on from `source`, the directory of a run or of one of its checkpoints.
 
         config: settings to use instead of its own. path: a new or empty directory, in which a run of its own goes on
@@ -93,19 +96,20 @@ class Run:
         origin = directory.run_of(source)
         config = _checked(config or resolve(base=settings_of(source)))
         if path is None or os.path.realpath(path) == os.path.realpath(origin):
-            return cls(origin, config, layout.read_config(origin)["run_id"], plan, source)
+            return cls(origin, config, layout.read_config(origin)["run_id"], plan, about or {}, source)
         run_id = directory.run_id(texts.sources(config.data.data)[0].name)
-        return cls(Path(path).absolute(), config, run_id, plan, source)
+        return cls(Path(path).absolute(), config, run_id, plan, about or {}, source)
 
     @classmethod
-    def open(cls, config: Config, path: str | Path, what: str = "run", *, plan: Planner = Plan) -> Run:
+    def open(cls, config: Config, path: str | Path, what: str = "run", *, plan: Planner = Plan,
+             about: Mapping[str, Any] | None = None) -> Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not layout.finished(path) and not checkpoint.directories(path):
-            return replace(cls.create(config, path, plan=plan), anew=True)
+            return replace(cls.create(config, path, plan=plan, about=about), anew=True)
         with directory.locked(path, new=False):
-            run, theirs = cls.resume(path, config, plan=plan), settings_of(path)
+            run, theirs = cls.resume(path, config, plan=plan, about=about), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
             for key, here in ours.items():
                 if (there := theirs.get(name, {}).get(key)) != here:
@@ -199,6 +203,9 @@ class Run:
         dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
                             start.tokenizer, display.say, display.warn)
         about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
+        if taken := {*about, *SECTIONS, *plan.keys} & self.about.keys():
+            raise UserError(f"about: {', '.join(sorted(taken))} is config.json's own; use another name")
+        about |= self.about
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         report()

@@ -12,6 +12,7 @@ from helios.errors import UserError
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
 from helios.train.progress import Display
+from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Planner, Run
@@ -85,6 +86,21 @@ def test_a_search_that_pauses_chooses_the_same(tmp_path: Path, cpu_ref: Backend,
     assert columns(path, "val_loss") == columns(whole.path, "val_loss")
     said = [(path / "search" / "candidates.jsonl") for path in (path, whole.path)]
     assert len({tuple((c["id"], c["val_loss_mean"]) for c in rows(file)) for file in said}) == 1
+
+
+def test_what_is_said_of_a_run_stays(tmp_path: Path, cpu_ref: Backend) -> None:
+    config, path, told = on(cpu_ref), tmp_path / "run", {"evolve": {"id": "gen0_gelu_1", "parents": []}, "more": [1]}
+    Run.open(config, path, about=told).train(QUIET, until=2)
+    own = layout.read_config(path)
+    assert {key: own.pop(key) for key in told} == told
+    for given in (None, {"more": [2]}):
+        Run.open(config, path, about=given).train(QUIET, until=5)
+        assert layout.read_config(path) == own | told | (given or {})
+    fork = Run.resume(path, path=tmp_path / "fork", about={"of": "run"})
+    fork.train(QUIET)
+    assert layout.read_config(fork.path).keys() == own.keys() | {"of"}
+    with pytest.raises(UserError, match=r"about: model is config\.json's own"):
+        Run.create(config, tmp_path / "other", about={"model": 1}).train(QUIET)
 
 
 def test_a_pause_before_the_first_step_is_refused(tmp_path: Path) -> None:
