@@ -14,7 +14,7 @@ from helios.train.gates.judge import Verdict
 from helios.train.progress import Display
 from helios.train.run import Run
 from helios.train.search import files
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.search import Search
 
 PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the study's names of the models

@@ -10,8 +10,9 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.activations import split_genomes
 from helios.train.config import Config, SearchConfig
-from helios.train.search.evolution import Candidate, trainings
-from helios.train.search.operators import Genome, largest
+from helios.train.search.births import Candidate
+from helios.train.search.evolution import trainings
+from helios.train.search.operators import Genome, largest, steadying
 
 MOST_CANDIDATES = 10_000
 
@@ -66,5 +67,6 @@ def models(config: Config) -> list[GPTConfig]:
     s, model = config.search, config.model
     genomes = [Genome(text) for text in (*s.pool, *split_genomes(s.genomes))]
     if s.genome == "operators":
-        genomes = [Genome(text, largest(model)) for text, _ in (*genomes, Genome(model.activation))]
+        most = largest(steadying(model, s.pool), model)
+        genomes = [Genome(text, most) for text, _ in (*genomes, Genome(model.activation))]
     return [candidate_model(model, s, genome) for genome in genomes]

@@ -21,7 +21,7 @@ from helios.model.activations import parsed
 from helios.train.config import SearchConfig
 from helios.train.records.layout import METRICS, PLAN
 from helios.train.records.rows import rows
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.ranking import Summary
 
 FOLDER, CANDIDATES, SUMMARY = PLAN, "candidates.jsonl", "summary.json"

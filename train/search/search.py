@@ -25,17 +25,11 @@ from helios.train.records.layout import way_on
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate, warmed_up
 from helios.train.search import ranking, report
+from helios.train.search.births import Candidate, Replicate, genome_key
 from helios.train.search.budget import budget, candidate_model, check_cost, cost_in_words, models
-from helios.train.search.evolution import (
-    Candidate,
-    Replicate,
-    first_generation,
-    genome_key,
-    next_generation,
-    trainings,
-)
+from helios.train.search.evolution import first_generation, next_generation, trainings
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
-from helios.train.search.operators import VARIED, described
+from helios.train.search.operators import described, steadying
 from helios.train.search.tally import Tally
 from helios.train.stage import SEED_STRIDE, Plan, Stage, training
 from helios.train.state import TrainState
@@ -77,7 +71,7 @@ class Search(Plan):
                     raise UserError(f"{key} was {was!r} when the search began, and is {value!r}: it cannot change "
                                     f"{when}; start a new run")
         # The checkpoint's model is that of the candidate under way.
-        varied = {"activation", "ffn_dim"} | (VARIED if operators else set())
+        varied = {"activation", "ffn_dim", *(steadying(self.config.model, ()).own if operators else ())}
         own = {key: value for key, value in found.state["model"].items() if key in varied}
         checkpoint.check_model(found, now["model"] | own)
 

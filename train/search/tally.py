@@ -11,7 +11,7 @@ from helios.train.config import Config
 from helios.train.monitors.trouble import Trouble
 from helios.train.monitors.weights import weight_metrics
 from helios.train.records.rows import clipped
-from helios.train.search.evolution import Replicate
+from helios.train.search.births import Replicate
 from helios.train.state import TrainState
 
 
