@@ -62,11 +62,9 @@ def _count(n: int) -> str:
 
 
 def models(config: Config) -> list[GPTConfig]:
-    """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these, which
-    have the largest settings where these vary."""
+    """Return the models of a search's pool and genomes; children are no larger than these, which have the largest
+    settings where these vary."""
     s, model = config.search, config.model
-    if not s:
-        return [model]
     genomes = [Genome(text) for text in (*s.pool, *split_genomes(s.genomes))]
     if s.genome == "operators":
         most = largest(steadying(model, s.pool), model)
