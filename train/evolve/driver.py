@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
 from helios.train import directory
-from helios.train.evolve import plan, report
+from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
+from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import JOURNAL, Journal
-from helios.train.evolve.plan import Experiment, Job
 from helios.train.evolve.space import space_of
 from helios.train.evolve.state import Result, State
+from helios.train.evolve.trainings import Job
 from helios.train.fitness import own_fitness
 from helios.train.progress import Display
-from helios.train.run import Run
 
 
 class Driver:
@@ -104,10 +103,10 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
     score = own_fitness(evolve.fitness) if evolve.fitness else None
     found = Experiment(asked, space_of(asked), id, score)
     found.objectives  # noqa: B018  (raises UserError)
-    most, unit = plan.cost(found), evolve.budget
-    if evolve.total is not None and plan.cost(found, 1) > evolve.total:
-        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the end, "
-                        f"{plan.cost(found, 1):g}; give more, or a lower --per-candidate")
+    most, unit = cost.most(found), evolve.budget
+    if evolve.total is not None and cost.most(found, 1) > evolve.total:
+        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
+                        f"end, {cost.most(found, 1):g}; give more, or a lower --per-candidate")
     if min(most, evolve.total or most) > evolve.max_cost:
         raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
                         f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
@@ -117,7 +116,7 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
 def cost_in_words(experiment: Experiment) -> list[str]:
     """Return in words what the experiment may come to, a line each."""
     evolve = experiment.asked.evolve
-    most = plan.cost(experiment)
+    most = cost.most(experiment)
     genes = ", ".join(one.name for one in experiment.space.genes)
     activation = ", activation" if experiment.space.pool else ""
     return [f"genes: {genes}{activation}",
@@ -125,7 +124,7 @@ def cost_in_words(experiment: Experiment) -> list[str]:
             f"{' and as many random ones' if evolve.random_control else ''}, {evolve.replicates} trainings each of "
             f"{evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
-            f"{plan._validation_cost(experiment):,.0f} of them for the best on fresh seeds"]
+            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds"]
 
 
 def read(folder: Path) -> State:

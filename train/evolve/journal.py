@@ -11,6 +11,8 @@ from typing import Any
 from helios.errors import UserError
 from helios.train.records.rows import rows
 
+Entry = Mapping[str, Any]  # a line
+
 JOURNAL = "journal.jsonl"
 VERSION = 1
 
@@ -18,8 +20,8 @@ VERSION = 1
 class Journal:
     """The lines of the file `path`, which is made where it is not there.
 
-    entries: all there are. A last line that was cut short by a kill is removed, unless `read_only`. Raises UserError where another line is
-    damaged, where the file cannot be read or written, or where it is no journal of this version.
+    entries: all there are. A last line that was cut short by a kill is removed, unless `read_only`. Raises UserError
+    where another line is damaged, where the file cannot be read or written, or where it is no journal of this version.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
@@ -35,7 +37,7 @@ class Journal:
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
 
-    def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
+    def append(self, entries: Iterable[Entry]) -> None:
         """Write entries; when it returns, they outlast a power cut. Raises UserError where they cannot be written."""
         added = list(entries)
         text = "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in added)

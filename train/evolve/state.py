@@ -50,6 +50,11 @@ MEASURES = {
     "tokens": lambda r: r.tokens, "memory_mb": lambda r: r.memory_mb}
 
 
+def row(result: Result) -> dict[str, float | None]:
+    """Return the measurements of a training by name."""
+    return {name: measure(result) for name, measure in MEASURES.items()}
+
+
 def _share(r: Result, count: int) -> float | None:
     return count / r.steps if r.steps else None
 

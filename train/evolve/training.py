@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from helios.errors import Diverged, TooLarge
-from helios.train.evolve.measure import measure
-from helios.train.evolve.plan import Job
 from helios.train.evolve.state import Result
+from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.run import Run
 

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from helios.errors import UserError, nearest
 from helios.train.evolve.executors.local import Local
-from helios.train.evolve.plan import Job
 from helios.train.evolve.state import Result
+from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from helios.train.evolve.plan import Job
 from helios.train.evolve.state import Result
 from helios.train.evolve.training import train
+from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 
 

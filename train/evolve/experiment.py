@@ -1,0 +1,56 @@
+"""What was asked of an experiment, and what its candidates are chosen by."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from helios.train.evolve.config import Asked
+from helios.train.evolve.state import Result, State, row
+from helios.train.search import selection
+from helios.train.search.operators import Space
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What was asked for, and what follows from it. score: the value of a candidate by its measurements, more being
+    better, where a fitness is asked for."""
+
+    asked: Asked
+    space: Space
+    id: str
+    score: Callable[[Mapping[str, float | None]], float | None] | None = None
+
+    @property
+    def seed(self) -> int:
+        return self.asked.base.train.seed
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Return the names of what candidates are chosen by."""
+        return ("fitness",) if self.score else selection.parse_objectives(self.asked.evolve.objectives)
+
+    def values(self, measured: Sequence[Mapping[str, float | None]], statuses: Sequence[str | None]) -> np.ndarray:
+        """Return what candidates are chosen by [N, M], lower being better, NaN where they are out of the running."""
+        if not self.score:
+            return selection.objective_values(measured, statuses, self.objectives)
+        given = [self.score(m) if status in selection.MEASURED else None
+                 for m, status in zip(measured, statuses, strict=True)]
+        return np.array([[math.nan if x is None or not math.isfinite(x) else -x] for x in given])
+
+    def of(self, state: State, ids: Sequence[str]) -> np.ndarray:
+        """Return the same of the candidates with these ids."""
+        return self.values([state.measured(id) for id in ids], [state.candidate(id).status for id in ids])
+
+    def replicates(self, state: State, id: str, phase: str = "search") -> list[float | None]:
+        """Return the first objective, lower being better, of each training of a candidate."""
+        found = state.of(state.reused.get(id, id) if phase == "search" else id, phase)
+        return [self.value(result) for result in found]
+
+    def value(self, result: Result) -> float | None:
+        """Return the first objective, lower being better, of a training."""
+        x = self.values([row(result)], [result.status])[0, 0]
+        return None if math.isnan(x) else float(x)
