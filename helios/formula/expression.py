@@ -241,7 +241,7 @@ class Reader:
                 warnings.simplefilter("ignore")
                 tree = ast.parse(piece, mode="eval").body
         except SyntaxError as error:
-            offset = max(0, (error.offset or 1) - 1)
+            offset = error.offset - 1 if error.offset else len(piece)  # 0, where something is missing at the end
             near = repr(piece[offset:offset + 20]) if offset < len(piece) else "the end"
             self.fail(start + offset, f"syntax error at {near}")
         except (RecursionError, MemoryError, ValueError):
