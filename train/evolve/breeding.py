@@ -52,9 +52,9 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     size = _size(experiment, state)
     if not cost.affordable(experiment, state, size.size):
         return []
-    ids = [id for generation in state.generations[-2:] for id in generation if state.born[id].arm != "random"]
-    ids = [*_parents_before(state), *(id for id in ids if id in state.generations[-1])]
-    ids = list(dict.fromkeys(ids if evolve.elitism else ids[-len(state.generations[-1]):]))
+    last = [id for id in state.generations[-1] if state.born[id].arm != "random"]
+    parents_before = [parent for id in last if (parent := state.born[id].parent_id)]
+    ids = list(dict.fromkeys([*parents_before, *last] if evolve.elitism else last))
     values = experiment.of(state, ids)
     order = selection.best_first(values, [state.born[id].bonus for id in ids])
     best_first = [state.candidate(ids[i]) for i in order if np.isfinite(values[i]).all()] or [
@@ -101,11 +101,6 @@ def _difference(space: Space, before: Genome, now: Genome) -> dict[str, list[Any
     """Return what differs from a genome, by setting: its value there and here."""
     both = [{"activation": genome.activation, **space.values(genome)} for genome in (before, now)]
     return {key: [was, both[1][key]] for key, was in both[0].items() if was != both[1][key]}
-
-
-def _parents_before(state: State) -> list[str]:
-    """Return the ids of the parents of the last generation."""
-    return [parent for id in state.generations[-1] if (parent := state.born[id].parent_id)]
 
 
 class _Placed(NamedTuple):

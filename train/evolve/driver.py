@@ -15,9 +15,9 @@ from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import JOURNAL, Journal
 from helios.train.evolve.space import space_of
-from helios.train.evolve.state import Result, State
+from helios.train.evolve.state import MEASURES, Result, State
 from helios.train.evolve.trainings import Job
-from helios.train.fitness import own_fitness
+from helios.train.fitness import formula
 from helios.train.progress import Display
 
 
@@ -100,8 +100,10 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
         raise UserError("an experiment chooses by validation loss; give a text with --val-data")
     if asked.base.search:
         raise UserError("an experiment's runs do not search themselves; leave --search out")
-    score = own_fitness(evolve.fitness) if evolve.fitness else None
-    found = Experiment(asked, space_of(asked), id, score)
+    if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
+        raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
+                        f"are {', '.join(MEASURES)}")
+    found = Experiment(asked, space_of(asked), id)
     found.objectives  # noqa: B018  (raises UserError)
     most, unit = cost.most(found), evolve.budget
     if evolve.total is not None and cost.most(found, 1) > evolve.total:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from helios.train.evolve.config import Asked
 from helios.train.evolve.state import Result, State, row
+from helios.train.fitness import Measurements, fitness
 from helios.train.search import selection
 from helios.train.search.operators import Space
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What was asked for, and what follows from it. score: the value of a candidate by its measurements, more being
-    better, where a fitness is asked for."""
+    """What was asked for, and what follows from it."""
 
     asked: Asked
     space: Space
     id: str
-    score: Callable[[Mapping[str, float | None]], float | None] | None = None
 
     @property
     def seed(self) -> int:
@@ -31,15 +30,21 @@ class Experiment:
     @property
     def objectives(self) -> tuple[str, ...]:
         """Return the names of what candidates are chosen by."""
-        return ("fitness",) if self.score else selection.parse_objectives(self.asked.evolve.objectives)
+        return ("fitness",) if self.asked.evolve.fitness else selection.parse_objectives(self.asked.evolve.objectives)
 
     def values(self, measured: Sequence[Mapping[str, float | None]], statuses: Sequence[str | None]) -> np.ndarray:
         """Return what candidates are chosen by [N, M], lower being better, NaN where they are out of the running."""
-        if not self.score:
+        if not self.asked.evolve.fitness:
             return selection.objective_values(measured, statuses, self.objectives)
-        given = [self.score(m) if status in selection.MEASURED else None
+        found = [self._fitness(m) if status in selection.MEASURED else -math.inf
                  for m, status in zip(measured, statuses, strict=True)]
-        return np.array([[math.nan if x is None or not math.isfinite(x) else -x] for x in given])
+        return np.array([[-x if math.isfinite(x) else math.nan] for x in found]).reshape(-1, 1)
+
+    def _fitness(self, measured: Mapping[str, float | None]) -> float:
+        try:
+            return fitness(str(self.asked.evolve.fitness), Measurements(**measured), {})  # type: ignore[arg-type]
+        except ValueError:  # something was not measured
+            return -math.inf
 
     def of(self, state: State, ids: Sequence[str]) -> np.ndarray:
         """Return the same of the candidates with these ids."""

@@ -31,7 +31,7 @@ def train(job: Job, folder: Path, display: Display) -> Result:
         why = str(error)
         if isinstance(error, TooLarge):
             return failed(job, why)
-    return result(job, path, why)
+    return measured(job, path, why)
 
 
 def failed(job: Job, why: str) -> Result:
