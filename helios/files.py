@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import methodcaller
 from pathlib import Path
 from threading import get_ident
 from typing import IO
@@ -39,6 +40,17 @@ def write_text(path: Path, text: str) -> None:
         write_atomic(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files by name, each with `write_atomic`, into a folder, which is made where it is not there. Raises
+    UserError where that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomic(folder / name, methodcaller("write", content))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def check_writable(path: Path | None) -> None:

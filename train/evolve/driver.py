@@ -14,10 +14,9 @@ from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import JOURNAL, Journal
-from helios.train.evolve.space import space_of
-from helios.train.evolve.state import MEASURES, Result, State
+from helios.train.evolve.opening import experiment_of, opened
+from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job
-from helios.train.fitness import formula
 from helios.train.progress import Display
 
 
@@ -36,9 +35,7 @@ class Driver:
     def resume(cls, folder: Path, display: Display) -> Driver:
         """Return the experiment in a directory, to go on with. Raises UserError where there is none, or its journal is
         damaged."""
-        state = read(folder)
-        assert state.experiment is not None
-        return cls(folder, experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state, display)
+        return cls(folder, *opened(folder), display)
 
     def preview(self) -> str:
         """Return in words what `run` would do. Raises UserError where it cannot be done."""
@@ -93,28 +90,6 @@ def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
             "seconds": each}
 
 
-def experiment_of(asked: Asked, id: str) -> Experiment:
-    """Return what was asked for, checked. Raises UserError."""
-    evolve = asked.evolve
-    if asked.base.data.val_data is None:
-        raise UserError("an experiment chooses by validation loss; give a text with --val-data")
-    if asked.base.search:
-        raise UserError("an experiment's runs do not search themselves; leave --search out")
-    if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
-        raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
-                        f"are {', '.join(MEASURES)}")
-    found = Experiment(asked, space_of(asked), id)
-    found.objectives  # noqa: B018  (raises UserError)
-    most, unit = cost.most(found), evolve.budget
-    if evolve.total is not None and cost.most(found, 1) > evolve.total:
-        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
-                        f"end, {cost.most(found, 1):g}; give more, or a lower --per-candidate")
-    if min(most, evolve.total or most) > evolve.max_cost:
-        raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
-                        f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
-    return found
-
-
 def cost_in_words(experiment: Experiment) -> list[str]:
     """Return in words what the experiment may come to, a line each."""
     evolve = experiment.asked.evolve
@@ -127,12 +102,3 @@ def cost_in_words(experiment: Experiment) -> list[str]:
             f"{evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
             f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds"]
-
-
-def read(folder: Path) -> State:
-    """Return how the experiment in a directory stands. Raises UserError where there is none."""
-    state = State()
-    state.take(Journal(folder / JOURNAL, read_only=True).entries)
-    if state.experiment is None:
-        raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
-    return state

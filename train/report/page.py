@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
-from helios.errors import UserError
-from helios.files import write_atomic
+from helios.files import write_files
 from helios.train.history import Historic
 from helios.train.markdown import plain
 from helios.train.report import against, facts, findings, gradients, html, losses, plots, searching, side_by_side, speed
@@ -77,12 +75,7 @@ def write(runs: Sequence[RunData], folder: Path, as_html: bool = False, beside: 
         files = {stem + HTML: html.page(text, pictures, head).encode()}
     else:
         files = pictures | {stem + MARKDOWN: text.encode()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomic(folder / name, methodcaller("write", content))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    write_files(folder, files)
     return folder / (stem + (HTML if as_html else MARKDOWN))
 
 

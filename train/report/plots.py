@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,7 +14,7 @@ from helios.model.activations import kind, kinds
 from helios.train.history import Historic
 from helios.train.report.reading import LAYERS, SEARCH, RunData, finite
 from helios.train.report.speed import PHASES
-from helios.train.search.plots import DPI, STYLE, WIDTH, legend
+from helios.train.search.plots import WIDTH, drawn, legend
 
 BUCKETS = 2000  # most points of a line; more rows are drawn by their range and their mean
 AREAS = 150  # most points of the stacked phases
@@ -29,28 +27,12 @@ Plot = Callable[..., bool]  # (figure, run) → whether it has something to show
 
 def draw(run: RunData) -> dict[str, bytes]:
     """Return the plots of a run as PNG images by file name, without those that have nothing to show."""
-    return _drawn({name: partial(plot, run=run) for name, plot in PLOTS.items()})
+    return drawn({name: partial(plot, run=run) for name, plot in PLOTS.items()})
 
 
 def overlaid(runs: Sequence[RunData], beside: Historic | None = None) -> dict[str, bytes]:
     """Return the plot of the losses of several runs, one over another. beside: whose losses are marked, too."""
-    return _drawn({"losses.png": partial(_overlay, runs=runs, beside=beside)})
-
-
-def _drawn(plots: Mapping[str, Callable[[Any], bool]]) -> dict[str, bytes]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    images = {}
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that the font lacks
-        for name, plot in plots.items():
-            figure = Figure(dpi=DPI, figsize=(WIDTH, 3.4))
-            if plot(figure):
-                file = io.BytesIO()
-                figure.savefig(file, format="png")
-                images[name] = file.getvalue()
-    return images
+    return drawn({"losses.png": partial(_overlay, runs=runs, beside=beside)})
 
 
 def literal(text: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,15 +40,21 @@ def speeds(candidates: Sequence[Candidate], found: Iterable[Track]) -> dict[str,
 
 def draw(candidates: Sequence[Candidate], winner: str | None, found: Sequence[Track]) -> dict[str, bytes]:
     """Return the plots as PNG images by file name, without those that have nothing to show yet."""
+    return drawn({name: partial(plot, candidates=candidates, winner=winner, found=found) for name, plot in {
+        "loss.png": _loss, "speed.png": _speed, "lineage.png": _lineage, "activations.png": _activations}.items()})
+
+
+def drawn(plots: Mapping[str, Callable[[Any], bool]]) -> dict[str, bytes]:
+    """Return plots as PNG images by file name. plots: what draws on a figure, and returns whether it has something."""
     import matplotlib
     from matplotlib.figure import Figure
 
     images = {}
-    with matplotlib.rc_context(STYLE):
-        for name, plot in {"loss.png": _loss, "speed.png": _speed, "lineage.png": _lineage,
-                           "activations.png": _activations}.items():
-            figure = Figure(dpi=DPI)
-            if plot(figure, candidates, winner, found):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of characters that the font lacks
+        for name, plot in plots.items():
+            figure = Figure(dpi=DPI, figsize=(WIDTH, 3.4))
+            if plot(figure):
                 file = io.BytesIO()
                 figure.savefig(file, format="png")
                 images[name] = file.getvalue()

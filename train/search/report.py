@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from helios.errors import UserError
-from helios.files import write_atomic
+from helios.files import write_files
 from helios.model.activations import activation, is_name, short_name, split
 from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
@@ -157,11 +155,7 @@ def write(run: Path, plots: bool = True) -> Path:
     found, folder = tracks(run, candidates), run / FOLDER
     pictures = draw(candidates, summary["winner"], found) if plots else {}
     files = pictures | {PAGE: _page(candidates, summary, found, pictures).encode()}
-    try:
-        for name, content in files.items():
-            write_atomic(folder / name, methodcaller("write", content))
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    write_files(folder, files)
     return folder / PAGE
 
 

@@ -1,0 +1,46 @@
+"""Experiments from what they were asked for, or from their directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helios.errors import UserError
+from helios.train.evolve import cost
+from helios.train.evolve.config import Asked
+from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.journal import JOURNAL, Journal
+from helios.train.evolve.space import space_of
+from helios.train.evolve.state import MEASURES, State
+from helios.train.fitness import formula
+
+
+def experiment_of(asked: Asked, id: str) -> Experiment:
+    """Return what was asked for, checked. Raises UserError."""
+    evolve = asked.evolve
+    if asked.base.data.val_data is None:
+        raise UserError("an experiment chooses by validation loss; give a text with --val-data")
+    if asked.base.search:
+        raise UserError("an experiment's runs do not search themselves; leave --search out")
+    if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
+        raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
+                        f"are {', '.join(MEASURES)}")
+    found = Experiment(asked, space_of(asked), id)
+    found.objectives  # noqa: B018  (raises UserError)
+    most, unit = cost.most(found), evolve.budget
+    if evolve.total is not None and cost.most(found, 1) > evolve.total:
+        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
+                        f"end, {cost.most(found, 1):g}; give more, or a lower --per-candidate")
+    if min(most, evolve.total or most) > evolve.max_cost:
+        raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
+                        f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
+    return found
+
+
+def opened(folder: Path) -> tuple[Experiment, State]:
+    """Return the experiment in a directory, and how it stands. Raises UserError where there is none, or its journal is
+    damaged."""
+    state = State()
+    state.take(Journal(folder / JOURNAL, read_only=True).entries)
+    if state.experiment is None:
+        raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
+    return experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state
