@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 YES_NO = {None: "–", True: "yes", False: "no"}
 MARKUP = re.compile(r"[\\`*\[\]<>&~]|(?<!\w)_|_(?!\w)|^[-+=#](?![\d.])")
-NUMBERED = re.compile(r"^(\d+)([.)])")
+NUMBERED = re.compile(r"^(\d+)([.)])(?=\s|$)")
 
 
 def section(title: str, *paragraphs: str) -> Iterator[str]:

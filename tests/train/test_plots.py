@@ -87,7 +87,7 @@ def test_bits_do_not_change(made: Make) -> None:
 
 def test_children_are_drawn_after_their_parents_order(made: Make) -> None:
     run = made(PER_BLOCK)
-    at = plots._places(run.candidates)
+    at = plots.places(run.candidates)
     heights = [at[c.id][1] for c in run.candidates]
     assert heights[4] > heights[5] and heights[6] > heights[7]  # M-Gamma's above M-Delta's
     assert len(set(at.values())) == len(at) and [at[c.id][0] for c in run.candidates] == [0] * 4 + [1] * 4

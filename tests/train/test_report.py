@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from helios import files
 from helios.errors import UserError
 from helios.model.activations import TABLE
 from helios.train.search import files, plots, ranking, report
@@ -313,6 +312,6 @@ def test_nothing_can_be_written(made: Make, monkeypatch: pytest.MonkeyPatch) -> 
     run = made().run
     def full(path: object, write: object) -> None:
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(files, "write_atomic", full)
+    monkeypatch.setattr("helios.files.write_atomic", full)
     with pytest.raises(UserError, match=r"cannot write to .*search: No space left"):
         report.write(run, plots=False)

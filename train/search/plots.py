@@ -134,7 +134,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
 
     if not any(c.parent_id for c in candidates):
         return False
-    at, names = _places(candidates), labels(candidates)
+    at, names = places(candidates), labels(candidates)
     generations = 1 + max(x for x, _ in at.values())
     rows = max(Counter(x for x, _ in at.values()).values())
     figure.set_size_inches(WIDTH * max(1, generations / ROOMY), min(1.2 + 0.75 * rows, TALLEST))
@@ -162,7 +162,7 @@ def _lineage(figure: Any, candidates: Sequence[Candidate], winner: str | None, f
     return True
 
 
-def _places(candidates: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
+def places(candidates: Sequence[Candidate]) -> dict[str, tuple[int, float]]:
     """Return (generation, height) by id: evenly spaced in a generation, children in their parents' order."""
     at: dict[str, tuple[int, float]] = {}
     generations = sorted({c.generation for c in candidates})
