@@ -80,7 +80,7 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
 def report_(folder: Path, no_plots: bool) -> None:
     """Say what an experiment has shown, and write report.md, summary.json and winner.toml."""
     console = Console(highlight=False, soft_wrap=True)
-    for line in report.write(folder, plots=not no_plots):
+    for line in report.write_from(folder, plots=not no_plots):
         console.print(line, markup=False)
 
 

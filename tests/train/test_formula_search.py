@@ -214,7 +214,7 @@ def test_long_formulas_are_told_apart(made: made_up.Make) -> None:
     assert len(rates) == 13 and all(len(x) == 3 * (made_up.STEPS - plots.PREPARING) for x in rates.values())
     page = report.write(run.run).read_text()
     assert f"* The formula of F-Alpha is {ALIKE[0]}." in page.replace("\\", "") and page.count("**") == 0
-    assert page.splitlines()[0].startswith("# 0\\.75\\*gelu(x)+0.25\\*x+0.125\\*softp… (F-Alpha) came first")
+    assert page.splitlines()[0].startswith("# 0.75\\*gelu(x)+0.25\\*x+0.125\\*softp… (F-Alpha) came first")
     for text in ALIKE:
         assert f"| {text} " in page.replace("\\", "")
 

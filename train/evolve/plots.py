@@ -63,9 +63,10 @@ def _preset(axes: Any, found: Summary) -> None:
         axes.axhline(x, color=COLOURS["preset"], linewidth=1, linestyle="--", label="preset", zorder=1)
 
 
-def _arms(axes: Any, found: Summary, **where: Any) -> None:
+def _arms(figure: Any, found: Summary) -> None:
     shown = [arm for arm in COLOURS if _values(found, arm)]
-    axes.legend([axes.scatter([], [], color=COLOURS[arm], marker=MARKS[arm], s=24) for arm in shown], shown, **where)
+    marks = [figure.axes[0].scatter([], [], color=COLOURS[arm], marker=MARKS[arm], s=24) for arm in shown]
+    figure.legend(marks, shown, loc="outside upper center", ncols=len(shown))
 
 
 def _strewn(n: int) -> np.ndarray:
@@ -96,7 +97,7 @@ def _progress(figure: Any, experiment: Experiment, state: State, found: Summary)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=6)
     axes.set(xlabel=f"{found['unit']} of the arm's trainings", ylabel=_label(found["objectives"][0]))
-    axes.legend()
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return True
 
 
@@ -118,7 +119,7 @@ def _front(figure: Any, experiment: Experiment, state: State, found: Summary) ->
         axes.set(xlabel=better[0], ylabel=better[1])
         _limit(axes, found)
     _hide(panels)
-    _arms(figure.axes[0], found)
+    _arms(figure, found)
     return True
 
 
@@ -152,7 +153,7 @@ def _generations(figure: Any, experiment: Experiment, state: State, found: Summa
     _limit(axes, found)
     axes.set_xticks(range(len(state.generations)))
     axes.set(xlabel="generation", ylabel=_label(found["objectives"][0]))
-    _arms(axes, found)
+    _arms(figure, found)
     return True
 
 
@@ -202,7 +203,7 @@ def _genes(figure: Any, experiment: Experiment, state: State, found: Summary) ->
     _hide(panels)
     for axes in figure.axes[::columns]:
         axes.set_ylabel(found["objectives"][0])
-    _arms(figure.axes[0], found, fontsize=8)
+    _arms(figure, found)
     return True
 
 
@@ -211,7 +212,8 @@ def _activations(axes: Any, entries: Sequence[Entry], values: Mapping[str, float
     for x, name in enumerate(shown):
         mine = [values[e["id"]] for e in entries if kind(e["activation"], shown) == name]
         axes.scatter(x + _strewn(len(mine)), mine, color=colour_of(name), s=14, alpha=0.7, linewidth=0)
-    axes.set_xticks(range(len(shown)), [name[:14] for name in shown], rotation=40, ha="right", fontsize=8)
+    axes.set_xticks(range(len(shown)), [name if len(name) < 15 else f"{name[:13]}…" for name in shown],
+                    rotation=40, ha="right", fontsize=8)
     axes.set(xlabel="activation")
 
 
