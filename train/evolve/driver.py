@@ -49,8 +49,9 @@ class Driver:
         Raises UserError for what a user can put right."""
         with directory.locked_folder(self.folder):
             journal = Journal(self.folder / JOURNAL)
+            journal.mend()
             self.state = State()
-            self.state.take(journal.entries)
+            self.state.take(journal.read())
             for line in cost_in_words(self.experiment):
                 self.display.say(line)
             try:
@@ -85,7 +86,7 @@ class Driver:
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
     """Return the line of a result."""
     if job.phase != "speed":
-        return {"kind": "result", **result.to_json()}
+        return {"kind": "result", **vars(result)}
     t = job.config.train
     each = t.batch_size * t.accum * job.config.model.block_size / result.tokens_per_sec_mean if (
         result.tokens_per_sec_mean) else experiment.asked.evolve.per_candidate
@@ -132,7 +133,7 @@ def cost_in_words(experiment: Experiment) -> list[str]:
 def read(folder: Path) -> State:
     """Return how the experiment in a directory stands. Raises UserError where there is none."""
     state = State()
-    state.take(Journal(folder / JOURNAL, read_only=True).entries)
+    state.take(Journal(folder / JOURNAL).read())
     if state.experiment is None:
         raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
     return state

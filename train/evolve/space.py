@@ -52,8 +52,10 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
     """Return a genome's config: the base's with its activation and settings, and these of the training. Raises
     UserError where they cannot be used together."""
     found = {section: dict[str, Any]() for section in SECTIONS} | {"train": train}
-    for key, value in {**genome.settings, ACTIVATION: genome.activation}.items():
+    for key, value in genome.settings.items():
         found[BY_KEY[key].section][key] = value
+    if genome.activation != base.model.activation:
+        found["model"][ACTIVATION] = genome.activation
     for section, values in found.items():
         if values:
             base = base.replaced(section, **values)
