@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
+from helios.files import obstacle
 from helios.train import directory
 from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
@@ -19,6 +21,7 @@ from helios.train.evolve.state import MEASURES, Result, State
 from helios.train.evolve.trainings import Job
 from helios.train.fitness import formula
 from helios.train.progress import Display
+from helios.train.records.layout import LOCK
 
 
 class Driver:
@@ -30,6 +33,14 @@ class Driver:
     @classmethod
     def create(cls, asked: Asked, folder: Path, display: Display) -> Driver:
         """Return a new experiment. Raises UserError where it cannot be made as asked, before any work."""
+        folder = folder.absolute()
+        if found := obstacle(folder):
+            raise UserError(f"--dir {folder}: {found}; give a new or empty directory")
+        if (folder / JOURNAL).exists():
+            raise UserError(f"{folder} holds an experiment already; go on with it with --resume {folder}, or give "
+                            "another --dir")
+        if folder.exists() and set(os.listdir(folder)) - {LOCK}:
+            raise UserError(f"{folder} is not empty; give a new or empty --dir")
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 
     @classmethod
@@ -47,7 +58,7 @@ class Driver:
     def run(self, executor: Executor) -> bool:
         """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
         Raises UserError for what a user can put right."""
-        with directory.locked_folder(self.folder):
+        with directory.held(self.folder, True, "directory", "--dir"):
             journal = Journal(self.folder / JOURNAL)
             journal.mend()
             self.state = State()

@@ -64,9 +64,9 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
 
 def given(asked: Asked, space: Space) -> list[Genome]:
     """Return the genomes of the runs that the first candidates are as, as far as it varies in the space."""
-    found = []
+    found, vary = [], {key for one in space.genes for key in one.settings}
     for values in asked.given:
-        now = {key: values.get(key, own) for key, own in space.own.items()}
+        now = {key: values.get(key, own) if key in vary else own for key, own in space.own.items()}
         found.append(space.genome(values["activation"] if space.pool else space.activation, now))
     return found
 

@@ -39,7 +39,8 @@ def test_evolution_beats_random_search_at_equal_budget() -> None:
     for seed in range(20):
         found = experiment(seed=seed, generations=8, validation_replicates=0)
         state = run(found, Planted(found.space, seed=seed))
-        true = {role: bowl(job(found, state, id, 0, 1.0, "search"), found.space) for role, id in state.finalists.items()}
+        true = {role: bowl(job(found, state, id, 0, 1.0, "search"), found.space)
+                for role, id in state.finalists.items()}
         won += true["evolved"] < true["random"]
         tokens = {arm: sum(r.tokens for r in state.results.values() if state.born[r.id].arm == arm)
                   for arm in ("evolved", "random")}
@@ -52,7 +53,8 @@ def test_evolution_beats_random_search_at_equal_budget() -> None:
 def test_noise_is_no_winner(settings: dict[str, Any]) -> None:
     claims, count = 0, 200 if "objectives" in settings else 60
     for seed in range(count):
-        found = experiment(seed=seed, population_size=4, generations=2, replicates=1, validation_replicates=4, **settings)
+        found = experiment(seed=seed, population_size=4, generations=2, replicates=1, validation_replicates=4,
+                           **settings)
         state = run(found, Planted(found.space, flat, seed=seed))
         assert state.verdict is not None
         claims += any(c["separated"] for c in state.verdict["comparisons"])
