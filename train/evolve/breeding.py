@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import ChainMap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -57,8 +58,8 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     ids = list(dict.fromkeys([*parents_before, *last] if evolve.elitism else last))
     values = experiment.of(state, ids)
     order = selection.best_first(values, [state.born[id].bonus for id in ids])
-    best_first = [state.candidate(ids[i]) for i in order if np.isfinite(values[i]).all()] or [
-        state.candidate(ids[i]) for i in order]
+    best_first = [state.born[ids[i]] for i in order if np.isfinite(values[i]).all()] or [
+        state.born[ids[i]] for i in order]
     count = min(math.ceil(size.size / 2), len(best_first))
     parents = best_first[:count] if evolve.selection == "topk" else births.tournaments(
         best_first, count, evolve.tournament_size, number, seed)
@@ -81,10 +82,8 @@ def _generation(experiment: Experiment, found: list[Candidate], number: int, siz
             genome = operators.drawn(experiment.space, births.draws(seed, number, RANDOM + i))
             found.append(dataclasses.replace(births.founder(genome, before + len(found), number, seed, "random"),
                                              arm="random"))
-    lines: list[Entry] = [{"kind": "generation", "generation": number, "size": size, "why": why,
-                           "hypervolume": state and _history(experiment, state)[-1][1]}]
-    known = {births.genome_key(c): id for id, c in (state.born if state else {}).items() if id not in state.reused} \
-        if state else {}
+    lines = list[Entry]()
+    known = ChainMap[str, str]({}, state.known if state else {})
     for c in found:
         parent = state.born[c.parent_id] if state and c.parent_id else None
         before_ = parent.genome if parent else Genome(experiment.space.activation)
@@ -94,7 +93,8 @@ def _generation(experiment: Experiment, found: list[Candidate], number: int, siz
             lines.append({"kind": "reused", "id": c.id, "of": known[key]})
         else:
             known[key] = c.id
-    return lines
+    return [{"kind": "generation", "generation": number, "size": size, "why": why, "lines": len(lines),
+             "hypervolume": state and _history(experiment, state)[-1][1]}, *lines]
 
 
 def _difference(space: Space, before: Genome, now: Genome) -> dict[str, list[Any]]:
@@ -122,14 +122,11 @@ def _places(space: Space, candidate: Candidate) -> dict[str, Any]:
 
 def _history(experiment: Experiment, state: State) -> list[tuple[int, float | None]]:
     """Return for each generation its size, and what is to grow: the hypervolume of all evolved so far."""
-    history: list[tuple[int, float | None]] = []
-    within, ids = None, list[str]()
-    for generation, about in zip(state.generations, state.about, strict=True):
-        ids += [id for id in generation if state.born[id].arm != "random"]
-        values = experiment.of(state, ids)
-        within = within or selection.box(values)
-        history.append((about["size"], within and selection.hypervolume(values, within)))
-    return history
+    evolved = lambda generations: [id for ids in generations for id in ids if state.born[id].arm != "random"]
+    within = selection.box(experiment.of(state, evolved(state.generations[:1])))
+    now = within and selection.hypervolume(experiment.of(state, evolved(state.generations)), within)
+    before = [about["hypervolume"] for about in state.about[1:]]  # as each found it
+    return [(about["size"], value) for about, value in zip(state.about, [*before, now], strict=True)]
 
 
 def _size(experiment: Experiment, state: State) -> selection.Size:

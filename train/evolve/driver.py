@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError
+from helios.files import obstacle
 from helios.train import directory
 from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
@@ -18,6 +20,7 @@ from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.layout import LOCK
 
 
 class Driver:
@@ -29,6 +32,14 @@ class Driver:
     @classmethod
     def create(cls, asked: Asked, folder: Path, display: Display) -> Driver:
         """Return a new experiment. Raises UserError where it cannot be made as asked, before any work."""
+        folder = folder.absolute()
+        if found := obstacle(folder):
+            raise UserError(f"--dir {folder}: {found}; give a new or empty directory")
+        if (folder / JOURNAL).exists():
+            raise UserError(f"{folder} holds an experiment already; go on with it with --resume {folder}, or give "
+                            "another --dir")
+        if folder.exists() and set(os.listdir(folder)) - {LOCK}:
+            raise UserError(f"{folder} is not empty; give a new or empty --dir")
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 
     @classmethod
@@ -44,10 +55,11 @@ class Driver:
     def run(self, executor: Executor) -> bool:
         """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
         Raises UserError for what a user can put right."""
-        with directory.locked_folder(self.folder):
+        with directory.held(self.folder, True, "directory", "--dir"):
             journal = Journal(self.folder / JOURNAL)
+            journal.mend()
             self.state = State()
-            self.state.take(journal.entries)
+            self.state.take(journal.read())
             for line in cost_in_words(self.experiment):
                 self.display.say(line)
             try:
@@ -82,7 +94,7 @@ class Driver:
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
     """Return the line of a result."""
     if job.phase != "speed":
-        return {"kind": "result", **result.to_json()}
+        return {"kind": "result", **vars(result)}
     t = job.config.train
     each = t.batch_size * t.accum * job.config.model.block_size / result.tokens_per_sec_mean if (
         result.tokens_per_sec_mean) else experiment.asked.evolve.per_candidate

@@ -4,43 +4,52 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from helios.errors import UserError
-from helios.train.records.rows import rows
+from helios.train.records.rows import lines
 
 Entry = Mapping[str, Any]  # a line
 
+T = TypeVar("T")
 JOURNAL = "journal.jsonl"
 VERSION = 1
 
 
 class Journal:
-    """The lines of the file `path`, which is made where it is not there.
+    """The file `path` of an experiment's lines."""
 
-    entries: all there are. A last line that was cut short by a kill is removed, unless `read_only`. Raises UserError
-    where another line is damaged, where the file cannot be read or written, or where it is no journal of this version.
-    """
-
-    def __init__(self, path: Path, read_only: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.entries: list[dict[str, Any]] = rows(path, strict=True)
-        if self.entries and (self.entries[0].get("kind"), self.entries[0].get("version")) != ("experiment", VERSION):
-            raise UserError(f"{path} is no journal of version {VERSION}: its first line is not that of an experiment")
-        if read_only:
-            return
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines; none where there is no file, and none that a kill cut short, or of a generation of which it
+        cut lines off. Raises UserError where another is damaged, or where it is no journal of this version."""
+        for _, line in self._lines():
+            yield line
+
+    def mend(self) -> None:
+        """Remove what `read` leaves out; make the file where there is none. Raises UserError."""
+        length = sum(len(raw) for raw, _ in self._lines())
         try:
-            with open(path, "ab") as file:
-                file.truncate(_whole(path))
+            with open(self.path, "ab") as file:
+                file.truncate(length)
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        for i, pair in enumerate(whole(lines(self.path, strict=True), lambda pair: pair[1])):
+            line = pair[1]
+            if not i and (line.get("kind"), line.get("version")) != ("experiment", VERSION):
+                raise UserError(f"{self.path} is no journal of version {VERSION}: its first line is not that of an "
+                                "experiment")
+            yield pair
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write entries; when it returns, they outlast a power cut. Raises UserError where they cannot be written."""
-        added = list(entries)
-        text = "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in added)
+        text = "".join(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n" for entry in entries)
         try:
             with open(self.path, "ab") as file:
                 file.write(text.encode())
@@ -49,18 +58,15 @@ class Journal:
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; make room, then go on with --resume "
                             f"{self.path.parent}") from error
-        self.entries += map(dict, added)
 
 
-def _whole(path: Path) -> int:
-    """Return the length of the file's whole lines."""
-    with open(path, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        while end:
-            start = max(0, end - 65536)
-            file.seek(start)
-            at = file.read(end - start).rfind(b"\n")
-            if at >= 0:
-                return start + at + 1
-            end = start
-    return 0
+def whole(given: Iterable[T], line: Callable[[T], Entry]) -> Iterator[T]:
+    """Yield what is given, but for a last generation of which lines are missing. line: the line of each."""
+    held: list[T] = []
+    missing = 0
+    for one in given:
+        held.append(one)
+        missing = line(one)["lines"] if line(one).get("kind") == "generation" else missing - 1
+        if missing <= 0:
+            yield from held
+            held = []

@@ -40,7 +40,7 @@ def opened(folder: Path) -> tuple[Experiment, State]:
     """Return the experiment in a directory, and how it stands. Raises UserError where there is none, or its journal is
     damaged."""
     state = State()
-    state.take(Journal(folder / JOURNAL, read_only=True).entries)
+    state.take(Journal(folder / JOURNAL).read())
     if state.experiment is None:
         raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
     return experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state

@@ -52,8 +52,10 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
     """Return a genome's config: the base's with its activation and settings, and these of the training. Raises
     UserError where they cannot be used together."""
     found = {section: dict[str, Any]() for section in SECTIONS} | {"train": train}
-    for key, value in {**genome.settings, ACTIVATION: genome.activation}.items():
+    for key, value in genome.settings.items():
         found[BY_KEY[key].section][key] = value
+    if genome.activation != base.model.activation:
+        found["model"][ACTIVATION] = genome.activation
     for section, values in found.items():
         if values:
             base = base.replaced(section, **values)
@@ -62,9 +64,9 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
 
 def given(asked: Asked, space: Space) -> list[Genome]:
     """Return the genomes of the runs that the first candidates are as, as far as it varies in the space."""
-    found = []
+    found, vary = [], {key for one in space.genes for key in one.settings}
     for values in asked.given:
-        now = {key: values.get(key, own) for key, own in space.own.items()}
+        now = {key: values.get(key, own) if key in vary else own for key, own in space.own.items()}
         found.append(space.genome(values["activation"] if space.pool else space.activation, now))
     return found
 

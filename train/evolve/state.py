@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 
 from helios.errors import UserError
-from helios.train.search import ranking
+from helios.train.search import births, ranking
 from helios.train.search.births import Candidate, Replicate
 
-# Fields of a birth; all others of a Candidate are measured.
-BORN = ("id", "name", "activation", "generation", "seed", "parent_id", "parent_name", "lineage", "mutation", "settings",
-        "refused", "arm", "operator", "parents", "bonus")
+# Fields of a birth. All others of a Candidate are measured, but for the lineage, which follows from the parents.
+BORN = ("id", "name", "activation", "generation", "seed", "parent_id", "parent_name", "mutation", "settings", "refused",
+        "arm", "operator", "parents", "bonus")
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ class State:
     steps: dict[str, int] = field(default_factory=dict)  # id → steps of its trainings, where the budget is in seconds
     finalists: dict[str, str] = field(default_factory=dict)  # role → id
     verdict: Mapping[str, Any] | None = None
+    known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
+    rows: dict[str, Any] = field(default_factory=dict)  # kept by Experiment.of, by id, until there are more results
 
     def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Take in further lines. Raises UserError for what no journal holds."""
@@ -89,14 +91,23 @@ class State:
         found = self.of(whose)
         if not found:
             return born
-        status = next((r.status for r in found if r.status != "complete"), "complete")
-        if status == "complete" and (whose in self.dropped or not found[-1].over):
-            status = "stopped"
-        done = ranking.aggregate(born, found, status)
-        if status == "complete" and done.status == "complete" and whose != id:
-            done = dataclasses.replace(done, status="reused")
-        return dataclasses.replace(done, status=status if status != "complete" else done.status,
+        return dataclasses.replace(ranking.aggregate(born, found), status=self.status(id),
                                    parameters=found[0].parameters)
+
+    def status(self, id: str) -> str | None:
+        """Return how a candidate stands: complete, reused, stopped, diverged or failed; None: not measured yet."""
+        whose = self.reused.get(id, id)
+        found = self.of(whose)
+        if not found:
+            return None
+        for result in found:
+            if result.status != "complete":
+                return result.status
+        if whose in self.dropped or not found[-1].over:
+            return "stopped"
+        if any(result.val_loss is None for result in found):
+            return "diverged"
+        return "complete" if whose == id else "reused"
 
     def of(self, id: str, phase: str = "search") -> list[Result]:
         """Return a candidate's results, in order of replicate."""
@@ -136,20 +147,27 @@ def _birth(state: State, entry: Mapping[str, Any]) -> None:
     if born.id in state.born:
         raise TypeError(f"{born.id} is born twice")
     state.born[born.id] = born
+    state.known.setdefault(births.genome_key(born), born.id)
     state.generations[born.generation].append(born.id)
 
 
 def _result(state: State, entry: Mapping[str, Any]) -> None:
     result = msgspec.convert({k: v for k, v in entry.items() if k != "kind"}, Result)
     state.results[result.id, result.phase, result.replicate] = result
+    state.rows.pop(result.id, None)
     if result.phase == "search":
         state.rungs[result.id, result.replicate, result.share] = result
+
+
+def _dropped(state: State, entry: Mapping[str, Any]) -> None:
+    state.dropped[entry["id"]] = entry["why"]
+    state.rows.pop(entry["id"], None)
 
 
 _TAKE = {
     "experiment": _experiment, "generation": _generation, "birth": _birth, "result": _result,
     "reused": lambda state, entry: state.reused.update({entry["id"]: entry["of"]}),
-    "dropped": lambda state, entry: state.dropped.update({entry["id"]: entry["why"]}),
+    "dropped": _dropped,
     "speed": lambda state, entry: state.steps.update({entry["id"]: entry["steps"]}),
     "finalists": lambda state, entry: state.finalists.update(entry["roles"]),
     "end": lambda state, entry: setattr(state, "verdict", entry["verdict"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -89,22 +90,24 @@ def _row(experiment: Experiment, state: State, id: str, plan: Sequence[statistic
     return row
 
 
-def steps_of(experiment: Experiment, state: State, id: str, config: Config, factor: float = 1.0) -> int:
-    """Return how many steps a candidate's budget comes to, at least one."""
-    evolve = experiment.asked.evolve
+def steps_of(experiment: Experiment, state: State, id: str, factor: float = 1.0) -> int:
+    """Return how many whole steps are in a candidate's budget, at least one."""
+    evolve, base = experiment.asked.evolve, experiment.asked.base
     if evolve.budget == "seconds":
-        return max(1, round(state.steps[id] * factor))
-    t = config.train
-    return max(1, round(evolve.per_candidate * factor / (t.batch_size * t.accum * config.model.block_size)))
+        return max(1, int(state.steps[id] * factor))
+    own = state.born[id].settings
+    step = math.prod(own.get(key, getattr(section, key)) for section, key in (
+        (base.train, "batch_size"), (base.train, "accum"), (base.model, "block_size")))
+    return max(1, int(evolve.per_candidate * factor / step))
 
 
 def job(experiment: Experiment, state: State, id: str, replicate: int, share: float, phase: str) -> Job:
     evolve, c = experiment.asked.evolve, state.born[id]
     seed = experiment.seed + replicate + (FRESH if phase == "validation" else 0)
-    config = configured(experiment.asked.base, c.genome, seed=seed)
     steps = SPEED_STEPS if phase == "speed" else steps_of(
-        experiment, state, id, config, evolve.validation_factor if phase == "validation" else 1.0)
-    config = config.replaced("train", steps=steps, eval_interval=max(1, steps // evolve.evaluations))
+        experiment, state, id, evolve.validation_factor if phase == "validation" else 1.0)
+    config = configured(experiment.asked.base, c.genome, seed=seed, steps=steps,
+                        eval_interval=max(1, steps // evolve.evaluations))
     name = f"{id}.{'speed' if phase == 'speed' else f'{phase[0]}{replicate}'}"
     about = {"experiment": experiment.id, "id": id, "name": c.name, "arm": c.arm, "generation": c.generation,
              "parents": c.parents, "operator": c.operator, "mutation": c.mutation, "replicate": replicate,

@@ -7,7 +7,6 @@ import math
 import re
 import statistics
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,15 @@ import pytest
 from helios.errors import UserError
 from helios.train.config import resolve
 from helios.train.evolve import report, winner
+from helios.train.evolve.driver import Driver
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL, Journal
+from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.opening import opened
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.summary import summary
 from helios.train.evolve.trainings import Job
+from helios.train.progress import Display
 from helios.train.search.operators import Space
 
 from . import planted
@@ -53,33 +54,22 @@ class Unlucky(planted.Planted):
         return found
 
 
-def made(folder: Path, executor: Callable[[Space], planted.Planted], genes: str = planted.GENES, plots: bool = True,
-         **settings: Any) -> tuple[Path, Experiment, State]:
-    """An experiment in a directory, with its report."""
-    found, journal = planted.experiment(genes, **SMALL | settings), Journal(folder / JOURNAL)
-    state = planted.run(found, executor(found.space), Noted(journal))
-    report.write(folder, found, state, plots)
-    return folder, found, state
-
-
-class Noted(State):
-    """A state whose lines are written to a journal, too."""
-
-    def __init__(self, journal: Journal) -> None:
-        super().__init__()
-        self.journal = journal
-
-    def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        lines = list(entries)
-        self.journal.append(lines)
-        super().take(lines)
-
-
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experiment, State]:
-    """Two objectives; candidates that fail and diverge; the report has its plots."""
-    return made(tmp_path_factory.mktemp("done"), lambda space: Unlucky(space, loss), GENES,
-                objectives="val_loss,max_grad_norm")
+    """Two objectives; candidates that fail and diverge; made by the driver, with all plots."""
+    asked = planted.question(GENES, objectives="val_loss,max_grad_norm", **SMALL)
+    driver = Driver.create(asked, tmp_path_factory.mktemp("done") / "it", Display(True))
+    assert driver.run(Unlucky(driver.experiment.space, loss))
+    return driver.folder, driver.experiment, driver.state
+
+
+def written(folder: Path, executor: type[planted.Planted] = planted.Planted, **settings: Any
+            ) -> tuple[str, Experiment, State]:
+    """The page of another experiment, without plots."""
+    found = planted.experiment(**SMALL | settings)
+    state = planted.run(found, executor(found.space))
+    report.write(folder, found, state, plots=False)
+    return (folder / report.PAGE).read_text(), found, state
 
 
 def section(page: str, title: str) -> str:
@@ -178,8 +168,7 @@ def test_who_was_lost_and_why(done: tuple[Path, Experiment, State]) -> None:
 
 
 def test_dropped_ones_and_why(tmp_path: Path) -> None:
-    folder, _, state = made(tmp_path, planted.Planted, plots=False, halving=0.5)
-    page = (folder / report.PAGE).read_text()
+    page, _, state = written(tmp_path, halving=0.5)
     text = section(page, "Dropped, stopped, diverged, failed")
     assert state.dropped and all(f"`{id}`" in text or f"`{id}, " in text or f"(`{id}`" in text for id in state.dropped)
     assert f"{len(state.dropped)} dropped" in text and "more than chance explains" in text
@@ -226,9 +215,7 @@ def test_nothing_is_called_better_where_all_is_noise(tmp_path: Path) -> None:
 
 
 def test_without_fresh_seeds_nothing_is_better(tmp_path: Path) -> None:
-    found = planted.experiment(**SMALL | {"validation_replicates": 0, "random_control": False, "replicates": 1})
-    report.write(tmp_path, found, planted.run(found, planted.Planted(found.space)), plots=False)
-    page = (tmp_path / report.PAGE).read_text()
+    page, *_ = written(tmp_path, validation_replicates=0, random_control=False, replicates=1)
     assert NOTHING in page and "is better than the preset" not in page
     unfair = section(page, "What is not fair, or may differ")
     for words in ("One seed a candidate", "no random candidates", "No training at the end on fresh seeds"):
@@ -236,8 +223,7 @@ def test_without_fresh_seeds_nothing_is_better(tmp_path: Path) -> None:
 
 
 def test_a_fitness_is_more_where_it_is_better(tmp_path: Path) -> None:
-    found = planted.experiment(fitness="-2*val_loss + 0.1*log(tokens_per_sec)", **SMALL)
-    state = planted.run(found, planted.Planted(found.space))
+    page, found, state = written(tmp_path, fitness="-2*val_loss + 0.1*log(tokens_per_sec)")
     what = summary(found, state)
     assert what["better"] == {"fitness": "more"} and what["objectives"] == ["fitness"]
     values = [e["measured"]["fitness"]["mean"] for e in what["ranking"]]
@@ -248,8 +234,6 @@ def test_a_fitness_is_more_where_it_is_better(tmp_path: Path) -> None:
         assert e["measured"]["fitness"]["error"] == pytest.approx(2 * e["measured"]["val_loss"]["error"])  # type: ignore[operator]
     best = max(e["measured"]["fitness"]["mean"] or -math.inf for e in what["ranking"])
     assert max(g["best"]["evolved"] or -math.inf for g in what["generations"]) <= best == values[0]
-    report.write(tmp_path, found, state, plots=False)
-    page = (tmp_path / report.PAGE).read_text()
     assert "tokens_per_sec is measured by the clock" in page and "Pareto" not in page.split("## How")[0]
     assert state.verdict and state.verdict["better"] and state.verdict["comparisons"][0]["difference"] < 0
 
@@ -260,31 +244,32 @@ def test_unfinished(done: tuple[Path, Experiment, State], tmp_path: Path) -> Non
         (tmp_path / JOURNAL).write_text("".join(lines[:n]))
         told = report.write_from(tmp_path, plots=False)
         page, found = (tmp_path / report.PAGE).read_text(), json.loads((tmp_path / report.SUMMARY).read_text())
+        _, state = opened(tmp_path)
         assert page.startswith("# The experiment is not finished") and "not finished" in told[0]
         assert found["status"] == "unfinished" and found["verdict"] is None and "--resume" in page
         assert not (tmp_path / winner.FILE).exists() and "is better than the preset" not in page
-        assert len(found["ranking"]) + found["counts"].get("waiting", 0) + found["counts"].get("reused", 0) == sum(
-            '"birth"' in line for line in lines[:n])
+        assert sum(found["counts"].values()) == len(state.born)
         assert all(f"`{e['id']}`" in page for e in found["ranking"] if e["rank"] and e["rank"] <= 20)
 
 
 def test_without_results_there_are_no_pictures(done: tuple[Path, Experiment, State], tmp_path: Path) -> None:
     born = [line for line in (done[0] / JOURNAL).read_text().splitlines(keepends=True) if '"result"' not in line]
-    (tmp_path / JOURNAL).write_text("".join(born[:10]))
+    (tmp_path / JOURNAL).write_text("".join(born[:2 + json.loads(born[1])["lines"]]))
     report.write_from(tmp_path)
     assert not list(tmp_path.glob("*.png")) and "Best candidates" not in (tmp_path / report.PAGE).read_text()
     with pytest.raises(UserError, match="holds no experiment"):
         report.write_from(tmp_path / "nowhere")
 
 
+class Hopeless(planted.Planted):
+    def result(self, job: Job) -> Result:
+        return replace(super().result(job), status="diverged", val_loss=None)
+
+
 def test_nobody_comes_to_a_result(tmp_path: Path) -> None:
-    found = planted.experiment(**SMALL)
-    executor = planted.Planted(found.space)
-    plain = executor.result
-    executor.result = lambda job: replace(plain(job), status="diverged", val_loss=None)  # type: ignore[method-assign]
-    told = report.write(tmp_path, found, planted.run(found, executor), plots=True)
-    assert "no candidate has a value" in told[0] and not (tmp_path / winner.FILE).exists()
-    assert "no candidate has a value" in (tmp_path / report.PAGE).read_text().splitlines()[0]
+    page, found, state = written(tmp_path, Hopeless)
+    assert "no candidate has a value" in page.splitlines()[0] and not (tmp_path / winner.FILE).exists()
+    assert "no candidate has a value" in report.write(tmp_path, found, state)[0] and not list(tmp_path.glob("*.png"))
 
 
 def test_the_directory_alone_gives_the_same(done: tuple[Path, Experiment, State]) -> None:
