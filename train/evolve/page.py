@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from helios.model.activations import short_name
-from helios.train.evolve import fairness, winner
+from helios.train.evolve import terms, winner
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.space import SECTIONS
 from helios.train.evolve.state import State
-from helios.train.evolve.summary import ARMS, Entry, Summary, measured
+from helios.train.evolve.summary import ARMS, Entry, Summary, measured, sign
+from helios.train.evolve.terms import bullets, spelt
 from helios.train.markdown import YES_NO, duration, escaped, listed, number, share_of, with_error
 from helios.train.markdown import block as code
 from helios.train.markdown import table as markdown_table
@@ -24,8 +24,8 @@ AMOUNT = re.compile(r"(?:([-+.\de]+) (?=worse than ))?(.*)", re.DOTALL)  # how m
 SHOWN = 20  # most candidates in the table of the best
 FORMS = {**dict.fromkeys(("tokens_per_sec", "parameters", "tokens", "memory_mb"), ",.0f"),
          **dict.fromkeys(("val_loss", "best_val_loss", "train_loss"), ".4f")}  # of measurements; else #.4g
-WORDS = {"role", "candidate", "name", "id", "arm", "differs from the preset by", "status", "separated", "gene", "scale",
-         "from", "preset", "winner", "leader", "operator", "why", "why this size", "reason", "phase"}
+WORDS = {"role", "candidate", "name", "id", "arm", "differs from the preset by", "status", "separated", "gene",
+         "preset", "winner", "leader", "operator", "why", "why this size", "reason", "phase"}
 ROLES = {"evolved": "the best evolved", "random": "the best of random search", "preset": "the untouched preset"}
 OPTIMISTIC = ("These figures are of the search, which chose by them: the best of many is partly the luckiest, so they "
               "are optimistic. Only the trainings on fresh seeds, above, say what is better.")
@@ -37,7 +37,7 @@ def page(experiment: Experiment, state: State, found: Summary, pictures: Collect
     """Return the page. pictures: the names of those that there are. folder: of the experiment."""
     content: tuple[tuple[str, str, Iterable[str]], ...] = (  # title, picture, lines above the picture
         ("The verdict", "validation.png", _verdict(experiment, state, found)),
-        ("What was asked", "", _asked(experiment)),
+        ("What was asked", "", terms.asked(experiment)),
         ("What it cost", "", _cost(found)),
         ("Best candidates", "progress.png", _best(experiment, state, found)),
         ("Pareto front", "front.png", _front(state, found)),
@@ -47,9 +47,9 @@ def page(experiment: Experiment, state: State, found: Summary, pictures: Collect
         ("Genes", "genes.png", _genes(experiment, found)),
         (f"The line of the {_first(found)}", "lineage.png", _line(state, found)),
         ("Dropped, stopped, diverged, failed", "", _lost(state, found)),
-        ("What is not fair, or may differ", "", _list(fairness.sentences(experiment, state, found))),
+        ("What is not fair, or may differ", "", bullets(terms.unfair(experiment, state, found))),
         ("How to go on", "", _onward(experiment, found, folder)),
-        ("How to read this", "", _list(HOW_TO_READ)),
+        ("How to read this", "", bullets(HOW_TO_READ)),
     )
     parts = [f"# {escaped(headline(state, found))}"]
     for title, picture, above in content:
@@ -86,8 +86,8 @@ def headline(state: State, found: Summary) -> str:
         return sentences(found)[0]
     n, leader = len(found["ranking"]), found["leader"]
     leads = f"; {state.born[leader].name} ({leader}) leads in the search" if leader else ""
-    return (f"The experiment is not finished: {n} candidate{'s' * (n != 1)} of "
-            f"{len(found['generations'])} generation{'s' * (len(found['generations']) != 1)} measured{leads}")
+    return (f"The experiment is not finished: {terms.count(n, 'candidate')} of "
+            f"{terms.count(len(found['generations']), 'generation')} measured{leads}")
 
 
 def sentences(found: Summary) -> list[str]:
@@ -101,29 +101,30 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
     if verdict is None:
         yield "Nothing may be called better yet: that is for the trainings on fresh seeds at the end to say."
     else:
-        yield from _list(sentences(found))
+        yield from bullets(sentences(found))
         yield ""
         yield ("The winner is better than the preset." if verdict["better"] else
                "Nothing was shown to be better than the preset.") + f" {winner.fresh(experiment)}"
     if leader:
         c = state.born[leader]
         yield ""
-        yield (f"The {_first(found)} is {escaped(c.name)} (`{leader}`). It differs from the preset by: "
+        yield (f"The {_first(found)}, the best evolved by {found['objectives'][0]} in the search, is {escaped(c.name)} "
+               f"(`{leader}`). It differs from the preset by: "
                f"{escaped(winner.differs(experiment, state, leader))}.")
     if verdict and (roles := verdict.get("roles")):
-        name, against = found["objectives"][0], {c["control"]: c for c in verdict["comparisons"]}
-        rows = []
+        name, side = found["objectives"][0], sign(found["objectives"][0])
+        rows, against = list[list[str]](), {c["control"]: c for c in verdict["comparisons"]}
         for role, id in roles.items():
-            c, m = against.get(role), measured(experiment, state, id, name, "validation")
-            rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)", _said(name, m),
-                         str(len(state.of(id, "validation"))),
-                         with_error(c and c["difference"], c and c["error"], "+.4g"), number(c and c["p"], ".2g"),
-                         YES_NO[None if c is None or c["same"] else c["separated"]]])
+            one = against.get(role, {"difference": None, "error": None, "p": None, "same": True})
+            apart = one["difference"] and side * one["difference"]
+            rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)",
+                         _said(name, measured(experiment, state, id, name, "validation")),
+                         str(len(state.of(id, "validation"))), with_error(apart, one["error"], "+.4g"),
+                         number(one["p"], ".2g"), YES_NO[None if one["same"] else one["separated"]]])
         yield from ("", *_table(("role", "candidate", f"{name} on fresh seeds", "seeds", "evolved − this", "p",
                                  "separated"), rows))
-        more = "; where more is better its sign is changed" * (found["better"][name] == "more")
-        yield from ("", f"“Evolved − this”: below 0, the evolved is better{more}. p is corrected for the number of "
-                    "comparisons.")
+        yield from ("", f"“Evolved − this” {'below' if side > 0 else 'above'} 0: the evolved is better. p is corrected "
+                    "for the number of comparisons.")
         yield from ("", *_absent(state, roles)) if roles.keys() < set(ARMS) else ()
 
 
@@ -132,49 +133,6 @@ def _absent(state: State, roles: Collection[str]) -> Iterator[str]:
         if arm not in roles and (ids := [id for id, c in state.born.items() if c.arm == arm]):
             why = listed(sorted({str(state.candidate(id).status) for id in ids}))
             yield f"Not compared with {ROLES[arm]}: of its {len(ids)}, none came to a result to be chosen by ({why})."
-
-
-def _asked(experiment: Experiment) -> Iterator[str]:
-    evolve, base, space = experiment.asked.evolve, experiment.asked.base, experiment.space
-    preset = {key: value for section in SECTIONS for key, value in getattr(base, section).to_dict().items()
-              if value != getattr(type(getattr(base, section))(), key)}
-    chosen = f"the fitness {evolve.fitness}" if evolve.fitness else listed(experiment.objectives)
-    texts = [base.data.data] if isinstance(base.data.data, str) else base.data.data
-    sizes = str(evolve.population_size) if evolve.bounds[0] == evolve.bounds[1] else (
-        f"{evolve.population_size} at first, then {evolve.bounds[0]} to {evolve.bounds[1]}")
-    yield from _list([
-        f"The preset: {', '.join(f'{key} {value}' for key, value in preset.items()) or 'nothing'}; "
-        f"other settings as by default.",
-        f"Text {listed(list(texts))}; validation text {base.data.val_data}.",
-        f"Chosen by {chosen}" + ", none worth more than another; finalists by the first alone"
-        * (len(experiment.objectives) > 1) + ".",
-        f"At most {evolve.generations} generations of {sizes}"
-        + " and as many random candidates" * evolve.random_control
-        + f"; each trained {evolve.replicates} time{'s' * (evolve.replicates > 1)}, on the seeds from "
-        f"{experiment.seed} on, with {evolve.per_candidate:,.10g} {evolve.budget}.",
-        f"At the end the best of each arm again, on {evolve.validation_replicates} fresh seeds, with "
-        f"{evolve.validation_factor:g} times the budget."])
-    own = space.own
-    rows = [[escaped(one.name), one.part, _scale(one), _range(one), escaped(_value(one.of(own)))]
-            for one in space.genes]
-    rows += [["activation", "architecture", "no order", escaped(", ".join(space.pool))
-              + " and formulas" * space.formulas, escaped(space.activation)]] if space.pool else []
-    yield from ("", *markdown_table(("gene", "part", "scale", "from", "preset"), rows, left=5))
-
-
-def _scale(one: Any) -> str:
-    return {"linear": "by differences", "log": "by ratios", "of_rest": "by ratios of what lacks to 1",
-            "steps": "in steps", "set": "no order"}.get(one.kind, one.kind)
-
-
-def _range(one: Any) -> str:
-    return f"{one.low:g} to {one.high:g}" if one.numeric else escaped(", ".join(map(_value, one.values)))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return "/".join(map(_value, value))
-    return ("off", "on")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cost(found: Summary) -> Iterator[str]:
@@ -196,7 +154,7 @@ def _best(experiment: Experiment, state: State, found: Summary) -> Iterator[str]
     if not entries:
         return
     names = labels(state.born.values())
-    shown = [e for e in entries if e["rank"] <= SHOWN or e["id"] == found["leader"] or e["arm"] == "preset"]  # type: ignore[operator]
+    shown = [e for at, e in enumerate(entries) if at < SHOWN or e["id"] == found["leader"] or e["arm"] == "preset"]
     columns = list(dict.fromkeys((*found["objectives"], "val_loss")))
     yield OPTIMISTIC
     if len(found["objectives"]) > 1:
@@ -240,7 +198,7 @@ def _generations(found: Summary) -> Iterator[str]:
     yield ""
     yield from _table(("gen.", "size", "best evolved", "median evolved", "best random", "median random", "hypervolume",
                        "why this size"), (
-        [str(g["generation"]), str(g["size"]), *(number(g[of][arm], form) for arm in ("evolved", "random")  # type: ignore[literal-required]
+        [str(g["generation"]), str(g["size"]), *(number(g[of][arm], form) for arm in ("evolved", "random")
                                                  for of in ("best", "median")),
          number(g["hypervolume"], ".3f"), escaped(g["why"])] for g in found["generations"]))
 
@@ -269,7 +227,7 @@ def _genes(experiment: Experiment, found: Summary) -> Iterator[str]:
     yield ""
     yield from _table(("gene", "preset", _first(found), "ρ, evolved and random", "n", "p", "ρ, random alone", "n",
                        "p"), (
-        [escaped(gene), escaped(_value(g["preset"])), "–" if g["leader"] is None else escaped(_value(g["leader"])),
+        [escaped(gene), escaped(spelt(g["preset"])), "–" if g["leader"] is None else escaped(spelt(g["leader"])),
          number(g["correlation"], "+.2f"), str(g["n"]), number(g["p"], ".2g"),
          number(g["random_correlation"], "+.2f"), str(g["random_n"]), number(g["random_p"], ".2g")]
         for gene, g in found["genes"].items()))
@@ -296,10 +254,6 @@ def _lost(state: State, found: Summary) -> Iterator[str]:
         yield from (listed([f"{n} {word}" for word, n in counts.items()]) + ".", "")
     for (status, phase, why), those in by.items():
         yield f"* {len(those)} {status} in the {phase}, {escaped(why)}: {', '.join(those)}"
-
-
-def _list(lines: Iterable[str]) -> list[str]:
-    return [f"* {escaped(line)}" for line in lines]
 
 
 def _first(found: Summary) -> str:

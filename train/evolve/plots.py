@@ -17,13 +17,14 @@ from helios.train.evolve import winner
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import State
 from helios.train.evolve.summary import Entry, Summary, place, sign
+from helios.train.evolve.terms import spelt
 from helios.train.search.plots import TALLEST, WIDTH, drawn, legend, places
 from helios.train.search.ranking import labels
 
 COLOURS = {"evolved": "#005a8c", "random": "#9a6200", "preset": "#8a3d85"}  # as on the board
 MARKS = {"evolved": "o", "random": "s", "preset": "D"}
-COLUMNS, SPREAD = 3, 0.12  # panels side by side; how far dots of one place are strewn
-ROOM = 34  # characters that fit below a panel
+COLUMNS, ROOM = 3, 34  # panels side by side; characters that fit below one
+SPREAD = 0.12  # how far dots of one place are strewn
 BEYOND = 85  # percentile of values, above which some may lie outside of the picture
 LABELLED, LINES = 24, 3  # most ancestors with what changed beside their names; most lines of that
 UNITS = dict.fromkeys(("val_loss", "best_val_loss", "train_loss"), " (nats a token)")
@@ -80,16 +81,17 @@ def _progress(figure: Any, experiment: Experiment, state: State, found: Summary)
         return False
     axes, seconds = figure.subplots(), found["unit"] == "seconds"
     for arm in ("evolved", "random"):
-        x, y, best, used = list[float](), list[float](), math.inf, 0.0
+        x, y, own, best, used = list[float](), list[float](), list[float](), math.inf, 0.0
         for id, c in state.born.items():
             if c.arm != arm or id in state.reused or not state.of(id):
                 continue
             used += sum(r.seconds if seconds else r.tokens for r in state.of(id))
-            if id in values:
-                best = min(best, side * values[id])
-                axes.scatter(used, values[id], color=COLOURS[arm], marker=MARKS[arm], s=9, alpha=0.4, linewidth=0)
-            x, y = [*x, used], [*y, side * best]
+            best = min(best, side * values.get(id, math.inf * side))
+            x.append(used)
+            y.append(side * best)
+            own.append(values.get(id, math.nan))
         if x:
+            axes.scatter(x, own, color=COLOURS[arm], marker=MARKS[arm], s=9, alpha=0.4, linewidth=0)
             axes.step(x, np.where(np.isfinite(y), y, np.nan), where="post", color=COLOURS[arm], linewidth=1.8,
                       label=arm)
     _preset(axes, found)
@@ -109,12 +111,14 @@ def _front(figure: Any, experiment: Experiment, state: State, found: Summary) ->
     rows, columns = _grid(figure, len(others), 3.4, min(len(others), 2))
     panels = iter(figure.subplots(rows, columns, squeeze=False).flat)
     for other, axes in zip(others, panels, strict=False):
-        for e in sorted(entries, key=lambda e: list(COLOURS).index(e["arm"]), reverse=True):
-            (x, dx), (y, dy) = ((m["mean"], m["error"]) for m in (e["measured"][other], e["measured"][first]))
-            axes.errorbar(x, y, xerr=dx, yerr=dy, color=COLOURS[e["arm"]], marker=MARKS[e["arm"]], markersize=4.5,
-                          linewidth=0.6, alpha=0.75)
-            if e["front"]:
-                axes.scatter(x, y, s=90, facecolor="none", edgecolor="black", linewidth=1.2, zorder=3)
+        at = lambda kept, other=other: [np.array([e["measured"][name][part] for e in kept], np.float64).ravel()
+                                        for name in (other, first) for part in ("mean", "error")]  # nan: no error
+        for arm in reversed(COLOURS):
+            x, dx, y, dy = at([e for e in entries if e["arm"] == arm])
+            axes.errorbar(x, y, xerr=dx, yerr=dy, color=COLOURS[arm], marker=MARKS[arm], markersize=4.5, alpha=0.75,
+                          linestyle="none", elinewidth=0.6)
+        x, _, y, _ = at([e for e in entries if e["front"]])
+        axes.scatter(x, y, s=90, facecolor="none", edgecolor="black", linewidth=1.2, zorder=3)
         better = [f"{name}, {found['better'][name]} is better" for name in (other, first)]
         axes.set(xlabel=better[0], ylabel=better[1])
         _limit(axes, found)
@@ -158,14 +162,14 @@ def _generations(figure: Any, experiment: Experiment, state: State, found: Summa
 
 
 def _hypervolume(figure: Any, experiment: Experiment, state: State, found: Summary) -> bool:
-    known = [g for g in found["generations"] if g["hypervolume"] is not None]
+    every = found["generations"]
+    known = [g for g in every if g["hypervolume"] is not None]
     if len(known) < 2:
         return False
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     above.plot([g["generation"] for g in known], [g["hypervolume"] for g in known], color=COLOURS["evolved"],
                marker="o", markersize=4)
     above.set(ylabel="hypervolume, evolved")
-    every = found["generations"]
     below.bar([g["generation"] for g in every], [g["size"] for g in every], color="#9aa5b1", width=0.5)
     below.set_xticks([g["generation"] for g in every])
     below.yaxis.get_major_locator().set_params(integer=True)
@@ -228,9 +232,7 @@ def _places(gene: Gene, values: Sequence[tuple[Any, ...]], strewn: bool = True) 
 
 def _ticks(gene: Gene) -> tuple[list[float], list[str]]:
     values = [gene.at(x) for x in (0.0, 0.5, 1.0)] if gene.numeric else list(gene.values)
-    at = [x for x in _places(gene, values, strewn=False) if x is not None]
-    say = lambda x: ("off", "on")[x] if isinstance(x, bool) else f"{x:g}" if isinstance(x, float) else str(x)
-    return at, ["/".join(map(say, v)) for v in values]
+    return [x for x in _places(gene, values, strewn=False) if x is not None], [spelt(v) for v in values]
 
 
 def _lineage(figure: Any, experiment: Experiment, state: State, found: Summary) -> bool:
@@ -239,11 +241,11 @@ def _lineage(figure: Any, experiment: Experiment, state: State, found: Summary) 
     leader, values = found["leader"], _values(found)
     if leader is None or not state.born[leader].parents:
         return False
-    ids = ancestors(state, leader)
+    ids = winner.ancestors(state, leader)
     mine, names = [c for id, c in state.born.items() if id in ids], labels(state.born.values())
     at, generations = places(mine), 1 + max(c.generation for c in mine)
     rows = max(sum(c.generation == g for c in mine) for g in range(generations))
-    figure.set_size_inches(WIDTH * max(1, generations / 4), min(1.4 + 1.15 * rows, TALLEST))
+    figure.set_size_inches(min(WIDTH * max(1, generations / 4), TALLEST), min(1.4 + 1.15 * rows, TALLEST))
     axes, line, halo = figure.subplots(), winner.line(state, leader), [withStroke(linewidth=2, foreground="white")]
     shown = kinds(c.activation for c in mine)
     for c in mine:
@@ -271,16 +273,6 @@ def _lineage(figure: Any, experiment: Experiment, state: State, found: Summary) 
     axes.spines["left"].set_visible(False)
     legend(axes, shown, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=7)
     return True
-
-
-def ancestors(state: State, id: str) -> set[str]:
-    """Return a candidate and all it comes from, by any parent."""
-    found, left = set[str](), [id]
-    while left:
-        if (one := left.pop()) not in found:
-            found.add(one)
-            left += state.born[one].parents
-    return found
 
 
 def _validation(figure: Any, experiment: Experiment, state: State, found: Summary) -> bool:

@@ -19,6 +19,8 @@ from helios.train.search.statistics import holm
 
 VERSION = 1
 ARMS = ("evolved", "random", "preset")
+NO_LOSS = "no finite validation loss at the end"
+PAIRS = 8  # that a correlation is told of
 
 
 class Measured(TypedDict):
@@ -128,12 +130,12 @@ def summary(experiment: Experiment, state: State) -> Summary:
     """Return what an experiment has come to so far."""
     evolve, most = experiment.asked.evolve, cost.most(experiment)
     entries = _ranking(experiment, state)
-    # Of the first objective, lower being better.
-    values = {e["id"]: float(x) for e, x in zip(entries, experiment.of(state, [e["id"] for e in entries])[:, 0],
-                                                strict=True) if math.isfinite(x)} if entries else {}
+    ids = [e["id"] for e in entries]
+    values = {id: float(x) for id, x in zip(ids, experiment.of(state, ids)[:, 0] if ids else [], strict=True)
+              if math.isfinite(x)}  # of the first objective, lower being better
     leader = state.verdict["winner"] if state.verdict else plan.finalists(experiment, state).get("evolved")
-    status = Counter(e["status"] for e in entries)
-    status |= {"reused": len(state.reused), "waiting": len(state.born) - len(state.reused) - len(entries)}
+    status = {**Counter(e["status"] for e in entries), "reused": len(state.reused),
+              "waiting": len(state.born) - len(state.reused) - len(entries)}
     return {
         "version": VERSION, "id": experiment.id, "status": "complete" if state.verdict else "unfinished",
         "objectives": list(experiment.objectives),
@@ -177,13 +179,14 @@ def difference(experiment: Experiment, state: State, id: str) -> dict[str, list[
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float] | None:
-    """Return the rank correlation and its p; None of fewer than four pairs, and where one is all the same."""
+    """Return the rank correlation and its p, by Student's t, but no lower than that of the rarest order; None of fewer
+    than PAIRS, for which t is none, and where one is all the same."""
     from scipy import stats
 
-    if len(x) < 4 or len(set(x)) == 1 or len(set(y)) == 1:
+    if len(x) < PAIRS or len(set(x)) == 1 or len(set(y)) == 1:
         return None
     found = stats.spearmanr(x, y)
-    return float(found.statistic), float(found.pvalue)
+    return float(found.statistic), max(float(found.pvalue), 2 / math.gamma(min(len(x), 100) + 1))
 
 
 def place(gene: Gene, value: tuple[Any, ...]) -> float | None:
@@ -236,8 +239,7 @@ def _generations(experiment: Experiment, state: State, values: Mapping[str, floa
                       and (whose := state.reused.get(id, id)) in values] for arm in ARMS}
         of = lambda pick, mine=mine: {arm: side * pick(x) if x else None for arm, x in mine.items()}
         found.append({"generation": number, "size": about["size"], "why": about["why"], "best": of(min),
-                      "median": of(numbers.median),
-                      "hypervolume": within and selection.hypervolume(every, within)})
+                      "median": of(numbers.median), "hypervolume": within and selection.hypervolume(every, within)})
     return found
 
 
@@ -279,9 +281,9 @@ def _genes(experiment: Experiment, state: State, values: Mapping[str, float], le
         for (name, (r, _)), p in zip(each.items(), holm([p for _, p in each.values()]), strict=True):
             found[name] |= {f"{prefix}correlation": r, f"{prefix}p": p}  # type: ignore[misc]
     if space.pool:
-        found["activation"] = {"preset": space.activation, "leader": leader and state.born[leader].activation,
-                               "n": len(arms["evolved"] + arms["random"]), "correlation": None, "p": None,
-                               "random_n": len(arms["random"]), "random_correlation": None, "random_p": None}
+        found["activation"] = {
+            "preset": space.activation, "leader": leader and state.born[leader].activation, "n": 0, "correlation": None,
+            "p": None, "random_n": 0, "random_correlation": None, "random_p": None}
     return found
 
 
@@ -294,10 +296,6 @@ def _lost(state: State) -> Iterator[Lost]:
     for r in state.results.values():
         if r.status != "complete" or (r.over and r.val_loss is None):
             yield {**about(r.id), "status": r.status if r.status != "complete" else "diverged",  # type: ignore[typeddict-item]
-                   "phase": r.phase, "run": r.run, "why": _why(r)}
+                   "phase": r.phase, "run": r.run, "why": r.why or NO_LOSS}
     for id, why in state.dropped.items():
         yield {**about(id), "status": "dropped", "phase": "search", "run": None, "why": why}  # type: ignore[typeddict-item]
-
-
-def _why(result: Result) -> str:
-    return result.why or ("no finite validation loss at the end" if result.val_loss is None else "no reason was given")

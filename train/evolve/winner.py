@@ -13,6 +13,7 @@ from helios.train.config import Config
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import SECTIONS, configured
 from helios.train.evolve.state import State
+from helios.train.evolve.terms import count
 from helios.train.markdown import plain
 from helios.train.search import operators
 
@@ -39,7 +40,7 @@ def _head(experiment: Experiment, state: State, winner: str) -> Iterator[str]:
     yield f"Its line: {' -> '.join(step(state, id) for id in line(state, winner))}."
     yield ("It is better than the preset:" if verdict.get("better") else
            "It was not shown to be better than the preset:")
-    yield from (f"  {sentence}" for sentence in verdict.get("sentences", ()))
+    yield from (f"- {sentence}" for sentence in verdict.get("sentences", ()))
     yield fresh(experiment)
     yield (f"Candidates were trained with {evolve.per_candidate:,.10g} {evolve.budget}. The steps below, or those by "
            f"default, are the base run's: {experiment.asked.base.train.steps:,}.")
@@ -50,7 +51,7 @@ def fresh(experiment: Experiment) -> str:
     evolve = experiment.asked.evolve
     if not (n := evolve.validation_replicates):
         return "The finalists were not trained again on fresh seeds, so that nothing may be called better."
-    return (f"This was measured on {n} fresh seed{'s' * (n > 1)}, in trainings of "
+    return (f"This was measured on {count(n, 'fresh seed')}, in trainings of "
             f"{evolve.per_candidate * evolve.validation_factor:,.10g} {evolve.budget} each.")
 
 
@@ -60,6 +61,16 @@ def line(state: State, id: str) -> list[str]:
     while (parent := state.born[found[-1]].parent_id) is not None:
         found.append(parent)
     return found[::-1]
+
+
+def ancestors(state: State, id: str) -> set[str]:
+    """Return a candidate and all it comes from, by any parent."""
+    found, left = set[str](), [id]
+    while left:
+        if (one := left.pop()) not in found:
+            found.add(one)
+            left += state.born[one].parents
+    return found
 
 
 def step(state: State, id: str) -> str:

@@ -23,7 +23,7 @@ from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.opening import opened
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import Result, State
-from helios.train.evolve.summary import summary
+from helios.train.evolve.summary import spearman, summary
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.search.operators import Space
@@ -148,6 +148,12 @@ def test_genes_that_matter_are_seen(done: tuple[Path, Experiment, State]) -> Non
     assert genes["lr"]["leader"] == winner_.settings.get("lr", 0.01) and genes["lr"]["preset"] == 0.01
 
 
+def test_correlations() -> None:
+    assert spearman([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]) is None and spearman([1.0] * 9, range(9)) is None
+    assert spearman(range(8), range(8)) == (pytest.approx(1), pytest.approx(2 / math.factorial(8)))
+    assert spearman(range(9), [3, 1, 2, 8, 5, 4, 9, 7, 6]) == pytest.approx((1 - 6 * 40 / 720, 0.0499), abs=1e-4)
+
+
 def test_pictures(done: tuple[Path, Experiment, State]) -> None:
     folder, _, _ = done
     page = (folder / report.PAGE).read_text()
@@ -236,6 +242,7 @@ def test_a_fitness_is_more_where_it_is_better(tmp_path: Path) -> None:
     assert max(g["best"]["evolved"] or -math.inf for g in what["generations"]) <= best == values[0]
     assert "tokens_per_sec is measured by the clock" in page and "Pareto" not in page.split("## How")[0]
     assert state.verdict and state.verdict["better"] and state.verdict["comparisons"][0]["difference"] < 0
+    assert rows(page, "The verdict")[-1][4].startswith("+") and "“Evolved − this” above 0" in page
 
 
 def test_unfinished(done: tuple[Path, Experiment, State], tmp_path: Path) -> None:
