@@ -13,7 +13,7 @@ import numpy as np
 from helios.model.genes import Gene
 from helios.train.evolve import cost, plan
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.state import MEASURES, Result, State, mean
+from helios.train.evolve.state import MEASURES, State, mean
 from helios.train.search import selection
 from helios.train.search.statistics import holm
 
