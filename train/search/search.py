@@ -176,10 +176,12 @@ class Search(Plan):
 
     # -- what comes of it ---------------------------------------------------------------------------------------------
     @property
-    def over(self) -> bool:  # type: ignore[override]
-        return self.tally.over is not None
+    def over(self) -> str:
+        return self.tally.over or ""
 
     def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
+        if self.at is None:
+            return
         tally, s = self.tally, self.cfg
         tally.step(row, tokens, timed)
         steps, limit = budget(self.config)
@@ -196,6 +198,8 @@ class Search(Plan):
         return sum(r.tokens for r in (*measured, *self.replicates))
 
     def observe(self, row: Mapping[str, Any]) -> None:
+        if self.at is None:
+            return
         self.tally.observe(row)
         if row["val_loss"] is not None and self.cfg.early_stop and not self.over and self._hopeless():
             self.tally.over = "stopped"
