@@ -63,18 +63,19 @@ class Gene(NamedTuple):
         to, back = SCALES[self.kind]
         low, high = to(self.low), to(self.high)
         x = min(self.high, max(self.low, back(low + (high - low) * place)))
-        return (round(x),) if self.whole else (min(self.high, max(self.low, _rounded(self.kind, x))),)
+        return (round(x),) if self.whole else (min(self.high, max(self.low, self._rounded(x))),)
+
+    def _rounded(self, x: float) -> float:
+        if self.kind == "linear":
+            return round(x, DIGITS - math.floor(math.log10(self.high - self.low)))
+        if self.kind == "of_rest":
+            return round(1 - float(f"{1 - x:.{DIGITS}g}"), 12)
+        return float(f"{x:.{DIGITS}g}")
 
     def with_values(self, *more: tuple[Any, ...]) -> Gene:
         """Return the gene with these among its values, each once; steps in order."""
         found = list(dict.fromkeys((*self.values, *more)))
         return self._replace(values=tuple(sorted(found, key=_step) if self.kind == "steps" else found))
-
-
-def _rounded(kind: str, x: float) -> float:
-    if kind == "of_rest":
-        return round(1 - float(f"{1 - x:.{DIGITS}g}"), 12)
-    return float(f"{x:.{DIGITS}g}")
 
 
 def _step(value: tuple[Any, ...]) -> float:

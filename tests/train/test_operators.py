@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -42,6 +42,11 @@ bases = st.fixed_dictionaries({
     "norm": st.sampled_from(list(NORMS)), "softcap": st.sampled_from([0.0, 12.5, 30.0]),
     "logit_softcap": st.sampled_from([0.0, 50.0]), "dropout": st.sampled_from([0.0, 0.1, 0.3]),
     "attn_dropout": st.sampled_from([None, 0.2])})
+
+
+class Other(NamedTuple):
+    name: str
+    genome: Genome
 
 
 SPACE = steadying(MODEL, ["gelu", "relu2"])
@@ -209,7 +214,7 @@ def test_crossover_takes_each_gene_from_either_parent() -> None:
     one = Genome("gelu", {"norm": "rms", "softcap": 5.0})
     other = Genome("swiglu", {"softcap": 0.0, "logit_softcap": 15.0, **dict(zip(PLACES, POLICIES[-1], strict=True))})
     cfg = operators_config(mutation_rate=0.0, crossover_rate=1.0)
-    made = [child(SPACE, one, [("Sw-Beta", other)], (), cfg, numbers(seed)) for seed in range(2000)]
+    made = [child(SPACE, one, [Other("Sw-Beta", other)], (), cfg, numbers(seed)) for seed in range(2000)]
     assert {tuple(born.changes) for born in made} == {("crossover with Sw-Beta",)}
     own, shares = in_effect(MODEL), Counter[str]()
     assert {(born.operator, born.other) for born in made} == {("crossover", 0)}
@@ -234,12 +239,12 @@ def test_rates_and_what_is_taken() -> None:
     for seed in range(50):
         taken = set[str]()
         for _ in range(4):
-            genome, _, words, *_ = child(SPACE, own, [("R", Genome("relu"))], taken, cfg, numbers(seed))
+            genome, _, words, *_ = child(SPACE, own, [Other("R", Genome("relu"))], taken, cfg, numbers(seed))
             assert words and operators.key(genome) not in taken | {operators.key(own)}
             taken.add(operators.key(genome))
     # where nothing else can be, a child is as its parent
     cfg = operators_config(mutation_rate=0.0, crossover_rate=1.0)
-    assert child(SPACE, own, [("G", Genome("1.0*gelu(x)"))], (), cfg, numbers(0)) == (own, "clone", (), 0, None)
+    assert child(SPACE, own, [Other("G", Genome("1.0*gelu(x)"))], (), cfg, numbers(0)) == (own, "clone", (), 0, None)
 
 
 # -- initial values ---------------------------------------------------------------------------------------------------

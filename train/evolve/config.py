@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError, nearest
+from helios.model import GPTConfig
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, declared, one_of, setting
 from helios.train.config import Config, SearchConfig, read_toml, resolve
+from helios.train.resume import settings_of
+from helios.train.search.operators import values_in_effect
 
 EXPERIMENTS = resources.files("helios.train.evolve") / "experiments"
 
@@ -20,7 +23,7 @@ EXPERIMENTS = resources.files("helios.train.evolve") / "experiments"
 def _as_in_a_search(key: str, **other: Any) -> Any:
     """Return the field of a search's setting, with another default where one is given."""
     field = SearchConfig.__dataclass_fields__[key]
-    return dataclasses.field(metadata=field.metadata, **({"default": field.default} | other))
+    return dataclasses.field(default=other.get("default", field.default), metadata=field.metadata)
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,24 @@ class EvolveConfig(Settings):
 
 @dataclass(frozen=True)
 class Asked:
-    """What an experiment was asked for: a run's settings, its own, and which genes vary, by name, each with what
-    narrows it; an empty one has all that its table declares."""
+    """What an experiment was asked for: a run's settings, its own, which genes vary, by name, each with what narrows it
+    (True: nothing does), and the settings of runs that its first candidates have."""
 
     base: Config
     evolve: EvolveConfig
     genes: Mapping[str, Any]
+    given: Sequence[Mapping[str, Any]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
-        return {"base": self.base.to_dict(), "settings": self.evolve.to_dict(), "genes": dict(self.genes)}
+        return {"base": self.base.to_dict(), "settings": self.evolve.to_dict(), "asked_genes": dict(self.genes),
+                "given": [dict(values) for values in self.given]}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> Asked:
+        """Make it of plain values. Raises UserError for what is not among the settings."""
+        return cls(resolve(base=found["base"]), EvolveConfig.from_dict(found["settings"]), found["asked_genes"],
+                   found["given"])
 
 
 def experiments() -> list[str]:
@@ -104,10 +115,10 @@ def experiments() -> list[str]:
 
 
 def asked(preset: str | None, name: str | None, file: str | Path | None, assignments: Iterable[str],
-          flags: Mapping[str, Any], genes: str | None) -> Asked:
+          flags: Mapping[str, Any], genes: str | None, seed_from: Sequence[Path] = ()) -> Asked:
     """Return what is asked for. Each source wins over those before it: the run's preset, the experiment `name`, a TOML
     file, whose tables [evolve] and [genes] are of the experiment, --set, flags. genes: their names with commas between,
-    each with =LOW..HIGH or =A|B behind it where it is narrowed. Raises UserError."""
+    each with =LOW..HIGH or =A|B behind it where it is narrowed. seed_from: runs. Raises UserError."""
     tables: dict[str, Any] = {}
     if name is not None:
         if name not in experiments():
@@ -135,7 +146,13 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
                                          EvolveConfig.__dataclass_fields__}, origin=origin)
     if genes is not None:
         narrowed = dict(_terms(genes))
-    return Asked(base, EvolveConfig.from_dict(own | mine), narrowed)
+    return Asked(base, EvolveConfig.from_dict(own | mine), narrowed, [_values(run) for run in seed_from])
+
+
+def _values(run: Path) -> dict[str, Any]:
+    """Return the settings of a run that may vary, by key."""
+    found = settings_of(run)
+    return values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
 
 
 def _terms(text: str) -> Iterable[tuple[str, Any]]:

@@ -35,7 +35,8 @@ def space_of(asked: Asked) -> Space:
         raise UserError("no gene to vary; give --genes, as lr,beta2,weight_decay")
     fitted = tuple(found for s in SETTINGS if s.gene and s.gene.fits and (found := gene(s.key)))
     needed = {*by_setting, *(one.name for one in fitted), "n_embd", "lr", "n_layer"}
-    pool, narrowed = (), {_name(name): value for name, value in asked.genes.items()}
+    pool: tuple[str, ...] = ()
+    narrowed = {_name(name): value for name, value in asked.genes.items()}
     if ACTIVATION in narrowed:
         text = evolve.activation_pool if narrowed[ACTIVATION] in (True, "") else narrowed[ACTIVATION]
         pool = tuple(act.text for act in parsed("genes: activation", text))
@@ -51,12 +52,23 @@ def configured(base: Config, genome: Genome, **train: Any) -> Config:
     """Return a genome's config: the base's with its activation and settings, and these of the training. Raises
     UserError where they cannot be used together."""
     found = {section: dict[str, Any]() for section in SECTIONS} | {"train": train}
-    for key, value in {**genome.settings, ACTIVATION: genome.activation}.items():
+    for key, value in genome.settings.items():
         found[BY_KEY[key].section][key] = value
+    if genome.activation != base.model.activation:
+        found["model"][ACTIVATION] = genome.activation
     for section, values in found.items():
         if values:
             base = base.replaced(section, **values)
     return base
+
+
+def given(asked: Asked, space: Space) -> list[Genome]:
+    """Return the genomes of the runs that the first candidates are as, as far as it varies in the space."""
+    found, vary = [], {key for one in space.genes for key in one.settings}
+    for values in asked.given:
+        now = {key: values.get(key, own) if key in vary else own for key, own in space.own.items()}
+        found.append(space.genome(values["activation"] if space.pool else space.activation, now))
+    return found
 
 
 def described(one: Gene) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def bred(space: Space, rates: Rates
          ) -> Callable[[Candidate, Sequence[Candidate], Collection[str], Draws], Born]:
     """Return what makes a child in a space of a parent, the other parents, the keys of its siblings, and draws."""
     return lambda parent, others, taken, numbers: operators.child(
-        space, parent.genome, [(c.name, c.genome) for c in others], taken, rates, numbers)
+        space, parent.genome, others, taken, rates, numbers)
 
 
 def children(parents: Sequence[Candidate], living: Sequence[Candidate], size: int, before: int, generation: int,
@@ -142,8 +142,8 @@ def children(parents: Sequence[Candidate], living: Sequence[Candidate], size: in
     known = {genome_key(c) for c in living}
     found, taken = list[Candidate](), set[str]()
     for i in range(size):
-        parent = parents[i % len(parents)]
-        others = [p for p in parents if p is not parent]
+        at = i % len(parents)
+        parent, others = parents[at], [*parents[:at], *parents[at + 1:]]
         born = breed(parent, others, taken, i)
         text, key = born.genome.activation, operators.key(born.genome)
         met = [] if born.other is None else [others[born.other].id]

@@ -46,6 +46,16 @@ class Born(NamedTuple):
     other: int | None = None
 
 
+class Parent(Protocol):
+    """Whom a child may have its genes from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def genome(self) -> Genome: ...
+
+
 class Rates(Protocol):
     """How often children differ from their parents."""
 
@@ -186,14 +196,14 @@ def drawn(space: Space, draws: Draws) -> Genome:
     return space.genome(text, now)
 
 
-def child(space: Space, genome: Genome, others: Sequence[tuple[str, Genome]], taken: Collection[str], rates: Rates,
+def child(space: Space, genome: Genome, others: Sequence[Parent], taken: Collection[str], rates: Rates,
           draws: Draws) -> Born:
     """Return a child of a genome.
 
     With probability crossover_rate it has another parent, too, and takes each gene from either, evenly, or, where the
     space fuses and as often, a value between both; with probability mutation_rate it mutates. What equals its parent or
-    is in `taken` (keys) is drawn again, at most TRIES times; then it is as its parent. others: names and genomes of the
-    other parents.
+    is in `taken` (keys) is drawn again, at most TRIES times; then it is as its parent. others: the other
+    parents.
     """
     refused, met = 0, None
     mutates, crosses = draws.chance(rates.mutation_rate), bool(others) and draws.chance(rates.crossover_rate)
@@ -201,10 +211,10 @@ def child(space: Space, genome: Genome, others: Sequence[tuple[str, Genome]], ta
         made, words, changes, operators = genome, list[str](), list[str](), list[str]()
         if crosses:
             met = draws.pick(range(len(others)))
-            name, other = others[met]
+            other = others[met]
             operators = ["fusion" if space.fuses and draws.chance(0.5) else "crossover"]
-            made = (_fused if operators == ["fusion"] else _crossed)(space, genome, other, draws)
-            words = [f"{operators[0]} with {name}"]
+            made = (_fused if operators == ["fusion"] else _crossed)(space, genome, other.genome, draws)
+            words = [f"{operators[0]} with {other.name}"]
         if mutates:
             made, changes, more = mutated(space, made, draws)
             refused += more
