@@ -90,6 +90,8 @@ def test_by_hand() -> None:
     # A bonus counts within a rank, decides among the ends of one, and helps nobody who is out.
     assert best_first(x[:7], [0, 0, 0, 1, 0.1, 5, 9]).tolist() == [3, 0, 1, 2, 4, 5, 6]
     assert best_first(x[:7], [0, 0, 0.1, 0, 0, 0, 0]).tolist() == [0, 3, 2, 1, 4, 5, 6]
+    x[2, 1] = 1.5  # so that it stands a little more alone: 3/4 + 2/4 to 2/4 + 2.5/4
+    assert [best_first(x[:4], [0, b, 0, 0]).tolist() for b in (0.1, 0.2)] == [[0, 3, 2, 1], [0, 3, 1, 2]]
     one = np.array([[2], [OUT], [1], [2], [math.inf]])
     assert best_first(one, [0.5, 9, 0, 1, 9]).tolist() == [2, 3, 0, 1, 4]
     assert best_first(np.empty((0, 3))).tolist() == []
