@@ -173,6 +173,9 @@ def test_box_holds_the_first_generation(x: Floats) -> None:
 def test_box_by_hand() -> None:
     found = box(np.array([[2, -100, 0], [4, -50, 0], [3, OUT, 0]]))
     assert found and found.best == (2, -100, 0) and found.reference == pytest.approx((4.2, -45, 0.1))
+    for near in (5e-324, 1 + 2**-52):  # no range to speak of
+        narrow = box(np.array([[near], [1.0 if near > 1 else 0.0]]))
+        assert narrow and narrow.reference == pytest.approx((1.1 if near > 1 else 0.1,))
     assert box(np.array([[OUT, 1.0]])) is None and hypervolume(np.array([[OUT, 1.0, 1.0]]), found) == 0
     assert hypervolume(np.array([found.best]), found) == pytest.approx(1)
     assert hypervolume(np.array([found.reference]), found) == 0
