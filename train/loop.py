@@ -146,7 +146,7 @@ class Loop:
             finally:
                 self.display.stop()
             said = lambda: any(s["step"] == self.step for s in rows(self.records.path / SAMPLES))
-            if self.stage is not None and not self.plan.over and not said():
+            if self.plan.samples and self.stage is not None and not self.plan.over and not said():
                 self.sample()
             return True
 

@@ -54,6 +54,7 @@ class Plan:
     What comes next depends on nothing but the settings and what `state` returns.
     """
 
+    samples = True  # whether the model is to write something at the end
     keys: Sequence[str] = ()  # of config.json: those that `found` may give
 
     def __init__(self, config: Config) -> None:

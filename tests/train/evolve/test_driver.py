@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,6 @@ def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path)
 
 
 def test_without_validation_data(tmp_path: Path) -> None:
-    asked = question()
+    asked = replace(question(), base=question().base.replaced("data", val_data=None))
     with pytest.raises(UserError, match="give a text with --val-data"):
-        Driver.create(type(asked)(asked.base.replaced("data", val_data=None), asked.evolve, asked.genes), tmp_path, QUIET)
+        Driver.create(asked, tmp_path / "x", QUIET)
