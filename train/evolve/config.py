@@ -69,7 +69,7 @@ class EvolveConfig(Settings):
     halving: float = setting(0.0, Range("from 0 to 0.5", lambda x: 0 <= x <= 0.5), "chance, at most, that the later "
                              "winner is among the candidates that are stopped before they have used their budget; 0: "
                              "none is", flag="halving")
-    validation_replicates: int = setting(5, NATURAL, "fresh seeds on which the winner and the controls are trained "
+    validation_replicates: int = setting(8, NATURAL, "fresh seeds on which the winner and the controls are trained "
                                          "again at the end; 0: no such trainings, and nothing is called better")
     validation_factor: float = setting(2.0, Range("at least 1", lambda x: x >= 1), "budget of those trainings, in "
                                        "budgets of a candidate")
@@ -142,7 +142,7 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     for text in assignments:
         key, equals, value = text.partition("=")
         key = names.get(key.strip().replace("-", "_"), key.strip())
-        section = next((name for name, cls in OWN.items() if equals and key in cls.__dataclass_fields__), None)
+        section = next((name for name, cls in OWN.items() if equals and key in {s.key for s in declared(cls)}), None)
         if section:
             own[section][key] = value.strip()
         else:

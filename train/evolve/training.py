@@ -27,7 +27,7 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     try:
         run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
         if not run.finished:
-            ended = run.train(display, until)
+            ended = run.train(Silent(display), until)
             if not ended.finished and (until is None or ended.step < until):
                 raise KeyboardInterrupt
     except TooLarge as error:
@@ -41,11 +41,22 @@ class _Training(Stopping):
     samples = False
 
 
+class Silent(Display):
+    """Shows nothing but warnings, on the console of another."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(quiet=True, console=display.console)
+
+    def final(self, text: str) -> None:
+        """Show nothing, for the experiment goes on."""
+
+
 def result(job: Job, path: Path) -> Result:
     """Return what the training in the directory `path` came to, as far as the job asked for it."""
     found = vars(measure(path))
     if found["status"] == "unfinished":  # it paused where it was to
         found |= {"status": "complete", "why": None}
+    found |= {"fitness": None}  # a search's; the driver knows the experiment's
     return Result(**found, id=job.id, replicate=job.replicate, phase=job.phase, share=job.share, run=job.name)
 
 
