@@ -88,7 +88,7 @@ def check_new(path: Path, anew: bool = False) -> None:
     if (path / CONFIG).exists() and checkpoint.directories(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
     kinds = {event.get("kind") for _, event in lines(path / EVENTS)}
-    if kinds & {"checkpoint", "run_complete"} or (not anew and any(lines(path / METRICS))):
+    if kinds & {"checkpoint", "run_complete", "stopped"} or (not anew and any(lines(path / METRICS))):
         raise UserError(f"{path} holds the records of a run without a checkpoint to continue it from; put its "
                         f"checkpoints/ back or remove the directory, or give another --run-dir")
     if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew

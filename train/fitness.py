@@ -89,7 +89,7 @@ class Measurements(NamedTuple):
     memory_mb: float | None = None
 
 
-# What a formula is made of. pow of math, since ** gives complex numbers where that has no value.
+# What a formula is made of. ** is that of math: Python's takes long for large integers, and may give complex numbers.
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
              ast.Pow: math.pow, ast.USub: operator.neg, ast.UAdd: operator.pos}
 FUNCTIONS = {"log": math.log, "log10": math.log10, "log1p": math.log1p, "exp": math.exp, "sqrt": math.sqrt, "abs": abs,
@@ -123,7 +123,7 @@ class Formula(NamedTuple):
 
 def _constant(e: ast.expr, reader: Reader, needs: dict[str, bool], coefficients: Collection[str]) -> float | None:
     """Return the value of an expression without names, None for one with names, of which the measured ones become true
-    in `needs`. Numbers in it become floats, so that no power takes long. Raises UserError for what no formula has."""
+    in `needs`. Raises UserError for what no formula has."""
     operands: list[ast.expr] = []
     match e:
         case ast.Name(id=name) if name in needs or name in coefficients:
@@ -156,19 +156,17 @@ def _constant(e: ast.expr, reader: Reader, needs: dict[str, bool], coefficients:
     if None in values:
         return None
     try:
-        value = float(_evaluated(e, {}))
+        value = _evaluated(e, {})
     except (ArithmeticError, ValueError):
         value = math.nan
     if not math.isfinite(value):
         reader.fail(e.col_offset, "this has no value, or one that is too large")
-    if isinstance(e, ast.Constant):
-        e.value = value
     return value
 
 
 def _evaluated(e: ast.expr, names: Mapping[str, float]) -> float:
     from simpleeval import SimpleEval
-    return SimpleEval(OPERATORS, FUNCTIONS, names).eval("", e)
+    return float(SimpleEval(OPERATORS, FUNCTIONS, names).eval("", e))
 
 
 _QUALITY = "-best_val_loss - c_grad_norm*log1p(max_grad_norm) - c_clip_rate*clip_rate + c_speed*log(tokens_per_sec)"
@@ -215,7 +213,7 @@ def fitness(name: str, measurements: Measurements, coefficients: Mapping[str, fl
     name: as formula() takes it. Raises UserError for an unknown formula or coefficient, ValueError for a needed input
     that is None."""
     c, found = fitness_coefficients(name, coefficients), formula(name)
-    inputs = {need: float(_needed(need, getattr(measurements, need))) for need in found.needs}
+    inputs = {need: _needed(need, getattr(measurements, need)) for need in found.needs}
     if not all(map(math.isfinite, inputs.values())):
         return -math.inf
     try:

@@ -114,7 +114,7 @@ class Loop:
     def over(self) -> bool:
         """Return whether the stage is over: after its last step, or earlier by the plan's decision."""
         assert self.stage is not None
-        return self.done >= self.stage.steps or (not self.stage.final and self.plan.over)
+        return self.done >= self.stage.steps or bool(self.plan.over)
 
     @property
     def paused(self) -> bool:
@@ -145,7 +145,8 @@ class Loop:
                     self._next()
             finally:
                 self.display.stop()
-            if self.stage is not None and all(s["step"] != self.step for s in rows(self.records.path / SAMPLES)):
+            said = lambda: any(s["step"] == self.step for s in rows(self.records.path / SAMPLES))
+            if self.plan.samples and self.stage is not None and not self.plan.over and not said():
                 self.sample()
             return True
 
@@ -201,8 +202,7 @@ class Loop:
 
     def _after_step(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
         """Count a step, then as `_evaluated`."""
-        if not stage.final:
-            self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
+        self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
         return self._evaluated(stage, row)
 
     def _evaluated(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -224,8 +224,7 @@ class Loop:
         # What they do must not depend on where a run was paused.
         seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
         row |= {name: value for name, value in seen.items() if value is not None}
-        if not stage.final:
-            self.plan.observe(row)  # may end the stage
+        self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
         if not (end or samples or self.paused or due(t.checkpoint_interval, self.step)):
             return row
@@ -286,7 +285,12 @@ class Loop:
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:
         self.records.sync()
-        path, t = self._save(self.records.path), self.config.train
+        try:
+            path, t = self._save(self.records.path), self.config.train
+        except Diverged:
+            if self.plan.over:  # the run has ended, and an event says why
+                return
+            raise
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
         checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)

@@ -26,6 +26,7 @@ from helios.train import checkpoint, data, directory, texts
 from helios.train.config import SECTIONS, Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
+from helios.train.monitors.trouble import came_to_nothing
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.client import Client
@@ -235,10 +236,12 @@ class Run:
             if (cost := plan.cost()) and not start.checkpoint:
                 display.say(cost)
             finished = loop.run()
-            if finished:
+            if finished and plan.over:
+                records.event(loop.step, "stopped", plan.why, reason=plan.over)
+            elif finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
-            trouble = _trouble(log) if finished and loop.stage else ""
+            trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
             result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble)
             display.final(result.summary)
             return result
@@ -306,15 +309,6 @@ def _tensorboard() -> Callable[..., Listener]:
 def _shown(path: Path) -> str:
     """Return the path, relative to the current directory where it lies below it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def _trouble(log: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a training with these rows came to nothing; "" where it did not."""
-    if log and log[-1]["loss"] is None:
-        return "the loss is not finite (a lower --lr may help)"
-    if log and all(row.get("skipped") for row in log):
-        return f"every update was skipped ({log[-1]['skip_reason']})"
-    return ""
 
 
 def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str) -> str:

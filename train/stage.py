@@ -54,7 +54,7 @@ class Plan:
     What comes next depends on nothing but the settings and what `state` returns.
     """
 
-    over = False  # whether the present stage is to end before its last step
+    samples = True  # whether the model is to write something at the end
     keys: Sequence[str] = ()  # of config.json: those that `found` may give
 
     def __init__(self, config: Config) -> None:
@@ -92,13 +92,22 @@ class Plan:
         write. device: its name."""
 
     # -- during the run -----------------------------------------------------------------------------------------------
+    @property
+    def over(self) -> str:
+        """Return in a word why the present stage is to end before its last step; "" where it is not."""
+        return ""
+
+    @property
+    def why(self) -> str:
+        """Return the same in a sentence, where the stage is final."""
+        return self.over
+
     def stage(self) -> Stage | None:
         """Return the present stage; None where nothing is left to train."""
         return training(self.config)
 
     def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
-        """Count a step of a stage that is not final, which read so many tokens. timed: whether its time is that of
-        computing alone."""
+        """Count a step, which read so many tokens. timed: whether its time is that of computing alone."""
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Take in the same step's row once it has the monitors' columns and, if one was measured, a validation loss."""

@@ -111,11 +111,12 @@ OWN = ALL._replace(val_loss=4.5, train_loss=4.0, spikes=0.0, skipped=0.0, alerts
     ("-val_loss\n  - alerts ** 2", -4.5 - 0.25**2), ("-(val_loss)", -4.5), ("+seconds - -2", 62.0),
     ("min(train_loss, val_loss, 9) + max(spikes, -1)", 4.0), ("abs(-tokens)/1e6", 1.0), ("2**-2 * seconds", 15.0),
     ("exp(-skipped) + sqrt(memory_mb) + log1p(spikes) + log10(parameters)", 17.0), ("val_loss**-1", 1 / 4.5),
-    ("log(spikes)", -math.inf), ("1/skipped", -math.inf), ("(-seconds)**0.5", -math.inf),  # no complex number
+    ("max(100, seconds)", 100.0), ("1/skipped", -math.inf), ("(-seconds)**0.5", -math.inf),  # no complex number
+    ("log(spikes)", -math.inf),
     ("exp(parameters)", -math.inf), ("parameters**100", -math.inf), ("1e308*seconds - 1e308*seconds", -math.inf),
 ])
 def test_own_formulas(text: str, expected: float) -> None:
-    assert fitness(text, OWN, {}) == pytest.approx(expected, rel=1e-15)
+    assert fitness(text, OWN, {}) == pytest.approx(expected, rel=1e-15) and type(fitness(text, OWN, {})) is float
     needs = read(text).needs
     assert sorted(needs) == sorted(name for name in OWN._fields if re.search(rf"\b{name}\b", text))
     for name in needs:
@@ -136,6 +137,7 @@ def test_own_formulas(text: str, expected: float) -> None:
     ("True + tokens", 1, "'True' cannot be part"), ("2j*tokens", 1, "'2j' cannot be part"), ("seconds // 2", 1, "part"),
     ("min(*tokens, 1)", 5, "'*tokens' cannot be part"), ("tokens, seconds", 1, "cannot be part"),
     ("(lambda)(tokens)", 8, "syntax error"), ("log(tokens)(2)", 1, "cannot be part"), ("val_loss(2)", 1, "unknown f"),
+    ("max(1, 2, **tokens)", 1, "'max(1, 2, **tokens)' cannot be part"),
     ("tokens**101", 9, "a power of 101 is too large; give one up to 100"), ("tokens**(2*-60)", 10, "a power of -120"),
     ("(9**9)**101 + tokens", 9, "a power of 101"), ("tokens + 9**9**9", 13, "a power of 3.8742e+08 is too large"),
     ("tokens + 1e99**99", 10, "this has no value, or one that is too large"), ("tokens/(1 - 1)**-1", 8, "no value"),

@@ -90,6 +90,8 @@ def test_by_hand() -> None:
     # A bonus counts within a rank, decides among the ends of one, and helps nobody who is out.
     assert best_first(x[:7], [0, 0, 0, 1, 0.1, 5, 9]).tolist() == [3, 0, 1, 2, 4, 5, 6]
     assert best_first(x[:7], [0, 0, 0.1, 0, 0, 0, 0]).tolist() == [0, 3, 2, 1, 4, 5, 6]
+    x[2, 1] = 1.5  # so that it stands a little more alone: 3/4 + 2/4 to 2/4 + 2.5/4
+    assert [best_first(x[:4], [0, b, 0, 0]).tolist() for b in (0.1, 0.2)] == [[0, 3, 2, 1], [0, 3, 1, 2]]
     one = np.array([[2], [OUT], [1], [2], [math.inf]])
     assert best_first(one, [0.5, 9, 0, 1, 9]).tolist() == [2, 3, 0, 1, 4]
     assert best_first(np.empty((0, 3))).tolist() == []
@@ -171,6 +173,9 @@ def test_box_holds_the_first_generation(x: Floats) -> None:
 def test_box_by_hand() -> None:
     found = box(np.array([[2, -100, 0], [4, -50, 0], [3, OUT, 0]]))
     assert found and found.best == (2, -100, 0) and found.reference == pytest.approx((4.2, -45, 0.1))
+    for near in (5e-324, 1 + 2**-52):  # no range to speak of
+        narrow = box(np.array([[near], [1.0 if near > 1 else 0.0]]))
+        assert narrow and narrow.reference == pytest.approx((1.1 if near > 1 else 0.1,))
     assert box(np.array([[OUT, 1.0]])) is None and hypervolume(np.array([[OUT, 1.0, 1.0]]), found) == 0
     assert hypervolume(np.array([found.best]), found) == pytest.approx(1)
     assert hypervolume(np.array([found.reference]), found) == 0

@@ -66,7 +66,8 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     living = [state.born[id] for id in ids]
     breed = births.bred(space, evolve)
     made = births.children(parents, living, size.size, len(state.born), number, seed, 0.0,
-                           lambda *given: breed(*given[:-1], births.draws(seed, number, given[-1])))
+                           lambda parent, others, taken, i: breed(
+                               parent, others, taken, births.draws(seed, number, i)))
     decayed = evolve.diversity_bonus * births.DECAYS[evolve.diversity_decay](number / evolve.generations)
     novel = selection.novelty([_places(space, c) for c in made], [_places(space, c) for c in living], _genes(space))
     made = [dataclasses.replace(c, bonus=round(decayed * float(x), 6)) for c, x in zip(made, novel, strict=True)]

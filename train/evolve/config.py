@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from helios.errors import UserError, nearest
 from helios.model import GPTConfig
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, declared, one_of, setting
 from helios.train.config import Config, SearchConfig, read_toml, resolve
+from helios.train.evolve.stops import StopsConfig
 from helios.train.resume import settings_of
 from helios.train.search.operators import values_in_effect
 
@@ -68,7 +69,7 @@ class EvolveConfig(Settings):
     halving: float = setting(0.0, Range("from 0 to 0.5", lambda x: 0 <= x <= 0.5), "chance, at most, that the later "
                              "winner is among the candidates that are stopped before they have used their budget; 0: "
                              "none is", flag="halving")
-    validation_replicates: int = setting(5, NATURAL, "fresh seeds on which the winner and the controls are trained "
+    validation_replicates: int = setting(8, NATURAL, "fresh seeds on which the winner and the controls are trained "
                                          "again at the end; 0: no such trainings, and nothing is called better")
     validation_factor: float = setting(2.0, Range("at least 1", lambda x: x >= 1), "budget of those trainings, in "
                                        "budgets of a candidate")
@@ -90,23 +91,27 @@ class EvolveConfig(Settings):
 @dataclass(frozen=True)
 class Asked:
     """What an experiment was asked for: a run's settings, its own, which genes vary, by name, each with what narrows it
-    (True: nothing does), and the settings of runs that its first candidates have."""
+    (True: nothing does), the settings of runs that its first candidates have, and when a training ends early."""
 
     base: Config
     evolve: EvolveConfig
     genes: Mapping[str, Any]
     given: Sequence[Mapping[str, Any]] = ()
+    stops: StopsConfig = field(default_factory=StopsConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {"base": self.base.to_dict(), "settings": self.evolve.to_dict(), "asked_genes": dict(self.genes),
-                "given": [dict(values) for values in self.given]}
+                "given": [dict(values) for values in self.given], "stops": self.stops.to_dict()}
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> Asked:
         """Make it of plain values. Raises UserError for what is not among the settings."""
         return cls(resolve(base=found["base"]), EvolveConfig.from_dict(found["settings"]), found["asked_genes"],
-                   found["given"])
+                   found["given"], StopsConfig.from_dict(found["stops"]))
+
+
+OWN: Mapping[str, type[Settings]] = {"evolve": EvolveConfig, "stops": StopsConfig}  # tables of an experiment alone
 
 
 def experiments() -> list[str]:
@@ -117,8 +122,8 @@ def experiments() -> list[str]:
 def asked(preset: str | None, name: str | None, file: str | Path | None, assignments: Iterable[str],
           flags: Mapping[str, Any], genes: str | None, seed_from: Sequence[Path] = ()) -> Asked:
     """Return what is asked for. Each source wins over those before it: the run's preset, the experiment `name`, a TOML
-    file, whose tables [evolve] and [genes] are of the experiment, --set, flags. genes: their names with commas between,
-    each with =LOW..HIGH or =A|B behind it where it is narrowed. seed_from: runs. Raises UserError."""
+    file, whose tables [evolve], [stops] and [genes] are of the experiment, --set, flags. genes: their names with commas
+    between, each with =LOW..HIGH or =A|B behind it where it is narrowed. seed_from: runs. Raises UserError."""
     tables: dict[str, Any] = {}
     if name is not None:
         if name not in experiments():
@@ -128,25 +133,25 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     if file is not None:
         tables = _merged(tables, read_toml(file))
     origin = str(file or name)
-    own, narrowed = (_table(tables.pop(key, {}), key, origin) for key in ("evolve", "genes"))
-    known = {s.flag.replace("-", "_"): s.key for s in declared(EvolveConfig) if s.flag}
-    own = {known.get(key.replace("-", "_"), key): value for key, value in own.items()}
-    run, mine = [], dict[str, Any]()
+    given = {name: _table(tables.pop(name, {}), name, origin) for name in ("evolve", "stops", "genes")}
+    names = {s.flag.replace("-", "_"): s.key for s in declared(EvolveConfig) if s.flag}
+    own: dict[str, dict[str, Any]] = {name: {} for name in OWN}
+    run: list[str] = []
+    for name in OWN:
+        own[name] |= {names.get(key.replace("-", "_"), key): value for key, value in given[name].items()}
     for text in assignments:
         key, equals, value = text.partition("=")
-        key = known.get(key.strip().replace("-", "_"), key.strip())
-        if equals and key in EvolveConfig.__dataclass_fields__:
-            mine[key] = value.strip()
+        key = names.get(key.strip().replace("-", "_"), key.strip())
+        section = next((name for name, cls in OWN.items() if equals and key in {s.key for s in declared(cls)}), None)
+        if section:
+            own[section][key] = value.strip()
         else:
             run.append(text)
-    for key in [key for key in flags if key in EvolveConfig.__dataclass_fields__]:
-        if flags[key] is not None:
-            mine[key] = flags[key]
-    base = resolve(preset, tables, run, {key: value for key, value in flags.items() if key not in
-                                         EvolveConfig.__dataclass_fields__}, origin=origin)
-    if genes is not None:
-        narrowed = dict(_terms(genes))
-    return Asked(base, EvolveConfig.from_dict(own | mine), narrowed, [_values(run) for run in seed_from])
+    mine = {key: value for key, value in flags.items() if key in EvolveConfig.__dataclass_fields__}
+    own["evolve"] |= {key: value for key, value in mine.items() if value is not None}
+    base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=origin)
+    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else dict(_terms(genes)),
+                 [_values(run) for run in seed_from], StopsConfig.from_dict(own["stops"]))
 
 
 def _values(run: Path) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import State
 
@@ -26,6 +28,19 @@ def of_validation(experiment: Experiment) -> float:
     evolve = experiment.asked.evolve
     roles = 3 if evolve.random_control else 2
     return evolve.per_candidate * evolve.validation_factor * evolve.validation_replicates * roles
+
+
+def largest_step(experiment: Experiment) -> int:
+    """Return the most tokens that a step of a candidate may read."""
+    own = experiment.asked.base.model.to_dict() | experiment.asked.base.train.to_dict()
+    largest, names = 1, {"batch_size", "accum", "block_size"}
+    for one in experiment.space.genes:
+        if names & set(one.settings):
+            values = [one.at(1.0)] if one.numeric else one.values
+            largest *= max(math.prod(v for name, v in zip(one.settings, value, strict=True) if name in names)
+                           for value in values)
+            names -= set(one.settings)
+    return int(largest * math.prod(own[name] for name in names))
 
 
 def spent(experiment: Experiment, state: State) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL, Journal
+from helios.train.evolve.journal import JOURNAL, Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job
@@ -65,16 +65,25 @@ class Driver:
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
-                        self._train(journal, executor, moves)  # type: ignore[arg-type]
+                        self._train(journal, executor, moves)
                     else:
-                        journal.append(moves)  # type: ignore[arg-type]
-                        self.state.take(moves)  # type: ignore[arg-type]
+                        journal.append(moves)
+                        self.state.take(moves)
+                        for move in moves:
+                            self._say(move)
             except KeyboardInterrupt:
                 self.display.final(f"interrupted; go on with --resume {self.folder}")
                 return False
             for line in report.write(self.folder, self.experiment, self.state):
                 self.display.final(line)
         return True
+
+    def _say(self, line: Entry) -> None:
+        """Show a line that was decided."""
+        if line["kind"] == "generation":
+            self.display.say(f"generation {line['generation']}: {line['size']} candidates, {line['why']}")
+        if line["kind"] == "dropped":
+            self.display.say(f"{line['id']} goes no further: {line['why']}")
 
     def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job]) -> None:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
@@ -86,6 +95,7 @@ class Driver:
                 line = entry(waiting.pop(written), self.experiment, jobs[written])
                 journal.append([line])
                 self.state.take([line])
+                self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
                 written += 1
         if written < len(jobs):
             raise UserError(f"{len(jobs) - written} trainings came to nothing; go on with --resume {self.folder}")
@@ -94,12 +104,24 @@ class Driver:
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
     """Return the line of a result."""
     if job.phase != "speed":
-        return {"kind": "result", **vars(result)}
+        value = experiment.value(result) if experiment.asked.evolve.fitness else None
+        return {"kind": "result", **vars(result), "fitness": None if value is None else -value}
     t = job.config.train
     each = t.batch_size * t.accum * job.config.model.block_size / result.tokens_per_sec_mean if (
         result.tokens_per_sec_mean) else experiment.asked.evolve.per_candidate
     return {"kind": "speed", "id": job.id, "steps": max(1, int(experiment.asked.evolve.per_candidate / each)),
             "seconds": each}
+
+
+def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
+    """Return in words what a training came to. left: how many are still to come before the next decision."""
+    if line["kind"] == "speed":
+        return f"{job.name}: {line['steps']:,} steps in the budget"
+    loss = "no validation loss" if line["val_loss"] is None else f"val {line['val_loss']:.4f}"
+    speed = "" if line["tokens_per_sec_mean"] is None else f", {line['tokens_per_sec_mean']:,.0f} tok/s"
+    why = f", {line['status']}: {line['why']}" if line["status"] != "complete" else ""
+    part = f" at {job.share:.0%}" if job.share < 1 else ""
+    return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
 
 
 def cost_in_words(experiment: Experiment) -> list[str]:

@@ -26,6 +26,9 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
                         f"are {', '.join(MEASURES)}")
     found = Experiment(asked, space_of(asked), id)
     found.objectives  # noqa: B018  (raises UserError)
+    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
+        raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
+                        f"that may be tried, {step:,}; give more, or a narrower gene")
     most, unit = cost.most(found), evolve.budget
     if evolve.total is not None and cost.most(found, 1) > evolve.total:
         raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "

@@ -30,10 +30,10 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
     if len(state.generations) < evolve.generations and (lines := breeding.following_generation(experiment, state)):
         return lines
     if not state.finalists and (roles := finalists(experiment, state)):
-        return [{"kind": "finalists", "roles": roles}]
+        return list[Entry]([{"kind": "finalists", "roles": roles}])
     if jobs := validations(experiment, state):
         return jobs
-    return [{"kind": "end", "verdict": verdict(experiment, state)}]
+    return list[Entry]([{"kind": "end", "verdict": verdict(experiment, state)}])
 
 
 def first_line(experiment: Experiment) -> Entry:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from helios.errors import Diverged, TooLarge
+from helios.train.evolve.measure import measure
 from helios.train.evolve.state import Result
+from helios.train.evolve.stops import Stopping
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.run import Run
@@ -19,19 +22,42 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     folder: the experiment's. Raises KeyboardInterrupt where a signal ended it, and UserError for what is not the
     candidate's fault, such as a text that is not there.
     """
-    path = folder / RUNS / job.name
-    steps, why = job.config.train.steps, None
-    until = None if job.share == 1 else max(1, round(job.share * steps))
+    path, plan = folder / RUNS / job.name, partial(_Training, job.stops)
+    until = None if job.share == 1 else max(1, round(job.share * job.config.train.steps))
     try:
-        run = Run.open(job.config, path, "candidate", about={"evolve": dict(job.about)})
-        ended = run.train(display, until)
-        if not ended.finished and (until is None or ended.step < until):
-            raise KeyboardInterrupt
-    except (Diverged, TooLarge) as error:
-        why = str(error)
-        if isinstance(error, TooLarge):
-            return failed(job, why)
-    return measured(job, path, why)
+        run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
+        if not run.finished:
+            ended = run.train(Silent(display), until)
+            if not ended.finished and (until is None or ended.step < until):
+                raise KeyboardInterrupt
+    except TooLarge as error:
+        return failed(job, str(error))
+    except Diverged:  # which its directory tells, too
+        pass
+    return result(job, path)
+
+
+class _Training(Stopping):
+    samples = False
+
+
+class Silent(Display):
+    """Shows nothing but warnings, on the console of another."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(quiet=True, console=display.console)
+
+    def final(self, text: str) -> None:
+        """Show nothing, for the experiment goes on."""
+
+
+def result(job: Job, path: Path) -> Result:
+    """Return what the training in the directory `path` came to, as far as the job asked for it."""
+    found = vars(measure(path))
+    if found["status"] == "unfinished":  # it paused where it was to
+        found |= {"status": "complete", "why": None}
+    found |= {"fitness": None}  # a search's; the driver knows the experiment's
+    return Result(**found, id=job.id, replicate=job.replicate, phase=job.phase, share=job.share, run=job.name)
 
 
 def failed(job: Job, why: str) -> Result:

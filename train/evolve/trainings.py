@@ -11,6 +11,7 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import State
+from helios.train.evolve.stops import StopsConfig
 from helios.train.search import statistics
 
 SPEED_STEPS = 12  # of the training that tells how many steps a budget of seconds is
@@ -28,6 +29,7 @@ class Job(NamedTuple):
     id: str
     replicate: int
     phase: str  # search, validation or speed
+    stops: StopsConfig
 
 
 def rounds(experiment: Experiment) -> list[statistics.Rung]:
@@ -112,4 +114,4 @@ def job(experiment: Experiment, state: State, id: str, replicate: int, share: fl
     about = {"experiment": experiment.id, "id": id, "name": c.name, "arm": c.arm, "generation": c.generation,
              "parents": c.parents, "operator": c.operator, "mutation": c.mutation, "replicate": replicate,
              "phase": phase, "warm_start": evolve.warm_start}
-    return Job(name, config, about, share, id, replicate, phase)
+    return Job(name, config, about, share, id, replicate, phase, experiment.asked.stops)

@@ -19,7 +19,8 @@ PLAN = "search"  # folder of files that the plan of a run has beside these, as a
 REPORT = "report.json"  # what boards have of the run
 # Kind of an event that begins or ends a run's life → how the run stands then.
 LIFE = {"run_start": "active", "resumed": "active", "run_complete": "completed", "interrupted": "interrupted",
-        "paused": "interrupted", "diverged": "failed", "device_lost": "failed", "failed": "failed"}
+        "paused": "interrupted", "stopped": "completed", "diverged": "failed", "device_lost": "failed",
+        "failed": "failed"}
 
 
 def read_config(path: Path) -> dict[str, Any]:

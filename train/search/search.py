@@ -20,6 +20,7 @@ from helios.train import checkpoint, fitness
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import SETTINGS, Config
 from helios.train.monitors.controls import bound
+from helios.train.monitors.weights import weight_metrics
 from helios.train.progress import Display
 from helios.train.records.layout import way_on
 from helios.train.records.records import Records
@@ -176,10 +177,12 @@ class Search(Plan):
 
     # -- what comes of it ---------------------------------------------------------------------------------------------
     @property
-    def over(self) -> bool:  # type: ignore[override]
-        return self.tally.over is not None
+    def over(self) -> str:
+        return self.tally.over or ""
 
     def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
+        if self.at is None:
+            return
         tally, s = self.tally, self.cfg
         tally.step(row, tokens, timed)
         steps, limit = budget(self.config)
@@ -196,6 +199,8 @@ class Search(Plan):
         return sum(r.tokens for r in (*measured, *self.replicates))
 
     def observe(self, row: Mapping[str, Any]) -> None:
+        if self.at is None:
+            return
         self.tally.observe(row)
         if row["val_loss"] is not None and self.cfg.early_stop and not self.over and self._hopeless():
             self.tally.over = "stopped"
@@ -214,8 +219,9 @@ class Search(Plan):
         assert self.at is not None
         if self.cfg.after == "continue" and not self.replicates:  # whose weights may be continued
             self.pending = save(self.folder).name
-        c = replace(self.candidates[self.at], parameters=state.model.num_parameters())
-        self.replicates.append(self.tally.replicate(self.seed, state, self.config))
+        parameters, entropy = state.model.num_parameters(), lambda: weight_metrics(state.weights())["weight_entropy"]
+        c = replace(self.candidates[self.at], parameters=parameters)
+        self.replicates.append(self.tally.replicate(self.seed, parameters, self.config, entropy))
         self.spent += self.tally.steps
         stopped, self.tally = self.tally.over == "stopped", Tally()
         if len(self.replicates) == self.cfg.replicates or stopped or self.replicates[-1].val_loss is None:

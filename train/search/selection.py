@@ -20,6 +20,7 @@ from helios.errors import UserError, nearest
 Floats = npt.NDArray[np.float64]
 MEASURED = ("complete", "reused")  # the status of a candidate that may be chosen
 BEYOND = 0.1  # of the range: how far behind the worst values of the first generation the reference point lies
+SAME = 1e-12  # a range, as a share of the worst value, that is none
 GROWTH, SHRINKAGE = (5, 4), (4, 5)  # of a population, as fractions, so that sizes are exact
 BLOCK = 2**16  # distances at a time, which fit a cache
 
@@ -131,14 +132,15 @@ class Box(NamedTuple):
 
 def box(values: Floats) -> Box | None:
     """Return the box of the first generation's values: from its best of each objective to its worst and BEYOND of the
-    range more. Where all are the same, their size stands for the range, or 1 where that is 0. None if nothing was
+    range more. Where all are the SAME, their size stands for the range, or 1 where that is 0. None if nothing was
     measured."""
     inside = values[_in(values)]
     if not len(inside):
         return None
     best, worst = inside.min(axis=0), inside.max(axis=0)
-    size = np.where(worst != 0, abs(worst), 1.0)
-    return Box(tuple(best.tolist()), tuple((worst + BEYOND * np.where(worst > best, worst - best, size)).tolist()))
+    size = np.where(abs(worst) > 1e-300, abs(worst), 1.0)
+    span = np.where(worst - best > SAME * size, worst - best, size)
+    return Box(tuple(best.tolist()), tuple((worst + BEYOND * span).tolist()))
 
 
 def hypervolume(values: Floats, within: Box) -> float:

@@ -131,4 +131,4 @@ def test_seeds_from_runs() -> None:
     space = space_of(found)
     found = type(found)(found.base, found.evolve, found.genes, [values])
     assert given_genomes(found, space) == [Genome("gelu", {
-        "lr": 0.0005, "attn_dropout": 0.2, "resid_dropout": 0.2, "mlp_dropout": 0.2})]  # norm does not vary here
+        "lr": 0.0005, "lr_min": 0.0005, "attn_dropout": 0.2, "resid_dropout": 0.2, "mlp_dropout": 0.2})]

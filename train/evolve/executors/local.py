@@ -19,5 +19,4 @@ class Local:
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         for i, job in enumerate(jobs):
-            self.display.say(f"{job.name}, {i + 1} of {len(jobs)}")
             yield i, train(job, self.folder, self.display)
