@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from helios.model.settings import Settings
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import SECTIONS
 from helios.train.evolve.state import State
@@ -37,6 +38,8 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     else:
         yield (f"The seeds of the trainings at the end are fresh, the validation text is not: all was chosen by "
                f"{base.data.val_data}, and may suit it more than others.")
+    if experiment.asked.stops.stop_speed:
+        yield "stop_speed ends trainings by the clock: the next time others may be ended."
     if evolve.halving:
         yield ("Candidates were stopped early by what they had come to; those that learn slowly at first had less of a "
                "chance. Figures of generations, operators and genes are of those that went on.")
@@ -66,8 +69,8 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
 def asked(experiment: Experiment) -> Iterator[str]:
     """Yield the lines that say what was asked."""
     evolve, base, space = experiment.asked.evolve, experiment.asked.base, experiment.space
-    preset = {key: value for section in SECTIONS for key, value in getattr(base, section).to_dict().items()
-              if value != getattr(type(getattr(base, section))(), key)}
+    preset = {key: value for section in SECTIONS for key, value in other(getattr(base, section)).items()}
+    stops = other(experiment.asked.stops)
     chosen = f"the fitness {evolve.fitness}" if evolve.fitness else listed(experiment.objectives)
     texts = [base.data.data] if isinstance(base.data.data, str) else base.data.data
     sizes = str(evolve.population_size) if evolve.bounds[0] == evolve.bounds[1] else (
@@ -83,13 +86,19 @@ def asked(experiment: Experiment) -> Iterator[str]:
         + f"; each trained {count(evolve.replicates, 'time')}, on the seeds from "
         f"{experiment.seed} on, with {evolve.per_candidate:,.10g} {evolve.budget}.",
         f"At the end the best of each arm again, on {count(evolve.validation_replicates, 'fresh seed')}, with "
-        f"{evolve.validation_factor:g} times the budget."])
+        f"{evolve.validation_factor:g} times the budget.",
+        *[f"Trainings end early by {listed([f'{key} {spelt(x)}' for key, x in stops.items()])}."] * bool(stops)])
     own = space.own
     rows = [[escaped(one.name), one.part, _scale(one), _range(one), escaped(spelt(one.of(own)))]
             for one in space.genes]
     rows += [["activation", "architecture", "no order", escaped(", ".join(space.pool))
               + " and formulas" * space.formulas, escaped(space.activation)]] if space.pool else []
     yield from ("", *table(("gene", "part", "scale", "from", "preset"), rows, left=5))
+
+
+def other(settings: Settings) -> dict[str, Any]:
+    """Return the settings that are not as by default."""
+    return {key: value for key, value in settings.to_dict().items() if value != getattr(type(settings)(), key)}
 
 
 def _scale(one: Any) -> str:

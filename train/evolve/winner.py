@@ -13,7 +13,7 @@ from helios.train.config import Config
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import SECTIONS, configured
 from helios.train.evolve.state import State
-from helios.train.evolve.terms import count
+from helios.train.evolve.terms import count, other
 from helios.train.markdown import plain
 from helios.train.search import operators
 
@@ -26,9 +26,7 @@ def text(experiment: Experiment, state: State, winner: str) -> str:
     config = configured(experiment.asked.base, state.born[winner].genome)
     lines = [f"# {plain(line)}" for line in _head(experiment, state, winner)]
     for section in SECTIONS:
-        own, default = getattr(config, section).to_dict(), ALL[section]().to_dict()
-        found = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in own.items()
-                 if value != default[key]]
+        found = [f"{key} = {json.dumps(x, ensure_ascii=False)}" for key, x in other(getattr(config, section)).items()]
         lines += ["", f"[{section}]", *found] if found else []
     return "\n".join(lines) + "\n"
 

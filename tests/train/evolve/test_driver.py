@@ -24,6 +24,12 @@ from .planted import Planted, question
 QUIET = Display(quiet=True)
 
 
+@pytest.fixture(autouse=True)
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/train/evolve/test_report.py has them."""
+    monkeypatch.setattr("helios.train.evolve.plots.draw", lambda *given: {})
+
+
 class Interrupted(Planted):
     """Gives results in any order, and is interrupted now and then."""
 

@@ -23,7 +23,9 @@ from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.opening import opened
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import Result, State
+from helios.train.evolve.stops import StopsConfig
 from helios.train.evolve.summary import spearman, summary
+from helios.train.evolve.terms import asked
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.search.operators import Space
@@ -57,8 +59,8 @@ class Unlucky(planted.Planted):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experiment, State]:
     """Two objectives; candidates that fail and diverge; made by the driver, with all plots."""
-    asked = planted.question(GENES, objectives="val_loss,max_grad_norm", **SMALL)
-    driver = Driver.create(asked, tmp_path_factory.mktemp("done") / "it", Display(True))
+    question = planted.question(GENES, objectives="val_loss,max_grad_norm", **SMALL)
+    driver = Driver.create(question, tmp_path_factory.mktemp("done") / "it", Display(True))
     assert driver.run(Unlucky(driver.experiment.space, loss))
     return driver.folder, driver.experiment, driver.state
 
@@ -185,8 +187,9 @@ def test_dropped_ones_and_why(tmp_path: Path) -> None:
 def test_the_winners_file_gives_its_config(blocks: str) -> None:
     found = planted.experiment("lr,lr_min,n_embd,n_head,dropouts,qk_norm,softcap,warmup,micro_batch,activation",
                                activations=blocks, **SMALL)
+    base, texts = found.asked.base.replaced("monitor", plateau_delta=0.125), set()
+    found = replace(found, asked=replace(found.asked, base=base, stops=StopsConfig(stop_spikes=0.25)))
     state = planted.run(found, planted.Planted(found.space, planted.flat))
-    base, texts = found.asked.base, set()
     for id, c in state.born.items():
         text = winner.text(found, state, id)
         config, meant = resolve(file=tomllib.loads(text), origin="it"), configured(base, c.genome)
@@ -195,6 +198,7 @@ def test_the_winners_file_gives_its_config(blocks: str) -> None:
         assert config.train.eval_interval == base.train.eval_interval
         texts.add(c.activation)
     assert any(set(text) & set("(|,") for text in texts)
+    assert "stop_spikes 0.25" in "".join(asked(found)) and "plateau_delta 0.125" in "".join(asked(found))
 
 
 def test_the_winners_file_says_what_it_is(done: tuple[Path, Experiment, State]) -> None:
