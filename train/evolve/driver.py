@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,12 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import JOURNAL, Entry, Journal
 from helios.train.evolve.space import space_of
 from helios.train.evolve.state import MEASURES, Result, State
+from helios.train.evolve.training import RUNS
 from helios.train.evolve.trainings import Job
 from helios.train.fitness import formula
 from helios.train.progress import Display
 from helios.train.records.layout import LOCK
+from helios.train.run import Run
 
 
 class Driver:
@@ -41,6 +44,10 @@ class Driver:
                             "another --dir")
         if folder.exists() and set(os.listdir(folder)) - {LOCK}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
+        experiment_of(asked, "")
+        run = Run.create(asked.base, folder / RUNS / "preset")
+        run.preview()  # raises UserError where a text or a vocabulary is not there
+        asked = dataclasses.replace(asked, base=run.config)
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 
     @classmethod
@@ -138,7 +145,11 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
     found = Experiment(asked, space_of(asked), id)
-    found.objectives  # noqa: B018  (raises UserError)
+    for name in (*found.objectives, *(formula(evolve.fitness).needs if evolve.fitness else ())):
+        if name == "memory_mb" and asked.base.train.backend == "cpu_ref":
+            raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")
+        if name == "alerts" and not asked.base.monitor.cusum:
+            raise UserError("alerts are not raised with cusum = false; leave them out, or set cusum = true")
     if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
         raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
                         f"that may be tried, {step:,}; give more, or a narrower gene")
