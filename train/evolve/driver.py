@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import JOURNAL, Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
+from helios.train.evolve.training import RUNS
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.layout import LOCK
+from helios.train.run import Run
 
 
 class Driver:
@@ -40,6 +43,10 @@ class Driver:
                             "another --dir")
         if folder.exists() and set(os.listdir(folder)) - {LOCK}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
+        experiment_of(asked, "")
+        run = Run.create(asked.base, folder / RUNS / "preset")
+        run.preview()  # raises UserError where a text or a vocabulary is not there
+        asked = dataclasses.replace(asked, base=run.config)
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 
     @classmethod

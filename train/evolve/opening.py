@@ -25,7 +25,11 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
     found = Experiment(asked, space_of(asked), id)
-    found.objectives  # noqa: B018  (raises UserError)
+    for name in (*found.objectives, *(formula(evolve.fitness).needs if evolve.fitness else ())):
+        if name == "memory_mb" and asked.base.train.backend == "cpu_ref":
+            raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")
+        if name == "alerts" and not asked.base.monitor.cusum:
+            raise UserError("alerts are not raised with cusum = false; leave them out, or set cusum = true")
     if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
         raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
                         f"that may be tried, {step:,}; give more, or a narrower gene")

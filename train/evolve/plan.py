@@ -27,13 +27,19 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
         return breeding.first_generation(experiment)
     if moves := trainings.due(experiment, state):
         return moves
-    if len(state.generations) < evolve.generations and (lines := breeding.following_generation(experiment, state)):
+    going = len(state.generations) < evolve.generations and not nothing(experiment, state)
+    if going and (lines := breeding.following_generation(experiment, state)):
         return lines
     if not state.finalists and (roles := finalists(experiment, state)):
         return list[Entry]([{"kind": "finalists", "roles": roles}])
     if jobs := validations(experiment, state):
         return jobs
     return list[Entry]([{"kind": "end", "verdict": verdict(experiment, state)}])
+
+
+def nothing(experiment: Experiment, state: State) -> bool:
+    """Return whether no candidate has a value to be chosen by."""
+    return not np.isfinite(experiment.of(state, list(state.born))).all(axis=1).any()
 
 
 def first_line(experiment: Experiment) -> Entry:

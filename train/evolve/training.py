@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from helios.errors import Diverged, TooLarge
+from helios.errors import Diverged, TooLarge, UserError
 from helios.train.evolve.measure import measure
 from helios.train.evolve.state import Result
 from helios.train.evolve.stops import Stopping
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.layout import CONFIG, read_object
 from helios.train.run import Run
 
 RUNS = "runs"  # folder of an experiment's run directories
@@ -24,6 +25,10 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     """
     path, plan = folder / RUNS / job.name, partial(_Training, job.stops)
     until = None if job.share == 1 else max(1, round(job.share * job.config.train.steps))
+    there = read_object(path / CONFIG) or {}
+    if there and there.get("evolve", {}).get("experiment") != job.about["experiment"]:
+        raise UserError(f"{path} is of another experiment; give --resume the directory as helios-evolve left it, or "
+                        "begin anew in another --dir")
     try:
         run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
         if not run.finished:
