@@ -34,7 +34,7 @@ from helios.model.settings import (
     setting,
     shown,
 )
-from helios.train.fitness import FITNESS, fitness_coefficients
+from helios.train.fitness import FITNESS, fitness_coefficients, formula
 from helios.train.formats import FORMATS
 from helios.train.monitor_config import MonitorConfig
 from helios.train.records.client import ADDRESS, is_address
@@ -145,7 +145,8 @@ class SearchConfig(Settings):
     diversity_bonus: float = setting(0.05, NATURAL, "lead of a new genome when parents are chosen, in score units")
     diversity_decay: str = setting("cosine", one_of("none", "linear", "cosine"), "how the bonus falls over generations")
     rank_by: str = setting("val_loss", one_of("val_loss", "fitness"), "what candidates are ranked by")
-    fitness: str = setting("quality", one_of(*FITNESS), "formula of the fitness; docs/search.md has them")
+    fitness: str = setting("quality", ANY, f"formula of the fitness: {', '.join(FITNESS)}, or one of measurements, as "
+                           "'-val_loss+0.02*log(tokens_per_sec)'; docs/search.md has them")
     fitness_coefficients: str = setting("", ANY, "coefficients of the formula that differ from its own", kind=TERMS)
     match: str = setting("rule", one_of("rule", "params"), "MLPs' width: by a rule for each activation, or so that all "
                          "candidates have as many parameters")
@@ -361,6 +362,7 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
         yield (len(set(model.activations)) > 1 and s.genome != "per_block",
                f"genomes: {genome} differs by block; set genome = per_block")
     fitness_coefficients(s.fitness, s.coefficients)  # raises UserError
+    yield "memory_mb" in formula(s.fitness).needs, "fitness: memory_mb is not measured in a search; leave it out"
     pool = parsed("activation_pool", s.activation_pool)
     yield len({act.key for act in pool}) < len(pool), f"activation_pool: {s.activation_pool} names an activation twice"
     yield (s.genome == "formula" and not any(act.formula for act in pool),

@@ -29,7 +29,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_there_is_afterwards(done: Path) -> None:
-    assert {"journal.jsonl", "runs", "report.md", "summary.json", "winner.toml"} <= {path.name for path in done.iterdir()}
+    there = {path.name for path in done.iterdir()}
+    assert {"journal.jsonl", "runs", "report.md", "summary.json", "winner.toml"} <= there
     lines = [json.loads(line) for line in (done / "journal.jsonl").read_text().splitlines()]
     for line in lines:
         if line["kind"] == "result":
@@ -69,7 +70,8 @@ def test_dry_run(tmp_path: Path) -> None:
     (("--per-candidate", "0"), ("per_candidate", "greater than 0")), (("--total", "10"), ("--total 10",)),
     (("--fitness", "-val_loss + import"), ("fitness",)), (("--budget", "steps"), ("budget", "tokens, seconds")),
     (("--executor", "cluster"), ("unknown executor 'cluster'",)), (("--warm-start", "exact"), ("warm_start",)),
-    (("--experiment", "stability"), ("unknown experiment", "stability-9")), (("--preset", "tinny"), ("unknown preset",)),
+    (("--experiment", "stability"), ("unknown experiment", "stability-9")),
+    (("--preset", "tinny"), ("unknown preset",)),
     (("--config", "nowhere.toml"), ("nowhere.toml",)), (("--seed-from", "nowhere"), ("nowhere",)),
     (("--data", "nowhere.txt"), ("nowhere.txt",)), (("--max-cost", "100"), ("--max-cost 100",)),
     (("--set", "stop_spikes=2"), ("stop_spikes", "from 0 to 1")), (("--set", "lrr=2"), ("unknown key 'lrr'",))])

@@ -57,14 +57,16 @@ class Tally:
         speed = self.timed / self.seconds if self.seconds else math.nan
         share = lambda n: n / max(1, self.steps)
         name, energy = config.search.fitness, None
-        if "free_energy" in fitness.FITNESS[name].needs:
+        if "free_energy" in fitness.formula(name).needs:
             energy = fitness.free_energy(train_loss, entropy(), config.monitor.free_energy_beta)
         measured = fitness.Measurements(
             best_val_loss=min(values, default=math.nan), tokens_per_sec=speed, clip_rate=share(self.clipped),
-            max_grad_norm=self.max_grad_norm, parameters=parameters, free_energy=energy,
-            instability=share(self.trouble))
+            max_grad_norm=self.max_grad_norm, parameters=parameters, free_energy=energy, train_loss=train_loss,
+            val_loss=math.nan if not self.evaluations or self.evaluations[-1][1] is None else self.evaluations[-1][1],
+            instability=share(self.trouble), spikes=share(self.spikes), skipped=share(self.skipped),
+            alerts=share(self.alerts), seconds=self.seconds, tokens=self.tokens)
         return Replicate(
-            seed=seed, val_loss=self.evaluations[-1][1] if self.evaluations else None,
+            seed=seed, val_loss=measured.val_loss,
             best_val_loss=measured.best_val_loss, train_loss=train_loss,
             fitness=fitness.fitness(name, measured, config.search.coefficients), steps=self.steps,
             tokens=self.tokens, evaluations=[(step, loss) for step, loss in self.evaluations], spikes=self.spikes,
