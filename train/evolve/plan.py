@@ -73,7 +73,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     roles = state.finalists
     if "evolved" not in roles:
         return {"better": False, "winner": None, "sentences": ["no candidate has a value to be chosen by"]}
-    name = state.born[roles["evolved"]].name
+    name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],
                 "sentences": [f"{name} came first; without trainings on fresh seeds nothing is called better"]}

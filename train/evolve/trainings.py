@@ -78,7 +78,8 @@ def _dropped(experiment: Experiment, state: State, plan: Sequence[statistics.Run
     evolve = experiment.asked.evolve
     found = statistics.drop([row(id, at + 1) for id in ids], earlier, plan, evolve.generations, evolve.halving)
     return [{"kind": "dropped", "id": ids[i], "generation": last, "why": why}
-            for i, why in sorted(found.items()) if ids[i] not in state.dropped]
+            for i, why in sorted(found.items())
+            if ids[i] not in state.dropped and state.born[ids[i]].arm != "preset"]  # with which the winner is compared
 
 
 def _row(experiment: Experiment, state: State, id: str, plan: Sequence[statistics.Rung]) -> list[float | None]:
