@@ -69,17 +69,19 @@ def _due(state: State, id: str, rung: statistics.Rung) -> bool:
 
 
 def _dropped(experiment: Experiment, state: State, plan: Sequence[statistics.Rung], at: int) -> list[Entry]:
-    """Return who is dropped after a rung, of those that were not yet."""
-    ids = [id for id in state.generations[-1] if id not in state.reused]
-    last = len(state.generations) - 1
+    """Return who is dropped after a rung, of those that were not yet. Evolved and random candidates are judged among
+    themselves, so that each arm has a best one, and the preset is never dropped, for all is compared with it."""
+    evolve, last = experiment.asked.evolve, len(state.generations) - 1
+    random = lambda id: state.born[id].arm == "random"
     row = lambda id, until: _row(experiment, state, id, plan[:until])
-    earlier = [row(id, len(plan)) for generation in state.generations[:last] for id in generation
-               if id not in state.reused]
-    evolve = experiment.asked.evolve
-    found = statistics.drop([row(id, at + 1) for id in ids], earlier, plan, evolve.generations, evolve.halving)
-    return [{"kind": "dropped", "id": ids[i], "generation": last, "why": why}
-            for i, why in sorted(found.items())
-            if ids[i] not in state.dropped and state.born[ids[i]].arm != "preset"]  # with which the winner is compared
+    earlier = [row(id, len(plan)) for ids in state.generations[:last] for id in ids if id not in state.reused]
+    lines = list[Entry]()
+    for control in (False, True):
+        ids = [id for id in state.generations[-1] if id not in state.reused and random(id) == control]
+        found = statistics.drop([row(id, at + 1) for id in ids], earlier, plan, evolve.generations, evolve.halving)
+        lines += [{"kind": "dropped", "id": ids[i], "generation": last, "why": why} for i, why in sorted(found.items())
+                  if ids[i] not in state.dropped and state.born[ids[i]].arm != "preset"]
+    return lines
 
 
 def _row(experiment: Experiment, state: State, id: str, plan: Sequence[statistics.Rung]) -> list[float | None]:

@@ -129,6 +129,17 @@ def test_it_costs_no_more_than_was_said(settings: dict[str, Any]) -> None:
     assert (0.3 if "halving" in settings else 0.8) * cost.most(found) < cost.spent(found, state) <= cost.most(found)
 
 
+def test_halving_leaves_each_arm_its_best() -> None:
+    for seed in range(3):
+        found = experiment(seed=seed, halving=0.05, replicates=4, generations=5)
+        state = run(found, Planted(found.space, seed=seed))
+        assert len(state.dropped) > 10 and set(state.finalists) == {"evolved", "random", "preset"}
+        for ids in state.generations:
+            for arm in ("evolved", "random"):
+                assert sum(state.status(id) in ("complete", "reused") for id in ids if state.born[id].arm == arm) >= 2
+        assert state.verdict and state.verdict["better"]
+
+
 def test_a_total_ends_it() -> None:
     whole = experiment(generations=9)
     limit = cost.most(whole, 3)
