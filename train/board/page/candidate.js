@@ -27,7 +27,7 @@ export function about(journal, one, runs, pick) {
     one.parents.length > 0 && h("p", {}, one.parents.length > 1 ? "Parents: " : "Parent: ", one.parents.map((id, i) =>
       h("span", {}, i ? ", " : "", journal.candidates.has(id) ? h("button", { type: "button", class: "link",
         onclick: () => pick(id) }, journal.candidates.get(id).name) : id))),
-    pairs("Differs from its parent", one.difference.map(([key, [old, next]]) => [key, `${said(old)} → ${said(next)}`])),
+    pairs(`Differs from ${one.parents.length ? "its parent" : "the base"}`, one.difference.map(([key, [old, next]]) => [key, `${said(old)} → ${said(next)}`])),
     pairs("Settings of its own", Object.entries(one.settings).map(([key, set]) => [key, said(set)])),
     pairs("Means of its replicates", journal.measures.filter((name) => values.has(name))
       .map((name) => [name, value(values.get(name))]), journal.objectives),

@@ -25,7 +25,7 @@ export class ExperimentPage {
       h("section", { class: "part" }, h("h2", {}, title), children);
     this.pick = pick;
     this.header = h("header", { class: "about" });
-    this.scatter = new Scatter(pick, (area) => view.set({ area }, { small: true }));
+    this.scatter = new Scatter(pick, (area, how) => view.set({ area }, how));
     this.generations = new Generations(view);
     this.parallel = new Parallel(pick, (brush) => view.set({ brush }, { small: true }));
     this.family = new Family(view, pick);
@@ -35,12 +35,12 @@ export class ExperimentPage {
     this.filter = h("input", { type: "search", placeholder: "Filter candidates…", "aria-label": "Filter candidates",
                                oninput: () => this.#rows() });
     this.more = h("button", { type: "button", hidden: true, onclick: () => { this.all = true; this.#rows(); } });
-    this.chosen = h("div", { class: "chosen", "aria-live": "polite" });
+    this.chosen = h("div", { class: "chosen" });
     this.rowsBox = h("div", { class: "scroll rows-box" });
     const select = (name, word) => h("label", {}, `${word} `, this.selects.get(name));
     this.body = h("div", { hidden: true },
       h("div", { class: "pair" }, part("Pareto front", h("div", { class: "bar" }, select("up", "Up"), select("across",
-        "Across"), h("button", { type: "button", onclick: () => view.set({ area: null }, { small: true }) }, "All")),
+        "Across"), h("button", { type: "button", onclick: () => view.set({ area: null }) }, "All")),
         this.scatter.element), part("Selected", this.chosen)),
       part("Generations", h("div", { class: "bar" }, select("of", "Objective")), this.generations.element),
       part("Genes against objectives", this.parallel.element), part("Lineage", this.family.element),
@@ -50,9 +50,7 @@ export class ExperimentPage {
     this.drawSoon = soon(() => this.draw(), 250);
     this.aboutSoon = soon(() => this.#about(), 250);
     this.resized = new ResizeObserver(() => {
-      const { clientWidth: wide } = this.element;
-      if (wide === this.wide || this.body.hidden) return;
-      this.wide = wide;
+      if (this.element.clientWidth === this.wide || this.body.hidden) return;
       this.drawSoon();
       this.generations.resize();
     });
@@ -76,7 +74,9 @@ export class ExperimentPage {
     if (event === "run" && data.experiment === this.journal.id) {
       const known = this.runs.get(data.run_id);
       this.runs.set(data.run_id, data);
-      if (known?.status !== data.status) this.aboutSoon();
+      if (known?.status === data.status) return;
+      this.aboutSoon();
+      if (data.candidate === this.view.now.pick && this.table) this.#select(false);
       return;
     }
     const what = this.journal.hear(event, data);
@@ -117,6 +117,7 @@ export class ExperimentPage {
     this.empty.textContent = "No candidate yet. Candidates appear here as soon as they are born.";
     this.body.hidden = journal.candidates.size === 0;
     if (this.body.hidden) return;
+    this.wide = this.element.clientWidth;
     for (const [name, select] of this.selects) options(select, journal.measures, this.shown[name]);
     this.names = labels([...journal.candidates.values()]);
     this.parallel.take(journal, view.now.brush);
@@ -142,8 +143,9 @@ export class ExperimentPage {
     const { pick } = this.view.now, one = this.journal.candidates.get(pick);
     this.scatter.select(pick);
     this.parallel.select(pick);
-    this.chosen.replaceChildren(...(one ? about(this.journal, one, [...this.runs.values()], this.pick)
-      : [h("p", { class: "note" }, "Press a point, a line, a node or a name to see a candidate here.")]));
+    const next = h("div", { class: "chosen" }, one ? about(this.journal, one, [...this.runs.values()], this.pick)
+      : h("p", { class: "note" }, "Press a point, a line, a node or a name to see a candidate here."));
+    if (!next.isEqualNode(this.chosen)) this.chosen.replaceChildren(...next.childNodes);
     if (one && !this.table.at(pick)) this.#show();
     for (const [id, { tr }] of this.table.known) tr.classList.toggle("picked", id === pick);
     const row = this.table.at(pick);

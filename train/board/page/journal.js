@@ -6,7 +6,7 @@ import { moment } from "./format.js";
 
 export const ARMS = { evolved: { sign: "●", word: "evolved" }, random: { sign: "▲", word: "random" },
                       preset: { sign: "■", word: "preset" } };
-const WORST = ["diverged", "failed", "stopped"]; // statuses of a training that take its candidate out, the worst first
+const WORST = ["diverged", "failed", "stopped"]; // how a training may end that is not complete, the worst first
 const NO_MEASURE = new Set(["replicate", "seed", "generation", "version"]);
 const QUIET = 180000; // ms without news after which nothing more is expected
 
@@ -140,14 +140,15 @@ function candidate(row, before) {
 
 function stats({ results, dropped }) {
   const all = [...results.values()].filter((row) => (row.phase ?? "search") === "search"), lists = new Map();
-  const bad = WORST.map((status) => all.find((row) => row.status === status)).find(Boolean);
-  const state = bad ? bad.status : dropped !== null ? "dropped" : all.length ? "complete" : "waiting";
+  const bad = WORST.map((status) => all.find((row) => row.status === status)).find(Boolean)
+    ?? all.find((row) => row.status !== "complete");
+  const state = bad ? String(bad.status) : dropped !== null ? "dropped" : all.length ? "complete" : "waiting";
   for (const row of all) for (const [name, value] of Object.entries(row)) {
     if (!Number.isFinite(value) || NO_MEASURE.has(name)) continue;
     if (!lists.has(name)) lists.set(name, []);
     lists.get(name).push(value);
   }
-  return { state, why: bad ? (isText(bad.why) ? bad.why : bad.status) : dropped,
+  return { state, why: bad ? (isText(bad.why) ? bad.why : String(bad.status)) : dropped,
            values: new Map([...lists].map(([name, values]) => [name, spread(values)])) };
 }
 

@@ -115,7 +115,7 @@ export class List {
     const active = (e) => runs(e).filter((run) => run.status === "active").length;
     return [
       text("status", "Status", word, { node: (e) => status({ status: word(e) }) }),
-      text("run_id", "Experiment", (e) => `${e.name} ${e.experiment}`, { node: (e) => h("span", {},
+      text("experiment", "Experiment", (e) => `${e.name} ${e.experiment}`, { node: (e) => h("span", {},
         h("a", { href: `#experiment=${encodeURIComponent(e.experiment)}` }, e.name), h("small", {}, e.experiment)) }),
       text("generation", "Generation", (e) => count(e.generation), { by: (e) => e.generation }),
       text("candidates", "Candidates", (e) => count(e.candidates), { by: (e) => e.candidates }),

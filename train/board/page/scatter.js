@@ -11,7 +11,7 @@ const NEAR = 14, DRAG = 4; // within which a point is meant, from which on a dra
 const LAYERS = ["out", ...Object.keys(ARMS)]; // those drawn later lie above
 
 export class Scatter {
-  /** pick(id): a candidate was chosen. zoom([left, right, low, high] or null): a part was. */
+  /** pick(id): a candidate was chosen. zoom([left, right, low, high] or null, {small}): a part was. */
   constructor(pick, zoom) {
     Object.assign(this, { pick, zoom });
     this.points = [];
@@ -201,7 +201,7 @@ export class Scatter {
     const area = moved ?? { "+": grown(-0.25), "=": grown(-0.25), "-": grown(0.5), 0: null, Escape: null }[event.key];
     if (area === undefined) return;
     event.preventDefault();
-    this.zoom(area);
+    this.zoom(area, { small: true });
   }
 
   /** Choose the next candidate that is shown, from left to right. */
