@@ -319,6 +319,23 @@ def test_markup_is_shown_as_text(tab: Callable[..., Tab]) -> None:
     assert page.locator("img, main script").count() == 0 and "owned" not in page.title()
 
 
+def test_a_fitness_is_one_objective_of_which_more_is_better(tab: Callable[..., Tab], runs: Path) -> None:
+    rows = [row | ({"fitness": -row["val_loss"]} if row["kind"] == "result" and row["val_loss"] else {})
+            for row in journal(30, "fit", end=True, objectives=None, fitness="-val_loss")]
+    write(runs / "fit", rows)
+    page = tab().open()
+    page.locator("table.groups a", has_text="fit").click()
+    page.wait_for_selector(".scatter .point")
+    assert page.get_by_label("Up", exact=True).input_value() == "fitness"
+    page.get_by_label("Across").select_option("tokens_per_sec")
+    page.wait_for_function("() => location.hash.includes('across=')")
+    assert points(page) == front(rows, "val_loss", "tokens_per_sec")
+    assert page.locator("table.candidates th[aria-sort=descending]").inner_text() == "fitness"
+    best = max(-value for id_, value in means(rows, "val_loss").items() if next(
+        row["arm"] for row in rows if row["kind"] == "birth" and row["id"] == id_) == "evolved")
+    assert page.locator(".figures b").last.inner_text() == f"{best:.5g}"
+
+
 def test_dark_and_narrow(tab: Callable[..., Tab]) -> None:
     colour = "s => getComputedStyle(document.querySelector(s)).fill"
     light = shown(tab(color_scheme="light").open(), "small").evaluate(colour, ".point.evolved")

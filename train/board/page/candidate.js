@@ -15,18 +15,18 @@ export const value = (found) => (!found ? "–"
 export const mark = ({ arm }, ...more) => h("span", { class: `sign ${arm}` },
   h("b", { "aria-hidden": "true" }, ARMS[arm].sign), ` ${ARMS[arm].word}`, more);
 
-/** Nodes about a candidate. runs: entries of the experiment's runs; pick(id): another was chosen. */
-export function about(journal, one, runs, pick) {
+/** Nodes about a candidate. names: of all, by id; runs: entries of the experiment's; pick(id): another was chosen. */
+export function about(journal, one, names, runs, pick) {
   const { state, why, values } = journal.stats(one), own = runs.filter((run) => run.candidate === one.id);
   const rows = [...one.results.values()];
   return [
-    h("h3", {}, one.name, h("small", {}, ` ${one.id}`)),
+    h("h3", {}, names.get(one.id), h("small", {}, ` ${one.id}`)),
     h("p", {}, mark(one), ` · generation ${one.generation}`, one.operator && one.operator !== one.arm
       && ` · ${one.operator}`),
     h("p", { class: why ? "reason" : "note" }, why ? `${state}: ${why}` : state),
     one.parents.length > 0 && h("p", {}, one.parents.length > 1 ? "Parents: " : "Parent: ", one.parents.map((id, i) =>
       h("span", {}, i ? ", " : "", journal.candidates.has(id) ? h("button", { type: "button", class: "link",
-        onclick: () => pick(id) }, journal.candidates.get(id).name) : id))),
+        onclick: () => pick(id) }, names.get(id)) : id))),
     pairs(`Differs from ${one.parents.length ? "its parent" : "the base"}`, one.difference.map(([key, [old, next]]) => [key, `${said(old)} → ${said(next)}`])),
     pairs("Settings of its own", Object.entries(one.settings).map(([key, set]) => [key, said(set)])),
     pairs("Means of its replicates", journal.measures.filter((name) => values.has(name))

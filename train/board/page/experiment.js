@@ -143,7 +143,8 @@ export class ExperimentPage {
     const { pick } = this.view.now, one = this.journal.candidates.get(pick);
     this.scatter.select(pick);
     this.parallel.select(pick);
-    const next = h("div", { class: "chosen" }, one ? about(this.journal, one, [...this.runs.values()], this.pick)
+    const next = h("div", { class: "chosen" }, one ? about(this.journal, one, this.names, [...this.runs.values()],
+      this.pick)
       : h("p", { class: "note" }, "Press a point, a line, a node or a name to see a candidate here."));
     if (!next.isEqualNode(this.chosen)) this.chosen.replaceChildren(...next.childNodes);
     if (one && !this.table.at(pick)) this.#show();

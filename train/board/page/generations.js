@@ -49,7 +49,7 @@ export class Generations {
     this.whole = span([[xs[0] ?? 0, xs.at(-1) ?? 1]]);
     const preset = [...journal.candidates.values()].find((one) => one.arm === "preset" && known(one));
     const marks = picked && known(picked)
-      ? [{ kind: "picked", x: picked.generation, y: journal.value(picked, name), colour: LINES[1] }] : [];
+      ? [{ kind: "picked", x: picked.generation, y: journal.value(picked, name) }] : [];
     this.charts.spread.draw([
       line("median, quartiles", LINES[5], xs, part(0.5), { min: low, max: high, wide: true, say: (l, at) =>
         `${number(l.last[at])} (${number(low[at])} to ${number(high[at])}; ${values("evolved", xs[at]).length})` }),

@@ -17,7 +17,7 @@ export class Parallel {
     this.box = h("div", { class: "parallel scroll", role: "group", "aria-label": "Genes against objectives",
                           onpointerdown: (event) => this.#down(event) });
     this.element = h("div", {}, h("p", { class: "key" },
-      h("span", {}, "dark lines are the best, drag along an axis to brush it"), this.count, this.clear), this.box);
+      h("span", {}, "the stronger a line, the better; drag along an axis to brush it"), this.count, this.clear), this.box);
   }
 
   /** Take in the journal and the brushes, before `within` is asked. */
