@@ -13,6 +13,7 @@ from helios.train.progress import Display
 from helios.train.records.layout import finished
 from helios.train.report import against, reading
 from helios.train.run import Run
+from helios.train.search.search import planned as plan_of
 
 # The ways to run 5ke3 again. With evaluations every 40 steps some are at the original's, 200 and 400.
 WAYS: Mapping[str, tuple[str, ...]] = {
@@ -57,7 +58,7 @@ def run(planned: Sequence[Plan], folder: Path, display: Display) -> bool:
     """Run or continue each plan in a folder of its own; return False where a signal came.
     Raises UserError where a folder holds another run."""
     for plan in planned:
-        begun = Run.open(plan.config, folder / plan.name)
+        begun = Run.open(plan.config, folder / plan.name, plan=plan_of)
         if not begun.finished and not begun.train(display).finished:
             return False
         gc.collect()  # frees its memory before the next one takes its own

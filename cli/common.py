@@ -99,10 +99,11 @@ class DefaultGroup(HeliosGroup):
         return super().parse_args(ctx, args if named else [next(iter(self.commands)), *args])
 
 
-def setting_options(*keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the flags of these settings to a command; their values stay text, as with --set."""
+def setting_options(*keys: str | Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the flags of these settings, a run's by their keys, to a command; their values stay
+    text, as with --set."""
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for s in (BY_KEY[key] for key in reversed(keys)):
+        for s in (BY_KEY[key] if isinstance(key, str) else key for key in reversed(keys)):
             said = f"{s.help[0].upper()}{s.help[1:]}." + (f"  [default: {s.default_text}]" if s.default_text else "")
             metavar = f"[{'|'.join(s.range.names)}]" if s.range.names else s.kind.metavar
             several: dict[str, Any] = {"multiple": True, "callback": _one_or_list}

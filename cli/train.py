@@ -11,6 +11,7 @@ from helios.train.config import SETTINGS, presets, resolve
 from helios.train.progress import Display
 from helios.train.resume import settings_of
 from helios.train.run import Run
+from helios.train.search.search import planned
 
 
 @click.command(cls=HeliosCommand)
@@ -39,7 +40,8 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], sea
     """
     base = settings_of(resume) if resume else None
     config = resolve(preset, file, assignments, flags, base, search_file)
-    run = Run.resume(resume, config, run_dir) if resume else Run.create(config, run_dir)
+    run = (Run.resume(resume, config, run_dir, plan=planned) if resume else
+           Run.create(config, run_dir, plan=planned))
     if dry_run:
         click.echo(run.preview())
         return

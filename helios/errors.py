@@ -17,6 +17,10 @@ class NoDevice(UserError):
     """A backend found no device that it can use; the text names what is missing in that backend's own terms."""
 
 
+class TooLarge(UserError):
+    """A training does not fit into a device's memory."""
+
+
 class DeviceLost(RuntimeError):
     """The driver gave up the device: a kernel ran too long or went astray, or the machine lost its GPU."""
 

@@ -6,14 +6,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from helios.errors import UserError
 from helios.model.activations import ACTIVATIONS, TABLE, Activation, joined, parsed
+from helios.model.genes import SWITCH, any_of, in_steps, linear
 from helios.model.settings import ANY, BLOCKS, COUNT, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
 
 # The vectors of a norm, by its kind.
 NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
+
+
+CAPS = in_steps(5.0, 15.0, 30.0, 0.0)  # from the tightest to none
+
+
+def _divisor(heads: int, values: Mapping[str, Any]) -> int:
+    width: int = values["n_embd"]
+    return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: (abs(h - heads), h))
 
 
 class Dropouts(NamedTuple):
@@ -34,10 +43,14 @@ class GPTConfig(Settings):
     """
 
     vocab_size: int = setting(4000, COUNT, "tokens in the vocabulary, V", flag="vocab-size")
-    block_size: int = setting(256, COUNT, "tokens in a training sequence and the longest context, T", flag="block")
-    n_layer: int = setting(6, BLOCKS, "transformer blocks, L", flag="layers")
-    n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads")
-    n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim")
+    block_size: int = setting(256, COUNT, "tokens in a training sequence and the longest context, T", flag="block",
+                              gene=in_steps(16, 32, 64, 128, 256, 512, 1024))
+    n_layer: int = setting(6, BLOCKS, "transformer blocks, L", flag="layers",
+                           gene=linear(1, 16, whole=True))
+    n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads",
+                          gene=in_steps(1, 2, 4, 6, 8, 12, 16, fits=_divisor))
+    n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim",
+                          gene=in_steps(32, 64, 96, 128, 192, 256, 384, 512, 768))
     ffn_dim: int | str | None = setting(
         None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLPs, F; auto: 4D, where gated "
         "8D/3 rounded up to a multiple of 64; matched: as wide as 8D² parameters allow", flag="ffn-dim", kind=WIDTH)
@@ -45,25 +58,25 @@ class GPTConfig(Settings):
         "gelu", ANY, f"activation of the MLPs, for all blocks, or one for each with | between: {', '.join(TABLE)}; or "
         "a formula in x, or in a gate g and a value u, as 'x*sigmoid(1.702*x)'", flag="activation", kind=ACTIVATIONS)
     norm: str = setting("layer", one_of(*NORMS), "norm before attention, MLPs and the head: layer; or rms, by the "
-                        "root mean square, without mean or bias", flag="norm")
+                        "root mean square, without mean or bias", flag="norm", gene=any_of(*NORMS))
     dropout: float = setting(0.0, SHARE, "probability of dropout on attention weights and residual branches; 0: none",
-                             flag="dropout")
+                             flag="dropout", gene=linear(0, 0.3))
     attn_dropout: float | None = setting(None, SHARE, "dropout on attention weights; auto: --dropout",
-                                         flag="attn-dropout")
+                                         flag="attn-dropout", gene=linear(0, 0.3))
     resid_dropout: float | None = setting(None, SHARE, "dropout on what attention adds to the residual stream; auto: "
-                                          "--dropout", flag="resid-dropout")
+                                          "--dropout", flag="resid-dropout", gene=linear(0, 0.3))
     mlp_dropout: float | None = setting(None, SHARE, "dropout on what MLPs add to the residual stream; auto: --dropout",
-                                        flag="mlp-dropout")
+                                        flag="mlp-dropout", gene=linear(0, 0.3))
     embd_dropout: float = setting(0.0, SHARE, "dropout on the sum of token and position embeddings, which --dropout "
-                                  "leaves alone", flag="embd-dropout")
+                                  "leaves alone", flag="embd-dropout", gene=linear(0, 0.3))
     softcap: float = setting(30.0, NATURAL, "bound c on attention scores s, which become c·tanh(s/c); 0: no bound",
-                             flag="softcap")
+                             flag="softcap", gene=CAPS)
     logit_softcap: float = setting(0.0, NATURAL, "bound c on logits z, which become c·tanh(z/c); 0: no bound",
-                                   flag="logit-softcap")
+                                   flag="logit-softcap", gene=CAPS)
     qk_norm: bool = setting(False, ANY, "RMS norm of each head's q and k, with weights of their own, before the scores",
-                            flag="qk-norm")
+                            flag="qk-norm", gene=SWITCH)
     zero_init_outputs: bool = setting(False, ANY, "start the matrices whose products are added to the residual "
-                                      "stream at 0", flag="zero-init-outputs")
+                                      "stream at 0", flag="zero-init-outputs", gene=SWITCH)
 
     def __post_init__(self) -> None:
         super().__post_init__()

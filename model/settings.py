@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from helios.errors import UserError, nearest
+from helios.model.genes import Gene
 
 
 class Range(NamedTuple):
@@ -127,15 +128,16 @@ KINDS = {"int": INT, "float": FLOAT, "str": TEXT, "bool": SWITCH}  # by the anno
 
 
 def setting(default: Any, range: Range = ANY, help: str = "", *, flag: str = "", kind: Kind | None = None,
-            bits: bool = True) -> Any:
+            bits: bool = True, gene: Gene | None = None) -> Any:
     """Declare a field of a dataclass of settings.
 
     help: half a sentence. flag: the name of its command line flag, without dashes; "" where it has none. kind: needed
     only where the annotation does not tell it. bits: whether the bits of a training depend on it, but for the device,
-    which a run's fingerprint names itself. A number whose default is None also takes "auto", which means None.
+    which a run's fingerprint names itself. gene: what an evolution may make of it; None: nothing unless told. A number
+    whose default is None also takes "auto", which means None.
     """
     return dataclasses.field(default=default, metadata={
-        "range": range, "help": help, "flag": flag, "kind": kind, "bits": bits})
+        "range": range, "help": help, "flag": flag, "kind": kind, "bits": bits, "gene": gene})
 
 
 class Setting(NamedTuple):
@@ -149,6 +151,7 @@ class Setting(NamedTuple):
     help: str
     default: Any
     bits: bool = True
+    gene: Gene | None = None
 
     @property
     def default_text(self) -> str:
@@ -205,7 +208,7 @@ def declared(cls: type, section: str = "") -> tuple[Setting, ...]:
     def of(f: dataclasses.Field) -> Setting:
         kind = f.metadata["kind"] or KINDS[str(f.type).removesuffix(" | None")]
         return Setting(section, f.name, f.metadata["flag"], kind, f.metadata["range"], f.metadata["help"], f.default,
-                       f.metadata["bits"])
+                       f.metadata["bits"], f.metadata["gene"])
     return tuple(of(f) for f in dataclasses.fields(cls))
 
 

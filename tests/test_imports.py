@@ -17,8 +17,8 @@ def modules(package: str, folder: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join((package, *(p for p in parts if p != "__init__"))), path
 
 
-def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
-    """The modules that a module imports as it is loaded."""
+def imported(node: ast.AST, known: set[str], later: bool = False) -> Iterator[str]:
+    """The modules that a module imports as it is loaded, or also those that its functions import `later`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
@@ -26,13 +26,15 @@ def imported(node: ast.AST, known: set[str]) -> Iterator[str]:
             # from package import module, or from module import name
             yield from (name if (name := f"{child.module}.{alias.name}") in known else child.module
                         for alias in child.names)
-        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from imported(child, known)
+        elif later or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from imported(child, known, later)
 
 
 ROOMS = ("helios.kernels", "helios.model", "helios.train", "helios.bench", "helios.cli")  # each below the next
 WITHIN_TRAIN = ("helios.train.records", "helios.train.history", "helios.train.board", "helios.train.monitors",
-                "helios.train.search", "helios.train.gates", "helios.train.report")
+                "helios.train.search", "helios.train.evolve", "helios.train.gates", "helios.train.report")
+ORDER = ("helios.train.stage", "helios.train.loop", "helios.train.run", "helios.train.search",
+         "helios.train.evolve")  # none reaches a later one
 
 
 def room(module: str) -> str:
@@ -48,14 +50,18 @@ def circle(graph: dict[str, set[str]]) -> str:
     return ""
 
 
-@pytest.fixture(scope="module")
-def graph() -> dict[str, set[str]]:
+def arrows(later: bool = False) -> dict[str, set[str]]:
     """The modules that each module imports."""
     found: dict[str, Path] = {}
     for package in ("helios", *ROOMS):
         found |= modules(package, Path(str(resources.files(package))))
-    return {name: {other for other in imported(ast.parse(path.read_text("utf-8")), set(found)) if other in found}
-            - {name} for name, path in found.items()}
+    return {name: set(imported(ast.parse(path.read_text("utf-8")), set(found), later)) & found.keys() - {name}
+            for name, path in found.items()}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return arrows()
 
 
 def test_no_circles(graph: dict[str, set[str]]) -> None:
@@ -78,3 +84,15 @@ def test_no_circles_of_rooms_within_train(graph: dict[str, set[str]]) -> None:
         if module.startswith("helios.train"):
             rooms.setdefault(room(module), set()).update(room(o) for o in others if o.startswith("helios.train"))
     assert circle({name: others - {name} for name, others in rooms.items()}) == ""
+
+
+def test_a_run_knows_nothing_of_searches() -> None:
+    graph = arrows(later=True)
+    for at, name in enumerate(ORDER):
+        found, ahead = set[str](), [module for module in graph if room(module) == name]
+        assert ahead
+        while ahead:
+            new = graph[ahead.pop()] - found
+            found |= new
+            ahead += new
+        assert not {room(module) for module in found} & set(ORDER[at + 1:]), f"{name} reaches what is made of it"

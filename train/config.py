@@ -16,6 +16,7 @@ from helios.backends.backend import PRECISIONS
 from helios.errors import UserError, nearest
 from helios.model.activations import ACTIVATIONS, GENOMES, own_formulas, parsed, spelt_out, split_genomes
 from helios.model.config import GPTConfig
+from helios.model.genes import any_of, in_steps, log, of_rest
 from helios.model.settings import (
     ANY,
     COUNT,
@@ -68,23 +69,33 @@ class TrainConfig(Settings):
     device: str | None = setting(None, ANY, "Vulkan device: its index in helios-info or part of its name; not given: a "
                                  "GPU before a CPU", flag="device", bits=False)
     precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "number format: f32, or mixed, where products and "
-                             "attention take float16 and all else stays f32", flag="precision")
+                             "attention take float16 and all else stays f32", flag="precision",
+                             gene=any_of(*PRECISIONS, part="runtime"))
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
                         "batches, dropout, samples, a search's choices", flag="seed")
     steps: int = setting(500, COUNT, "optimizer steps, those of a search not counted", flag="steps")
-    batch_size: int = setting(8, COUNT, "sequences in a micro-step", flag="batch")
-    accum: int = setting(1, COUNT, "micro-steps in a step, which uses the mean of their gradients", flag="accum")
-    lr: float = setting(3e-4, POSITIVE, "highest learning rate, reached at the end of the warm-up", flag="lr")
-    lr_min: float = setting(3e-5, NATURAL, "learning rate at the beginning and at the end", flag="lr-min")
-    warmup: int = setting(50, NATURAL, "steps from --lr-min to --lr, linearly; a cosine back follows", flag="warmup")
-    beta1: float = setting(0.9, SHARE, "AdamW: decay of the mean of gradients, for each step", flag="beta1")
-    beta2: float = setting(0.95, SHARE, "AdamW: decay of the mean of squared gradients, for each step", flag="beta2")
-    eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root of the mean square, which divides", flag="eps")
+    batch_size: int = setting(8, COUNT, "sequences in a micro-step", flag="batch",
+                             gene=in_steps(1, 2, 4, 8, 16, 32, 64, part="runtime"))
+    accum: int = setting(1, COUNT, "micro-steps in a step, which uses the mean of their gradients", flag="accum",
+                        gene=in_steps(1, 2, 4, 8, part="runtime"))
+    lr: float = setting(3e-4, POSITIVE, "highest learning rate, reached at the end of the warm-up", flag="lr",
+                       gene=log(1e-5, 1e-2))
+    lr_min: float = setting(3e-5, NATURAL, "learning rate at the beginning and at the end", flag="lr-min",
+                           gene=log(1e-7, 1e-3, fits=lambda x, values: min(x, values["lr"])))
+    warmup: int = setting(50, NATURAL, "steps from --lr-min to --lr, linearly; a cosine back follows", flag="warmup",
+                         gene=log(1, 2000, whole=True))
+    beta1: float = setting(0.9, SHARE, "AdamW: decay of the mean of gradients, for each step", flag="beta1",
+                          gene=of_rest(0.5, 0.99))
+    beta2: float = setting(0.95, SHARE, "AdamW: decay of the mean of squared gradients, for each step", flag="beta2",
+                          gene=of_rest(0.9, 0.9995))
+    eps: float = setting(1e-8, POSITIVE, "AdamW: added to the root of the mean square, which divides", flag="eps",
+                        gene=log(1e-10, 1e-5))
     weight_decay: float = setting(0.1, NATURAL, "AdamW: decay of matrices, times the learning rate in each step; "
-                                  "embeddings and vectors have none", flag="weight-decay")
-    grad_clip: float = setting(1.0, NATURAL, "gradient norm that larger ones are scaled to; 0: none", flag="grad-clip")
+                                  "embeddings and vectors have none", flag="weight-decay", gene=log(1e-3, 1))
+    grad_clip: float = setting(1.0, NATURAL, "gradient norm that larger ones are scaled to; 0: none", flag="grad-clip",
+                              gene=log(0.1, 10))
     spike_threshold: float = setting(0.0, NATURAL, "gradient norm above which the update is skipped; 0: never",
-                                     flag="spike-threshold")
+                                     flag="spike-threshold", gene=in_steps(2.0, 5.0, 10.0, 20.0, 50.0, 0.0))
     eval_interval: int = setting(100, NATURAL, "steps between evaluations; the last step has one, too; 0: none at all",
                                  flag="eval-interval")
     eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
@@ -229,15 +240,16 @@ def presets() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in PRESETS.iterdir())
 
 
-def resolve(preset: str | None = None, file: str | Path | None = None, assignments: Iterable[str] = (),
-            flags: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
-            search_file: str | Path | None = None) -> Config:
+def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | None = None,
+            assignments: Iterable[str] = (), flags: Mapping[str, Any] | None = None,
+            base: Mapping[str, Any] | None = None, search_file: str | Path | None = None, origin: str = "") -> Config:
     """Return the settings of a run.
 
-    file: a TOML file. assignments: "key=value" each. flags: values by key, None where not given. base: the sections of
-    a run to resume, instead of the defaults. search_file: another TOML file, which also asks for a search. The size of
-    a vocabulary that is given wins over a preset's. Formulas that a file names are known to every source. Raises
-    UserError for unknown names, and for wrong types and values.
+    file: a TOML file, or the tables of the one that messages call `origin`. assignments: "key=value" each. flags:
+    values by key, None where not given. base: the sections of a run to resume, instead of the defaults. search_file:
+    another TOML file, which also asks for a search. The size of a vocabulary that is given wins over a preset's.
+    Formulas that a file names are known to every source. Raises UserError for unknown names, and for wrong types and
+    values.
     """
     values: dict[str, Any] = {}
     own: dict[str, str] = {}  # activations
@@ -247,9 +259,10 @@ def resolve(preset: str | None = None, file: str | Path | None = None, assignmen
         values |= _preset(preset, own)
     size = values.pop("vocab_size", None)
     if file is not None:
-        values |= _toml(file, own)
+        tables, name = (file, origin) if isinstance(file, Mapping) else (read_toml(file), str(file))
+        values |= _flatten(tables, name, own)
     if search_file is not None:
-        values |= {"mode": "ffn-activation"} | _toml(search_file, own)
+        values |= {"mode": "ffn-activation"} | _flatten(read_toml(search_file), str(search_file), own)
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
@@ -280,9 +293,10 @@ def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:
     return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}", own)
 
 
-def _toml(path: str | Path, own: dict[str, str]) -> dict[str, Any]:
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises UserError."""
     try:
-        return _flatten(tomllib.loads(Path(path).read_text("utf-8")), str(path), own)
+        return tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
-from helios.errors import NoDevice, UserError
+from helios.errors import NoDevice, TooLarge, UserError
 from helios.model.config import GPTConfig
 
 MIB = 2**20
@@ -54,17 +54,17 @@ def memory_needed(model: GPTConfig, batch_size: int) -> int:
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0) -> None:
-    """Raise UserError where a training needs more memory than is left, or a larger array than the device allows.
+    """Raise TooLarge where a training needs more memory than is left, or a larger array than the device allows.
     taken: bytes that the run holds now and would give back."""
     needed, available = memory_needed(model, batch_size), backend.memory()["available"] + taken
     if needed > available:
-        raise UserError(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
-                        f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
-                        f"choose a smaller model, batch or block")
+        raise TooLarge(f"training {model.parameters():,} parameters at batch {batch_size} needs about "
+                       f"{needed / MIB:,.0f} MiB, but {backend.device_name} has {available / MIB:,.0f} MiB left; "
+                       f"choose a smaller model, batch or block")
     rows = batch_size * model.block_size
     hidden = (act.parts * f for act, f in zip(model.activations, model.ffn_dims, strict=True))
     largest = 4 * max(model.parameters(), rows * max(model.vocab_size, 3 * model.n_embd, *hidden))
     if largest > backend.max_allocation:
-        raise UserError(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
-                        f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
-                        f"choose a smaller model, vocabulary, batch or block")
+        raise TooLarge(f"at batch {batch_size} the largest array takes {largest / MIB:,.0f} MiB, but "
+                       f"{backend.device_name} gives {backend.max_allocation / MIB:,.0f} MiB at once; "
+                       f"choose a smaller model, vocabulary, batch or block")

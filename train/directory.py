@@ -45,25 +45,32 @@ def locked(path: Path, new: bool, anew: bool = False) -> Iterator[None]:
     The lock ends with the process, even when that is killed. Raises UserError if another process holds it, if the
     directory cannot be made, or if a new run may not begin there.
     """
-    made = new and not path.exists()
     if new and not (path / LOCK).exists():  # before a lock is put into a folder of other files
         check_new(path, anew)
+    with held(path, new):
+        if new:
+            check_new(path, anew)
+        yield
+
+
+@contextmanager
+def held(path: Path, new: bool, what: str = "run directory", option: str = "--run-dir") -> Iterator[None]:
+    """Hold the lock of a directory, as `locked` does, whatever is in it; messages call it `what`."""
+    made = new and not path.exists()
     lock = FileLock(path / LOCK)
     try:
         if new:
             path.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOOK, poll_interval=LOOK / 10)
     except Timeout:
-        raise UserError(f"the run directory {path} is in use by another process; wait for it or give another --run-dir"
+        raise UserError(f"the {what} {path} is in use by another process; wait for it or give another {option}"
                         ) from None
     except NotImplementedError:
-        raise UserError(f"cannot use {path} as a run directory: its file system has no locks; give another --run-dir"
+        raise UserError(f"cannot use {path} as a {what}: its file system has no locks; give another {option}"
                         ) from None
     except OSError as error:
-        raise UserError(f"cannot use {path} as a run directory: {error.strerror}") from error
+        raise UserError(f"cannot use {path} as a {what}: {error.strerror}") from error
     try:
-        if new:
-            check_new(path, anew)
         yield
     finally:
         if made and path.is_dir() and os.listdir(path) == [LOCK]:
@@ -81,7 +88,7 @@ def check_new(path: Path, anew: bool = False) -> None:
     if (path / CONFIG).exists() and checkpoint.directories(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
     kinds = {event.get("kind") for _, event in lines(path / EVENTS)}
-    if kinds & {"checkpoint", "run_complete"} or (not anew and any(lines(path / METRICS))):
+    if kinds & {"checkpoint", "run_complete", "stopped"} or (not anew and any(lines(path / METRICS))):
         raise UserError(f"{path} holds the records of a run without a checkpoint to continue it from; put its "
                         f"checkpoints/ back or remove the directory, or give another --run-dir")
     if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew

@@ -43,14 +43,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Loop:
     """A run under way: its stage, what is trained in it, and how many of its steps are done.
 
-    plan: gives the stages in turn. resumed: the checkpoint to go on from. Raises UserError where memory does not
-    suffice for a step and an evaluation.
+    plan: gives the stages in turn, and begins here. resumed: the checkpoint to go on from. until: the step of the run
+    to pause after; None: none. Raises UserError where memory does not suffice for a step and an evaluation.
     """
 
     def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
-                 display: Display, resumed: Checkpoint | None = None) -> None:
+                 display: Display, resumed: Checkpoint | None = None, until: int | None = None) -> None:
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
-        self.records, self.display = records, display
+        self.records, self.display, self.until = records, display, until
         self.monitors = Monitors(config)
         self.best: Evaluation | None = None  # the stage's lowest validation loss
         self.latest: Evaluation | None = None  # its last finite one
@@ -61,6 +61,7 @@ class Loop:
         self.pending: dict[str, Any] | None = None  # the row of the last step, if a signal cut its evaluation short
         self.warned = False  # whether an update was skipped that should not have been
         self.state: TrainState
+        plan.begin(records, backend.device_name, display, resumed and resumed.state["search"])
         self.stage = plan.stage()
         # Steps of the run and batches drawn before the stage began.
         self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
@@ -113,11 +114,16 @@ class Loop:
     def over(self) -> bool:
         """Return whether the stage is over: after its last step, or earlier by the plan's decision."""
         assert self.stage is not None
-        return self.done >= self.stage.steps or (not self.stage.final and self.plan.over)
+        return self.done >= self.stage.steps or bool(self.plan.over)
+
+    @property
+    def paused(self) -> bool:
+        """Return whether the run is to make no further step for now, though its stage is not over."""
+        return self.until is not None and self.step >= self.until and not self.over
 
     # -- the loop -----------------------------------------------------------------------------------------------------
     def run(self) -> bool:
-        """Train to the last step and return True, or until a signal and return False; both leave a checkpoint."""
+        """Train to the last step and return True, to a pause or a signal and return False; all leave a checkpoint."""
         # Whether numbers are finite is judged once a step, and not by numpy's warnings, which cpu_ref would cause.
         with self._signals(), np.errstate(all="ignore"):
             try:
@@ -126,9 +132,11 @@ class Loop:
                     self._train(self.stage)
                     self.display.stop()
                     if not self.over or self.pending is not None:
-                        assert self.signal is not None
-                        name = signal.Signals(self.signal).name
-                        self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
+                        if self.signal is None:
+                            self.records.event(self.step, "paused", f"at step {self.step}, asked to go to {self.until}")
+                        else:
+                            name = signal.Signals(self.signal).name
+                            self.records.event(self.step, "interrupted", f"{name} at step {self.step}")
                         if self.saved != self.step:
                             self._checkpoint()
                         return False
@@ -137,17 +145,18 @@ class Loop:
                     self._next()
             finally:
                 self.display.stop()
-            if self.stage is not None and all(s["step"] != self.step for s in rows(self.records.path / SAMPLES)):
+            said = lambda: any(s["step"] == self.step for s in rows(self.records.path / SAMPLES))
+            if self.plan.samples and self.stage is not None and not self.plan.over and not said():
                 self.sample()
             return True
 
     def _train(self, stage: Stage) -> None:
-        """Make steps until the stage is over or a signal comes."""
+        """Make steps until the stage is over, or a signal or a pause comes."""
         row, self.pending = self.pending, None
         if row is not None:
             row = self._evaluated(stage, row)
         batches = self._batches(stage)
-        while not self.over and self.signal is None:
+        while not (self.over or self.paused) and self.signal is None:
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
@@ -193,8 +202,7 @@ class Loop:
 
     def _after_step(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
         """Count a step, then as `_evaluated`."""
-        if not stage.final:
-            self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
+        self.plan.step(row, self._tokens(), timed=not self.monitors.untimed)
         return self._evaluated(stage, row)
 
     def _evaluated(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
@@ -202,7 +210,8 @@ class Loop:
         where a signal came during the evaluation: then the row waits in `pending`."""
         t = self.config.train
         due = lambda interval, n: interval > 0 and n % interval == 0
-        if (self.over and t.eval_interval) or due(stage.eval_interval, self.done):
+        regular = (self.over and t.eval_interval) or due(stage.eval_interval, self.done)
+        if regular or (self.paused and stage.final and t.eval_interval):
             try:
                 row["val_loss"] = self.evaluate()
             except Stopped:
@@ -212,12 +221,12 @@ class Loop:
                 self.latest = {"step": self.step, "loss": row["val_loss"]}
                 if self.best is None or self.latest["loss"] < self.best["loss"]:
                     self.best = self.latest
-        seen = self.monitors.observe(row, self)
+        # What they do must not depend on where a run was paused.
+        seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
         row |= {name: value for name, value in seen.items() if value is not None}
-        if not stage.final:
-            self.plan.observe(row)  # may end the stage
+        self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
-        if not (end or samples or due(t.checkpoint_interval, self.step)):
+        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step)):
             return row
         self._record(row)
         self._checkpoint()  # before the samples, which may fail
@@ -276,7 +285,12 @@ class Loop:
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:
         self.records.sync()
-        path, t = self._save(self.records.path), self.config.train
+        try:
+            path, t = self._save(self.records.path), self.config.train
+        except Diverged:
+            if self.plan.over:  # the run has ended, and an event says why
+                return
+            raise
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
         checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)

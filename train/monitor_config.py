@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from helios.model.genes import in_steps
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, one_of, setting
 
 
@@ -19,7 +20,7 @@ class MonitorConfig(Settings):
                                 "the validation loss")
     cusum_grace: int = setting(10, NATURAL, "first values of a training, which are left out of the baseline")
     metrics_interval: int = setting(200, NATURAL, "steps between looks at weights, layers and representations; 0: "
-                                    "never")
+                                    "never", gene=in_steps(50, 200, 1000, 0, part="runtime"))
     track_weight_entropy: bool = setting(True, ANY, "record the entropy of the weights' histograms")
     track_effective_rank: bool = setting(True, ANY, "record the effective rank of the weights' matrices")
     track_free_energy: bool = setting(True, ANY, "record the loss plus free_energy_beta times the weights' entropy")

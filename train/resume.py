@@ -13,10 +13,8 @@ from helios.train import checkpoint, directory
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
 from helios.train.records import layout
-from helios.train.records.layout import LOGS, TOKENIZER
-from helios.train.search.files import FOLDER
-from helios.train.search.operators import VARIED
-from helios.train.search.search import found_by
+from helios.train.records.layout import LOGS, PLAN, TOKENIZER
+from helios.train.stage import Plan
 from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
 
@@ -38,12 +36,11 @@ class Start:
     problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
-    search: Mapping[str, Any] | None = None  # state of the search
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         """Prepare the directory `path`, complete config.json's content `about`, and return which settings changed.
         text_hash: of the texts as they are now. Raises UserError where the run cannot begin there."""
-        shutil.rmtree(path / FOLDER, ignore_errors=True)  # left by a run that ended before its first checkpoint
+        shutil.rmtree(path / PLAN, ignore_errors=True)  # left by a run that ended before its first checkpoint
         return ""
 
 
@@ -51,16 +48,16 @@ class Resumed(Start):
     """The start from a checkpoint, with its vocabulary.
 
     Raises UserError where the run or checkpoint directory `source` has no whole checkpoint, or where a run with the
-    settings `config` cannot go on from it in the directory `path`.
+    settings `config` and that plan cannot go on from it in the directory `path`.
     """
 
     event = "resumed"
 
-    def __init__(self, source: Path, config: Config, path: Path) -> None:
-        self.origin = directory.run_of(source)
+    def __init__(self, source: Path, config: Config, path: Path, plan: Plan) -> None:
+        self.plan, self.origin = plan, directory.run_of(source)
         self.saved = layout.read_config(self.origin) | settings_of(self.origin)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
-        self.state, self.step, self.search = found.state, found.state["step"], found.state["search"]
+        self.state, self.step = found.state, found.state["step"]
         self.unfinished = "pending" in found.state
         self._check(config, found)
         self.tokenizer = tokenizer_of(found)
@@ -70,39 +67,19 @@ class Resumed(Start):
                             f"{self.step}, or give a new --run-dir")
 
     def _check(self, config: Config, found: Checkpoint) -> None:
-        search, done = self.search, self.step
-        if bool(config.search) != (search is not None):
-            raise UserError(f"{found.path} is of a run {'with' if search else 'without'} a search, which cannot "
+        searches = self.state["search"] is not None
+        if bool(config.search) != searches:
+            raise UserError(f"{found.path} is of a run {'with' if searches else 'without'} a search, which cannot "
                             "change; start a new run")
-        if search:
-            self._check_search(config.to_dict(), search["at"] is None)
-        # In a search, the checkpoint's model is that of the candidate under way.
-        varied = {"activation", "ffn_dim"} | (VARIED if config.search.genome == "operators" else set())
-        own = {key: value for key, value in self.state["model"].items() if key in varied} if search else {}
-        checkpoint.check_model(found, config.model.to_dict() | own)
+        self.plan.check_resumed(found, self.saved)
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:
             raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "
                             f"change; leave --tokenizer out, or start a new run")
         if config.train.seed != (seed := self.state["seed"]):
             raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
                             f"out, or start a new run")
-        if search is None or search["at"] is None:
-            done -= search["spent"] if search else 0
-            if config.train.steps < done:
-                raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
-
-    def _check_search(self, now: Mapping[str, Any], over: bool) -> None:
-        """Raise UserError where a setting has changed that all candidates must share."""
-        free = {"steps", "max_cost"} | {s.key for s in SETTINGS if not s.bits}
-        # Candidates of operators hold what is not as the run's model has it.
-        model = ("model",) * (now["search"]["genome"] == "operators")
-        for section in (*(("search",) if over else ("train", "data", "search", "monitor")), *model):
-            for key, value in now[section].items():
-                was = self.saved.get(section, {}).get(key)
-                if key not in free and was != value:
-                    when = "in a run with a search" if over else "before the search is over"
-                    raise UserError(f"{key} was {was!r} when the search began, and is {value!r}: it cannot change "
-                                    f"{when}; start a new run")
+        if config.train.steps < (done := self.plan.done(self.state)):
+            raise UserError(f"--steps {config.train.steps}: the run is at step {done} already")
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         # Settings name a text by its path, and its content may have changed.
@@ -114,7 +91,8 @@ class Resumed(Start):
             self._copy_to(path)
         else:
             about["created"] = self.saved.get("created")  # None: its first event tells
-        about |= found_by(self.search, config)
+            about |= {key: value for key, value in self.saved.items() if key not in (*about, *self.plan.keys)}
+        about |= self.plan.found(self.state["search"])
         return self._changes(about)
 
     def _copy_to(self, path: Path) -> None:
@@ -122,9 +100,9 @@ class Resumed(Start):
             for name in (*LOGS, TOKENIZER):
                 if (self.origin / name).exists():
                     shutil.copyfile(self.origin / name, path / name)
-            shutil.rmtree(path / FOLDER, ignore_errors=True)
-            if (self.origin / FOLDER).exists():
-                shutil.copytree(self.origin / FOLDER, path / FOLDER)
+            shutil.rmtree(path / PLAN, ignore_errors=True)
+            if (self.origin / PLAN).exists():
+                shutil.copytree(self.origin / PLAN, path / PLAN)
         except OSError as error:
             raise UserError(f"cannot copy {self.origin} to {path}: {error.strerror or error}") from error
 

@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -23,29 +23,29 @@ from helios.backends.backend import Backend
 from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir, machine
 from helios.train import checkpoint, data, directory, texts
-from helios.train.config import Config, resolve
+from helios.train.config import SECTIONS, Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
+from helios.train.monitors.trouble import came_to_nothing
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.client import Client
-from helios.train.records.layout import EVENTS, METRICS
+from helios.train.records.layout import EVENTS, METRICS, PLAN
 from helios.train.records.overview import utc
 from helios.train.records.records import Listener, Records
 from helios.train.records.reporter import reporting
 from helios.train.records.rows import rows
 from helios.train.resume import Resumed, Start, settings_of
-from helios.train.search.budget import check_cost, cost_in_words, models
-from helios.train.search.files import FOLDER
-from helios.train.search.search import Search
 from helios.train.stage import Plan
 from helios.train.tokenizer import check_size
+
+Planner = Callable[[Config], Plan]
 
 
 class Result(NamedTuple):
     """How a run ended."""
 
-    finished: bool  # False: a signal ended it, and it can be resumed
+    finished: bool  # False: a signal ended or `until` paused it, and it can be resumed
     path: Path
     step: int
     summary: str  # in one line
@@ -59,26 +59,35 @@ class Result(NamedTuple):
 class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    source: the run or checkpoint directory that it goes on from; None for a new run. anew: a new run may take the place
-    of one that ended before its first checkpoint.
+    plan: makes the plan of the run from its settings: Plan, that of a training alone; train.search.search.planned also
+    that of a search. about: what else config.json is to say of the run, in JSON's values by keys of their own; it stays
+    as the run goes on in its directory. source: the run or checkpoint directory that it goes on from; None for a new
+    run. anew: a new run may take the place of one that ended before its first checkpoint. Raises UserError where the
+    plan is not for these settings, as where a search may cost more than max_cost.
     """
 
     path: Path
     config: Config
     run_id: str
+    plan: Planner = Plan
+    about: Mapping[str, Any] = field(default_factory=dict)
     source: Path | None = None
     anew: bool = False
 
-    @classmethod
-    def create(cls, config: Config, path: str | Path | None = None) -> Run:
-        """Return a new run in the new or empty directory `path`; None: in runs/<run id>.
-        Raises UserError where a search may cost more than max_cost."""
-        config = _checked(config)
-        run_id = directory.run_id(texts.sources(config.data.data)[0].name)
-        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id)
+    def __post_init__(self) -> None:
+        self.plan(self.config).check()
 
     @classmethod
-    def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None) -> Run:
+    def create(cls, config: Config, path: str | Path | None = None, *, plan: Planner = Plan,
+               about: Mapping[str, Any] | None = None) -> Run:
+        """Return a new run in the new or empty directory `path`; None: in runs/<run id>."""
+        config = _checked(config)
+        run_id = directory.run_id(texts.sources(config.data.data)[0].name)
+        return cls(Path(Path("runs") / run_id if path is None else path).absolute(), config, run_id, plan, about or {})
+
+    @classmethod
+    def resume(cls, source: str | Path, config: Config | None = None, path: str | Path | None = None, *,
+               plan: Planner = Plan, about: Mapping[str, Any] | None = None) -> Run:
         """Return a run that goes on from `source`, the directory of a run or of one of its checkpoints.
 
         config: settings to use instead of its own. path: a new or empty directory, in which a run of its own goes on
@@ -88,18 +97,20 @@ class Run:
         origin = directory.run_of(source)
         config = _checked(config or resolve(base=settings_of(source)))
         if path is None or os.path.realpath(path) == os.path.realpath(origin):
-            return cls(origin, config, layout.read_config(origin)["run_id"], source)
-        return cls(Path(path).absolute(), config, directory.run_id(texts.sources(config.data.data)[0].name), source)
+            return cls(origin, config, layout.read_config(origin)["run_id"], plan, about or {}, source)
+        run_id = directory.run_id(texts.sources(config.data.data)[0].name)
+        return cls(Path(path).absolute(), config, run_id, plan, about or {}, source)
 
     @classmethod
-    def open(cls, config: Config, path: str | Path, what: str = "run") -> Run:
+    def open(cls, config: Config, path: str | Path, what: str = "run", *, plan: Planner = Plan,
+             about: Mapping[str, Any] | None = None) -> Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not layout.finished(path) and not checkpoint.directories(path):
-            return replace(cls.create(config, path), anew=True)
+            return replace(cls.create(config, path, plan=plan, about=about), anew=True)
         with directory.locked(path, new=False):
-            run, theirs = cls.resume(path, config), settings_of(path)
+            run, theirs = cls.resume(path, config, plan=plan, about=about), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
             for key, here in ours.items():
                 if (there := theirs.get(name, {}).get(key)) != here:
@@ -112,20 +123,23 @@ class Run:
         """Return whether the run has come to its end."""
         return layout.finished(self.path)
 
-    def train(self, display: Display | None = None) -> Result:
+    def train(self, display: Display | None = None, until: int | None = None) -> Result:
         """Train to the end or until a signal comes; the directory is locked meanwhile.
 
-        display: where progress is shown; by default on the console. After a lost device the run goes on from its last
-        checkpoint, at most `retries` times; then DeviceLost is raised. Raises UserError for what a user can put right,
-        and Diverged where the weights are not finite.
+        display: where progress is shown; by default on the console. until: a step of the run, those of a search
+        included, to pause after, with an evaluation and a checkpoint; going on gives the bits of a run that never
+        paused. After a lost device the run goes on from its last checkpoint, at most `retries` times; then DeviceLost
+        is raised. Raises UserError for what a user can put right, and Diverged where the weights are not finite.
         """
+        if until is not None and until < 1:
+            raise UserError(f"until: given {until}, expected a step of the run, from 1 on")
         display, run, lost = display or Display(), self, None
         origin, left = self.source and directory.run_of(self.source), self.config.train.retries
         with (directory.locked(self.path, self.path != origin, self.anew),
               reporting(self.path, self.config.train.report, display.warn) as report):
             while True:
                 try:
-                    return run._train(display, lost, report)
+                    return run._train(display, until, lost, report)
                 except DeviceLost as error:
                     if not left:
                         raise
@@ -142,10 +156,11 @@ class Run:
 
         Raises UserError where the directory, the texts or the checkpoint do not allow it.
         """
-        config, m, t, d = self.config, self.config.model, self.config.train, self.config.data
+        config, m, t, d, plan = (self.config, self.config.model, self.config.train, self.config.data,
+                                 self.plan(self.config))
         if self.source is None or self.path != directory.run_of(self.source):
             directory.check_new(self.path, self.anew)
-        start = Resumed(self.source, config, self.path) if self.source else Start()
+        start = Resumed(self.source, config, self.path, plan) if self.source else Start()
         if d.tokenizer:
             data.given_tokenizer(d.tokenizer, m.vocab_size)
         check_size(m.vocab_size)
@@ -153,7 +168,7 @@ class Run:
         for name in filter(None, (*(source.name for source in named), d.val_data)):
             if not name.startswith(texts.SYNTH):  # the embedded corpus is always there
                 texts.read(name, d.format)
-        most = max(memory_needed(model, t.batch_size) for model in models(config))
+        most = max(memory_needed(model, t.batch_size) for model in plan.models())
         lines = [f"{m.parameters():,} parameters: {m.n_layer} blocks, {m.n_head} heads, width {m.n_embd}, "
                  f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
                  f"{m.vocab_size:,}",
@@ -162,20 +177,21 @@ class Run:
                  f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
                  f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}",
                  f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
-        if config.search:
-            lines.append(cost_in_words(config))
+        if cost := plan.cost():
+            lines.append(cost)
         if t.report != "none":
             lines.append(f"reported to {Client(t.report).url}")
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
 
     # -- in the locked directory --------------------------------------------------------------------------------------
-    def _train(self, display: Display, lost: DeviceLost | None, report: Callable[[], None]) -> Result:
+    def _train(self, display: Display, until: int | None, lost: DeviceLost | None, report: Callable[[], None]
+               ) -> Result:
         """Make one attempt to train. lost: the device loss that ended the one before; None: none did. report: begins to
         report the run."""
-        config, path, t = self.config, self.path, self.config.train
+        config, path, t, plan = self.config, self.path, self.config.train, self.plan(self.config)
         checkpoint.clean(path)
-        checkpoint.clean(path / FOLDER)
-        start = Resumed(self.source, config, path) if self.source else Start()
+        checkpoint.clean(path / PLAN)
+        start = Resumed(self.source, config, path, plan) if self.source else Start()
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
         backend = open_backend(t.backend, t.device, display.warn, t.precision)
@@ -183,11 +199,14 @@ class Run:
         if lost and lost.device and lost.device != device:  # whose bits, and whose speed, would be others
             raise UserError(f"{lost}; it has not come back, and {device['name']} is another device: to go on there, "
                             f"give --resume {path}")
-        for model in models(config):
+        for model in plan.models():
             check_memory(model, t.batch_size, backend)
         dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
                             start.tokenizer, display.say, display.warn)
         about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
+        if taken := {*about, *SECTIONS, *plan.keys} & self.about.keys():
+            raise UserError(f"about: {', '.join(sorted(taken))} is config.json's own; use another name")
+        about |= self.about
         changed = start.begin(path, config, about, dataset.text_hash)
         records = Records(path, about, dataset.tokenizer, start.step, start.unfinished)
         report()
@@ -195,9 +214,7 @@ class Run:
         try:
             if config.train.log == "tensorboard":
                 records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
-            stages = (Search(config, records, backend.device_name, display, start.search) if config.search
-                      else Plan(config))
-            loop = Loop(config, stages, backend, dataset, records, display, start.checkpoint)
+            loop = Loop(config, plan, backend, dataset, records, display, start.checkpoint, until)
             idle = loop.stage is None or (loop.over and loop.pending is None)
             if not idle:  # and only now, so that a resumed run finds no settings that were not used
                 records.config()
@@ -216,13 +233,15 @@ class Run:
                         f"{backend.driver})\n"
                         f"{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
                         f"vocabulary {dataset.tokenizer.vocab_size:,}")
-            if config.search and not start.checkpoint:
-                display.say(cost_in_words(config))
+            if (cost := plan.cost()) and not start.checkpoint:
+                display.say(cost)
             finished = loop.run()
-            if finished:
+            if finished and plan.over:
+                records.event(loop.step, "stopped", plan.why, reason=plan.over)
+            elif finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
-            trouble = _trouble(log) if finished and loop.stage else ""
+            trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
             result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble)
             display.final(result.summary)
             return result
@@ -270,10 +289,8 @@ def _last_words(records: Records, step: int, kind: str, message: str) -> None:
 
 
 def _checked(config: Config) -> Config:
-    """Check a search's cost and that the log's library is there; return the settings with absolute paths, since a run
-    may be resumed from elsewhere."""
-    if config.search:
-        check_cost(config)
+    """Check that the log's library is there; return the settings with absolute paths, since a run may be resumed from
+    elsewhere."""
     if config.train.log == "tensorboard":
         _tensorboard()
     d = config.data
@@ -294,22 +311,14 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _trouble(log: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a training with these rows came to nothing; "" where it did not."""
-    if log and log[-1]["loss"] is None:
-        return "the loss is not finite (a lower --lr may help)"
-    if log and all(row.get("skipped") for row in log):
-        return f"every update was skipped ({log[-1]['skip_reason']})"
-    return ""
-
-
 def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str) -> str:
     stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
     if stage is None:
         return f"done: {outcome}, {path}"
     number = lambda x: "not finite" if x is None else f"{x:.4f}"
     label = f"{stage.label}, " if stage.label else ""
-    verdict = f"done, but {trouble}" if trouble else "done" if finished else "interrupted"
+    verdict = (f"done, but {trouble}" if trouble else "done" if finished else
+               "paused" if loop.signal is None else "interrupted")
     parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)

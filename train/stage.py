@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from helios.errors import UserError
 from helios.model import GPTConfig
+from helios.train import checkpoint
+from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import Config
+from helios.train.progress import Display
+from helios.train.records.records import Records
 from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
 
@@ -43,23 +48,66 @@ def training(config: Config, first: int = 0) -> Stage:
 
 
 class Plan:
-    """The order of a run's stages: here a single training; a search is a subclass.
+    """What a run trains, in which order, and all that this adds to the run: here a single training, and nothing. A
+    search is a subclass.
 
     What comes next depends on nothing but the settings and what `state` returns.
     """
 
-    over = False  # whether the present stage is to end before its last step
+    samples = True  # whether the model is to write something at the end
+    keys: Sequence[str] = ()  # of config.json: those that `found` may give
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    # -- before the run begins ----------------------------------------------------------------------------------------
+    def check(self) -> None:
+        """Raise UserError where the settings ask for what the plan does not do, or for too much."""
+        if self.config.search:
+            raise UserError(f"the settings ask for a search (mode = {self.config.search.mode}), and this run has no "
+                            "plan of one; make it with plan=helios.train.search.search.planned")
+
+    def models(self) -> list[GPTConfig]:
+        """Return the models that may be trained; others are no larger than these."""
+        return [self.config.model]
+
+    def cost(self) -> str:
+        """Return in words what may be trained besides the training that the run is for; "" where nothing is."""
+        return ""
+
+    def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
+        """Raise UserError unless the run can go on from a checkpoint. saved: the settings of its run, by section."""
+        checkpoint.check_model(found, self.config.model.to_dict())
+
+    def done(self, state: State) -> int:
+        """Return how many steps of the training that the run is for are done at a checkpoint."""
+        return state["step"]
+
+    def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what config.json says of the plan's result, by the state that a checkpoint keeps."""
+        return {}
+
+    def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
+        """Begin, or go on from what `state` returned. records: of the run, in whose folder layout.PLAN the plan may
+        write. device: its name."""
+
+    # -- during the run -----------------------------------------------------------------------------------------------
+    @property
+    def over(self) -> str:
+        """Return in a word why the present stage is to end before its last step; "" where it is not."""
+        return ""
+
+    @property
+    def why(self) -> str:
+        """Return the same in a sentence, where the stage is final."""
+        return self.over
 
     def stage(self) -> Stage | None:
         """Return the present stage; None where nothing is left to train."""
         return training(self.config)
 
     def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
-        """Count a step of a stage that is not final, which read so many tokens. timed: whether its time is that of
-        computing alone."""
+        """Count a step, which read so many tokens. timed: whether its time is that of computing alone."""
 
     def observe(self, row: Mapping[str, Any]) -> None:
         """Take in the same step's row once it has the monitors' columns and, if one was measured, a validation loss."""

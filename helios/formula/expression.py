@@ -223,6 +223,12 @@ class Reader:
 
     def read(self, start: int, end: int) -> Node:
         """Return the expression between two places."""
+        tree, piece, start = self.syntax(start, end)
+        return self._convert(tree, piece, start)
+
+    def syntax(self, start: int, end: int) -> tuple[ast.expr, str, int]:
+        """Return Python's tree of the text between two places, the text without blanks around it, and its place. The
+        tree may hold anything that Python has and these characters can spell. Raises UserError."""
         piece = self.text[start:end]
         start += len(piece) - len(piece.lstrip())
         piece = piece.strip()
@@ -235,7 +241,7 @@ class Reader:
                 warnings.simplefilter("ignore")
                 tree = ast.parse(piece, mode="eval").body
         except SyntaxError as error:
-            offset = max(0, (error.offset or 1) - 1)
+            offset = error.offset - 1 if error.offset else len(piece)  # 0, where something is missing at the end
             near = repr(piece[offset:offset + 20]) if offset < len(piece) else "the end"
             self.fail(start + offset, f"syntax error at {near}")
         except (RecursionError, MemoryError, ValueError):
@@ -244,7 +250,7 @@ class Reader:
         ends = sorted(n.end_col_offset or 0 for n in nodes)  # of a call, its function's name counts
         if len(ends) > MAX_NODES:
             self.fail(start + ends[MAX_NODES] - 1, f"more than {MAX_NODES} operations, names and numbers")
-        return self._convert(tree, piece, start)
+        return tree, piece, start
 
     def _convert(self, e: ast.expr, piece: str, start: int) -> Node:
         at = start + e.col_offset

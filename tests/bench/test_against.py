@@ -16,7 +16,7 @@ from helios.train import history
 from helios.train.config import Config
 from helios.train.report import against, reading
 from helios.train.search import ranking
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 
 from ..commands import invoke, refused
 

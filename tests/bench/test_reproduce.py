@@ -9,7 +9,8 @@ import pytest
 from helios.bench.reproduce import AGAIN, WAYS, plans
 from helios.train import history
 from helios.train.config import Config
-from helios.train.search.evolution import Candidate, next_generation, trainings
+from helios.train.search.births import Candidate
+from helios.train.search.evolution import next_generation, trainings
 from helios.train.stage import training
 
 POOL = ("gelu", "silu", "relu", "swiglu")

@@ -11,7 +11,7 @@ import pytest
 from helios.cli.search import main
 from helios.train.config import SearchConfig
 from helios.train.search import ranking
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 
 from ..commands import invoke, refused
 

@@ -18,6 +18,7 @@ BAD = {
     "alpha*x; alhpa=1": "column 1: 'alpha' has no value; .*did you mean alhpa?",
     "x*(1+": "column 3: syntax error",
     "x**(": "column 4: syntax error",
+    "x*": "column 3: syntax error at the end",
     "2x": "column [12]: syntax error",
     "gelu,x*x": "column 5: a comma parts names only; put | between activations",
     "sin((x, x))": "column 5: .* cannot be part",

@@ -20,6 +20,7 @@ from helios.train.progress import Display
 from helios.train.report import page, reading
 from helios.train.run import Run
 from helios.train.search import report as search_report
+from helios.train.search.search import planned
 
 from ..train.runs import SMALL
 
@@ -68,7 +69,7 @@ def text_of(path: Path) -> str:
 
 def _run(path: Path, settings: dict[str, Any]) -> Run:
     assignments = [f"{key}={value}" for key, value in ({"backend": "cpu_ref"} | settings).items()]
-    return Run.create(resolve("tiny", assignments=assignments), path)
+    return Run.create(resolve("tiny", assignments=assignments), path, plan=planned)
 
 
 def _trained(runs: Runs, path: Path) -> None:

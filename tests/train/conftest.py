@@ -17,8 +17,7 @@ from helios.train.monitors.cusum import Monitor
 from helios.train.progress import Display
 from helios.train.records.records import Records
 from helios.train.search import report
-from helios.train.search.search import Search
-from helios.train.stage import Plan
+from helios.train.search.search import planned
 from helios.train.tokenizer import Tokenizer
 
 from . import made_up
@@ -41,9 +40,7 @@ def make(tmp_path: Path, dataset: Dataset) -> Make:
         path.mkdir(exist_ok=True)
         found = checkpoint.latest(path)[0]
         records = Records(path, {"run_id": name}, dataset.tokenizer, found.state["step"] if found else 0)
-        plan = Search(config, records, backend.device_name, display, found.state["search"] if found else None
-                      ) if config.search else Plan(config)
-        return Loop(config, plan, backend, dataset, records, display, found)
+        return Loop(config, planned(config), backend, dataset, records, display, found)
 
     return make
 

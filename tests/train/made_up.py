@@ -12,7 +12,7 @@ import numpy as np
 
 from helios.train.config import SearchConfig
 from helios.train.search import ranking
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 
 STEPS, EVERY = 100, 25
 SPEED = {"gelu": 6500.0, "relu": 7000.0, "silu": 6400.0, "swiglu": 6000.0}

@@ -14,7 +14,7 @@ from helios.train.monitor_config import MonitorConfig
 from helios.train.monitors.cusum import Monitor
 from helios.train.records.layout import METRICS
 from helios.train.search import evolution
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.files import CANDIDATES, SUMMARY
 
 Make = Callable[..., Loop]

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from helios.model.activations import TABLE, activation
 from helios.model.config import GPTConfig
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, genome_key, score, trainings
+from helios.train.search.births import Candidate, Replicate, genome_key
+from helios.train.search.evolution import score, trainings
 
 from .runs import first_generation, next_generation
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from helios.train.fitness import (
     free_energy,
     population_entropy,
 )
+from helios.train.fitness import formula as read
 
 ALL = Measurements(best_val_loss=4.0, tokens_per_sec=7000.0, clip_rate=0.25, max_grad_norm=3.0, instability=0.1,
                    parameters=10**6, free_energy=5.0)
@@ -92,7 +95,66 @@ def test_unknown_names() -> None:
         fitness("quality", ALL, {"sped": 1.0})
     with pytest.raises(UserError, match="fitness inverse has no coefficient 'alpha'; it has none"):
         fitness_coefficients("inverse", {"alpha": 1.0})
+    with pytest.raises(UserError, match=r"unknown fitness 'val_loss'; there are .*, such as -val_loss"):
+        read("val_loss")  # more would be better
+    with pytest.raises(UserError, match="fitness -val_loss has no coefficient 'speed'; it has none"):
+        fitness("-val_loss", OWN, {"speed": 1.0})
     assert fitness_coefficients("bounded", {"alpha": 2.0}) == {"alpha": 2.0, "complexity_weight": 0.01}
+
+
+OWN = ALL._replace(val_loss=4.5, train_loss=4.0, spikes=0.0, skipped=0.0, alerts=0.25, seconds=60.0, tokens=10**6,
+                   memory_mb=100.0)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("-val_loss + 0.02*log(tokens_per_sec) - 0.2*clip_rate", -4.5 + 0.02 * SPEED - 0.2 * 0.25),
+    ("-val_loss\n  - alerts ** 2", -4.5 - 0.25**2), ("-(val_loss)", -4.5), ("+seconds - -2", 62.0),
+    ("min(train_loss, val_loss, 9) + max(spikes, -1)", 4.0), ("abs(-tokens)/1e6", 1.0), ("2**-2 * seconds", 15.0),
+    ("exp(-skipped) + sqrt(memory_mb) + log1p(spikes) + log10(parameters)", 17.0), ("val_loss**-1", 1 / 4.5),
+    ("max(100, seconds)", 100.0), ("1/skipped", -math.inf), ("(-seconds)**0.5", -math.inf),  # no complex number
+    ("log(spikes)", -math.inf),
+    ("exp(parameters)", -math.inf), ("parameters**100", -math.inf), ("1e308*seconds - 1e308*seconds", -math.inf),
+])
+def test_own_formulas(text: str, expected: float) -> None:
+    assert fitness(text, OWN, {}) == pytest.approx(expected, rel=1e-15) and type(fitness(text, OWN, {})) is float
+    needs = read(text).needs
+    assert sorted(needs) == sorted(name for name in OWN._fields if re.search(rf"\b{name}\b", text))
+    for name in needs:
+        assert fitness(text, OWN._replace(**{name: math.nan}), {}) == -math.inf
+        with pytest.raises(ValueError, match=f"{name} was not measured"):
+            fitness(text, OWN._replace(**{name: None}), {})
+
+
+@pytest.mark.parametrize(("text", "at", "message"), [
+    ("-val_los", 2, "nothing measured is called 'val_los'; did you mean val_loss?; there are best_val_loss, "),
+    ("-val_loss + c_speed*tokens", 13, "nothing measured is called 'c_speed'"), ("val_loss + log", 12, "called 'log'"),
+    ("-val_loss + ln(tokens)", 13, "unknown function 'ln'; there are log, "), ("2 - max(tokens)", 5, "max takes two"),
+    ("log(tokens, 2)", 1, "log takes one argument, given 2"), ("-val_loss +", 12, "syntax error at the end"),
+    ("-val_loss - -", 14, "syntax error at the end"), (" ", 1, "an expression is missing here"),
+    ("__import__('os')", 12, '"\'" cannot be part of a formula'), ("__import__(os)", 1, "unknown function '__import"),
+    ("tokens.__class__", 1, "'tokens.__class__' cannot be part"), ("val_loss < 3", 10, "'<' cannot be part"),
+    ("tokens if seconds else 1", 1, "cannot be part"), ("seconds and tokens", 1, "cannot be part"),
+    ("True + tokens", 1, "'True' cannot be part"), ("2j*tokens", 1, "'2j' cannot be part"), ("seconds // 2", 1, "part"),
+    ("min(*tokens, 1)", 5, "'*tokens' cannot be part"), ("tokens, seconds", 1, "cannot be part"),
+    ("(lambda)(tokens)", 8, "syntax error"), ("log(tokens)(2)", 1, "cannot be part"), ("val_loss(2)", 1, "unknown f"),
+    ("max(1, 2, **tokens)", 1, "'max(1, 2, **tokens)' cannot be part"),
+    ("tokens**101", 9, "a power of 101 is too large; give one up to 100"), ("tokens**(2*-60)", 10, "a power of -120"),
+    ("(9**9)**101 + tokens", 9, "a power of 101"), ("tokens + 9**9**9", 13, "a power of 3.8742e+08 is too large"),
+    ("tokens + 1e99**99", 10, "this has no value, or one that is too large"), ("tokens/(1 - 1)**-1", 8, "no value"),
+    ("tokens*1e999", 8, "this has no value, or one that is too large"), ("tokens + " + "9" * 400, 10, "no value"),
+    ("2 + 2", 1, "it has nothing measured in it"), ("+".join(["tokens"] * 200), 531, "more than 150 operations"),
+    ("1 -" + " -tokens" * 700, 4001, "longer than 4000 characters"),
+])
+def test_what_is_no_formula(text: str, at: int, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(text)
+    assert message in str(error.value) and f", column {at}: " in str(error.value) and "\n" not in str(error.value)
+
+
+@given(st.text("()+-*/., 0123456789elogmaxt_nksv", max_size=30))
+def test_any_text_is_a_formula_or_refused(text: str) -> None:
+    with contextlib.suppress(UserError):
+        assert not math.isnan(fitness(text, OWN, {}))
 
 
 def test_free_energy() -> None:

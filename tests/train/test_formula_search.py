@@ -20,9 +20,10 @@ from helios.model import activations
 from helios.model.activations import TABLE, activation
 from helios.model.config import GPTConfig
 from helios.train.config import SearchConfig, resolve
-from helios.train.search import evolution, files, mutations, plots, report
+from helios.train.search import births, files, mutations, plots, report
+from helios.train.search.births import Candidate, genome_key
 from helios.train.search.budget import models
-from helios.train.search.evolution import Candidate, genome_key, trainings
+from helios.train.search.evolution import trainings
 from helios.train.search.mutations import OPERATORS
 
 from ..commands import invoke
@@ -203,7 +204,7 @@ ALIKE = [f"{LONG}+{i / 100:g}*tanh(x)" for i in range(1, 13)]
 
 
 def plan(texts: list[str]) -> list[tuple]:
-    return [(f"F-{evolution.GREEK[i]}", text, 0, None, 3.3 + i / 100) for i, text in enumerate(texts)]
+    return [(f"F-{births.GREEK[i]}", text, 0, None, 3.3 + i / 100) for i, text in enumerate(texts)]
 
 
 def test_long_formulas_are_told_apart(made: made_up.Make) -> None:

@@ -25,7 +25,7 @@ from helios.train.gates.judge import (
     variants,
     worth_it,
 )
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 from helios.train.search.ranking import aggregate
 from helios.train.search.separation import RATE
 

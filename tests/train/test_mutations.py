@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from helios.formula import Formula
 from helios.model.activations import TABLE, activation
 from helios.train.search import mutations
-from helios.train.search.mutations import DEPTH, NODES, NUMBERS, OPERATORS, TRIES, Draws, explodes, extent, mutate
+from helios.train.search.mutations import DEPTH, NODES, OPERATORS, TRIES, Draws, explodes, extent, mutate
 
 from ..ops.formulas import formulas
 
 FORMULAS = [activation(name).formula for name in TABLE if activation(name).formula]
+NUMBERS = 3 * TRIES  # most random numbers of one mutation
 DRAWN = st.lists(st.floats(0, 1, exclude_max=True), min_size=NUMBERS, max_size=NUMBERS)
 REFUSABLE = ["x**3", "relu(x)**3", "x**4*x**4", "3*x**2", "sin(101*x)", "1001+tanh(x)", "silu(g)*silu(g)*u", "g*u**2",
              "a*x**2; a=2.6"]

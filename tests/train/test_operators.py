@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,10 +17,11 @@ from helios.model.gpt import initial_state
 from helios.train.config import SearchConfig
 from helios.train.device import memory_needed
 from helios.train.search import operators
+from helios.train.search.births import genome_key
 from helios.train.search.budget import candidate_model, models
-from helios.train.search.evolution import genome_key, trainings
+from helios.train.search.evolution import trainings
 from helios.train.search.mutations import Draws
-from helios.train.search.operators import CAPS, COUNT, GENES, PLACES, POLICIES, VARIED, Genome, child, drawn, mutated
+from helios.train.search.operators import PLACES, POLICIES, Genome, child, drawn, mutated, steadying
 
 from .runs import configured, first_generation, next_generation
 from .test_evolution import restored, search
@@ -28,6 +29,8 @@ from .test_formula_search import by_formula
 
 POOL = ("gelu", "relu2", "swiglu", "universal", "kan_bspline", "mine: x*sigmoid(1.702*x)")
 MODEL = GPTConfig(n_layer=2)
+GENES, VARIED = steadying(MODEL, POOL).genes, frozenset(steadying(MODEL, POOL).own)
+CAPS, COUNT = (5.0, 15.0, 30.0, 0.0), 1 + len(GENES)
 searches = st.builds(
     SearchConfig, mode=st.just("ffn-activation"), genome=st.just("operators"),
     selection=st.sampled_from(["topk", "tournament", "random"]), population_size=st.integers(1, 9),
@@ -41,6 +44,14 @@ bases = st.fixed_dictionaries({
     "attn_dropout": st.sampled_from([None, 0.2])})
 
 
+class Other(NamedTuple):
+    name: str
+    genome: Genome
+
+
+SPACE = steadying(MODEL, ["gelu", "relu2"])
+
+
 def operators_config(**more: Any) -> SearchConfig:
     return SearchConfig(**{"mode": "ffn-activation", "genome": "operators", "activation_pool": "gelu|relu2"} | more)
 
@@ -50,8 +61,9 @@ def in_effect(model: GPTConfig) -> dict[str, Any]:
     return model.to_dict() | dropouts
 
 
-def numbers(seed: int, count: int = operators.CHILD) -> Draws:
-    return Draws(np.random.default_rng(seed).random(count))
+def numbers(seed: int) -> Draws:
+    random = np.random.default_rng(seed)
+    return Draws(iter(random.random, None))
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
@@ -62,7 +74,7 @@ def test_candidates_are_sound(cfg: SearchConfig, base: dict[str, Any], seed: int
     found, own = search(cfg, 3, seed, by_formula, **base), in_effect(model)
     assert len(found) == cfg.population_size * cfg.generations and trainings(cfg, 3) == cfg.replicates * len(found)
     by_id = {c.id: c for c in found}
-    known = {gene.settings: {*map(tuple, gene.values)} | {gene.of(own)} for gene in GENES}
+    known = {gene.settings: {*gene.values, gene.of(own)} for gene in GENES}
     for c in found:
         built = in_effect(candidate_model(model, cfg, c))  # which raises nothing
         assert built["activation"] == GPTConfig(n_layer=3, activation=c.activation).activation
@@ -123,7 +135,7 @@ def test_every_model_fits_in_what_was_checked() -> None:
         most = max(memory_needed(model, 8) for model in models(config))
         found = search(config.search, 2, 3, by_formula, **base)
         assert all(memory_needed(candidate_model(config.model, config.search, c), 8) <= most for c in found)
-        assert operators.largest(config.model)["norm"] == "layer"
+        assert operators.largest(steadying(config.model, ()), config.model)["norm"] == "layer"
 
 
 # -- genes ------------------------------------------------------------------------------------------------------------
@@ -146,11 +158,11 @@ def test_settings_in_short(given: dict[str, Any], expected: str) -> None:
 
 
 def test_a_setting_becomes_a_gene_by_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operators, "GENES", (operators._one("zero_init_outputs", False, True),))
-    monkeypatch.setattr(operators, "COUNT", 2)
+    monkeypatch.setattr(operators, "STEADYING", ("zero_init_outputs",))
     for base, word in ((False, "on"), (True, "off")):
         model, flipped = replace(MODEL, zero_init_outputs=base), {"zero_init_outputs": not base}
-        there, back = ([mutated(Genome("gelu", given), ["gelu"], model, numbers(seed))[:2] for seed in range(40)]
+        space = steadying(model, ["gelu"])
+        there, back = ([mutated(space, Genome("gelu", given), numbers(seed))[:2] for seed in range(40)]
                        for given in ({}, flipped))
         assert (Genome("gelu", flipped), [f"zero_init_outputs {word}"]) in there
         assert Genome("gelu") in [genome for genome, _ in back]
@@ -163,7 +175,7 @@ def near(hits: int, of: int, p: float) -> bool:
 def test_a_mutation_changes_one_gene_or_more_each_as_often() -> None:
     own, changed, n = in_effect(MODEL), Counter[str](), 3000
     for seed in range(n):
-        made, words, _ = mutated(Genome("gelu"), ["gelu", "swiglu"], MODEL, numbers(seed, operators.MUTATION))
+        made, words, _ = mutated(steadying(MODEL, ["gelu", "swiglu"]), Genome("gelu"), numbers(seed))
         assert words and (made.activation != "gelu" or made.settings)
         changed["activation"] += made.activation != "gelu"
         changed["swapped"] += made.activation == "swiglu"
@@ -178,8 +190,9 @@ def test_a_mutation_changes_one_gene_or_more_each_as_often() -> None:
 def test_softcaps_go_in_steps_and_all_else_anywhere(own: float, order: tuple[float, ...]) -> None:
     model, seen = replace(MODEL, softcap=own), dict[str, set[tuple[Any, Any]]]()
     for seed in range(4000):
-        before = drawn(["gelu"], model, numbers(seed, COUNT))
-        made, *_ = mutated(before, ["gelu"], model, numbers(seed + 10**6))
+        space = steadying(model, ["gelu"])
+        before = drawn(space, numbers(seed))
+        made, *_ = mutated(space, before, numbers(seed + 10**6))
         for gene in GENES:
             pair = tuple(gene.of(in_effect(model) | dict(genome.settings)) for genome in (before, made))
             seen.setdefault(gene.settings[0], set()).add(pair)
@@ -191,7 +204,7 @@ def test_softcaps_go_in_steps_and_all_else_anywhere(own: float, order: tuple[flo
 
 
 def test_families_cross_the_line_between_gated_and_not() -> None:
-    found = {mutated(Genome(text), ["gelu", "swiglu", "kan_bspline"], MODEL, numbers(seed))[1][0]
+    found = {mutated(steadying(MODEL, ["gelu", "swiglu", "kan_bspline"]), Genome(text), numbers(seed))[1][0]
              for text in ("gelu", "gelu|relu", "kan_bspline") for seed in range(300)}
     assert {"gelu→swiglu", "gelu→kan_bspline", "gelu|relu→swiglu", "kan_bspline→gelu"} <= found
     assert any(word.startswith("inject_gate ") for word in found)
@@ -201,9 +214,10 @@ def test_crossover_takes_each_gene_from_either_parent() -> None:
     one = Genome("gelu", {"norm": "rms", "softcap": 5.0})
     other = Genome("swiglu", {"softcap": 0.0, "logit_softcap": 15.0, **dict(zip(PLACES, POLICIES[-1], strict=True))})
     cfg = operators_config(mutation_rate=0.0, crossover_rate=1.0)
-    made = [child(one, [("Sw-Beta", other)], (), cfg, MODEL, numbers(seed)) for seed in range(2000)]
-    assert {tuple(words) for _, words, _ in made} == {("crossover with Sw-Beta",)}
+    made = [child(SPACE, one, [Other("Sw-Beta", other)], (), cfg, numbers(seed)) for seed in range(2000)]
+    assert {tuple(born.changes) for born in made} == {("crossover with Sw-Beta",)}
     own, shares = in_effect(MODEL), Counter[str]()
+    assert {(born.operator, born.other) for born in made} == {("crossover", 0)}
     for genome, *_ in made:
         now = own | dict(genome.settings)
         assert genome.activation in ("gelu", "swiglu") and now["softcap"] in (0.0, 5.0)
@@ -218,28 +232,19 @@ def test_crossover_takes_each_gene_from_either_parent() -> None:
 def test_rates_and_what_is_taken() -> None:
     own, n = Genome("gelu"), 2000
     cfg = operators_config(mutation_rate=0.3, crossover_rate=1.0)
-    made = [child(own, [], (), cfg, MODEL, numbers(seed)) for seed in range(n)]
-    assert near(sum(bool(words) for _, words, _ in made), n, 0.3)  # nobody to cross with
-    assert all((genome == own) == (not words) for genome, words, _ in made)
+    made = [child(SPACE, own, [], (), cfg, numbers(seed)) for seed in range(n)]
+    assert near(sum(bool(words) for _, _, words, *_ in made), n, 0.3)  # nobody to cross with
+    assert all((genome == own) == (not words) for genome, _, words, *_ in made)
     cfg = operators_config(mutation_rate=1.0)
     for seed in range(50):
         taken = set[str]()
         for _ in range(4):
-            genome, words, _ = child(own, [("R", Genome("relu"))], taken, cfg, MODEL, numbers(seed))
+            genome, _, words, *_ = child(SPACE, own, [Other("R", Genome("relu"))], taken, cfg, numbers(seed))
             assert words and operators.key(genome) not in taken | {operators.key(own)}
             taken.add(operators.key(genome))
     # where nothing else can be, a child is as its parent
     cfg = operators_config(mutation_rate=0.0, crossover_rate=1.0)
-    assert child(own, [("G", Genome("1.0*gelu(x)"))], (), cfg, MODEL, numbers(0)) == (own, [], 0)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from([0.0, 0.5, 1 - 2**-53]), min_size=operators.CHILD, max_size=operators.CHILD))
-def test_numbers_suffice(given: list[float]) -> None:
-    cfg, taken = operators_config(mutation_rate=1.0, crossover_rate=1.0, activation_pool="|".join(POOL)), set[str]()
-    for _ in range(30):  # until most of what these numbers lead to is taken
-        genome, *_ = child(Genome("gelu"), [("R", Genome("relu", {"softcap": 0.0}))], taken, cfg, MODEL, Draws(given))
-        taken.add(operators.key(genome))
+    assert child(SPACE, own, [Other("G", Genome("1.0*gelu(x)"))], (), cfg, numbers(0)) == (own, "clone", (), 0, None)
 
 
 # -- initial values ---------------------------------------------------------------------------------------------------

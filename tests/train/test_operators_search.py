@@ -20,13 +20,12 @@ from helios.train.config import resolve
 from helios.train.loop import Loop
 from helios.train.report import facts, reading
 from helios.train.search import files, operators, report
-from helios.train.search.evolution import genome_key
-from helios.train.search.operators import VARIED
+from helios.train.search.births import genome_key
 
 from ..commands import invoke, refused
 from . import made_up
 from .runs import Make, candidates, configured, final, rows, summary
-from .test_operators import in_effect
+from .test_operators import VARIED, in_effect
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 RUN = {"genome": "operators", "activation_pool": "gelu|swiglu", "population_size": 6, "generations": 3,

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from helios.model.activations import TABLE
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, score
+from helios.train.search.births import Candidate, Replicate
+from helios.train.search.evolution import score
 from helios.train.search.ranking import aggregate, rank, reused, summary
 
 from .runs import first_generation, next_generation

@@ -15,7 +15,7 @@ from rich.console import Console
 from helios.errors import UserError
 from helios.model.activations import TABLE
 from helios.train.search import files, plots, ranking, report
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 
 from .made_up import PER_BLOCK, SPEED, STEPS, Make
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import tukey_hsd
 
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 from helios.train.search.ranking import aggregate, summary
 from helios.train.search.separation import RATE, Separation, separation
 

@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, score
+from helios.train.search.births import Candidate, Replicate
+from helios.train.search.evolution import score
 from helios.train.search.ranking import aggregate, measurements
 from helios.train.search.separation import PERCENT, Separation, separation
 

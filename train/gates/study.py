@@ -14,7 +14,8 @@ from helios.train.gates.judge import Verdict
 from helios.train.progress import Display
 from helios.train.run import Run
 from helios.train.search import files
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
+from helios.train.search.search import Search
 
 PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the study's names of the models
 POOL = (judge.BASELINE, "silu", "relu", "swiglu")
@@ -76,7 +77,7 @@ def study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, tokens
 
 
 def _search(config: Config, path: Path, display: Display) -> list[Candidate] | None:
-    run = Run.open(config, path, "search")
+    run = Run.open(config, path, "search", plan=Search)
     if not run.finished and not run.train(display).finished:
         return None
     gc.collect()  # frees its memory before the next one takes its own

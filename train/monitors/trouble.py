@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -36,3 +36,12 @@ class Trouble(NamedTuple):
             norms[:] = [*norms, norm][-WINDOW:]
         skipped, alert = row.get("skipped") and reason != "overflow", (row.get("cusum_alerts") or 0) & ~TPS
         return cls(bool(spike), bool(skipped), bool(alert))
+
+
+def came_to_nothing(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return why a training with these rows of metrics.jsonl came to nothing; "" where it did not."""
+    if log and log[-1]["loss"] is None:
+        return "the loss is not finite (a lower --lr may help)"
+    if log and all(row.get("skipped") for row in log):
+        return f"every update was skipped ({log[-1]['skip_reason']})"
+    return ""

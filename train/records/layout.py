@@ -15,10 +15,12 @@ from helios.train.records.rows import lines
 CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
 METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 CHECKPOINTS = "checkpoints"
+PLAN = "search"  # folder of files that the plan of a run has beside these, as a search has
 REPORT = "report.json"  # what boards have of the run
 # Kind of an event that begins or ends a run's life → how the run stands then.
 LIFE = {"run_start": "active", "resumed": "active", "run_complete": "completed", "interrupted": "interrupted",
-        "diverged": "failed", "device_lost": "failed", "failed": "failed"}
+        "paused": "interrupted", "stopped": "completed", "diverged": "failed", "device_lost": "failed",
+        "failed": "failed"}
 
 Signature = tuple[int, int, int] | None  # inode, size, time of the last change in ns
 

@@ -37,7 +37,7 @@ def status(last: Mapping[str, Any] | None, locked: bool | None, age: float) -> S
     """
     word = LIFE[last["kind"]] if last else "active"
     if word == "completed" or (word != "active" and not locked):
-        return Status(word, "" if word == "completed" or last is None else str(last.get("message") or ""))
+        return Status(word, "" if last is None or last["kind"] == "run_complete" else str(last.get("message") or ""))
     if locked or (locked is None and age <= STALE):
         return Status("active", "")
     return Status("stale", f"no news for {STALE:.0f} s") if age > STALE else Status("interrupted", SILENT)

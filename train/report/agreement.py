@@ -13,7 +13,7 @@ from helios.train.history import Historic
 from helios.train.markdown import exact, figure, listed, loss, norm, percent, section, share_of, with_error
 from helios.train.monitors.cusum import TPS
 from helios.train.report.reading import Array, RunData, highest, median
-from helios.train.search.evolution import Candidate, Replicate
+from helios.train.search.births import Candidate, Replicate
 
 T = TypeVar("T")
 Runs = Mapping[str, RunData]  # by name

@@ -23,7 +23,7 @@ from helios.train.records.overview import Overview, locked, updated
 from helios.train.records.records import COLUMNS, MORE_COLUMNS
 from helios.train.records.rows import lines, rows
 from helios.train.search import files
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.ranking import Summary
 
 KNOWN = frozenset((*COLUMNS, *MORE_COLUMNS)) - {"step"}

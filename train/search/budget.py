@@ -10,8 +10,9 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.activations import split_genomes
 from helios.train.config import Config, SearchConfig
-from helios.train.search.evolution import Candidate, trainings
-from helios.train.search.operators import Genome, largest
+from helios.train.search.births import Candidate
+from helios.train.search.evolution import trainings
+from helios.train.search.operators import Genome, largest, steadying
 
 MOST_CANDIDATES = 10_000
 
@@ -61,12 +62,11 @@ def _count(n: int) -> str:
 
 
 def models(config: Config) -> list[GPTConfig]:
-    """Return the run's model or, with a search, those of its pool and genomes; children are no larger than these, which
-    have the largest settings where these vary."""
+    """Return the models of a search's pool and genomes; children are no larger than these, which have the largest
+    settings where these vary."""
     s, model = config.search, config.model
-    if not s:
-        return [model]
     genomes = [Genome(text) for text in (*s.pool, *split_genomes(s.genomes))]
     if s.genome == "operators":
-        genomes = [Genome(text, largest(model)) for text, _ in (*genomes, Genome(model.activation))]
+        most = largest(steadying(model, s.pool), model)
+        genomes = [Genome(text, most) for text, _ in (*genomes, Genome(model.activation))]
     return [candidate_model(model, s, genome) for genome in genomes]

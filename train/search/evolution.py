@@ -14,119 +14,26 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-
-from helios import random
 from helios.model import GPTConfig
-from helios.model.activations import activation, is_name, parsed, short_name, split, split_genomes
+from helios.model.activations import activation, parsed, split, split_genomes
 from helios.train.config import SearchConfig
 from helios.train.search import operators
-from helios.train.search.mutations import NUMBERS, Draws, mutate
-from helios.train.search.operators import Genome, alike, spelt
-
-GREEK = ("Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta", "Eta", "Theta", "Iota", "Kappa", "Lambda", "Mu", "Nu",
-         "Xi", "Omicron", "Pi", "Rho", "Sigma", "Tau", "Upsilon", "Phi", "Chi", "Psi", "Omega")
-DECAYS = {"none": lambda p: 1.0, "linear": lambda p: 1.0 - p, "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p))}
-STREAM = int.from_bytes(b"genomes", "little")  # of random numbers, apart from those of batches and weights
-CHILD, TOURNAMENT, MUTATION = 0, 1, 2  # purposes of a draw
+from helios.train.search.births import (
+    DECAYS,
+    Candidate,
+    bred,
+    children,
+    draws,
+    founder,
+    living_before,
+    tournaments,
+    uniform,
+)
+from helios.train.search.mutations import Draws, mutate
+from helios.train.search.operators import Born, Genome, Space, alike, spelt, steadying
 
 Genes = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Record:
-    """A record of plain values, None for numbers that are not finite, so that reading back gives what was written."""
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            object.__setattr__(self, name, _plain(value))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        return dataclasses.asdict(self)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(v) for v in value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@dataclass(frozen=True)
-class Replicate(_Record):
-    """One training of a candidate. Losses are in nats; None: not finite or not measured."""
-
-    seed: int
-    val_loss: float | None  # of the last evaluation
-    best_val_loss: float | None
-    train_loss: float | None  # mean of the last tenth of the steps
-    fitness: float | None
-    steps: int
-    tokens: int
-    evaluations: list[tuple[int, float | None]]  # step of this training, loss
-    spikes: int
-    skipped: int
-    clip_rate: float  # share of the steps that were clipped, 0 to 1
-    max_grad_norm: float | None
-    tokens_per_sec_mean: float | None
-    cusum_alerts: int  # steps with an alert, not counting those of the speed alone
-    seconds: float
-    trouble: int = 0  # steps in trouble, as monitors/trouble.py defines it
-
-
-@dataclass(frozen=True)
-class Candidate(_Record):
-    """A genome, its descent and, in `parameters` and below, what was measured over its replicates."""
-
-    id: str
-    name: str
-    activation: str  # as GPTConfig takes it
-    generation: int
-    seed: int  # of the search
-    parent_id: str | None = None
-    parent_name: str | None = None
-    lineage: list[str] = field(default_factory=list)  # ids, the eldest first
-    mutation: str | None = None  # how it differs from its parent or, of a random formula, from one of the pool; blocks
-    # count from 0, as in weights' names
-    settings: dict[str, Any] = field(default_factory=dict)  # of the model, those that are not as the run has them
-    refused: int = 0  # formulas that were drawn before this one and refused, since they explode
-    bonus: float = 0.0  # of a new genome when parents are chosen, in units of the score
-    parameters: int | None = None
-    steps: int | None = None
-    tokens: int | None = None
-    train_loss: float | None = None
-    best_val_loss: float | None = None
-    val_loss_mean: float | None = None
-    val_loss_se: float | None = None
-    fitness: float | None = None
-    spikes: int | None = None
-    skipped: int | None = None
-    clip_rate: float | None = None
-    max_grad_norm: float | None = None
-    tokens_per_sec_mean: float | None = None
-    cusum_alerts: int | None = None
-    trouble: int | None = None
-    status: str | None = None  # complete, reused, stopped or diverged; None: not measured yet
-    replicates: list[Replicate] = field(default_factory=list)
-
-    @property
-    def genome(self) -> Genome:
-        """Return what its model differs in from the run's."""
-        return Genome(self.activation, self.settings)
-
-    def named(self, text: str) -> str:
-        """Return the activation's name, as `text` says it, with the settings, if there are any."""
-        return operators.described(text, self.settings)
-
-
-def genome_key(candidate: Candidate) -> str:
-    """Return the genome as a text, equal for candidates of equal genomes."""
-    return operators.key(candidate.genome)
 
 
 def score(candidate: Candidate, cfg: SearchConfig) -> float:
@@ -158,16 +65,17 @@ def first_generation(cfg: SearchConfig, model: GPTConfig, seed: int) -> list[Can
     if not genomes and cfg.selection == "random":
         return _random_ones(cfg, model, 0, seed)
     if not genomes and cfg.genome == "operators":
-        draws = [_draws(operators.COUNT, seed, 0, i) for i in range(size)]
-        return [_founder(genome, i, 0, seed) for i, genome in enumerate(operators.founders(pool, model, draws))]
+        numbers = (draws(seed, 0, i) for i in range(size))
+        return [founder(genome, i, 0, seed) for i, genome in enumerate(
+            operators.founders(steadying(model, pool), numbers))]
     if not genomes and cfg.selection == "exhaustive":
         genomes = list(itertools.product(pool, repeat=_places(cfg, n_layer)))
     elif not genomes and cfg.genome != "per_block":
         genomes = [(pool[i % len(pool)],) for i in range(size)]
     elif not genomes:
-        genomes = [(pool[i],) if i < len(pool) else tuple(_pick(pool, u) for u in _uniform(n_layer, seed, 0, i))
+        genomes = [(pool[i],) if i < len(pool) else tuple(_pick(pool, u) for u in uniform(n_layer, seed, 0, i))
                    for i in range(size)]
-    return [_founder(Genome(alike(genes)), i, 0, seed) for i, genes in enumerate(genomes)]
+    return [founder(Genome(alike(genes)), i, 0, seed) for i, genes in enumerate(genomes)]
 
 
 def next_generation(cfg: SearchConfig, model: GPTConfig, population: Sequence[Candidate], generation: int, seed: int
@@ -186,32 +94,18 @@ def next_generation(cfg: SearchConfig, model: GPTConfig, population: Sequence[Ca
         return []
     if cfg.selection == "random":
         return _random_ones(cfg, model, generation, seed)
-    living = _living(cfg, population, generation)
+    living = living_before(generation, population, cfg.elitism)
     parents = _parents(cfg, living, generation, seed)
     decayed = cfg.diversity_bonus * DECAYS[cfg.diversity_decay](generation / cfg.generations)
-    known = {genome_key(c) for c in living}
-    children, taken = list[Candidate](), set[str]()
-    for i in range(cfg.population_size):
-        parent = parents[i % len(parents)]
-        others = [p for p in parents if p is not parent]
-        genome, changes, refused = _child(cfg, model, parent, others, taken, (seed, generation, i))
-        text, key = genome.activation, operators.key(genome)
-        children.append(Candidate(
-            id=_id(text, generation, _position(cfg, generation, i) + 1),
-            name=f"{_prefix(text)}-{_greek_part(parent)}.{generation}", activation=text, generation=generation,
-            seed=seed, parent_id=parent.id, parent_name=parent.name, lineage=[*parent.lineage, parent.id],
-            mutation="; ".join(changes) or None, settings=dict(genome.settings), refused=refused,
-            bonus=0.0 if key in known else decayed))
-        known.add(key)
-        taken.add(key)
-    return children
+    space = steadying(model, cfg.pool) if cfg.genome == "operators" else None
 
+    def born(parent: Candidate, others: Sequence[Candidate], taken: Collection[str], i: int) -> Born:
+        if space:
+            return bred(space, cfg)(parent, others, taken, draws(seed, generation, i))
+        return _child(cfg, model, parent, others, taken, (seed, generation, i))
 
-def _living(cfg: SearchConfig, candidates: Sequence[Candidate], generation: int) -> list[Candidate]:
-    """Return the generation before this one and, with elitism, its parents."""
-    last = max(c.generation for c in candidates if c.generation < generation)
-    parents = {c.parent_id for c in candidates if c.generation == last} if cfg.elitism else set()
-    return [c for c in candidates if c.generation == last or c.id in parents]
+    before = _position(cfg, generation, 0)
+    return children(parents, living, cfg.population_size, before, generation, seed, decayed, born)
 
 
 def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int, seed: int) -> list[Candidate]:
@@ -222,39 +116,36 @@ def _parents(cfg: SearchConfig, population: Sequence[Candidate], generation: int
     count = min(math.ceil(cfg.population_size / 2), len(best_first))
     if cfg.selection == "topk":
         return best_first[:count]
-    winners = []
-    for i in range(count):
-        drawn = np.argsort(_uniform(len(best_first), seed, generation, i, TOURNAMENT))[:cfg.tournament_size]
-        winners.append(best_first.pop(int(drawn.min())))
-    return winners
+    return tournaments(best_first, count, cfg.tournament_size, generation, seed)
 
 
 def _child(cfg: SearchConfig, model: GPTConfig, parent: Candidate, others: Sequence[Candidate],
-           taken: Collection[str], at: tuple[int, int, int]) -> tuple[Genome, list[str], int]:
-    """Return a child's genome, the changes to the parent's in words, and how many formulas were refused.
-    taken: the keys of its siblings. at: seed, generation and index."""
-    if cfg.genome == "operators":
-        return operators.child(parent.genome, [(c.name, c.genome) for c in others], taken, cfg, model,
-                               _draws(operators.CHILD, *at))
-    draws = _uniform(2 + 3 * model.n_layer, *at)
+           taken: Collection[str], at: tuple[int, int, int]) -> Born:
+    """Return a child. taken: the keys of its siblings. at: seed, generation and index."""
+    numbers = uniform(2 + 3 * model.n_layer, *at)
     old = activation(parent.activation).formula if cfg.genome == "formula" else None
     if old is None:
-        genes, changes = _vary(cfg, model.n_layer, parent, others, draws)
-        return Genome(alike(genes)), changes, 0
-    if draws[0] >= cfg.mutation_rate:
-        return parent.genome, [], 0
-    new, words, refused = mutate(old, taken, _draws(NUMBERS, *at))
-    return (Genome(spelt(new, cfg.pool)), [words], refused) if words else (parent.genome, [], refused)
+        genes, other, changes = _vary(cfg, model.n_layer, parent, others, numbers)
+        operator = "+".join(["crossover"] * (other is not None) + ["mutation"] * (len(changes) > (other is not None)))
+        return Born(Genome(alike(genes)), operator or "clone", changes, 0, other)
+    if numbers[0] >= cfg.mutation_rate:
+        return Born(parent.genome, "clone")
+    new, words, refused = mutate(old, taken, draws(*at))
+    if not words:
+        return Born(parent.genome, "clone", (), refused)
+    return Born(Genome(spelt(new, cfg.pool)), words.split()[0], [words], refused)
 
 
 def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[Candidate], draws: Sequence[float]
-          ) -> tuple[Genes, list[str]]:
-    """Return a child's genes, and the changes to the parent's in words. draws: 2 + 3·n_layer, used by position."""
-    places, changes = _places(cfg, n_layer), []
+          ) -> tuple[Genes, int | None, list[str]]:
+    """Return a child's genes, its other parent by position, and the changes to the parent's in words. draws: 2 +
+    3·n_layer, used by position."""
+    places, changes, met = _places(cfg, n_layer), list[str](), None
     genes = _genes(parent, places)
     chosen, mutates, which = (draws[2 + k * n_layer:][:places] for k in range(3))
     if cfg.genome == "per_block" and others and draws[0] < cfg.crossover_rate:
-        other = others[int(draws[1] * len(others))]
+        met = int(draws[1] * len(others))
+        other = others[met]
         genes = tuple(a if u < 0.5 else b for a, b, u in zip(genes, _genes(other, places), chosen, strict=True))
         changes.append(f"crossover with {other.name}")
     child = []
@@ -265,7 +156,7 @@ def _vary(cfg: SearchConfig, n_layer: int, parent: Candidate, others: Sequence[C
             changes.append(f"block {i}: " * (cfg.genome == "per_block") + f"{gene}→{child[-1]}")
         else:
             child.append(gene)
-    return tuple(child), changes
+    return tuple(child), met, changes
 
 
 def _random_ones(cfg: SearchConfig, model: GPTConfig, generation: int, seed: int) -> list[Candidate]:
@@ -273,24 +164,22 @@ def _random_ones(cfg: SearchConfig, model: GPTConfig, generation: int, seed: int
     genome by mutations in a row: one, or more, up to as many as the last children of a search may have behind them.
     What was measured is not looked at."""
     most, found, taken = max(1, cfg.generations - 1), list[Candidate](), set[str]()
+    space = steadying(model, cfg.pool)
     for i in range(cfg.population_size):
-        if cfg.genome == "operators":
-            draws = _draws(1 + operators.COUNT + most * operators.MUTATION, seed, generation, i)
-            genome, changes, refused = _random_genome(cfg, model, most, draws)
-        else:
-            draws = _draws(2 + most * NUMBERS, seed, generation, i)
-            genome, changes, refused = _random_formula(cfg, taken, most, draws)
+        numbers = draws(seed, generation, i)
+        genome, changes, refused = (_random_genome(space, most, numbers) if cfg.genome == "operators" else
+                                    _random_formula(cfg, taken, most, numbers))
         taken.add(operators.key(genome))
-        found.append(dataclasses.replace(_founder(genome, _position(cfg, generation, i), generation, seed),
+        found.append(dataclasses.replace(founder(genome, _position(cfg, generation, i), generation, seed, "random"),
                                          mutation="; ".join(changes), refused=refused))
     return found
 
 
-def _random_genome(cfg: SearchConfig, model: GPTConfig, most: int, draws: Draws) -> tuple[Genome, list[str], int]:
-    genome, refused = operators.drawn(cfg.pool, model, draws), 0
+def _random_genome(space: Space, most: int, draws: Draws) -> tuple[Genome, list[str], int]:
+    genome, refused = operators.drawn(space, draws), 0
     changes = [f"from {operators.described(*genome)}"]
     for _ in range(draws.pick(range(1, most + 1))):
-        genome, words, more = operators.mutated(genome, cfg.pool, model, draws)
+        genome, words, more = operators.mutated(space, genome, draws)
         changes, refused = changes + words, refused + more
     return genome, changes, refused
 
@@ -304,18 +193,6 @@ def _random_formula(cfg: SearchConfig, taken: Collection[str], most: int, draws:
         formula, words, more = mutate(formula, taken, draws)
         changes, refused = [*changes, words] if words else changes, refused + more
     return Genome(spelt(formula, cfg.pool)), changes, refused
-
-
-def _founder(genome: Genome, position: int, generation: int, seed: int) -> Candidate:
-    """position: among all candidates of the search, from 0 on."""
-    lap, text = position // len(GREEK), genome.activation
-    greek = GREEK[position % len(GREEK)] + (str(lap + 1) if lap else "")
-    return Candidate(id=_id(text, generation, position + 1), name=f"{_prefix(text)}-{greek}", activation=text,
-                     generation=generation, seed=seed, settings=dict(genome.settings))
-
-
-def _greek_part(candidate: Candidate) -> str:
-    return candidate.name.partition("-")[2].partition(".")[0]
 
 
 def _places(cfg: SearchConfig, n_layer: int) -> int:
@@ -344,26 +221,5 @@ def _genes(candidate: Candidate, places: int) -> Genes:
     return genes * places if len(genes) == 1 else genes
 
 
-def _id(genome: str, generation: int, number: int) -> str:
-    """Return a candidate's id, which also names files."""
-    genes = split(genome)
-    kind = "mixed" if len(genes) > 1 else short_name(genome)
-    return f"gen{generation}_{kind if is_name(kind) else 'formula'}_{number}"
-
-
-def _prefix(genome: str) -> str:
-    genes = split(genome)
-    return "M" if len(genes) > 1 else activation(genes[0]).prefix
-
-
 def _pick(names: Sequence[str], u: float) -> str:
     return names[int(u * len(names))]
-
-
-def _draws(count: int, seed: int, generation: int, index: int) -> Draws:
-    return Draws(_uniform(count, seed, generation, index, MUTATION))
-
-
-def _uniform(count: int, seed: int, generation: int, index: int, purpose: int = CHILD) -> list[float]:
-    """Return `count` numbers in [0, 1), a pure function of the arguments."""
-    return random.uniform(count, seed, STREAM, index, generation, purpose).tolist()

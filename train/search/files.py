@@ -19,12 +19,12 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.model.activations import parsed
 from helios.train.config import SearchConfig
-from helios.train.records.layout import METRICS
+from helios.train.records.layout import METRICS, PLAN
 from helios.train.records.rows import rows
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.ranking import Summary
 
-FOLDER, CANDIDATES, SUMMARY = "search", "candidates.jsonl", "summary.json"
+FOLDER, CANDIDATES, SUMMARY = PLAN, "candidates.jsonl", "summary.json"
 NOT_YET: Summary = {
     "status": "running", "config": {}, "base": {}, "ranking": [], "winner": None, "winner_name": None,
     "winner_activation": None, "separated": False, "reasons": [], "unfair": [], "cost": {}, "device": ""}

@@ -17,7 +17,6 @@ from helios.formula.expression import FUNCTIONS, VARIABLES, name, number
 
 DEPTH, NODES = 4, 10  # most of what a mutation makes larger, as `extent` counts
 TRIES = 20  # draws of one mutation; after that there is none
-NUMBERS = 3 * TRIES  # most random numbers of one mutation
 DIGITS = 2  # after the point, of numbers that are drawn
 # Of VALUE and SLOPE, what grows as the square has room for 2.5 times it; the cube is far outside.
 REACH, VALUE, SLOPE = 20.0, 1000.0, 100.0
@@ -38,6 +37,10 @@ class Draws:
     def pick(self, items: Sequence[T]) -> T:
         """Return one of the items, each as likely as the others."""
         return items[int(next(self._numbers) * len(items))]
+
+    def unit(self) -> float:
+        """Return a number in [0, 1)."""
+        return next(self._numbers)
 
     def chance(self, p: float) -> bool:
         """Return True with probability p."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from helios.model.activations import colour as colour_of
 from helios.model.activations import kind, kinds, short_name, short_names, split
-from helios.train.search.evolution import Candidate
+from helios.train.search.births import Candidate
 from helios.train.search.files import Track
 from helios.train.search.ranking import labels
 

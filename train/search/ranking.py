@@ -11,7 +11,8 @@ from typing import Any, NotRequired, TypedDict
 
 from helios.model.activations import short_name, split
 from helios.train.config import SearchConfig
-from helios.train.search.evolution import Candidate, Replicate, genome_key, score
+from helios.train.search.births import Candidate, Replicate, genome_key
+from helios.train.search.evolution import score
 from helios.train.search.mutations import REACH
 from helios.train.search.separation import PERCENT, Separation, separation
 

@@ -21,7 +21,7 @@ from helios.train.config import SearchConfig
 from helios.train.markdown import YES_NO, duration, escaped, number, with_error
 from helios.train.markdown import table as markdown_table
 from helios.train.search import operators
-from helios.train.search.evolution import Candidate, genome_key
+from helios.train.search.births import Candidate, genome_key
 from helios.train.search.files import FOLDER, NOT_YET, Track, read, tracks
 from helios.train.search.plots import PREPARING, draw, speeds
 from helios.train.search.ranking import Entry, Summary, labels

@@ -14,26 +14,23 @@ import msgspec
 
 from helios.errors import UserError
 from helios.files import write_atomic
+from helios.model import GPTConfig
 from helios.model.activations import kind
 from helios.train import checkpoint, fitness
-from helios.train.config import Config
+from helios.train.checkpoint import Checkpoint, State
+from helios.train.config import SETTINGS, Config
 from helios.train.monitors.controls import bound
+from helios.train.monitors.weights import weight_metrics
 from helios.train.progress import Display
 from helios.train.records.layout import way_on
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate, warmed_up
 from helios.train.search import ranking, report
-from helios.train.search.budget import budget, candidate_model
-from helios.train.search.evolution import (
-    Candidate,
-    Replicate,
-    first_generation,
-    genome_key,
-    next_generation,
-    trainings,
-)
+from helios.train.search.births import Candidate, Replicate, genome_key
+from helios.train.search.budget import budget, candidate_model, check_cost, cost_in_words, models
+from helios.train.search.evolution import first_generation, next_generation, trainings
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
-from helios.train.search.operators import described
+from helios.train.search.operators import described, steadying
 from helios.train.search.tally import Tally
 from helios.train.stage import SEED_STRIDE, Plan, Stage, training
 from helios.train.state import TrainState
@@ -42,16 +39,65 @@ from helios.train.state import TrainState
 class Search(Plan):
     """A plan of generations of candidates, each trained with several seeds, and of the training of the winner.
 
-    records: of the run, in whose folder search/ results are written. device: its name. state: what `state` returned.
+        Run.create(config, path, plan=Search).train()
     """
 
-    def __init__(self, config: Config, records: Records, device: str, display: Display,
-                 state: Mapping[str, Any] | None = None) -> None:
+    keys = ("symbio_winner", "symbio_winner_settings")
+
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.cfg, self.records, self.device, self.display = config.search, records, device, display
+        self.cfg = config.search
+
+    # -- before the run begins ----------------------------------------------------------------------------------------
+    def check(self) -> None:
+        if not self.cfg:
+            raise UserError("a plan of a search was given for settings without one; set mode = ffn-activation")
+        check_cost(self.config)
+
+    def models(self) -> list[GPTConfig]:
+        return models(self.config)
+
+    def cost(self) -> str:
+        return cost_in_words(self.config)
+
+    def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
+        now, over, operators = self.config.to_dict(), not checkpoint.searching(found.state), self._by_operators
+        free = {"steps", "max_cost"} | {s.key for s in SETTINGS if not s.bits}
+        # Candidates of operators hold what is not as the run's model has it.
+        for section in (*(("search",) if over else ("train", "data", "search", "monitor")), *("model",) * operators):
+            for key, value in now[section].items():
+                was = saved.get(section, {}).get(key)
+                if key not in free and was != value:
+                    when = "in a run with a search" if over else "before the search is over"
+                    raise UserError(f"{key} was {was!r} when the search began, and is {value!r}: it cannot change "
+                                    f"{when}; start a new run")
+        # The checkpoint's model is that of the candidate under way.
+        varied = {"activation", "ffn_dim", *(steadying(self.config.model, ()).own if operators else ())}
+        own = {key: value for key, value in found.state["model"].items() if key in varied}
+        checkpoint.check_model(found, now["model"] | own)
+
+    @property
+    def _by_operators(self) -> bool:
+        return self.cfg.genome == "operators"
+
+    def done(self, state: State) -> int:
+        assert state["search"] is not None
+        return 0 if checkpoint.searching(state) else state["step"] - state["search"]["spent"]
+
+    def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what config.json says of the winner of the search, nothing before it is over. Settings are those of
+        the model that are not as the run has them."""
+        if not state or state["at"] is not None:
+            return {}
+        won = ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), self.cfg)[0]
+        values = won.activation, won.settings
+        return {key: value for key, value in zip(self.keys, values, strict=True) if value}
+
+    def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
+        self.records, self.device, self.display = records, device, display
         self.folder = records.path / FOLDER
         self.spent = 0  # steps of the trainings that are over
-        self.candidates = first_generation(self.cfg, config.model, config.train.seed)
+        self.candidates = first_generation(self.cfg, self.config.model, self.config.train.seed)
         self.at: int | None = 0  # index of the candidate under way; None: the search is over
         self.replicates: list[Replicate] = []  # its finished trainings
         self.tally = Tally()  # of its training under way
@@ -131,10 +177,12 @@ class Search(Plan):
 
     # -- what comes of it ---------------------------------------------------------------------------------------------
     @property
-    def over(self) -> bool:  # type: ignore[override]
-        return self.tally.over is not None
+    def over(self) -> str:
+        return self.tally.over or ""
 
     def step(self, row: Mapping[str, Any], tokens: int, timed: bool) -> None:
+        if self.at is None:
+            return
         tally, s = self.tally, self.cfg
         tally.step(row, tokens, timed)
         steps, limit = budget(self.config)
@@ -151,6 +199,8 @@ class Search(Plan):
         return sum(r.tokens for r in (*measured, *self.replicates))
 
     def observe(self, row: Mapping[str, Any]) -> None:
+        if self.at is None:
+            return
         self.tally.observe(row)
         if row["val_loss"] is not None and self.cfg.early_stop and not self.over and self._hopeless():
             self.tally.over = "stopped"
@@ -169,8 +219,9 @@ class Search(Plan):
         assert self.at is not None
         if self.cfg.after == "continue" and not self.replicates:  # whose weights may be continued
             self.pending = save(self.folder).name
-        c = replace(self.candidates[self.at], parameters=state.model.num_parameters())
-        self.replicates.append(self.tally.replicate(self.seed, state, self.config))
+        parameters, entropy = state.model.num_parameters(), lambda: weight_metrics(state.weights())["weight_entropy"]
+        c = replace(self.candidates[self.at], parameters=parameters)
+        self.replicates.append(self.tally.replicate(self.seed, parameters, self.config, entropy))
         self.spent += self.tally.steps
         stopped, self.tally = self.tally.over == "stopped", Tally()
         if len(self.replicates) == self.cfg.replicates or stopped or self.replicates[-1].val_loss is None:
@@ -187,7 +238,7 @@ class Search(Plan):
 
     def _end(self) -> None:
         found, run, step = self.summary(), self.records.path, self.spent
-        self.records.config(**found_by(self.state(), self.config))
+        self.records.config(**self.found(self.state()))
         self.records.event(step, "search_complete", " ".join(found["reasons"]), winner=found["winner"])
         self.display.say("\n".join(found["reasons"]))
         try:
@@ -269,13 +320,9 @@ class Search(Plan):
                             f"{way_on(self.folder.parent)}") from error
 
 
-def found_by(state: Mapping[str, Any] | None, config: Config) -> dict[str, Any]:
-    """Return what config.json says of the winner of the search in a checkpoint's state; nothing before the search is
-    over. Settings are those of the model that are not as the run has them."""
-    if not state or state["at"] is not None:
-        return {}
-    won = ranking.rank(msgspec.convert(state["candidates"], list[Candidate]), config.search)[0]
-    return {"symbio_winner": won.activation} | ({"symbio_winner_settings": won.settings} if won.settings else {})
+def planned(config: Config) -> Plan:
+    """Return the plan that the settings ask for: of a search, or of a training alone."""
+    return Search(config) if config.search else Plan(config)
 
 
 def _line(c: Candidate) -> str:

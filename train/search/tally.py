@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from helios.train import fitness
 from helios.train.config import Config
 from helios.train.monitors.trouble import Trouble
-from helios.train.monitors.weights import weight_metrics
 from helios.train.records.rows import clipped
-from helios.train.search.evolution import Replicate
-from helios.train.state import TrainState
+from helios.train.search.births import Replicate
 
 
 class Tally:
@@ -50,20 +48,20 @@ class Tally:
         if row["val_loss"] is not None:
             self.evaluations.append((self.steps, row["val_loss"] if math.isfinite(row["val_loss"]) else None))
 
-    def replicate(self, seed: int, state: TrainState, config: Config) -> Replicate:
-        """Return the measurements of the training, which is over."""
+    def replicate(self, seed: int, parameters: int, config: Config, entropy: Callable[[], float]) -> Replicate:
+        """Return the measurements of the training, which is over. entropy: gives that of the weights, in bits; it is
+        asked where the fitness needs it."""
         values = [v for _, v in self.evaluations if v is not None]
         tail = self.losses[-max(1, len(self.losses) // 10):]
-        train_loss = math.nan if None in tail else math.fsum(x for x in tail if x is not None) / len(tail)
+        train_loss = math.nan if None in tail or not tail else math.fsum(x for x in tail if x is not None) / len(tail)
         speed = self.timed / self.seconds if self.seconds else math.nan
         share = lambda n: n / max(1, self.steps)
         name, energy = config.search.fitness, None
         if "free_energy" in fitness.FITNESS[name].needs:
-            entropy = weight_metrics(state.weights())["weight_entropy"]
-            energy = fitness.free_energy(train_loss, entropy, config.monitor.free_energy_beta)
+            energy = fitness.free_energy(train_loss, entropy(), config.monitor.free_energy_beta)
         measured = fitness.Measurements(
             best_val_loss=min(values, default=math.nan), tokens_per_sec=speed, clip_rate=share(self.clipped),
-            max_grad_norm=self.max_grad_norm, parameters=state.model.num_parameters(), free_energy=energy,
+            max_grad_norm=self.max_grad_norm, parameters=parameters, free_energy=energy,
             instability=share(self.trouble))
         return Replicate(
             seed=seed, val_loss=self.evaluations[-1][1] if self.evaluations else None,

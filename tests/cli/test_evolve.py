@@ -1,0 +1,100 @@
+"""helios-evolve as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from helios.cli.evolve import main
+from helios.cli.train import main as train
+from helios.train.records.layout import read_config
+
+from ..commands import invoke, refused
+
+ASKED = ("--preset", "tiny", "--genes", "lr,beta2,n_layer=1..2", "--val-data", "synth:64KB:1", "--backend", "cpu_ref",
+         "--per-candidate", "256", "--population", "2", "--generations", "2", "--replicates", "2",
+         "--set", "validation_replicates=2")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment that is over."""
+    folder = tmp_path_factory.mktemp("evolved") / "x"
+    result = invoke(main, *ASKED, "--dir", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_what_there_is_afterwards(done: Path) -> None:
+    assert {"journal.jsonl", "runs", "report.md", "summary.json", "winner.toml"} <= {path.name for path in done.iterdir()}
+    lines = [json.loads(line) for line in (done / "journal.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "result":
+            about = read_config(done / "runs" / line["run"])
+            assert about["evolve"]["id"] == line["id"] and about["evolve"]["experiment"] == lines[0]["id"]
+            assert about["train"]["steps"] * 64 == line["tokens"]
+    assert lines[-1]["kind"] == "end"
+    page = (done / "report.md").read_text()
+    assert all(sentence in page for sentence in lines[-1]["verdict"]["sentences"])
+
+
+def test_the_winner_is_a_preset(done: Path, tmp_path: Path) -> None:
+    result = invoke(train, "--config", done / "winner.toml", "--steps", "2", "--run-dir", tmp_path / "run", "--quiet")
+    assert result.exit_code == 0, result.output
+    winner = json.loads((done / "journal.jsonl").read_text().splitlines()[-1])["verdict"]["winner"]
+    of_search, here = (read_config(path) for path in (done / "runs" / f"{winner}.s0", tmp_path / "run"))
+    assert here["model"] == of_search["model"]
+    assert all(here["train"][key] == of_search["train"][key] for key in ("lr", "beta2", "lr_min", "batch_size"))
+
+
+def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
+    before = (done / "journal.jsonl").read_bytes()
+    assert invoke(main, "--resume", done).exit_code == 0
+    result = invoke(main, "report", done)
+    assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
+
+
+def test_dry_run(tmp_path: Path) -> None:
+    result = invoke(main, *ASKED, "--dir", tmp_path / "x", "--dry-run")
+    assert result.exit_code == 0 and "tokens in all" in result.output and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (("--genes", "lrr"), ("unknown gene 'lrr'", "did you mean lr?")), (("--genes", "beta2=0.9..1.5"), ("gene beta2",)),
+    (("--objectives", "val_loss,memory_mb"), ("memory_mb is not measured on cpu_ref",)),
+    (("--objectives", "vall_loss"), ("unknown objective",)), (("--population", "1"), ("population", "at least 2")),
+    (("--per-candidate", "0"), ("per_candidate", "greater than 0")), (("--total", "10"), ("--total 10",)),
+    (("--fitness", "-val_loss + import"), ("fitness",)), (("--budget", "steps"), ("budget", "tokens, seconds")),
+    (("--executor", "cluster"), ("unknown executor 'cluster'",)), (("--warm-start", "exact"), ("warm_start",)),
+    (("--experiment", "stability"), ("unknown experiment", "stability-9")), (("--preset", "tinny"), ("unknown preset",)),
+    (("--config", "nowhere.toml"), ("nowhere.toml",)), (("--seed-from", "nowhere"), ("nowhere",)),
+    (("--data", "nowhere.txt"), ("nowhere.txt",)), (("--max-cost", "100"), ("--max-cost 100",)),
+    (("--set", "stop_spikes=2"), ("stop_spikes", "from 0 to 1")), (("--set", "lrr=2"), ("unknown key 'lrr'",))])
+def test_bad_input_is_one_line(tmp_path: Path, more: tuple[str, ...], words: tuple[str, ...]) -> None:
+    refused(invoke(main, *ASKED, "--dir", tmp_path / "x", *more), *words)
+    assert not (tmp_path / "x").exists()
+
+
+def test_resume_takes_nothing_else_and_only_an_experiment(done: Path, tmp_path: Path) -> None:
+    refused(invoke(main, "--resume", done, "--genes", "lr"), "--genes cannot be given with --resume")
+    refused(invoke(main, "--resume", done, "--population", "3"), "cannot be given with --resume")
+    refused(invoke(main, "--resume", tmp_path), "holds no experiment")
+    refused(invoke(main, "report", tmp_path), "holds no experiment")
+
+
+def test_a_journal_that_is_damaged_or_of_another_experiment(done: Path, tmp_path: Path) -> None:
+    lines = (done / "journal.jsonl").read_bytes().splitlines(keepends=True)
+    copied = tmp_path / "x"
+    shutil.copytree(done, copied)
+    (copied / "journal.jsonl").write_bytes(b"".join([*lines[:4], lines[4][:30] + b"\n", *lines[5:]]))
+    refused(invoke(main, "--resume", copied), "journal.jsonl, line 5, is damaged")
+    other = json.loads(lines[0]) | {"id": "0badf00d"}
+    (copied / "journal.jsonl").write_bytes(b"".join([json.dumps(other).encode() + b"\n", *lines[1:10]]))
+    refused(invoke(main, "--resume", copied, "--quiet"), "is of another experiment", stdout=None)
+
+
+def test_without_validation_data(tmp_path: Path) -> None:
+    refused(invoke(main, "--preset", "tiny", "--genes", "lr", "--dir", tmp_path / "x"), "--val-data")

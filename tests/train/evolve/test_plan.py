@@ -1,0 +1,172 @@
+"""What an experiment does next: that evolution finds what is planted, claims nothing of noise, and depends on its
+journal alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from helios.train.evolve import cost, journal, plan
+from helios.train.evolve.driver import entry
+from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.state import Result, State
+from helios.train.evolve.trainings import Job, job
+from helios.train.search.births import genome_key
+from helios.train.search.operators import Space
+
+from .planted import Planted, bowl, experiment, flat, run
+
+
+def lines(found: Experiment, executor: Planted, state: State | None = None) -> list[dict[str, Any]]:
+    """The journal of an experiment, as it would be read back; from a state on, the rest."""
+    state, written = state or State(), []
+    while moves := plan.next_move(found, state):
+        if isinstance(moves[0], Job):
+            moves = [entry(result, found, moves[i]) for i, result in executor(moves)]
+        written += json.loads(json.dumps(moves, allow_nan=False))
+        state.take(moves)
+    return written
+
+
+# -- what it finds ----------------------------------------------------------------------------------------------------
+def test_evolution_beats_random_search_at_equal_budget() -> None:
+    won = 0
+    for seed in range(20):
+        found = experiment(seed=seed, generations=8, validation_replicates=0)
+        state = run(found, Planted(found.space, seed=seed))
+        true = {role: bowl(job(found, state, id, 0, 1.0, "search"), found.space)
+                for role, id in state.finalists.items()}
+        won += true["evolved"] < true["random"]
+        tokens = {arm: sum(r.tokens for r in state.results.values() if state.born[r.id].arm == arm)
+                  for arm in ("evolved", "random")}
+        assert tokens["evolved"] <= tokens["random"]  # clones are not trained again
+    assert won >= 18
+
+
+@pytest.mark.parametrize("settings", [{"objectives": "val_loss"}, {"fitness": "-val_loss + 0.1*log(tokens_per_sec)"},
+                                      {"selection": "tournament"}])
+def test_noise_is_no_winner(settings: dict[str, Any]) -> None:
+    claims, count = 0, 200 if "objectives" in settings else 60
+    for seed in range(count):
+        found = experiment(seed=seed, population_size=4, generations=2, replicates=1, validation_replicates=4,
+                           **settings)
+        state = run(found, Planted(found.space, flat, seed=seed))
+        assert state.verdict is not None
+        claims += any(c["separated"] for c in state.verdict["comparisons"])
+    assert claims <= 0.05 * count + 2 * (0.05 * 0.95 * count) ** 0.5
+
+
+def test_a_crippled_value_does_not_survive() -> None:
+    def crippled(job: Job, space: Space) -> float:
+        return bowl(job, space) + 3.0 * (job.config.model.softcap == 5.0)
+
+    for seed in range(10):
+        found = experiment(seed=seed, generations=5)
+        state = run(found, Planted(found.space, crippled, seed=seed))
+        parents = {state.born[id].parent_id for ids in state.generations[2:] for id in ids}
+        assert all(state.born[id].settings.get("softcap") != 5.0 for id in parents if id)
+        assert state.born[state.finalists["evolved"]].settings.get("softcap") != 5.0
+
+
+def test_a_gain_is_found_and_said() -> None:
+    found = experiment(generations=6)
+    state = run(found, Planted(found.space))
+    assert state.verdict and state.verdict["better"]
+    assert any("better than the preset" in sentence for sentence in state.verdict["sentences"])
+
+
+# -- that nothing but the journal decides -----------------------------------------------------------------------------
+SETTINGS: list[dict[str, Any]] = [
+    {}, {"halving": 0.05, "population_size": 6, "replicates": 3}, {"objectives": "val_loss,instability"},
+    {"budget": "seconds", "per_candidate": 5}, {"population_min": 3, "population_max": 12},
+    {"genes": "lr,activation,n_embd,n_head,n_layer", "activations": "per_block"}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_cut_anywhere_it_goes_on_as_it_would_have(settings: dict[str, Any]) -> None:
+    found = experiment(**settings)
+    whole = lines(found, Planted(found.space))
+    assert {line["kind"] for line in whole} >= {"experiment", "generation", "birth", "result", "end"}
+    for cut in random.Random(0).sample(range(len(whole)), 12):
+        state, kept = State(), list(journal.whole(whole[:cut], lambda line: line))
+        state.take(kept)
+        assert kept + lines(found, Planted(found.space), state) == whole
+
+
+def test_the_same_in_any_order() -> None:
+    """An executor may finish trainings in any order; the driver writes them in that of the births."""
+    class Shuffled(Planted):
+        def __call__(self, jobs: Sequence[Job]) -> Any:
+            found = list(super().__call__(jobs))
+            random.Random(len(jobs)).shuffle(found)
+            return sorted(found, key=lambda pair: pair[0])
+
+    found = experiment()
+    assert lines(found, Shuffled(found.space)) == lines(found, Planted(found.space))
+
+
+def test_no_training_is_made_twice() -> None:
+    for settings in SETTINGS:
+        found = experiment(**settings)
+        executor = Planted(found.space)
+        state = run(found, executor)
+        if not settings.get("halving"):
+            assert len(executor.made) == len(set(executor.made))
+        keys = [genome_key(state.born[id]) for id in {name.split(".")[0] for name in executor.made}]
+        assert len(keys) == len(set(keys))
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("settings", SETTINGS[:4])
+def test_it_costs_no_more_than_was_said(settings: dict[str, Any]) -> None:
+    found = experiment(**settings)
+    state = run(found, Planted(found.space))
+    assert (0.3 if "halving" in settings else 0.8) * cost.most(found) < cost.spent(found, state) <= cost.most(found)
+
+
+def test_a_total_ends_it() -> None:
+    whole = experiment(generations=9)
+    limit = cost.most(whole, 3)
+    found = experiment(generations=9, total=limit)
+    state = run(found, Planted(found.space))
+    assert len(state.generations) in (3, 4) and cost.spent(found, state) <= limit  # clones save a little
+    assert state.verdict
+
+
+def test_a_population_grows_while_something_is_gained_and_shrinks_when_not() -> None:
+    found = experiment(generations=8, population_min=4, population_max=16)
+    sizes = [about["size"] for about in run(found, Planted(found.space)).about]
+    assert max(sizes) > 8
+    still = run(found, Planted(found.space, flat, noise=0.0))
+    assert [about["size"] for about in still.about][-1] < 8 and all(about["why"] for about in still.about)
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+def test_what_diverged_or_failed_has_no_children() -> None:
+    class Failing(Planted):
+        def result(self, job: Job) -> Result:
+            found = super().result(job)
+            bad = job.config.train.lr > 2e-3 and job.phase == "search"
+            return replace(found, status="diverged", why="the loss is not finite", val_loss=None) if bad else found
+
+    found = experiment(genes="lr,beta2,weight_decay", generations=4)
+    state = run(found, Failing(found.space))
+    failed = {id for id in state.born if state.status(id) == "diverged"}
+    assert failed and not failed & {parent for c in state.born.values() for parent in c.parents}
+    assert all(len(state.of(id)) == 1 for id in failed - set(state.reused))  # no further replicate
+    assert not failed & set(state.finalists.values())
+
+
+def test_all_may_fail() -> None:
+    class Nothing(Planted):
+        def result(self, job: Job) -> Result:
+            return replace(super().result(job), status="failed", why="too large", val_loss=None)
+
+    found = experiment()
+    state = run(found, Nothing(found.space))
+    assert state.verdict and not state.verdict["better"] and state.verdict["winner"] is None

@@ -1,0 +1,58 @@
+"""What an experiment may come to, in tokens or seconds of training."""
+
+from __future__ import annotations
+
+import math
+
+from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.state import State
+
+
+def trainings_of(experiment: Experiment, size: int) -> int:
+    """Return how many trainings a generation of that size comes to at most, the controls included."""
+    evolve = experiment.asked.evolve
+    return size * (2 if evolve.random_control else 1) * evolve.replicates
+
+
+def most(experiment: Experiment, generations: int | None = None) -> float:
+    """Return the most tokens or seconds that so many generations may use, and the trainings at the end."""
+    evolve = experiment.asked.evolve
+    _, largest = evolve.bounds
+    count = evolve.generations if generations is None else generations
+    sizes = [evolve.population_size, *[largest] * (count - 1)]
+    searched = evolve.replicates + sum(trainings_of(experiment, size) for size in sizes)
+    return evolve.per_candidate * searched + of_validation(experiment)
+
+
+def of_validation(experiment: Experiment) -> float:
+    evolve = experiment.asked.evolve
+    roles = 3 if evolve.random_control else 2
+    return evolve.per_candidate * evolve.validation_factor * evolve.validation_replicates * roles
+
+
+def largest_step(experiment: Experiment) -> int:
+    """Return the most tokens that a step of a candidate may read."""
+    own = experiment.asked.base.model.to_dict() | experiment.asked.base.train.to_dict()
+    largest, names = 1, {"batch_size", "accum", "block_size"}
+    for one in experiment.space.genes:
+        if names & set(one.settings):
+            values = [one.at(1.0)] if one.numeric else one.values
+            largest *= max(math.prod(v for name, v in zip(one.settings, value, strict=True) if name in names)
+                           for value in values)
+            names -= set(one.settings)
+    return int(largest * math.prod(own[name] for name in names))
+
+
+def spent(experiment: Experiment, state: State) -> float:
+    """Return the tokens or seconds that all trainings so far have used."""
+    seconds = experiment.asked.evolve.budget == "seconds"
+    return float(sum(r.seconds if seconds else r.tokens for r in state.results.values()))
+
+
+def affordable(experiment: Experiment, state: State, size: int) -> bool:
+    """Return whether what is left of the total suffices for a generation of that size, and for the end."""
+    evolve = experiment.asked.evolve
+    if evolve.total is None:
+        return True
+    next_one = evolve.per_candidate * trainings_of(experiment, size)
+    return spent(experiment, state) + next_one + of_validation(experiment) <= evolve.total

@@ -1,0 +1,186 @@
+"""An experiment under way: its directory, its journal, and the trainings that it asks an executor for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helios.errors import UserError
+from helios.files import obstacle
+from helios.train import directory
+from helios.train.evolve import cost, plan, report
+from helios.train.evolve.config import Asked
+from helios.train.evolve.executors import Executor
+from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.journal import JOURNAL, Entry, Journal
+from helios.train.evolve.space import space_of
+from helios.train.evolve.state import MEASURES, Result, State
+from helios.train.evolve.training import RUNS
+from helios.train.evolve.trainings import Job
+from helios.train.fitness import formula
+from helios.train.progress import Display
+from helios.train.records.layout import LOCK
+from helios.train.run import Run
+
+
+class Driver:
+    """An experiment in the directory `folder`; `create` and `resume` make one. Nothing is written before `run`."""
+
+    def __init__(self, folder: Path, experiment: Experiment, state: State, display: Display) -> None:
+        self.folder, self.experiment, self.state, self.display = folder.absolute(), experiment, state, display
+
+    @classmethod
+    def create(cls, asked: Asked, folder: Path, display: Display) -> Driver:
+        """Return a new experiment. Raises UserError where it cannot be made as asked, before any work."""
+        folder = folder.absolute()
+        if found := obstacle(folder):
+            raise UserError(f"--dir {folder}: {found}; give a new or empty directory")
+        if (folder / JOURNAL).exists():
+            raise UserError(f"{folder} holds an experiment already; go on with it with --resume {folder}, or give "
+                            "another --dir")
+        if folder.exists() and set(os.listdir(folder)) - {LOCK}:
+            raise UserError(f"{folder} is not empty; give a new or empty --dir")
+        experiment_of(asked, "")
+        run = Run.create(asked.base, folder / RUNS / "preset")
+        run.preview()  # raises UserError where a text or a vocabulary is not there
+        asked = dataclasses.replace(asked, base=run.config)
+        return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
+
+    @classmethod
+    def resume(cls, folder: Path, display: Display) -> Driver:
+        """Return the experiment in a directory, to go on with. Raises UserError where there is none, or its journal is
+        damaged."""
+        state = read(folder)
+        assert state.experiment is not None
+        return cls(folder, experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state, display)
+
+    def preview(self) -> str:
+        """Return in words what `run` would do. Raises UserError where it cannot be done."""
+        return "\n".join([*cost_in_words(self.experiment), f"experiment in {self.folder}"])
+
+    def run(self, executor: Executor) -> bool:
+        """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
+        Raises UserError for what a user can put right."""
+        with directory.held(self.folder, True, "directory", "--dir"):
+            journal = Journal(self.folder / JOURNAL)
+            journal.mend()
+            self.state = State()
+            self.state.take(journal.read())
+            for line in cost_in_words(self.experiment):
+                self.display.say(line)
+            try:
+                while moves := plan.next_move(self.experiment, self.state):
+                    if isinstance(moves[0], Job):
+                        self._train(journal, executor, moves)
+                    else:
+                        journal.append(moves)
+                        self.state.take(moves)
+                        for move in moves:
+                            self._say(move)
+            except KeyboardInterrupt:
+                self.display.final(f"interrupted; go on with --resume {self.folder}")
+                return False
+            for line in report.write(self.folder, self.experiment, self.state):
+                self.display.final(line)
+        return True
+
+    def _say(self, line: Entry) -> None:
+        """Show a line that was decided."""
+        if line["kind"] == "generation":
+            self.display.say(f"generation {line['generation']}: {line['size']} candidates, {line['why']}")
+        if line["kind"] == "dropped":
+            self.display.say(f"{line['id']} goes no further: {line['why']}")
+
+    def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job]) -> None:
+        """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
+        waiting: dict[int, Result] = {}
+        written = 0
+        for at, result in executor(jobs):
+            waiting[at] = result
+            while written in waiting:
+                line = entry(waiting.pop(written), self.experiment, jobs[written])
+                journal.append([line])
+                self.state.take([line])
+                self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
+                written += 1
+        if written < len(jobs):
+            raise UserError(f"{len(jobs) - written} trainings came to nothing; go on with --resume {self.folder}")
+
+
+def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
+    """Return the line of a result."""
+    if job.phase != "speed":
+        value = experiment.value(result) if experiment.asked.evolve.fitness else None
+        return {"kind": "result", **vars(result), "fitness": None if value is None else -value}
+    t = job.config.train
+    each = t.batch_size * t.accum * job.config.model.block_size / result.tokens_per_sec_mean if (
+        result.tokens_per_sec_mean) else experiment.asked.evolve.per_candidate
+    return {"kind": "speed", "id": job.id, "steps": max(1, int(experiment.asked.evolve.per_candidate / each)),
+            "seconds": each}
+
+
+def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
+    """Return in words what a training came to. left: how many are still to come before the next decision."""
+    if line["kind"] == "speed":
+        return f"{job.name}: {line['steps']:,} steps in the budget"
+    loss = "no validation loss" if line["val_loss"] is None else f"val {line['val_loss']:.4f}"
+    speed = "" if line["tokens_per_sec_mean"] is None else f", {line['tokens_per_sec_mean']:,.0f} tok/s"
+    why = f", {line['status']}: {line['why']}" if line["status"] != "complete" else ""
+    part = f" at {job.share:.0%}" if job.share < 1 else ""
+    return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
+
+
+def experiment_of(asked: Asked, id: str) -> Experiment:
+    """Return what was asked for, checked. Raises UserError."""
+    evolve = asked.evolve
+    if asked.base.data.val_data is None:
+        raise UserError("an experiment chooses by validation loss; give a text with --val-data")
+    if asked.base.search:
+        raise UserError("an experiment's runs do not search themselves; leave --search out")
+    if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
+        raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
+                        f"are {', '.join(MEASURES)}")
+    found = Experiment(asked, space_of(asked), id)
+    for name in (*found.objectives, *(formula(evolve.fitness).needs if evolve.fitness else ())):
+        if name == "memory_mb" and asked.base.train.backend == "cpu_ref":
+            raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")
+        if name == "alerts" and not asked.base.monitor.cusum:
+            raise UserError("alerts are not raised with cusum = false; leave them out, or set cusum = true")
+    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
+        raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
+                        f"that may be tried, {step:,}; give more, or a narrower gene")
+    most, unit = cost.most(found), evolve.budget
+    if evolve.total is not None and cost.most(found, 1) > evolve.total:
+        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
+                        f"end, {cost.most(found, 1):g}; give more, or a lower --per-candidate")
+    if min(most, evolve.total or most) > evolve.max_cost:
+        raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
+                        f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
+    return found
+
+
+def cost_in_words(experiment: Experiment) -> list[str]:
+    """Return in words what the experiment may come to, a line each."""
+    evolve = experiment.asked.evolve
+    most = cost.most(experiment)
+    genes = ", ".join(one.name for one in experiment.space.genes)
+    activation = ", activation" if experiment.space.pool else ""
+    return [f"genes: {genes}{activation}",
+            f"at most {evolve.generations} generations of {evolve.population_size}"
+            f"{' and as many random ones' if evolve.random_control else ''}, {evolve.replicates} trainings each of "
+            f"{evolve.per_candidate:,.0f} {evolve.budget}",
+            f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
+            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds"]
+
+
+def read(folder: Path) -> State:
+    """Return how the experiment in a directory stands. Raises UserError where there is none."""
+    state = State()
+    state.take(Journal(folder / JOURNAL).read())
+    if state.experiment is None:
+        raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
+    return state

@@ -1,0 +1,34 @@
+"""Who makes the trainings of an experiment: this process, several on this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from helios.errors import UserError, nearest
+from helios.train.evolve.executors.local import Local
+from helios.train.evolve.state import Result
+from helios.train.evolve.trainings import Job
+from helios.train.progress import Display
+
+
+class Executor(Protocol):
+    """Makes trainings in the folder runs/ of an experiment."""
+
+    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        """Yield each job's position and result, in any order. Raises KeyboardInterrupt where a signal ended one, and
+        UserError for what a user can put right; trainings that were begun go on from their checkpoints then."""
+        ...
+
+
+EXECUTORS: Mapping[str, Callable[[Path, int | None, str, Display], Executor]] = {
+    "local": lambda folder, workers, address, display: Local(folder, display)}
+
+
+def executor(where: str, folder: Path, workers: int | None, display: Display) -> Executor:
+    """Return the executor that `where` names, as KIND or KIND://ADDRESS. Raises UserError."""
+    kind, _, address = where.partition("://")
+    if kind not in EXECUTORS:
+        raise UserError(f"unknown executor {kind!r}{nearest(kind, EXECUTORS)}; there are {', '.join(EXECUTORS)}")
+    return EXECUTORS[kind](folder, workers, address, display)

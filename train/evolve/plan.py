@@ -1,0 +1,85 @@
+"""What an experiment does next: a pure function of what was asked and of its journal."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from helios.train.evolve import breeding, trainings
+from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.journal import VERSION, Entry
+from helios.train.evolve.space import described
+from helios.train.evolve.state import State
+from helios.train.evolve.trainings import Job
+from helios.train.search import births, statistics
+
+
+def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
+    """Return lines to write to the journal, or else trainings to make; neither where the experiment is over."""
+    evolve = experiment.asked.evolve
+    if state.experiment is None:
+        return [first_line(experiment)]
+    if state.verdict is not None:
+        return []
+    if not state.generations:
+        return breeding.first_generation(experiment)
+    if moves := trainings.due(experiment, state):
+        return moves
+    going = len(state.generations) < evolve.generations and not nothing(experiment, state)
+    if going and (lines := breeding.following_generation(experiment, state)):
+        return lines
+    if not state.finalists and (roles := finalists(experiment, state)):
+        return list[Entry]([{"kind": "finalists", "roles": roles}])
+    if jobs := validations(experiment, state):
+        return jobs
+    return list[Entry]([{"kind": "end", "verdict": verdict(experiment, state)}])
+
+
+def nothing(experiment: Experiment, state: State) -> bool:
+    """Return whether no candidate has a value to be chosen by."""
+    return not np.isfinite(experiment.of(state, list(state.born))).all(axis=1).any()
+
+
+def first_line(experiment: Experiment) -> Entry:
+    """Return the line that says what the journal is of."""
+    return {"kind": "experiment", "version": VERSION, "id": experiment.id, "seed": experiment.seed,
+            **experiment.asked.to_dict(), "genes": [described(one) for one in experiment.space.genes],
+            "objectives": list(experiment.objectives)}
+
+
+def finalists(experiment: Experiment, state: State) -> dict[str, str]:
+    """Return by role (evolved, random, preset) the best candidate of each arm, by the first objective."""
+    found: dict[str, str] = {}
+    for role in ("evolved", "random", "preset"):
+        ids = [id for id, c in state.born.items() if c.arm == role or (role == "evolved" and c.arm == "preset")]
+        values = experiment.of(state, ids)[:, 0] if ids else np.zeros(0)
+        if len(ids) and np.isfinite(values).any():
+            found[role] = state.reused.get(ids[int(np.nanargmin(values))], ids[int(np.nanargmin(values))])
+    return found
+
+
+def validations(experiment: Experiment, state: State) -> list[Job]:
+    """Return the trainings of the finalists on fresh seeds that are still to make, each finalist once."""
+    count = experiment.asked.evolve.validation_replicates
+    ids = list(dict.fromkeys(state.finalists.values())) if "evolved" in state.finalists else []
+    return [trainings.job(experiment, state, id, r, 1.0, "validation") for r in range(count) for id in ids
+            if (id, "validation", r) not in state.results]
+
+
+def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
+    """Return what the experiment has shown, as plain values; `sentences` say it."""
+    roles = state.finalists
+    if "evolved" not in roles:
+        return {"better": False, "winner": None, "sentences": ["no candidate has a value to be chosen by"]}
+    name = state.born[roles["evolved"]].name
+    if not experiment.asked.evolve.validation_replicates:
+        return {"better": False, "winner": roles["evolved"],
+                "sentences": [f"{name} came first; without trainings on fresh seeds nothing is called better"]}
+    values = {role: experiment.replicates(state, id, "validation") for role, id in roles.items()}
+    found = statistics.verdict(values, {role: births.genome_key(state.born[id]) for role, id in roles.items()},
+                               unit="nats" if "loss" in experiment.objectives[0] else experiment.objectives[0])
+    return {"better": found.better, "winner": roles["evolved"], "roles": roles, "values": values,
+            "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
+            "sentences": [f"{name} is {c.sentence}" for c in found.comparisons]}

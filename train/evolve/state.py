@@ -1,0 +1,174 @@
+"""How an experiment stands: its journal's lines, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from helios.errors import UserError
+from helios.train.search import births, ranking
+from helios.train.search.births import Candidate, Replicate
+
+# Fields of a birth. All others of a Candidate are measured, but for the lineage, which follows from the parents.
+BORN = ("id", "name", "activation", "generation", "seed", "parent_id", "parent_name", "mutation", "settings", "refused",
+        "arm", "operator", "parents", "bonus")
+
+
+@dataclass(frozen=True)
+class Result(Replicate):
+    """What one training of a candidate came to."""
+
+    id: str = ""
+    replicate: int = 0
+    phase: str = "search"  # or validation
+    share: float = 1.0  # of its steps, to which it was trained; another result follows where that is not all
+    run: str = ""  # name of its directory
+    status: str = "complete"  # or diverged, stopped, failed
+    why: str | None = None
+    parameters: int | None = None
+    memory_mb: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Return whether the training will not go on."""
+        return self.share == 1.0 or self.status != "complete"
+
+
+# What may be an objective, and stand in a formula: how to measure it from a training.
+MEASURES = {
+    "val_loss": lambda r: r.val_loss, "best_val_loss": lambda r: r.best_val_loss, "train_loss": lambda r: r.train_loss,
+    "tokens_per_sec": lambda r: r.tokens_per_sec_mean, "instability": lambda r: _share(r, r.trouble),
+    "spikes": lambda r: _share(r, r.spikes), "clip_rate": lambda r: r.clip_rate,
+    "max_grad_norm": lambda r: r.max_grad_norm, "skipped": lambda r: _share(r, r.skipped),
+    "alerts": lambda r: _share(r, r.cusum_alerts), "parameters": lambda r: r.parameters, "seconds": lambda r: r.seconds,
+    "tokens": lambda r: r.tokens, "memory_mb": lambda r: r.memory_mb}
+
+
+def row(result: Result) -> dict[str, float | None]:
+    """Return the measurements of a training by name."""
+    return {name: measure(result) for name, measure in MEASURES.items()}
+
+
+def _share(r: Result, count: int) -> float | None:
+    return count / r.steps if r.steps else None
+
+
+@dataclass
+class State:
+    """The candidates and results of an experiment. experiment: its first line; None: not begun."""
+
+    experiment: Mapping[str, Any] | None = None
+    generations: list[list[str]] = field(default_factory=list)  # ids, in order of birth
+    about: list[Mapping[str, Any]] = field(default_factory=list)  # the line of each generation
+    born: dict[str, Candidate] = field(default_factory=dict)
+    results: dict[tuple[str, str, int], Result] = field(default_factory=dict)  # by id, phase, replicate; the latest
+    rungs: dict[tuple[str, int, float], Result] = field(default_factory=dict)  # by id, replicate, share
+    reused: dict[str, str] = field(default_factory=dict)  # id → whose results it has
+    dropped: dict[str, str] = field(default_factory=dict)  # id → why
+    steps: dict[str, int] = field(default_factory=dict)  # id → steps of its trainings, where the budget is in seconds
+    finalists: dict[str, str] = field(default_factory=dict)  # role → id
+    verdict: Mapping[str, Any] | None = None
+    known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
+    rows: dict[str, Any] = field(default_factory=dict)  # kept by Experiment.of, by id, until there are more results
+
+    def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Take in further lines. Raises UserError for what no journal holds."""
+        for entry in entries:
+            try:
+                _TAKE[entry["kind"]](self, entry)
+            except (KeyError, TypeError, msgspec.ValidationError) as error:
+                raise UserError(f"the journal is damaged: {entry.get('kind', 'a line')}: {error}") from error
+
+    def candidate(self, id: str) -> Candidate:
+        """Return a candidate with what was measured in the search; without where nothing was yet."""
+        born, whose = self.born[id], self.reused.get(id, id)
+        found = self.of(whose)
+        if not found:
+            return born
+        return dataclasses.replace(ranking.aggregate(born, found), status=self.status(id),
+                                   parameters=found[0].parameters)
+
+    def status(self, id: str) -> str | None:
+        """Return how a candidate stands: complete, reused, stopped, diverged or failed; None: not measured yet."""
+        whose = self.reused.get(id, id)
+        found = self.of(whose)
+        if not found:
+            return None
+        for result in found:
+            if result.status != "complete":
+                return result.status
+        if whose in self.dropped or not found[-1].over:
+            return "stopped"
+        if any(result.val_loss is None for result in found):
+            return "diverged"
+        return "complete" if whose == id else "reused"
+
+    def of(self, id: str, phase: str = "search") -> list[Result]:
+        """Return a candidate's results, in order of replicate."""
+        found: list[Result] = []
+        while (result := self.results.get((id, phase, len(found)))) is not None:
+            found.append(result)
+        return found
+
+    def values(self, id: str, measure: str, phase: str = "search") -> list[float | None]:
+        """Return a measurement of each of its trainings."""
+        return [MEASURES[measure](r) for r in self.of(self.reused.get(id, id), phase)]
+
+    def measured(self, id: str) -> dict[str, float | None]:
+        """Return the mean of each measurement over its trainings; None where one is missing."""
+        return {name: mean(self.values(id, name)) for name in MEASURES}
+
+
+def mean(values: list[float | None]) -> float | None:
+    """Return the mean; None of none, and where a value is missing."""
+    known = [x for x in values if x is not None and math.isfinite(x)]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _experiment(state: State, entry: Mapping[str, Any]) -> None:
+    if state.experiment is not None:
+        raise TypeError("there are two experiments in it")
+    state.experiment = entry
+
+
+def _generation(state: State, entry: Mapping[str, Any]) -> None:
+    state.generations.append([])
+    state.about.append(entry)
+
+
+def _birth(state: State, entry: Mapping[str, Any]) -> None:
+    born = msgspec.convert({name: entry[name] for name in BORN if name in entry}, Candidate)
+    if born.id in state.born:
+        raise TypeError(f"{born.id} is born twice")
+    state.born[born.id] = born
+    state.known.setdefault(births.genome_key(born), born.id)
+    state.generations[born.generation].append(born.id)
+
+
+def _result(state: State, entry: Mapping[str, Any]) -> None:
+    result = msgspec.convert({k: v for k, v in entry.items() if k != "kind"}, Result)
+    state.results[result.id, result.phase, result.replicate] = result
+    state.rows.pop(result.id, None)
+    if result.phase == "search":
+        state.rungs[result.id, result.replicate, result.share] = result
+
+
+def _dropped(state: State, entry: Mapping[str, Any]) -> None:
+    state.dropped[entry["id"]] = entry["why"]
+    state.rows.pop(entry["id"], None)
+
+
+_TAKE = {
+    "experiment": _experiment, "generation": _generation, "birth": _birth, "result": _result,
+    "reused": lambda state, entry: state.reused.update({entry["id"]: entry["of"]}),
+    "dropped": _dropped,
+    "speed": lambda state, entry: state.steps.update({entry["id"]: entry["steps"]}),
+    "finalists": lambda state, entry: state.finalists.update(entry["roles"]),
+    "end": lambda state, entry: setattr(state, "verdict", entry["verdict"]),
+}

@@ -1,0 +1,73 @@
+"""One training of an experiment, wherever it is made."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from helios.errors import Diverged, TooLarge, UserError
+from helios.train.evolve.measure import measure
+from helios.train.evolve.state import Result
+from helios.train.evolve.stops import Stopping
+from helios.train.evolve.trainings import Job
+from helios.train.progress import Display
+from helios.train.records.layout import CONFIG, read_object
+from helios.train.run import Run
+
+RUNS = "runs"  # folder of an experiment's run directories
+
+
+def train(job: Job, folder: Path, display: Display) -> Result:
+    """Make a training, or go on with it from its last checkpoint, and return what it came to.
+
+    folder: the experiment's. Raises KeyboardInterrupt where a signal ended it, and UserError for what is not the
+    candidate's fault, such as a text that is not there.
+    """
+    path, plan = folder / RUNS / job.name, partial(_Training, job.stops)
+    until = None if job.share == 1 else max(1, round(job.share * job.config.train.steps))
+    there = read_object(path / CONFIG) or {}
+    if there and there.get("evolve", {}).get("experiment") != job.about["experiment"]:
+        raise UserError(f"{path} is of another experiment; give --resume the directory as helios-evolve left it, or "
+                        "begin anew in another --dir")
+    try:
+        run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
+        if not run.finished:
+            ended = run.train(Silent(display), until)
+            if not ended.finished and (until is None or ended.step < until):
+                raise KeyboardInterrupt
+    except TooLarge as error:
+        return failed(job, str(error))
+    except Diverged:  # which its directory tells, too
+        pass
+    return result(job, path)
+
+
+class _Training(Stopping):
+    samples = False
+
+
+class Silent(Display):
+    """Shows nothing but warnings, on the console of another."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__(quiet=True, console=display.console)
+
+    def final(self, text: str) -> None:
+        """Show nothing, for the experiment goes on."""
+
+
+def result(job: Job, path: Path) -> Result:
+    """Return what the training in the directory `path` came to, as far as the job asked for it."""
+    found = vars(measure(path))
+    if found["status"] == "unfinished":  # it paused where it was to
+        found |= {"status": "complete", "why": None}
+    found |= {"fitness": None}  # a search's; the driver knows the experiment's
+    return Result(**found, id=job.id, replicate=job.replicate, phase=job.phase, share=job.share, run=job.name)
+
+
+def failed(job: Job, why: str) -> Result:
+    """Return the result of a training that could not be made."""
+    return Result(seed=job.config.train.seed, val_loss=None, best_val_loss=None, train_loss=None, fitness=None, steps=0,
+                  tokens=0, evaluations=[], spikes=0, skipped=0, clip_rate=0.0, max_grad_norm=None,
+                  tokens_per_sec_mean=None, cusum_alerts=0, seconds=0.0, id=job.id, replicate=job.replicate,
+                  phase=job.phase, share=job.share, run=job.name, status="failed", why=why)
