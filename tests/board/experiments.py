@@ -39,7 +39,7 @@ def journal(count: int, id_: str = "exp", *, population: int = 20, replicates: i
     draw, best = random.Random(seed), list[tuple[float, dict[str, Any]]]()
     yield {"kind": "experiment", "version": 1, "id": id_, "seed": seed, "settings": {
         "objectives": ",".join(OBJECTIVES), "population": population, "replicates": replicates} | settings,
-        "base": BASE, "genes": GENES}
+        "base": BASE, "genes": GENES, "objectives": ["fitness"] if settings.get("fitness") else [*OBJECTIVES]}
     generations = math.ceil(count / population)
     for generation in range(generations):
         size = min(population, count - generation * population)
@@ -48,6 +48,8 @@ def journal(count: int, id_: str = "exp", *, population: int = 20, replicates: i
         births = [_birth(generation, i, draw, [about for _, about in sorted(best, key=lambda pair: pair[0])[:5]])
                   for i in range(size)]
         yield from births
+        if generation and best and size > 3 and births[3]["arm"] == "evolved":  # of which all settings were tried
+            yield {"kind": "reused", "id": births.pop(3)["id"], "of": best[-1][1]["id"]}
         if not end and generation >= max(1, generations - 1):
             continue
         dropped = []
@@ -104,11 +106,11 @@ def _result(birth: dict[str, Any], replicate: int, draw: random.Random, phase: s
            "stopped": "plateau: no better for 50 steps"}[status]
     return {"kind": "result", "id": birth["id"], "replicate": replicate, "phase": phase,
             "run": f"{birth['id']}.{phase[0]}{replicate}", "status": status, "why": why, "seed": 1 + replicate,
-            "val_loss": loss if status in ("complete", "stopped") else None, "best_val_loss": loss, "train_loss": loss,
-            "tokens_per_sec": speed, "instability": max(0.0, 0.02 * own["beta2"] + 0.1 * far + draw.gauss(0, 0.01)),
-            "spikes": 0.0, "clip_rate": 0.1, "max_grad_norm": 3.0, "skipped": 0.0, "alerts": 0.0, "parameters":
-            own["n_layer"] * own["n_embd"] ** 2 * 12, "seconds": 10.0, "tokens": 100_000, "memory_mb": 120.0,
-            "steps": 100, "evaluations": [[50, loss + 0.1], [100, loss]]}
+            "share": 1.0, "val_loss": loss if status in ("complete", "stopped") else None, "best_val_loss": loss,
+            "train_loss": loss, "tokens_per_sec_mean": speed, "fitness": None, "steps": 100, "tokens": 100_000,
+            "trouble": round(max(0.0, 2 + 10 * far + draw.gauss(0, 1))), "spikes": 3, "clip_rate": 0.1, "skipped": 0,
+            "max_grad_norm": 3.0, "cusum_alerts": 0, "seconds": 10.0, "memory_mb": 120.0,
+            "parameters": own["n_layer"] * own["n_embd"] ** 2 * 12, "evaluations": [[50, loss + 0.1], [100, loss]]}
 
 
 def write(path: Path, rows: list[dict[str, Any]], trained: int = 0) -> Path:

@@ -52,7 +52,8 @@ def test_experiments_are_found_where_runs_are_and_their_runs_are_tied_to_them(ru
         assert entry["best"]["id"] == best[1] and entry["best"]["value"] == pytest.approx(best[0])
         assert (entry["name"], entry["generation"], entry["candidates"]) == ("deep", 2, 60)
         assert entry["ended"] and entry["sentences"] == rows[-1]["verdict"]["sentences"]
-        assert [o["more"] for o in entry["objectives"]] == [False, True, False] and "fitness" in found["more"]
+        assert [o["more"] for o in entry["objectives"]] == [False, True, False]
+        assert found["measures"]["instability"] == {"field": "trouble", "share": True, "more": False}
         run = b.get("runs", experiment="one")["runs"][0]
         result = next(r for r in rows if r["kind"] == "result" and run["run_id"].endswith(r["run"]))
         assert (run["candidate"], run["replicate"], run["phase"]) == (result["id"], result["replicate"], "search")
@@ -186,18 +187,32 @@ def test_a_database_of_an_earlier_board_is_brought_up(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize(("settings", "names"), [
-    ({"objectives": "val_loss, tokens_per_sec"}, ["val_loss", "tokens_per_sec"]),
-    ({"fitness": "-val_loss"}, ["fitness"]), ({"objectives": ["a", 3, "a"]}, ["a"]),
-    ({"objectives": ""}, ["fitness"]), (None, ["fitness"])])
-def test_objectives(settings: Any, names: list[str]) -> None:
-    assert objectives(settings) == names
+@pytest.mark.parametrize(("first", "names"), [
+    ({"settings": {"objectives": "val_loss, tokens_per_sec"}}, ["val_loss", "tokens_per_sec"]),
+    ({"settings": {"fitness": "-val_loss", "objectives": "val_loss"}}, ["fitness"]),
+    ({"objectives": ["a", 3, "a"], "settings": {"objectives": "b"}}, ["a"]), ({"settings": 3}, ["fitness"])])
+def test_objectives(first: Any, names: list[str]) -> None:
+    assert objectives(first) == names
+
+
+@pytest.mark.parametrize(("less", "best"), [
+    ({}, "b"), ({"share": 0.25}, "a"), ({"val_loss": None}, "a"), ({"status": "stopped"}, "a"),
+    ({"phase": "validation"}, "a")])
+def test_who_may_be_the_best(less: dict[str, Any], best: str) -> None:
+    glance = Glance()
+    glance.take({"kind": "experiment", "id": "e", "objectives": ["instability"]})
+    for name, trouble in (("a", 2), ("b", 1)):
+        glance.take({"kind": "birth", "id": name})
+        glance.take({"kind": "result", "id": name, "replicate": 0, "phase": "search", "status": "complete",
+                     "share": 1.0, "val_loss": 3.0, "trouble": trouble, "steps": 4} | (less if name == "b" else {}))
+    found = glance.best()
+    assert found and (found["id"], found["value"]) == (best, {"a": 0.5, "b": 0.25}[best])
 
 
 def test_the_best_one_where_more_is_better() -> None:
     glance = Glance()
-    for line in journal(40, objectives="tokens_per_sec"):
-        glance.take(line)
+    for line in journal(40):
+        glance.take(line | ({"objectives": ["tokens_per_sec"]} if line["kind"] == "experiment" else {}))
     best = glance.best()
     assert best and best["value"] == max(
         mean(filter(None, by.values())) for id_, by in glance.values.items()

@@ -23,7 +23,9 @@ export function about(journal, one, names, runs, pick) {
     h("h3", {}, names.get(one.id), h("small", {}, ` ${one.id}`)),
     h("p", {}, mark(one), ` · generation ${one.generation}`, one.operator && one.operator !== one.arm
       && ` · ${one.operator}`),
-    h("p", { class: why ? "reason" : "note" }, why ? `${state}: ${why}` : state),
+    h("p", { class: why ? "reason" : "note" }, why ? `${state}: ${why}` : state,
+      journal.candidates.has(one.of) && [": the results of ", h("button", { type: "button", class: "link",
+        onclick: () => pick(one.of) }, names.get(one.of))]),
     one.parents.length > 0 && h("p", {}, one.parents.length > 1 ? "Parents: " : "Parent: ", one.parents.map((id, i) =>
       h("span", {}, i ? ", " : "", journal.candidates.has(id) ? h("button", { type: "button", class: "link",
         onclick: () => pick(id) }, names.get(id)) : id))),
@@ -54,7 +56,7 @@ function trainings(journal, word, rows, runs, phase) {
     return run ? h("span", {}, link, " ", status(run)) : plain(row.run);
   };
   const mean = (name) => {
-    const known = rows.map((row) => row[name]).filter(Number.isFinite);
+    const known = rows.map((row) => journal.measure(row, name)).filter((each) => each !== null);
     return value(known.length ? spread(known) : null);
   };
   return h("div", { class: "pairs" }, h("h4", {}, `${word}: trainings`), h("div", { class: "scroll" },
@@ -63,7 +65,7 @@ function trainings(journal, word, rows, runs, phase) {
       h("tbody", {}, rows.map((row) => h("tr", { class: row.status !== "complete" && "alarm" },
         h("td", {}, training(row)),
         h("td", {}, plain(row.status), row.why && h("small", {}, ` ${plain(row.why)}`)),
-        names.map((name) => h("td", {}, number(row[name]))))),
+        names.map((name) => h("td", {}, number(journal.measure(row, name)))))),
       foot && h("tr", {}, h("th", { scope: "row", colspan: 2 }, "mean"),
         names.map((name) => h("td", {}, mean(name))))))));
 }

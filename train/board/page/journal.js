@@ -7,7 +7,6 @@ import { moment } from "./format.js";
 export const ARMS = { evolved: { sign: "●", word: "evolved" }, random: { sign: "▲", word: "random" },
                       preset: { sign: "■", word: "preset" } };
 const WORST = ["diverged", "failed", "stopped"]; // how a training may end that is not complete, the worst first
-const NO_MEASURE = new Set(["replicate", "seed", "generation", "version"]);
 const QUIET = 180000; // ms without news after which nothing more is expected
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -33,10 +32,11 @@ export class Journal {
   }
 
   async load() {
-    const { overview, more } = await get(this.path);
+    const { overview, measures } = await get(this.path);
     this.#clear();
     this.entry = overview;
-    this.more = new Set(more); // measures of which more is better
+    this.table = measures; // by name: {field, share, more}
+    this.more = new Set(Object.keys(measures).filter((name) => measures[name].more)); // of which more is better
     for (let from = 0; from !== null;) {
       const { rows, next } = await get(`${this.path}/journal?from=${from}`);
       rows.forEach((row) => this.#take(row));
@@ -65,10 +65,9 @@ export class Journal {
     else if (row.kind === "result" && known) {
       known.results.set(JSON.stringify([row.phase, row.replicate]), row);
       known.stats = null;
-      for (const [name, value] of Object.entries(row)) {
-        if (Number.isFinite(value) && !NO_MEASURE.has(name)) this.measured.add(name);
-      }
-    } else if (row.kind === "dropped" && known) {
+      for (const name of Object.keys(this.table)) if (measure(this.table, row, name) !== null) this.measured.add(name);
+    } else if (row.kind === "reused" && known && row.of !== row.id) known.of = row.of;
+    else if (row.kind === "dropped" && known) {
       known.dropped = isText(row.why) ? row.why : "dropped";
       known.stats = null;
     }
@@ -76,25 +75,35 @@ export class Journal {
 
   /** The names of the objectives, and then those of everything else that was measured. */
   get objectives() { return this.entry.objectives.map(({ name }) => name); }
+  get #names() { return [...new Set([...this.objectives, ...Object.keys(this.table)])]; }
   get measures() { return [...new Set([...this.objectives, ...this.measured])]; }
 
   /** The genes: [{name, kind, low, high, values}]. */
   get genes() { return list(this.first.genes).filter((gene) => isText(gene?.name)); }
 
   /** How a candidate stands, and what was measured: {state, why, values: Map of {mean, error, n}}, over its replicates
-   *  in the search. state: waiting, complete, or why it is out: diverged, failed, stopped, dropped. */
+   *  in the search. state: waiting, complete, reused, or why it is out: diverged, failed, stopped, dropped. */
   stats(one) {
-    one.stats ??= stats(one);
-    return one.stats;
+    const source = this.candidates.get(one.of) ?? one;
+    source.stats ??= stats(this.table, this.#names, source);
+    return source === one || source.stats.state !== "complete" ? source.stats : { ...source.stats, state: "reused" };
   }
+
+  /** A measure of a result, null where it has none. */
+  measure(row, name) { return measure(this.table, row, name); }
 
   value(one, name) { return this.stats(one).values.get(name)?.mean ?? null; }
 
   /** Whether a candidate may be on the front: all its trainings in the search are complete, and it was not dropped. */
-  counts(one) { return this.stats(one).state === "complete"; }
+  counts(one) { return ["complete", "reused"].includes(this.stats(one).state); }
 
   /** A candidate's value of a gene: its own, or the one that all begin with; null where there is none. */
-  gene(one, name) {
+  gene(one, { name, settings }) {
+    const own = list(settings).filter(isText);
+    return own.length > 1 ? own.map((key) => this.#setting(one, key)) : this.#setting(one, own[0] ?? name);
+  }
+
+  #setting(one, name) {
     if (Object.hasOwn(one.settings, name)) return one.settings[name];
     if (name === "activation" && one.activation) return one.activation;
     const section = Object.values(dict(this.first.base)).find((part) => isObject(part) && Object.hasOwn(part, name));
@@ -134,21 +143,30 @@ function candidate(row, before) {
     parents: list(row.parents).filter(isText), operator: isText(row.operator) ? row.operator : null,
     difference: Object.entries(dict(row.difference)).filter(([, pair]) => Array.isArray(pair)),
     settings: dict(row.settings), activation: isText(row.activation) ? row.activation : null,
-    results: before?.results ?? new Map(), dropped: before?.dropped ?? null, stats: null,
+    results: before?.results ?? new Map(), dropped: before?.dropped ?? null, stats: null, of: before?.of ?? null,
   };
 }
 
-function stats({ results, dropped }) {
+function measure(table, row, name) {
+  const { field = name, share = false } = Object.hasOwn(table, name) ? table[name] : {};
+  const value = share ? row[field] / row.steps : row[field];
+  return Number.isFinite(value) ? value : null;
+}
+
+function stats(table, names, { results, dropped }) {
   const all = [...results.values()].filter((row) => (row.phase ?? "search") === "search"), lists = new Map();
   const bad = WORST.map((status) => all.find((row) => row.status === status)).find(Boolean)
-    ?? all.find((row) => row.status !== "complete");
-  const state = bad ? String(bad.status) : dropped !== null ? "dropped" : all.length ? "complete" : "waiting";
-  for (const row of all) for (const [name, value] of Object.entries(row)) {
-    if (!Number.isFinite(value) || NO_MEASURE.has(name)) continue;
+    ?? all.find((row) => row.status !== "complete"), lost = all.some((row) => !Number.isFinite(row.val_loss));
+  const partly = all.some((row) => (row.share ?? 1) < 1); // and goes on, or is dropped
+  const state = bad ? String(bad.status) : lost ? "diverged" : dropped !== null ? "dropped" : all.length && !partly ? "complete"
+    : "waiting";
+  for (const row of all) for (const name of names) {
+    const value = measure(table, row, name);
+    if (value === null) continue;
     if (!lists.has(name)) lists.set(name, []);
     lists.get(name).push(value);
   }
-  return { state, why: bad ? (isText(bad.why) ? bad.why : String(bad.status)) : dropped,
+  return { state, why: bad ? (isText(bad.why) ? bad.why : String(bad.status)) : lost ? "no validation loss" : dropped,
            values: new Map([...lists].map(([name, values]) => [name, spread(values)])) };
 }
 

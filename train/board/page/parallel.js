@@ -77,8 +77,9 @@ export class Parallel {
     this.line?.setAttribute("d", found ? path(this.axes, found.ys) : "");
   }
 
-  #gene({ name, kind, low, high, values }) {
-    const { journal } = this, of = (one) => journal.gene(one, name), found = [...journal.candidates.values()].map(of);
+  #gene(gene) {
+    const { name, kind, low, high, values } = gene, { journal } = this, of = (one) => journal.gene(one, gene);
+    const found = [...journal.candidates.values()].map(of);
     const listed = Array.isArray(values) ? values : [], there = found.filter((value) => value !== null);
     const numbers = there.every(Number.isFinite) && listed.length === 0 && there.length > 0;
     if (!numbers) {

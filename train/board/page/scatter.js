@@ -126,7 +126,7 @@ export class Scatter {
 
   #about({ one, a, b }) {
     const { state } = this.journal.stats(one);
-    return [one.name, ARMS[one.arm].word, state === "complete" ? null : state, `${this.across} ${number(a)}`,
+    return [one.name, ARMS[one.arm].word, this.journal.counts(one) ? null : state, `${this.across} ${number(a)}`,
             `${this.up} ${number(b)}`].filter(Boolean).join(", ");
   }
 
