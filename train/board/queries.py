@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from helios.train.board import ingest, series
+from helios.train.board import ingest, journals, series
 from helios.train.board.schema import LINES, parse, strict, text
 from helios.train.records.overview import Overview
 
@@ -80,24 +80,32 @@ def cursor(db: sqlite3.Connection) -> int:
     return db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'changes'").fetchone()[0]
 
 
-def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs: Collection[str], limit: int = 200,
-            ) -> tuple[list[Message], int]:
-    """Return the messages of the changes after the number `since`, rows and cuts of `runs` alone, and the number up to
-    which that goes. A run that changed several times is told once, as it is now."""
+def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs: Collection[str],
+            experiments: Collection[str] = (), limit: int = 200) -> tuple[list[Message], int]:
+    """Return the messages of the changes after the number `since`, rows and cuts of `runs` and lines of the journals of
+    `experiments` alone, and the number up to which that goes. A run or an experiment that changed several times is told
+    once, as it is now."""
     latest = cursor(db)
     oldest = db.execute("SELECT min(id) FROM changes").fetchone()[0] or latest + 1
     if since > latest or since < oldest - 1:
         return [Message(latest, "reset", "{}")], latest
     found = db.execute("SELECT id, run_id, kind, a, b FROM changes WHERE id > ? ORDER BY id LIMIT ?", (since, limit)
                        ).fetchall()
-    told = {run_id: id for id, run_id, kind, _, _ in found if kind == "run"}
+    told = {(kind, run_id): id for id, run_id, kind, _, _ in found if kind in ("run", "experiment")}
     messages: list[Message] = []
     size = 0
     for id, run_id, kind, a, b in found:
         if size > PAGE:
             return messages, messages[-1].id
-        if kind == "run" and told[run_id] == id:
+        if told.get((kind, run_id), id) != id:
+            continue
+        if kind == "run":
             messages += [Message(id, kind, text(entry)) for entry in entries(db, locks, run_id)]  # none: it never came
+        elif kind == "experiment":
+            messages += [Message(id, kind, text(entry)) for entry in journals.entries(db, run_id)]
+        elif kind == "journal" and run_id in experiments and (a < b or b == 0):
+            lines = [strict(line) for line in rows(db, run_id, kind, a, b)[0]]
+            messages.append(Message(id, kind, f'{{"experiment":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))
         elif kind == "cut" and run_id in runs:
             messages.append(Message(id, kind, text({"run_id": run_id, "step": a})))
         elif kind in LINES and run_id in runs and (a < b or kind == "candidates"):

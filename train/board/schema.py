@@ -61,9 +61,19 @@ CREATE TABLE changes (id INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL
 CREATE VIEW domains AS SELECT domain, count(*) AS runs FROM runs GROUP BY domain;
 INSERT INTO sqlite_sequence VALUES ('changes', CAST(strftime('%s', 'now') AS INTEGER) * 1000);
 """
+# The lines of an experiment's journal, as they were written, in the place of whose run_id is the experiment's id, also
+# in `changes`. name: of its directory. entry: what records/journal.py's Glance knows.
+EXPERIMENTS = f"""
+CREATE TABLE experiments (id TEXT PRIMARY KEY, name TEXT NOT NULL, entry TEXT NOT NULL, updated REAL NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE journal_lines (run_id TEXT, n INTEGER, line TEXT NOT NULL, PRIMARY KEY (run_id, n)) WITHOUT ROWID;
+CREATE VIEW journal AS SELECT run_id AS experiment, n,
+    {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in ("kind", "id", "generation"))}, line
+    FROM journal_lines;
+"""
 # Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with
 # the time, so that none of an earlier database of that name is one of this.
-MIGRATIONS = (TABLES,)
+MIGRATIONS = (TABLES, EXPERIMENTS)
 
 
 def connect(path: Path, write: bool = False) -> sqlite3.Connection:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import mimetypes
-import re
 import sqlite3
 import time
-import traceback
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,18 +27,19 @@ from starlette.types import Receive, Scope, Send
 
 import helios
 from helios.model import activations
-from helios.train.board import ingest, queries, series
+from helios.train.board import ingest, journals, queries, series
+from helios.train.board.answers import FAR, as_json, as_text, broken, content, failed, named, refused, whole
 from helios.train.board.guard import ID, Guard, body
-from helios.train.board.schema import LINES, parse, storable, strict, text
-from helios.train.board.store import Store, warn
+from helios.train.board.schema import LINES, parse, storable, strict
+from helios.train.board.store import Store
 from helios.train.board.uploads import LARGEST, PART, Uploads
+from helios.train.records.journal import MEASURES
 
 PAGE = Path(__file__).parent / "page"
 for _type, _ending in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("text/css", ".css"),
                        ("font/woff2", ".woff2"), ("image/svg+xml", ".svg")):
     mimetypes.add_type(_type, _ending)  # whatever this machine thinks of them
 LIMIT = 8 * 2**20  # bytes of a post
-FAR = 2**62  # beyond every number of a row, and what SQLite holds
 PING = 15  # seconds
 ACTIVATIONS = "".join(f"export const {name} = {json.dumps(value)};\n" for name, value in {  # a part of the page
     "TABLE": {name: colour for name, (*_, colour) in activations.TABLE.items()}, "MORE": activations.MORE,
@@ -98,7 +97,9 @@ class Board:
                 get("/api/health", self.health), get("/api/runs", self.runs), get("/api/stream", self.stream),
                 Route("/api/ingest", self.ingest, methods=["POST"]),
                 get(one, self.run), get(one + "/series", self.series), get(one + "/rows", self.rows),
-                get(one + "/checkpoints", self.checkpoints),
+                get(one + "/checkpoints", self.checkpoints), get("/api/experiments", self.experiments),
+                get("/api/experiments/{experiment}", self.experiment),
+                get("/api/experiments/{experiment}/journal", self.journal),
                 *(get(f"{one}/{kind}", self._lines(kind)) for kind in LINES if kind != "metrics"),
                 Route(one + "/files/{name}/parts/{number}", self.part, methods=["PUT"]),
                 get(one + "/files/{name}/parts", self.parts),
@@ -107,7 +108,7 @@ class Board:
                 Mount("/", StaticFiles(directory=PAGE, html=True)),
             ],
             middleware=[Middleware(Guard, token=token, loopback=loopback)],
-            exception_handlers={HTTPException: _refused, sqlite3.Error: _failed, OSError: _failed, Exception: _broken})
+            exception_handlers={HTTPException: refused, sqlite3.Error: failed, OSError: failed, Exception: broken})
 
     async def listen(self) -> None:
         """Have the store's commits wake the streams."""
@@ -124,98 +125,120 @@ class Board:
         self._wake()
 
     async def health(self, request: Request) -> Response:
-        return _json({"ok": True, "version": helios.__version__})
+        return as_json({"ok": True, "version": helios.__version__})
 
     async def activations(self, request: Request) -> Response:
         return Response(ACTIVATIONS, media_type="text/javascript")
 
     def runs(self, request: Request) -> Response:
-        status, q = request.query_params.get("status"), request.query_params.get("q", "").lower()
+        wanted = {key: value for key in ("status", "experiment") if (value := request.query_params.get(key))}
+        q = request.query_params.get("q", "").lower()
         with self.store.reading() as db:
             found = queries.entries(db, self.store.locks)
-        return _json({"runs": [entry for entry in found if (not status or entry["status"] == status) and (
-            not q or any(q in str(value).lower() for value in entry.values()))]})
+        return as_json({"runs": [
+            entry for entry in found if all(entry.get(key) == value for key, value in wanted.items())
+            and (not q or any(q in str(value).lower() for value in entry.values()))]})
 
     def run(self, request: Request) -> Response:
-        run_id = _id(request, "run_id")
+        run_id = named(request, "run_id")
         with self.store.reading() as db:
             found = queries.run(db, self.store.locks, run_id)
         if found is None:
             raise HTTPException(404, f"no run {run_id}")
-        return _json(found)
+        return as_json(found)
 
     def series(self, request: Request) -> Response:
-        run_id, query = _id(request, "run_id"), request.query_params
+        run_id, query = named(request, "run_id"), request.query_params
         keys = list(dict.fromkeys(key for part in query.getlist("keys") for key in part.split(",") if key))
-        px = _whole(query, "px", 800, 1, 10_000)
+        px = whole(query, "px", 800, 1, 10_000)
         if any(not storable(key) for key in keys):
             raise HTTPException(400, "keys is not UTF-8")
         with self.store.reading() as db:
             self._known(db, run_id)
-            found = series.series(db, run_id, keys, _whole(query, "from"), _whole(query, "to"), px)
-        return _json({"series": found})
+            found = series.series(db, run_id, keys, whole(query, "from"), whole(query, "to"), px)
+        return as_json({"series": found})
 
     def rows(self, request: Request) -> Response:
         """Rows as they were written, which may be with NaN."""
-        run_id, query = _id(request, "run_id"), request.query_params
+        run_id, query = named(request, "run_id"), request.query_params
         with self.store.reading() as db:
             self._known(db, run_id)
-            start, end = series.span(db, run_id, _whole(query, "from"), _whole(query, "to"))
-            start = max(start, _whole(query, "after", 0, 0))
-            found, after = queries.rows(db, run_id, "metrics", start, end, _whole(query, "limit", 1000, 1, 10_000))
-        return _text(f'{{"rows":[{",".join(found)}],"next":{json.dumps(after)}}}')
+            start, end = series.span(db, run_id, whole(query, "from"), whole(query, "to"))
+            start = max(start, whole(query, "after", 0, 0))
+            found, after = queries.rows(db, run_id, "metrics", start, end, whole(query, "limit", 1000, 1, 10_000))
+        return as_text(f'{{"rows":[{",".join(found)}],"next":{json.dumps(after)}}}')
 
     def _lines(self, kind: str) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
-            run_id = _id(request, "run_id")
+            run_id = named(request, "run_id")
             with self.store.reading() as db:
                 self._known(db, run_id)
                 found, _ = queries.rows(db, run_id, kind)
-            return _text(f'{{"rows":[{",".join(map(strict, found))}]}}')
+            return as_text(f'{{"rows":[{",".join(map(strict, found))}]}}')
         return answer
 
     def checkpoints(self, request: Request) -> Response:
-        run_id = _id(request, "run_id")
+        run_id = named(request, "run_id")
         with self.store.reading() as db:
             self._known(db, run_id)
-            return _json({"rows": queries.checkpoints(db, run_id)})
+            return as_json({"rows": queries.checkpoints(db, run_id)})
+
+    def experiments(self, request: Request) -> Response:
+        with self.store.reading() as db:
+            return as_json({"experiments": journals.entries(db)})
+
+    def experiment(self, request: Request) -> Response:
+        key = named(request, "experiment")
+        with self.store.reading() as db:
+            found = journals.entries(db, key)
+        if not found:
+            raise HTTPException(404, f"no experiment {key}")
+        return as_json({"overview": found[0], "measures": {name: m._asdict() for name, m in MEASURES.items()}})
+
+    def journal(self, request: Request) -> Response:
+        key, start = named(request, "experiment"), whole(request.query_params, "from", 0, 0)
+        with self.store.reading() as db:
+            if not journals.entries(db, key):
+                raise HTTPException(404, f"no experiment {key}")
+            found, after = queries.rows(db, key, "journal", start, limit=FAR)
+        return as_text(f'{{"rows":[{",".join(map(strict, found))}],"next":{json.dumps(after)}}}')
 
     async def ingest(self, request: Request) -> Response:
         raw = await body(request, LIMIT)
         run_id, work = await run_in_threadpool(_writing, raw)
         try:
-            return _json({"next": await asyncio.wrap_future(self.store.submit(work))})
+            return as_json({"next": await asyncio.wrap_future(self.store.submit(work))})
         except ingest.Gap as gap:
-            return _json({"next": gap.wanted, "error": f"{run_id}: {gap}"}, 409)
+            return as_json({"next": gap.wanted, "error": f"{run_id}: {gap}"}, 409)
 
     async def part(self, request: Request) -> Response:
-        _id(request, "run_id"), _id(request, "name")
-        number = _whole(request.path_params, "number", None, 0, LARGEST)
-        size, sha256 = _content(request.query_params)
+        named(request, "run_id"), named(request, "name")
+        number = whole(request.path_params, "number", None, 0, LARGEST)
+        size, sha256 = content(request.query_params)
         data, digest = await body(request, PART), request.headers.get("x-sha256", "")
-        return _json({"have": await run_in_threadpool(self.uploads.put, number, data, digest, size, sha256)})
+        return as_json({"have": await run_in_threadpool(self.uploads.put, number, data, digest, size, sha256)})
 
     def parts(self, request: Request) -> Response:
-        _id(request, "run_id"), _id(request, "name")
-        return _json({"have": self.uploads.have(*_content(request.query_params))})
+        named(request, "run_id"), named(request, "name")
+        return as_json({"have": self.uploads.have(*content(request.query_params))})
 
     async def finish(self, request: Request) -> Response:
-        run_id, name = _id(request, "run_id"), _id(request, "name")
+        run_id, name = named(request, "run_id"), named(request, "name")
         try:
             about = parse((await body(request, PART)).decode())
         except ValueError:
             about = None
         if not isinstance(about, dict):
             raise HTTPException(400, "the body is no JSON object")
-        size, sha256 = _content(about)
+        size, sha256 = content(about)
         step = about.get("step")
         if step is not None and (type(step) is not int or abs(step) > ingest.HIGHEST):
             raise HTTPException(400, "step is no whole number")
         await run_in_threadpool(self.uploads.finish, run_id, name, size, sha256, step)
-        return _json({"href": f"/api/runs/{run_id}/files/{name}"})
+        return as_json({"href": f"/api/runs/{run_id}/files/{name}"})
 
     def file(self, request: Request) -> Response:
-        run_id, name = _id(request, "run_id"), _id(request, "name")
+        run_id, name = named(request, "run_id"), named(request, "name")
         with self.store.reading() as db:
             path = self.uploads.path(db, run_id, name)
         if path is None:
@@ -223,12 +246,13 @@ class Board:
         return FileResponse(path, media_type="application/octet-stream", filename=name)
 
     async def stream(self, request: Request) -> Response:
-        runs = frozenset(request.query_params.getlist("run"))
+        runs, experiments = (frozenset(request.query_params.getlist(name)) for name in ("run", "experiment"))
         given = request.headers.get("last-event-id") or request.query_params.get("cursor")
-        since = None if given is None else _whole({"cursor": given}, "cursor", None, 0)
-        return _Stream(self._messages(runs, since), ping=PING, sep="\n", send_timeout=PING)
+        since = None if given is None else whole({"cursor": given}, "cursor", None, 0)
+        return _Stream(self._messages(runs, experiments, since), ping=PING, sep="\n", send_timeout=PING)
 
-    async def _messages(self, runs: frozenset[str], since: int | None) -> AsyncIterator[ServerSentEvent]:
+    async def _messages(self, runs: frozenset[str], experiments: frozenset[str], since: int | None
+                        ) -> AsyncIterator[ServerSentEvent]:
         changed = asyncio.Event()
         self.waiting.add(changed)
         try:
@@ -237,7 +261,7 @@ class Board:
                 yield ServerSentEvent(json.dumps({"cursor": since}), event="hello", id=str(since))
             while not self.ended.is_set():
                 changed.clear()
-                messages, until = await run_in_threadpool(self._changes, since, runs)
+                messages, until = await run_in_threadpool(self._changes, since, runs, experiments)
                 for message in messages:
                     yield ServerSentEvent(message.data, event=message.event, id=str(message.id))
                 if until == since:
@@ -251,9 +275,10 @@ class Board:
         with self.store.reading() as db:
             return queries.cursor(db)
 
-    def _changes(self, since: int, runs: frozenset[str]) -> tuple[list[queries.Message], int]:
+    def _changes(self, since: int, runs: frozenset[str], experiments: frozenset[str]
+                 ) -> tuple[list[queries.Message], int]:
         with self.store.reading() as db:
-            return queries.changes(db, self.store.locks, since, runs)
+            return queries.changes(db, self.store.locks, since, runs, experiments)
 
     def _known(self, db: sqlite3.Connection, run_id: str) -> None:
         if not db.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
@@ -331,54 +356,3 @@ def _rows(post: str) -> list[str]:
         found.append(post[at:end])
         at = end
     return found
-
-
-def _id(request: Request, name: str) -> str:
-    given = request.path_params[name]
-    if not ID.fullmatch(given):
-        raise HTTPException(404, f"no such {name}")
-    return given
-
-
-def _whole(given: Any, name: str, default: int | None = None, least: int = -FAR, most: int = FAR) -> Any:
-    value = given.get(name)
-    if value is None or value == "":
-        return default
-    try:
-        number = int(str(value))
-    except ValueError:
-        raise HTTPException(400, f"{name} is no whole number") from None
-    if not least <= number <= most:
-        raise HTTPException(400, f"{name} is not from {least:,} to {most:,}")
-    return number
-
-
-def _content(given: Any) -> tuple[int, str]:
-    size, sha256 = _whole(given, "size", -1, 0, LARGEST), str(given.get("sha256", "")).lower()
-    if size < 0 or not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise HTTPException(400, "size and sha256 of the whole file are wanted")
-    return size, sha256
-
-
-def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return _text(strict(text(value)), status, headers)
-
-
-def _text(content: str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(content, status, headers, "application/json")
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return _json({"error": error.detail}, error.status_code, error.headers)
-
-
-def _failed(request: Request, error: Exception) -> Response:
-    warn(f"{request.method} {request.url.path}: {error}")
-    return _json({"error": f"the board cannot use its files: {error}"}, 503)
-
-
-def _broken(request: Request, error: Exception) -> Response:
-    with suppress(OSError, ValueError):
-        traceback.print_exception(error)
-    return _json({"error": "the board met an error of its own, which its output tells"}, 500)

@@ -18,20 +18,22 @@ from typing import Any
 from helios.errors import UserError
 from helios.train.board import ingest, queries, tail
 from helios.train.board.guard import ID
+from helios.train.board.journals import Reader
 from helios.train.board.store import Store, warn
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, read_config, read_object
+from helios.train.records.journal import JOURNAL
+from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, Signature, read_config, read_object
+from helios.train.records.layout import signature as _signature
 from helios.train.records.overview import STALE, locked
 
 TICK = 0.4  # seconds between two looks at the runs under way
 WARM = 10.0  # seconds for which a run is under way after a change; others are looked through as often, or with new rows
-DEPTH = 3  # levels of folders in which runs are found
+DEPTH = 3  # levels of folders in which runs and experiments are found
+OF_EXPERIMENT = 2  # levels below an experiment's directory in which its runs are found, wherever it lies
 CANDIDATES, SUMMARY = "search/candidates.jsonl", "search/summary.json"
 KINDS = {f"{kind}.jsonl": kind for kind in ("metrics", "events", "samples")}
 ABOUT = (CONFIG, SUMMARY, CHECKPOINTS)  # read whole when one of them changes
 _STEP = re.compile(r"step-(\d{6,})")
 _STATE = "state.json"
-
-Signature = tuple[int, int, int] | None  # inode, size, time of the last change in ns
 
 
 @dataclass(eq=False)
@@ -52,6 +54,7 @@ class Watcher:
         self.folders: dict[str, tuple[int, list[str]]] = {}  # that are no runs: time of a change, folders in it
         self.runs: dict[str, _Run] = {}  # by path
         self.owners: dict[str, str] = {}  # run id → path
+        self.journals: dict[str, Reader] = {}  # by path of the experiment's directory
         self.left: dict[str, Signature] = {}  # left out: path → of config.json
         self.waiting: deque[_Run] = deque()  # to be looked through
         self.warned: set[str] = set()
@@ -74,6 +77,8 @@ class Watcher:
         while not self.ended.is_set():
             began = time.monotonic()
             self._guarded(self.folder, self._discover)
+            for path, reader in self.journals.items():
+                self._guarded(path, partial(reader.look, self.store))
             cold = []
             for run in list(self.runs.values()):
                 if run.warm > began or (run.seen and any(
@@ -115,9 +120,14 @@ class Watcher:
             warn(message)
 
     def _discover(self) -> None:
-        """Find new runs, and forget those that vanished."""
+        """Find new runs and experiments, and forget those that vanished."""
         found: list[str] = []
-        self._walk(self.folder, DEPTH, found, set())
+        journals: list[str] = []
+        self._walk(self.folder, DEPTH, found, journals, set())
+        if set(self.journals) - set(journals):  # those that were left out may have a place now
+            for reader in self.journals.values():
+                reader.seen = reader.seen if reader.id else None
+        self.journals = {path: self.journals.get(path) or Reader(path, self._held, self._warn) for path in journals}
         for path in set(self.runs) - set(found):
             self._forget(self.runs[path])
         new = [path for path in found if path not in self.runs and self.left.get(path, ()) != _signature(path, CONFIG)]
@@ -135,9 +145,15 @@ class Watcher:
         self.left.clear()
         self._changed(run.run_id)
 
-    def _walk(self, folder: str, depth: int, found: list[str], been: set[tuple[int, int]]) -> None:
-        """Add the run directories in a folder. been: devices and inodes of the folders that were walked through, since
-        links may lead back to one."""
+    def _held(self, experiment: str, path: str) -> None:
+        """Raise UserError where an experiment is read from another directory than `path`."""
+        for other, reader in self.journals.items():
+            if reader.id == experiment and other != path:
+                raise UserError(f"{path} is left out: {other} is of the same experiment, {experiment}")
+
+    def _walk(self, folder: str, depth: int, found: list[str], journals: list[str], been: set[tuple[int, int]]) -> None:
+        """Add the run directories in a folder to `found`, and those of experiments to `journals`. been: devices and
+        inodes of the folders that were walked through, since links may lead back to one."""
         try:
             status = os.stat(folder)
         except OSError:
@@ -148,6 +164,9 @@ class Watcher:
         if (here := (status.st_dev, status.st_ino)) in been:
             return
         been.add(here)
+        if os.path.exists(os.path.join(folder, JOURNAL)):
+            journals.append(folder)
+            depth = max(depth, OF_EXPERIMENT)
         changed, known = status.st_mtime_ns, self.folders.get(folder)
         if known and known[0] == changed:
             places = known[1]
@@ -160,8 +179,8 @@ class Watcher:
         for place in places:
             if place in self.runs or os.path.exists(os.path.join(place, CONFIG)):
                 found.append(place)
-            elif depth > 1:
-                self._walk(place, depth - 1, found, been)
+            elif depth > 1 or os.path.exists(os.path.join(place, JOURNAL)):
+                self._walk(place, depth - 1, found, journals, been)
 
     def _claim(self, path: str) -> None:
         """Take in a new run directory, but not a second one of the same run."""
@@ -178,8 +197,8 @@ class Watcher:
     def _look(self, run: _Run) -> bool:
         """Read what is new of a run; return whether there is more."""
         now = {name: _signature(run.path, name) for name in (*ABOUT, CANDIDATES, *KINDS)}
-        changed = {name for name, signature in now.items() if signature != run.seen.get(name)}
-        updated = min(max((signature[2] for signature in now.values() if signature), default=0) / 1e9, time.time())
+        changed = {name for name, found in now.items() if found != run.seen.get(name)}
+        updated = min(max((found[2] for found in now.values() if found), default=0) / 1e9, time.time())
         if changed and (run.seen or updated > time.time() - WARM):
             run.warm = time.monotonic() + WARM
         if run.places is None:
@@ -293,14 +312,6 @@ def _taking(run_id: str, kind: str, before: tail.Place | None, rows: list[ingest
         ingest.put(db, run_id, kind, before.rows if before else 0, rows, updated)
         db.execute("INSERT OR REPLACE INTO sources VALUES (?, ?, ?, ?, ?, ?)", (run_id, kind, *after))
     return take
-
-
-def _signature(folder: str, name: str) -> Signature:
-    try:
-        found = os.stat(f"{folder}/{name}")
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _checkpoints(folder: str, known: dict[str, tuple[int, dict[str, Any]]]) -> dict[str, tuple[int, dict[str, Any]]]:

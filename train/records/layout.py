@@ -22,6 +22,17 @@ LIFE = {"run_start": "active", "resumed": "active", "run_complete": "completed",
         "paused": "interrupted", "stopped": "completed", "diverged": "failed", "device_lost": "failed",
         "failed": "failed"}
 
+Signature = tuple[int, int, int] | None  # inode, size, time of the last change in ns
+
+
+def signature(folder: str, name: str) -> Signature:
+    """Return what changes with the content of a file; None where there is none."""
+    try:
+        found = os.stat(f"{folder}/{name}")
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the content of config.json in the run directory `path`. Raises UserError where there is no valid one."""

@@ -18,6 +18,8 @@ from helios.train.records.rows import lines
 STALE = 180.0  # seconds without news after which nothing more is expected
 RECENT = 32  # last steps whose median is the speed
 SILENT = "its process ended without a word"
+# Key → its name in what config.json says of the experiment that a run belongs to.
+EVOLVE = {"experiment": "experiment", "candidate": "id", "replicate": "replicate", "phase": "phase"}
 
 
 class Status(NamedTuple):
@@ -61,7 +63,8 @@ class Overview:
 
     def config(self, about: Mapping[str, Any]) -> None:
         """Take in the content of config.json."""
-        names = ("run_id", "created", "chat", "model", "train", "search", "device", "parameters", "symbio_winner")
+        names = ("run_id", "created", "chat", "model", "train", "search", "device", "parameters", "symbio_winner",
+                 "evolve")
         self.about = {name: about[name] for name in names if name in about}
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -69,12 +72,12 @@ class Overview:
         self.count += 1
         self.step = _whole(row.get("step")) or self.step
         self.searched += row.get("symbio_phase") == "search"
-        self.loss = _number(row.get("loss"))
-        if (value := _number(row.get("val_loss"))) is not None:
+        self.loss = number(row.get("loss"))
+        if (value := number(row.get("val_loss"))) is not None:
             self.val_loss = value
             if row.get("symbio_phase") != "search" and (self.best is None or value < self.best[0]):
                 self.best = value, self.step
-        if (speed := _number(row.get("tokens_per_sec"))) is not None:
+        if (speed := number(row.get("tokens_per_sec"))) is not None:
             self.speeds = [*self.speeds, speed][-RECENT:]
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -88,7 +91,7 @@ class Overview:
         """Return what is known, by name; None: not known. locked: as `status` takes it. updated: seconds since the
         epoch at which the last news came; now: the present, likewise. Losses are in nats a token."""
         section = lambda name: value if isinstance(value := self.about.get(name), dict) else {}
-        model, train, search, device = map(section, ("model", "train", "search", "device"))
+        model, train, search, device, evolve = map(section, ("model", "train", "search", "device", "evolve"))
         created = self.about.get("created")
         found = status(self.life, locked, (time.time() if now is None else now) - updated)
         known = all(isinstance(model.get(key), int) for key in ("n_layer", "n_embd", "n_head", "block_size"))
@@ -104,9 +107,10 @@ class Overview:
             "precision": train.get("precision"), "device": device.get("name"), "loss": self.loss,
             "val_loss": self.val_loss, "best_val_loss": self.best and self.best[0],
             "best_val_step": self.best and self.best[1],
-            "tokens_per_sec": _number(median(self.speeds)) if self.speeds else None,
+            "tokens_per_sec": number(median(self.speeds)) if self.speeds else None,
             "coverage": self.count / self.step if self.step else None, "symbio": bool(search),
-            "symbio_winner": self.about.get("symbio_winner"), "historic": False}
+            "symbio_winner": self.about.get("symbio_winner"), "historic": False,
+            **{key: evolve.get(name) for key, name in EVOLVE.items()}}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -151,7 +155,7 @@ def seconds(time_: str) -> float:
     return timegm(time.strptime(time_, "%Y-%m-%dT%H:%M:%SZ"))
 
 
-def _number(x: Any) -> float | None:
+def number(x: Any) -> float | None:
     """Return the number if it is one, and finite."""
     if isinstance(x, bool) or not isinstance(x, int | float):
         return None

@@ -2,6 +2,7 @@
 
 import { Refused } from "./api.js";
 import { h } from "./dom.js";
+import { ExperimentPage } from "./experiment.js";
 import { List } from "./list.js";
 import { RunPage } from "./run.js";
 import { follow } from "./stream.js";
@@ -14,10 +15,15 @@ const main = at("main"), live = at("live"), picked = new Set();
 let page = null, stop = () => {}, list = "#"; // list: the list of runs as it was last filtered and sorted
 
 const view = new View((now, before) => {
-  if (!now.runs.length) list = location.hash || "#";
-  if (String(now.runs) === String(before.runs)) page.update(now, before);
+  if (!opened(now)) list = location.hash || "#";
+  if (opened(now) === opened(before)) page.update(now, before);
   else open();
 });
+
+/** What is open beside the list: "" is the list. */
+function opened({ runs, experiment }) {
+  return runs.length || experiment ? JSON.stringify([runs, experiment]) : "";
+}
 
 function trouble(error) {
   at("trouble").hidden = error === null;
@@ -27,19 +33,20 @@ function trouble(error) {
 
 /** Open what the view says: the stream first, then everything, so that nothing is lost in between. */
 function open() {
-  const { runs } = view.now;
-  if (!runs.length) list = location.hash || "#";
+  const { runs, experiment } = view.now;
+  if (!opened(view.now)) list = location.hash || "#";
   stop();
   if (page) main.focus({ preventScroll: true }); // what had the focus is going
   page?.destroy();
   trouble(null);
   let loading = Promise.resolve(); // one after another: the messages after the beginning of one add to what it fetches
   const load = () => { loading = loading.then(() => fetched(mine)); };
-  const mine = page = runs.length ? new RunPage(view, trouble, load) : new List(view, picked);
+  const mine = page = runs.length ? new RunPage(view, trouble, load)
+    : experiment ? new ExperimentPage(view, trouble, load) : new List(view, picked);
   main.replaceChildren(page.element);
-  crumbs(runs);
+  crumbs(runs, experiment);
   scrollTo(0, 0);
-  stop = follow(runs, (event, data) => {
+  stop = follow(runs, runs.length ? "" : experiment, (event, data) => {
     if (event === "hello" || event === "reset") load();
     else mine.hear(event, data);
   }, (word) => {
@@ -63,8 +70,8 @@ async function fetched(mine) {
   }
 }
 
-function crumbs(runs) {
-  const title = runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : "";
+function crumbs(runs, experiment) {
+  const title = runs.length === 1 ? runs[0] : runs.length ? `${runs.length} runs` : experiment;
   document.title = title ? `${title} – Helios` : "Helios";
   at("crumbs").replaceChildren(h("a", { href: title ? list : "#", "aria-current": title ? null : "page" }, "Runs"),
     ...(title ? [h("span", { "aria-current": "page" }, title)] : []));

@@ -1,4 +1,4 @@
-// The x axes: by step, tokens or time.
+// The x axes: by step, tokens or time, and of experiments by generation.
 
 import { count, duration, short } from "./format.js";
 
@@ -8,7 +8,7 @@ const SECONDS = [0.01, 0.1, 1, 2, 5, 10, 15, 30, ...[1, 2, 5, 10, 15, 30].map((m
 const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
 
 /**
- * word: what it is called; say(x): its numbers; exact(x): the same where a narrow range makes them alike;
+ * The x axes. word: what it is called; say(x): its numbers; exact(x): the same where a narrow range makes them alike;
  * steps: distances of those that are written.
  */
 export const AXES = {
@@ -16,6 +16,7 @@ export const AXES = {
   tokens: { word: "tokens", say: short, exact: count, steps: WHOLE },
   time: { word: "time", say: duration, exact: (x) => `${(x / 1000).toFixed(2)} s`,
           steps: SECONDS.map((seconds) => 1000 * seconds) },
+  generation: { word: "generation", say: count, exact: count, steps: WHOLE },
 };
 
 /** Write numbers on an axis, exactly where they would else be alike. */

@@ -73,6 +73,10 @@ export function labels(candidates) {
     [id, !name ? id : often.get(name) === 1 ? name : `${name} #${id.split("_").at(-1)}`]));
 }
 
+/** A setting's value in few characters. */
+export const said = (value) => (typeof value === "number" ? number(value)
+  : typeof value === "boolean" ? (value ? "on" : "off") : plain(value));
+
 /** Any value of a setting as text. */
 export function plain(value) {
   if (value === null || value === undefined) return NONE;

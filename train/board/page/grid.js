@@ -6,6 +6,7 @@ import { h, soon } from "./dom.js";
 import { AXES, span, written } from "./axis.js";
 import { marksOf } from "./marks.js";
 import { onTheme } from "./theme.js";
+import { CHOICES } from "./view.js";
 
 const MOST_PX = 2000;
 
@@ -151,8 +152,8 @@ export class Grid {
   #toolbar() {
     const { view } = this, button = (text, label, work) =>
       h("button", { type: "button", "aria-label": label, title: label, onclick: work }, text);
-    this.axes = new Map(Object.entries(AXES).map(([axis, { word }]) =>
-      [axis, button(word, `By ${word}`, () => this.#axis(axis))]));
+    this.axes = new Map(CHOICES.x.map((axis) =>
+      [axis, button(AXES[axis].word, `By ${AXES[axis].word}`, () => this.#axis(axis))]));
     this.slider = h("input", { type: "range", min: 0, max: 0.99, step: 0.01, id: "smooth", oninput: () =>
       view.set({ smooth: Number(this.slider.value) }, { small: true }) });
     this.smooth = h("output", { for: "smooth" });

@@ -1,9 +1,10 @@
-// The list of runs.
+// The list of runs, and of experiments, under which theirs are folded.
 
 import { get } from "./api.js";
 import { colourOf, shortName } from "./colours.js";
 import { h, soon, swatch } from "./dom.js";
-import { ago, count, loss, moment, short, time } from "./format.js";
+import { ago, count, loss, moment, number, short, time } from "./format.js";
+import { standing } from "./journal.js";
 import { Table } from "./table.js";
 
 export const STATUS = { active: "●", completed: "✓", interrupted: "‖", stale: "○", failed: "✕", historic: "◇" };
@@ -27,7 +28,9 @@ export class List {
   constructor(view, picked) {
     this.view = view;
     this.picked = picked; // run ids, kept while other pages are open
-    this.entries = this.news = new Map();
+    this.entries = new Map();
+    this.experiments = new Map();
+    this.news = { run: new Map(), experiment: new Map() };
     this.all = false;
     this.search = h("input", { type: "search", placeholder: "Filter by name, device, activation…",
       "aria-label": "Filter runs", value: view.now.q,
@@ -36,26 +39,31 @@ export class List {
     this.compare = h("a", { class: "button primary", hidden: true });
     this.table = new Table(this.#columns(), { label: "Runs", key: (entry) => entry.run_id, className: "runs",
       sort: view.now.sort, sorted: (sort) => view.set({ sort }, { small: true }) });
+    this.groups = new Table(this.#groups(), { label: "Experiments", key: (e) => e.experiment,
+      className: "runs groups", sort: "-updated" });
+    this.grouped = h("div", { class: "scroll", hidden: true }, this.groups.element);
     this.more = h("button", { type: "button", hidden: true, onclick: () => { this.all = true; this.draw(); } });
     this.empty = h("p", { class: "empty", hidden: true });
     this.element = h("section", { class: "list" }, h("h1", { class: "unseen" }, "Runs"),
       h("div", { class: "bar" }, this.search, this.choices, this.compare),
-      h("div", { class: "scroll" }, this.table.element), this.empty, this.more);
+      this.grouped, h("div", { class: "scroll" }, this.table.element), this.empty, this.more);
     this.drawSoon = soon(() => this.draw(), 200);
     this.clock = setInterval(() => this.draw(), 10000);
   }
 
   async load() {
-    this.news = new Map(); // what is heard meanwhile is newer
-    const { runs } = await get("runs");
-    this.entries = new Map([...runs.map((entry) => [entry.run_id, entry]), ...this.news]);
+    const news = this.news = { run: new Map(), experiment: new Map() }; // what is heard meanwhile is newer
+    const [{ runs }, { experiments }] = await Promise.all([get("runs"), get("experiments")]);
+    this.entries = new Map([...runs.map((entry) => [entry.run_id, entry]), ...news.run]);
+    this.experiments = new Map([...experiments.map((entry) => [entry.experiment, entry]), ...news.experiment]);
     this.draw();
   }
 
   hear(event, data) {
-    if (event !== "run") return;
-    this.entries.set(data.run_id, data);
-    this.news.set(data.run_id, data);
+    if (event === "run") this.entries.set(data.run_id, data);
+    else if (event === "experiment") this.experiments.set(data.experiment, data);
+    else return;
+    this.news[event].set(event === "run" ? data.run_id : data.experiment, data);
     this.drawSoon();
   }
 
@@ -67,21 +75,66 @@ export class List {
   destroy() { clearInterval(this.clock); }
 
   draw() {
-    const { q, status: wanted } = this.view.now, words = q.toLowerCase().split(/\s+/).filter(Boolean);
-    const matching = [...this.entries.values()].filter((entry) => {
+    const { q, status: wanted, unfold } = this.view.now, words = q.toLowerCase().split(/\s+/).filter(Boolean);
+    const all = [...this.entries.values()].filter((entry) => {
       const text = [entry.run_id, entry.status, entry.reason, entry.domain, entry.model, entry.device, entry.activation,
-                    entry.symbio_winner].join(" ").toLowerCase();
+                    entry.symbio_winner, entry.candidate, this.experiments.get(entry.experiment)?.name]
+        .join(" ").toLowerCase();
       return words.every((word) => text.includes(word));
     });
+    const folded = (entry) => this.experiments.has(entry.experiment) && !unfold.includes(entry.experiment);
+    const matching = all.filter((entry) => !folded(entry));
+    this.#experiments(all, words);
     const shown = matching.filter((entry) => !wanted || entry.status === wanted);
     this.#choices(matching, wanted);
     this.table.show(shown, this.all ? Infinity : FIRST);
     this.more.hidden = this.all || shown.length <= FIRST;
     this.more.textContent = `Show all ${count(shown.length)} runs`;
     this.empty.hidden = shown.length > 0;
-    this.empty.textContent = this.entries.size ? "No run matches." :
+    this.empty.textContent = all.length > matching.length && !wanted ? "The runs of experiments are folded." :
+      this.entries.size ? "No run matches." :
       "No run yet. Runs appear here as soon as they begin.";
     this.#comparing();
+  }
+
+  /** The experiments: those that match the filter, or of which a run does. */
+  #experiments(matching, words) {
+    this.found = Map.groupBy(matching, (run) => run.experiment);
+    this.theirs = Map.groupBy(this.entries.values(), (run) => run.experiment);
+    const shown = [...this.experiments.values()].filter((entry) => this.found.has(entry.experiment)
+      || words.every((word) => `${entry.name} ${entry.experiment}`.toLowerCase().includes(word)));
+    this.grouped.hidden = shown.length === 0;
+    this.groups.show(shown);
+  }
+
+  #groups() {
+    const runs = (e) => this.found.get(e.experiment) ?? [];
+    const word = (e) => standing(e, this.theirs.get(e.experiment) ?? []);
+    const open = (e) => this.view.now.unfold.includes(e.experiment);
+    const text = (name, label, say, more = {}) => ({ name, label, text: say, by: say, ...more });
+    const active = (e) => runs(e).filter((run) => run.status === "active").length;
+    return [
+      text("status", "Status", word, { node: (e) => status({ status: word(e) }) }),
+      text("experiment", "Experiment", (e) => `${e.name} ${e.experiment}`, { node: (e) => h("span", {},
+        h("a", { href: `#experiment=${encodeURIComponent(e.experiment)}` }, e.name), h("small", {}, e.experiment)) }),
+      text("generation", "Generation", (e) => count(e.generation), { by: (e) => e.generation }),
+      text("candidates", "Candidates", (e) => count(e.candidates), { by: (e) => e.candidates }),
+      text("best", "Best", (e) => (e.best ? `${number(e.best.value)} ${e.objectives[0].name} ${e.best.name}` : "–"),
+        { by: (e) => e.best?.value, node: (e) => h("span", {}, number(e.best?.value), e.best
+          && h("small", {}, `${e.objectives[0].name}, ${e.best.name}`)) }),
+      text("unfold", "Runs", (e) => `${runs(e).length} ${active(e)} ${open(e)}`, { by: (e) => runs(e).length,
+        node: (e) => h("button", { type: "button", "aria-expanded": String(open(e)), "aria-label": `Runs of ${e.name}`,
+          onclick: () => this.#unfold(e.experiment) },
+        `${open(e) ? "▾" : "▸"} ${count(runs(e).length)}`, active(e) > 0 && h("small", {}, ` ${active(e)} active`)) }),
+      text("updated", "News", (e) => ago(e.updated), { by: (e) => moment(e.updated),
+        title: (e) => time(e.updated) }),
+    ];
+  }
+
+  #unfold(id) {
+    const { unfold } = this.view.now, others = unfold.filter((each) => each !== id);
+    this.view.set({ unfold: others.length < unfold.length ? others : [...unfold, id] }, { small: true });
+    this.groups.at(id)?.querySelector("button")?.focus(); // it was made anew
   }
 
   #choices(matching, wanted) {
@@ -117,8 +170,10 @@ export class List {
       { name: "pick", label: "", text: (e) => e.run_id, node: (e) => this.#box(e.run_id) },
       text("status", "Status", (e) => `${e.status} ${e.reason ?? ""}`, (e) => Object.keys(STATUS).indexOf(e.status),
         { node: status }),
-      text("run_id", "Run", (e) => `${e.run_id} ${e.domain}`, (e) => e.run_id, { node: (e) => h("span", {},
-        h("a", { href: `#runs=${encodeURIComponent(e.run_id)}` }, e.run_id), h("small", {}, e.domain)) }),
+      text("run_id", "Run", (e) => `${e.run_id} ${e.domain} ${this.experiments.has(e.experiment)}`, (e) => e.run_id, {
+        node: (e) => h("span", {},
+        h("a", { href: `#runs=${encodeURIComponent(e.run_id)}` }, e.run_id), h("small", {}, e.candidate
+          ? `${e.candidate} of ${this.experiments.get(e.experiment)?.name ?? e.experiment}` : e.domain)) }),
       text("step", "Step", (e) => `${count(e.step)}/${count(e.steps)}`, undefined, { node: (e) => h("span", {},
         count(e.step), e.steps && h("small", {}, ` / ${count(e.steps)}`), e.steps && progress(e)) }),
       text("loss", "Loss", (e) => loss(e.loss)),

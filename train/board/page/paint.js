@@ -102,6 +102,7 @@ export const MARKS = {
   checkpoint: { sign: "▴", word: "checkpoint" },
   spike: { sign: "▾", word: "spike" },
   best: { sign: "★", word: "best val" },
+  picked: { sign: "○", word: "selected" },
 };
 
 export function marks(u, list) {
@@ -127,6 +128,11 @@ export function marks(u, list) {
           ctx.fillText(label, at + 3 * ratio, box.top + 18 * ratio); // below the spikes
           labelled = at + ctx.measureText(label).width + 8 * ratio;
         }
+      } else if (kind === "picked") {
+        ctx.lineWidth = 2 * ratio;
+        ctx.beginPath();
+        ctx.arc(at, py(y), 1.5 * size, 0, 2 * Math.PI);
+        ctx.stroke();
       } else if (kind === "best") {
         star(ctx, at, y === undefined ? bottom - size : py(y), 1.7 * size);
       } else {

@@ -4,7 +4,7 @@ import { CHARTS } from "./charts.js";
 import { colourOf, LINES, shortName } from "./colours.js";
 import { h, soon, swatch } from "./dom.js";
 import { Files } from "./files.js";
-import { ago, count, duration, loss, moment, number, settings, short, time } from "./format.js";
+import { ago, count, duration, loss, moment, number, plain, settings, short, time } from "./format.js";
 import { Grid } from "./grid.js";
 import { progress, status } from "./list.js";
 import { Run } from "./model.js";
@@ -158,6 +158,9 @@ export class RunPage {
           entry.symbio && (entry.symbio_winner ? ["found by the search", settings(config.symbio_winner_settings)]
             .filter(Boolean).join(" with ") : "being searched")),
         figure("Parameters", short(entry.parameters), entry.model)),
+      entry.experiment && h("p", { class: "facts" }, h("span", {}, "a training of ", h("a", { href:
+        `#experiment=${encodeURIComponent(entry.experiment)}&pick=${encodeURIComponent(entry.candidate)}` },
+        plain(entry.candidate)), entry.phase && `, ${entry.phase}`, ", in the experiment ", plain(entry.experiment))),
       h("p", { class: "facts" }, [entry.domain && `text: ${entry.domain}`, device?.name ?? entry.device, device?.driver,
         machine, entry.created && `begun ${time(entry.created)}`, entry.updated && `last news ${ago(entry.updated)}`]
         .filter(Boolean).map((fact) => h("span", {}, fact))),

@@ -6,12 +6,14 @@ const FIRST_WAIT = 500, LONGEST_WAIT = 10000; // ms between attempts
 const SILENCE = 45000; // ms after which a connection is dead, as after a laptop's sleep: the board pings every 15 s
 
 /**
- * Follow the stream of these runs; after an interruption it goes on where it was. A hidden tab does not follow it, for
- * browsers allow six connections to a board, in all tabs together; it catches up when it is seen again.
+ * Follow the stream of these runs and of an experiment ("": none); after an interruption it goes on where it was. A
+ * hidden tab does not follow it, for browsers allow six connections to a board, in all tabs together; it catches up
+ * when it is seen again.
  * hear(event, data) gets each message, state(word) "live" or "reconnecting". Returns a function that ends it.
  */
-export function follow(runs, hear, state) {
-  const end = new AbortController(), query = runs.map((id) => `run=${encodeURIComponent(id)}`).join("&");
+export function follow(runs, experiment, hear, state) {
+  const asked = [...runs.map((id) => ["run", id]), ...(experiment ? [["experiment", experiment]] : [])];
+  const end = new AbortController(), query = String(new URLSearchParams(asked));
   let cursor = null, wait = FIRST_WAIT, connection = null;
 
   const cut = () => connection?.abort();

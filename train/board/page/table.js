@@ -19,10 +19,11 @@ export class Table {
     this.#mark();
   }
 
-  /** Show the first of these rows, in the order that was chosen. */
-  show(rows, most = Infinity) {
-    Object.assign(this, { rows, most });
-    const order = this.#order(rows).slice(0, most).map((row, i) => this.#row(row, this.key(row, i)));
+  /** Show the first of these rows, in the order that was chosen. also: the key of one that is shown in any case. */
+  show(rows, most = Infinity, also = null) {
+    Object.assign(this, { rows, most, also });
+    const order = this.#order(rows).filter((row, i) => i < most || (also !== null && this.key(row, i) === also))
+      .map((row, i) => this.#row(row, this.key(row, i)));
     const keep = new Set(order);
     for (const [key, { tr }] of this.known) if (!keep.has(tr)) { tr.remove(); this.known.delete(key); }
     order.forEach((tr, i) => { if (this.body.children[i] !== tr) this.body.insertBefore(tr, this.body.children[i]); });
@@ -62,7 +63,7 @@ export class Table {
   #sortBy(name) {
     this.sort = this.sort === name ? `-${name}` : name;
     this.#mark();
-    this.show(this.rows, this.most);
+    this.show(this.rows, this.most, this.also);
     this.sorted?.(this.sort);
   }
 

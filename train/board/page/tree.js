@@ -1,4 +1,4 @@
-// The lineage tree of a search: generations from left to right, children beside their parents.
+// The lineage tree of a search or an experiment: generations from left to right, children beside their parents.
 
 import { colourOf, kind, kinds, shortName } from "./colours.js";
 import { h, reveal, svg } from "./dom.js";
@@ -7,10 +7,24 @@ import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
 
 const ACROSS = 160, WIDEST = 280, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
 
+/** How the candidates of a search look: colours(all) gives that of one, under(one) is what stands below its name,
+ *  about(one) what is said of it besides, kind(one) a class. */
+const LOOK = {
+  colours: (all) => {
+    const shown = kinds(all.map((c) => c.activation));
+    return (c) => colourOf(kind(c.activation, shown));
+  },
+  under: (c) => ((c.val_loss_mean ?? null) === null ? c.status ?? "" : loss(c.val_loss_mean)),
+  about: (c) => [shortName(c.activation), settings(c.settings),
+                 (c.val_loss_mean ?? null) !== null && `val ${loss(c.val_loss_mean)}`],
+  kind: () => "",
+};
+
 export class Tree {
-  /** pick(id): a node was chosen. */
-  constructor(pick) {
+  /** pick(id): a node was chosen. look: as LOOK; colours may be null where a class says it. */
+  constructor(pick, look = LOOK) {
     this.pick = pick;
+    this.look = look;
     this.box = h("div", { class: "tree scroll", tabindex: -1 });
     this.nodes = new Map();
   }
@@ -19,13 +33,15 @@ export class Tree {
   show(candidates, winner) {
     const { nodes, width, height } = layout(candidates, this.box.clientWidth);
     this.nodes.clear();
-    const at = new Map(nodes.map((node) => [node.id, node])), shown = kinds(candidates.map((c) => c.activation));
-    const lines = nodes.filter((node) => at.has(node.candidate.parent_id)).map((node) => {
-      const from = at.get(node.candidate.parent_id), start = from.x + 20 + LETTER * label(from).length;
-      const middle = (start + node.x) / 2;
-      return svg("path", { d: `M${start} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
-    });
-    const circles = nodes.map((node) => this.#node(node, winner, shown));
+    const at = new Map(nodes.map((node) => [node.id, node])), colour = this.look.colours?.(candidates);
+    const line = (from, node, className) => {
+      const start = from.x + 20 + LETTER * label(from).length, middle = (start + node.x) / 2;
+      return svg("path", { class: className,
+        d: `M${start} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
+    };
+    const lines = nodes.flatMap((node) => [[node.candidate.parent_id], node.candidate.others ?? []].flatMap((ids, i) =>
+      ids.filter((id) => at.has(id)).map((id) => line(at.get(id), node, i ? "other" : null))));
+    const circles = nodes.map((node) => this.#node(node, winner, colour));
     this.box.replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
       "aria-label": "Lineage: generations from left to right" }, svg("g", { class: "lines" }, lines), circles));
   }
@@ -39,15 +55,14 @@ export class Tree {
     if (this.nodes.has(id)) reveal(this.nodes.get(id), this.box);
   }
 
-  #node({ id, x, y, candidate, name }, winner, shown) {
-    const colour = colourOf(kind(candidate.activation, shown)), open = !candidate.status || candidate.status === "reused";
-    const value = candidate.val_loss_mean ?? null;
+  #node({ id, x, y, candidate, name }, winner, colours) {
+    const colour = colours?.(candidate), open = !candidate.status || candidate.status === "reused", { look } = this;
     const circle = svg("circle", { r: RADIUS, stroke: colour, fill: open ? "none" : colour });
-    const about = [name, shortName(candidate.activation), settings(candidate.settings),
-                   value !== null && `val ${loss(value)}`, id === winner && "winner", candidate.status]
+    const about = [name, ...look.about(candidate), id === winner && "winner", candidate.status]
       .filter(Boolean).join(", ");
     const choose = () => this.pick(id);
-    const element = svg("g", { class: "node", transform: `translate(${x} ${y})`, tabindex: 0, role: "button",
+    const element = svg("g", { class: `node ${look.kind(candidate)}`.trim(), transform: `translate(${x} ${y})`,
+      tabindex: 0, role: "button",
       "aria-label": about, "data-id": id, onclick: choose, onkeydown: (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();
@@ -56,7 +71,7 @@ export class Tree {
       svg("title", {}, about), svg("rect", { x: -11, y: -13, width: ACROSS - 16, height: 26, rx: 5 }),
       id === winner && svg("circle", { r: RADIUS + 3.5, class: "winner" }), circle,
       svg("text", { x: 13, y: 0 }, svg("tspan", {}, label({ name })),
-        svg("tspan", { class: "value", x: 13, dy: 11 }, value === null ? candidate.status ?? "" : loss(value))));
+        svg("tspan", { class: "value", x: 13, dy: 11 }, look.under(candidate))));
     this.nodes.set(id, element);
     return element;
   }

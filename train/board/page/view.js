@@ -1,21 +1,29 @@
 // What is shown, kept in the address bar's hash: a link shows the same, and "back" goes back.
 
 const START = { runs: [], tab: "charts", x: "step", smooth: 0, log: [], zoom: null, pick: "", q: "", status: "",
-                sort: "-created" };
-const CHOICES = { tab: ["charts", "search", "samples", "events", "settings", "files"], x: ["step", "tokens", "time"] };
+                sort: "-created", unfold: [], experiment: "", across: "", up: "", of: "", area: null, brush: [],
+                family: "front" };
+const TEXTS = ["pick", "q", "status", "sort", "experiment", "across", "up", "of"];
+const RANGES = { zoom: 1, area: 2 }; // how many each is of
+export const CHOICES = { tab: ["charts", "search", "samples", "events", "settings", "files"],
+                         x: ["step", "tokens", "time"], family: ["front", "selected", "all"] };
 
 /** Read a hash; what is missing or wrong in it is as at the start. */
 export function read(hash) {
   const found = new URLSearchParams(hash.replace(/^#/, "")), view = { ...START };
   const list = (name) => (found.get(name) ?? "").split(",").filter(Boolean);
-  for (const name of ["pick", "q", "status", "sort"]) view[name] = found.get(name) ?? START[name];
-  for (const name of ["tab", "x"]) if (CHOICES[name].includes(found.get(name))) view[name] = found.get(name);
+  for (const name of TEXTS) view[name] = found.get(name) ?? START[name];
+  for (const name of ["tab", "x", "family"]) if (CHOICES[name].includes(found.get(name))) view[name] = found.get(name);
   view.runs = [...new Set(list("runs"))];
-  view.log = list("log");
+  for (const name of ["log", "unfold", "brush"]) view[name] = list(name);
   const smooth = Number(found.get("smooth"));
   if (smooth > 0 && smooth < 1) view.smooth = smooth;
-  const zoom = (found.get("zoom") ?? "").split("~").map(Number);
-  if (zoom.length === 2 && zoom.every(Number.isFinite) && zoom[0] < zoom[1]) view.zoom = zoom;
+  for (const [name, n] of Object.entries(RANGES)) {
+    const ends = (found.get(name) ?? "").split("~").map(Number);
+    if (ends.length === 2 * n && ends.every((end, i) => Number.isFinite(end) && (i % 2 === 0 || ends[i - 1] < end))) {
+      view[name] = ends;
+    }
+  }
   return view;
 }
 
@@ -24,7 +32,7 @@ export function write(view) {
   const parts = [];
   for (const [name, value] of Object.entries(view)) {
     if (String(value ?? "") === String(START[name] ?? "")) continue;
-    const text = name === "zoom" ? value.map((x) => Number(x.toPrecision(7))).join("~") : String(value);
+    const text = name in RANGES ? value.map((x) => Number(x.toPrecision(7))).join("~") : String(value);
     parts.push(`${name}=${encodeURIComponent(text).replaceAll("%2C", ",")}`);
   }
   return `#${parts.join("&")}`;
