@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as arrays
 
 from helios.errors import UserError
 from helios.train.fitness import Measurements
+from helios.train.records.journal import MEASURES
 from helios.train.search.selection import (
-    OBJECTIVES,
     Box,
     Floats,
     best_first,
@@ -113,9 +113,9 @@ def test_many(n: int) -> None:
 # -- what is measured ------------------------------------------------------------------------------------------------
 
 def test_every_measurement_is_an_objective() -> None:
-    assert set(OBJECTIVES) == set(Measurements._fields) - {"free_energy"}
-    assert [name for name in OBJECTIVES if OBJECTIVES[name].better == 1] == ["tokens_per_sec"]
-    assert {name for name in OBJECTIVES if OBJECTIVES[name].clock} == {"tokens_per_sec", "seconds"}
+    assert set(MEASURES) == set(Measurements._fields) - {"free_energy"}
+    assert [name for name in MEASURES if MEASURES[name].more] == ["tokens_per_sec"]
+    assert {name for name in MEASURES if MEASURES[name].clock} == {"tokens_per_sec", "seconds"}
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -33,7 +33,7 @@ from helios.train.board.guard import ID, Guard, body
 from helios.train.board.schema import LINES, parse, storable, strict
 from helios.train.board.store import Store
 from helios.train.board.uploads import LARGEST, PART, Uploads
-from helios.train.records.journal import MEASURES
+from helios.train.records.journal import WITH_FITNESS
 
 PAGE = Path(__file__).parent / "page"
 for _type, _ending in (("text/javascript", ".js"), ("text/javascript", ".mjs"), ("text/css", ".css"),
@@ -193,7 +193,7 @@ class Board:
             found = journals.entries(db, key)
         if not found:
             raise HTTPException(404, f"no experiment {key}")
-        return as_json({"overview": found[0], "measures": {name: m._asdict() for name, m in MEASURES.items()}})
+        return as_json({"overview": found[0], "measures": {name: m._asdict() for name, m in WITH_FITNESS.items()}})
 
     def journal(self, request: Request) -> Response:
         key, start = named(request, "experiment"), whole(request.query_params, "from", 0, 0)

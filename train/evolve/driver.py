@@ -16,12 +16,12 @@ from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL, Entry, Journal
+from helios.train.evolve.journal import Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
-from helios.train.evolve.training import RUNS
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.journal import JOURNAL, RUNS
 from helios.train.records.layout import LOCK
 from helios.train.run import Run
 

@@ -36,7 +36,7 @@ class Experiment:
         """Return what candidates are chosen by [N, M], lower being better, NaN where they are out of the running."""
         if not self.asked.evolve.fitness:
             return selection.objective_values(measured, statuses, self.objectives)
-        found = [self._fitness(m) if status in selection.MEASURED else -math.inf
+        found = [self._fitness(m) if status in selection.CHOSEN else -math.inf
                  for m, status in zip(measured, statuses, strict=True)]
         return np.array([[-x if math.isfinite(x) else math.nan] for x in found]).reshape(-1, 1)
 

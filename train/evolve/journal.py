@@ -14,7 +14,6 @@ from helios.train.records.rows import lines
 Entry = Mapping[str, Any]  # a line
 
 T = TypeVar("T")
-JOURNAL = "journal.jsonl"
 VERSION = 1
 
 

@@ -8,10 +8,11 @@ from helios.errors import UserError
 from helios.train.evolve import cost
 from helios.train.evolve.config import Asked
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL, Journal
+from helios.train.evolve.journal import Journal
 from helios.train.evolve.space import space_of
-from helios.train.evolve.state import MEASURES, State
+from helios.train.evolve.state import State
 from helios.train.fitness import formula
+from helios.train.records.journal import JOURNAL, MEASURES
 
 
 def experiment_of(asked: Asked, id: str) -> Experiment:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from helios.errors import UserError
+from helios.train.records.journal import MEASURES, measured
 from helios.train.search import births, ranking
 from helios.train.search.births import Candidate, Replicate
 
@@ -40,23 +41,9 @@ class Result(Replicate):
         return self.share == 1.0 or self.status != "complete"
 
 
-# What may be an objective, and stand in a formula: how to measure it from a training.
-MEASURES = {
-    "val_loss": lambda r: r.val_loss, "best_val_loss": lambda r: r.best_val_loss, "train_loss": lambda r: r.train_loss,
-    "tokens_per_sec": lambda r: r.tokens_per_sec_mean, "instability": lambda r: _share(r, r.trouble),
-    "spikes": lambda r: _share(r, r.spikes), "clip_rate": lambda r: r.clip_rate,
-    "max_grad_norm": lambda r: r.max_grad_norm, "skipped": lambda r: _share(r, r.skipped),
-    "alerts": lambda r: _share(r, r.cusum_alerts), "parameters": lambda r: r.parameters, "seconds": lambda r: r.seconds,
-    "tokens": lambda r: r.tokens, "memory_mb": lambda r: r.memory_mb}
-
-
 def row(result: Result) -> dict[str, float | None]:
     """Return the measurements of a training by name."""
-    return {name: measure(result) for name, measure in MEASURES.items()}
-
-
-def _share(r: Result, count: int) -> float | None:
-    return count / r.steps if r.steps else None
+    return {name: measured(vars(result), name) for name in MEASURES}
 
 
 @dataclass
@@ -118,7 +105,7 @@ class State:
 
     def values(self, id: str, measure: str, phase: str = "search") -> list[float | None]:
         """Return a measurement of each of its trainings."""
-        return [MEASURES[measure](r) for r in self.of(self.reused.get(id, id), phase)]
+        return [measured(vars(r), measure) for r in self.of(self.reused.get(id, id), phase)]
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""

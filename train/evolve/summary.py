@@ -13,7 +13,9 @@ import numpy as np
 from helios.model.genes import Gene
 from helios.train.evolve import cost, plan
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.state import MEASURES, State, mean
+from helios.train.evolve.state import State, mean
+from helios.train.records import journal
+from helios.train.records.journal import MEASURES, more
 from helios.train.search import selection
 from helios.train.search.statistics import holm
 
@@ -151,7 +153,7 @@ def summary(experiment: Experiment, state: State) -> Summary:
 
 def sign(objective: str) -> int:
     """Return what an objective is multiplied by so that lower is better."""
-    return -1 if objective == "fitness" else -selection.OBJECTIVES[objective].better
+    return -1 if more(objective) else 1
 
 
 def measured(experiment: Experiment, state: State, id: str, name: str, phase: str = "search") -> Measured:
@@ -161,7 +163,7 @@ def measured(experiment: Experiment, state: State, id: str, name: str, phase: st
     if name == "fitness":
         values = [x if x is None else -x for x in experiment.replicates(state, id, phase)]
     else:
-        values = [MEASURES[name](r) for r in state.of(whose, phase)]
+        values = [journal.measured(vars(r), name) for r in state.of(whose, phase)]
     centre = mean(values)
     if name == "fitness" and phase == "search":
         x = -experiment.of(state, [id])[0, 0]

@@ -12,7 +12,7 @@ from helios.train.evolve.state import State
 from helios.train.evolve.summary import Summary
 from helios.train.fitness import formula
 from helios.train.markdown import escaped, listed, table
-from helios.train.search.selection import OBJECTIVES
+from helios.train.records.journal import MEASURES
 
 
 def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str]:
@@ -20,7 +20,7 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     evolve, base = experiment.asked.evolve, experiment.asked.base
     needs = formula(evolve.fitness).needs if evolve.fitness else experiment.objectives
     for name in needs:
-        if name in OBJECTIVES and OBJECTIVES[name].clock:
+        if name in MEASURES and MEASURES[name].clock:
             yield (f"{name} is measured by the clock: another machine, other work on this one or several trainings "
                    "at a time change it, and with it who is chosen.")
     if evolve.budget == "seconds":

@@ -11,10 +11,9 @@ from helios.train.evolve.state import Result
 from helios.train.evolve.stops import Stopping
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.journal import RUNS
 from helios.train.records.layout import CONFIG, read_object
 from helios.train.run import Run
-
-RUNS = "runs"  # folder of an experiment's run directories
 
 
 def train(job: Job, folder: Path, display: Display) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from helios.train.records.overview import number
@@ -19,32 +20,37 @@ FITNESS = "fitness"  # the name of the measure that a formula gives
 
 
 class Measure(NamedTuple):
-    """How a measure follows from the line of a result: field: of the line; share: it is divided by the steps; more:
-    whether more is better."""
+    """What may be an objective, or stand in a fitness. field: of the line of a result; share: it is divided by the
+    steps; more: whether more is better; clock: whether a clock measures it, by which an experiment may come to another
+    end on another machine, or the next time."""
 
     field: str
     share: bool = False
     more: bool = False
+    clock: bool = False
 
 
-MEASURES = {
-    **{name: Measure(name) for name in ("val_loss", "best_val_loss", "train_loss", "clip_rate", "max_grad_norm",
-                                        "parameters", "seconds", "tokens", "memory_mb")},
-    "tokens_per_sec": Measure("tokens_per_sec_mean", more=True), FITNESS: Measure(FITNESS, more=True),
-    **{name: Measure(field, share=True) for name, field in {"instability": "trouble", "spikes": "spikes",
-                                                            "skipped": "skipped", "alerts": "cusum_alerts"}.items()}}
+MEASURES: Mapping[str, Measure] = MappingProxyType({
+    **{name: Measure(name) for name in ("val_loss", "best_val_loss", "train_loss")},
+    "tokens_per_sec": Measure("tokens_per_sec_mean", more=True, clock=True),
+    "instability": Measure("trouble", share=True), "spikes": Measure("spikes", share=True),
+    "clip_rate": Measure("clip_rate"), "max_grad_norm": Measure("max_grad_norm"),
+    "skipped": Measure("skipped", share=True), "alerts": Measure("cusum_alerts", share=True),
+    "parameters": Measure("parameters"), "seconds": Measure("seconds", clock=True), "tokens": Measure("tokens"),
+    "memory_mb": Measure("memory_mb")})
+WITH_FITNESS = {**MEASURES, FITNESS: Measure(FITNESS, more=True)}
 
 
 def measured(line: Mapping[str, Any], name: str) -> float | None:
-    """Return a measure of the line of a result; None where it has none."""
-    measure = MEASURES.get(name, Measure(name))
+    """Return a measure, or the fitness, of the line of a result; None where it has none."""
+    measure = WITH_FITNESS.get(name, Measure(name))
     value, steps = number(line.get(measure.field)), number(line.get("steps"))
     return value if value is None or not measure.share else value / steps if steps else None
 
 
 def more(name: str) -> bool:
-    """Return whether more of a measure is better."""
-    return MEASURES.get(name, Measure(name)).more
+    """Return whether more of a measure, or of the fitness, is better."""
+    return WITH_FITNESS.get(name, Measure(name)).more
 
 
 def objectives(first: Mapping[str, Any]) -> list[str]:

@@ -9,36 +9,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from helios.errors import UserError, nearest
+from helios.train.records.journal import MEASURES
 
 Floats = npt.NDArray[np.float64]
-MEASURED = ("complete", "reused")  # the status of a candidate that may be chosen
+CHOSEN = ("complete", "reused")  # the status of a candidate that may be chosen
 BEYOND = 0.1  # of the range: how far behind the worst values of the first generation the reference point lies
 SAME = 1e-12  # a range, as a share of the worst value, that is none
 GROWTH, SHRINKAGE = (5, 4), (4, 5)  # of a population, as fractions, so that sizes are exact
 BLOCK = 2**16  # distances at a time, which fit a cache
-
-
-class Objective(NamedTuple):
-    """Which way a measurement is better, 1: more, -1: less; and whether a clock measures it, by which a search may come
-    to another end on another machine, or the next time."""
-
-    better: int
-    clock: bool = False
-
-
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({
-    **dict.fromkeys(("val_loss", "best_val_loss", "train_loss", "instability", "spikes", "clip_rate", "max_grad_norm",
-                     "skipped", "alerts", "parameters", "tokens", "memory_mb"), Objective(-1)),
-    "tokens_per_sec": Objective(1, clock=True),
-    "seconds": Objective(-1, clock=True),
-})
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
@@ -46,9 +30,9 @@ def parse_objectives(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     for i, name in enumerate(names):
         if not name:
-            raise UserError(f"objectives {text!r}: a name is missing; there are {', '.join(OBJECTIVES)}")
-        if name not in OBJECTIVES:
-            raise UserError(f"unknown objective {name!r}{nearest(name, OBJECTIVES)}; there are {', '.join(OBJECTIVES)}")
+            raise UserError(f"objectives {text!r}: a name is missing; there are {', '.join(MEASURES)}")
+        if name not in MEASURES:
+            raise UserError(f"unknown objective {name!r}{nearest(name, MEASURES)}; there are {', '.join(MEASURES)}")
         if name in names[:i]:
             raise UserError(f"objectives {text!r}: {name} is there twice; name each once")
     return names
@@ -57,16 +41,16 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 def objective_values(measured: Sequence[Mapping[str, float | None]], statuses: Sequence[str | None],
                      objectives: Sequence[str]) -> Floats:
     """Return the objectives of candidates [N, M], lower being better. NaN in all of a row: the candidate's status is
-    none of MEASURED, or its val_loss, whether that is an objective or not, or an objective is missing or not finite.
+    none of CHOSEN, or its val_loss, whether that is an objective or not, or an objective is missing or not finite.
 
-    measured: what was measured of each candidate, by the names of OBJECTIVES.
+    measured: what was measured of each candidate, by the names of MEASURES.
     """
     values = np.full((len(measured), len(objectives)), np.nan)
     for row, found, status in zip(values, measured, statuses, strict=True):
         needed = [math.nan if (x := found.get(name)) is None else x for name in ("val_loss", *objectives)]
-        if status in MEASURED and all(map(math.isfinite, needed)):
+        if status in CHOSEN and all(map(math.isfinite, needed)):
             row[:] = needed[1:]
-    return values * [-OBJECTIVES[name].better for name in objectives]
+    return values * [-1 if MEASURES[name].more else 1 for name in objectives]
 
 
 def _in(values: Floats) -> npt.NDArray[np.bool_]:

@@ -14,10 +14,10 @@ from filelock import FileLock
 
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
-from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.state import Result
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.journal import JOURNAL
 
 from .planted import Planted, question
 

@@ -19,7 +19,6 @@ from helios.train.config import resolve
 from helios.train.evolve import report, winner
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.opening import opened
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import Result, State
@@ -28,6 +27,7 @@ from helios.train.evolve.summary import spearman, summary
 from helios.train.evolve.terms import asked
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records.journal import JOURNAL
 from helios.train.search.operators import Space
 
 from . import planted
