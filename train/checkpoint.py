@@ -30,7 +30,7 @@ from helios.train.records.layout import CHECKPOINTS, way_on
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
-_PARTIAL, _OLD = ".partial-", ".old-"  # prefixes of a directory being written, and of one being replaced
+PARTIAL, _OLD = ".partial-", ".old-"  # prefixes of a directory being written, and of one being replaced
 
 Tensors = Mapping[str, np.ndarray]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -85,7 +85,7 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written."""
     clean(run_dir)
     parent = run_dir / CHECKPOINTS
-    path, partial = parent / f"step-{step:06d}", parent / f"{_PARTIAL}{step:06d}"
+    path, partial = parent / f"step-{step:06d}", parent / f"{PARTIAL}{step:06d}"
     try:
         parent.mkdir(exist_ok=True)  # without its parents: a run directory that was removed stays so
         partial.mkdir()
@@ -115,7 +115,7 @@ def clean(run_dir: Path) -> None:
         path = parent / f"step-{old.name.removeprefix(_OLD)}"
         if not path.exists():
             old.rename(path)
-    for rest in (*parent.glob(f"{_OLD}*"), *parent.glob(f"{_PARTIAL}*")):
+    for rest in (*parent.glob(f"{_OLD}*"), *parent.glob(f"{PARTIAL}*")):
         shutil.rmtree(rest, ignore_errors=True)
 
 
@@ -134,7 +134,7 @@ def prune(run_dir: Path, step: int, keep: int, every: int = 0) -> None:
 
 def remove(path: Path) -> None:
     """Remove a checkpoint directory; a kill at any moment leaves it whole or absent."""
-    gone = path.with_name(f"{_PARTIAL}{path.name}")
+    gone = path.with_name(f"{PARTIAL}{path.name}")
     path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 

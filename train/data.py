@@ -120,7 +120,7 @@ def batch(tokens: np.ndarray | Mixture, step: int, batch_size: int, block_size: 
 
 def given_tokenizer(name: str, vocab_size: int) -> Tokenizer:
     """Return the tokenizer that --tokenizer names. Raises UserError where it is not of that size."""
-    tokenizer = Tokenizer.of(name)
+    tokenizer = Tokenizer.of(texts.sent.get(name, name))
     if tokenizer.vocab_size != vocab_size:
         raise UserError(f"--vocab-size {vocab_size}: the vocabulary of {name} has {tokenizer.vocab_size} tokens; leave "
                         f"--vocab-size out")

@@ -5,14 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -31,13 +26,13 @@ from helios.train.records.layout import SAMPLES
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable
+from helios.train.signals import caught, told
 from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import Stopped, TrainState
 
 # Column of a row → kind of the event that it also is.
 EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
                  "plateau": "plateau"}
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Loop:
@@ -125,7 +120,7 @@ class Loop:
     def run(self) -> bool:
         """Train to the last step and return True, to a pause or a signal and return False; all leave a checkpoint."""
         # Whether numbers are finite is judged once a step, and not by numpy's warnings, which cpu_ref would cause.
-        with self._signals(), np.errstate(all="ignore"):
+        with caught(self._stop), np.errstate(all="ignore"):
             try:
                 while self.stage is not None:
                     self.display.start(self.stage.first, self.stage.steps, self.done, self.stage.label)
@@ -368,24 +363,9 @@ class Loop:
             self.display.warn(f"warning: step {row['step']}: the update was skipped: {reason}, gradient norm "
                               f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}")
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let the first of SIGNALS end the run after its step, and a SIGINT after that end it at once."""
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self.signal = number
-            with suppress(OSError):  # past Python's own buffer, in whose use this may have come
-                os.write(2, b"stopping after this step; Ctrl-C ends at once, without a checkpoint\n")
-
-        if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handler
-            yield
-            return
-        # What is ignored stays so: SIGHUP under nohup, SIGINT in a shell's background job.
-        before = {number: signal.signal(number, stop) for number in SIGNALS
-                  if signal.getsignal(number) is not signal.SIG_IGN}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _stop(self, number: int) -> None:
+        """Let the first signal end the run after its step, and a SIGINT after that end it at once."""
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+        told("stopping after this step; Ctrl-C ends at once, without a checkpoint")

@@ -296,7 +296,8 @@ def _checked(config: Config) -> Config:
     d = config.data
     found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
     return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
-                           tokenizer=d.tokenizer and os.path.realpath(d.tokenizer))
+                           tokenizer=d.tokenizer if d.tokenizer in texts.sent else (
+                               d.tokenizer and os.path.realpath(d.tokenizer)))
 
 
 def _tensorboard() -> Callable[..., Listener]:

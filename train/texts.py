@@ -18,6 +18,8 @@ from helios.train import synth
 from helios.train.formats import ended, own
 
 SYNTH = "synth:"
+# Texts, in the project's own form, and vocabularies that came from another machine: names there → files here.
+sent: dict[str, str] = {}
 # How files begin that hold text in another form, and what to do with them.
 FORMS = {
     b"\x1f\x8b": "is compressed by gzip; unpack it with gzip -d",
@@ -56,7 +58,7 @@ def sources(data: str | Sequence[str]) -> list[Source]:
 def _source(entry: str) -> Source:
     """Read NAME or NAME=WEIGHT; a file of the whole name goes first."""
     name, equals, weight = entry.rpartition("=")
-    if not equals or os.path.exists(entry):
+    if not equals or entry in sent or os.path.exists(entry):
         return Source(entry)
     try:
         value = float(weight)
@@ -73,7 +75,7 @@ def located(entry: str) -> str:
     Raises UserError for what is there and is not a file.
     """
     name = _source(entry).name
-    if name.startswith(SYNTH):
+    if name.startswith(SYNTH) or name in sent:
         return entry
     if os.path.exists(name):
         _check_regular(name)
@@ -93,6 +95,8 @@ def read(name: str, format: str = "auto") -> str:
     It is that of a file; of all files that match a pattern, in the order of their names, each a document at least; or
     of the embedded corpus, for "synth:SIZE[:SEED]".
     """
+    if name in sent:
+        return Path(sent[name]).read_bytes().decode()
     if name.startswith(SYNTH):
         return _corpus(name)
     if is_pattern(name):

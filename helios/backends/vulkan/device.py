@@ -134,7 +134,7 @@ class Device:
     def __init__(self, wanted: str | None = None, profile: str | None = None) -> None:
         vk = self.vk = vulkan()
         found = profiles()
-        self.profile = choose([p for p, _ in found], wanted)
+        self.profile = choose([p for p, _ in found], os.environ.get("HELIOS_DEVICE") if wanted is None else wanted)
         self.physical = next(handle for p, handle in found if p is self.profile)
         self.others = [f"[{p.index}] {p.name}" for p, _ in found if p is not self.profile and not p.missing]
         if profile:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from helios.errors import UserError, nearest
 from helios.train.evolve.executors.local import Local
+from helios.train.evolve.executors.processes import Processes
 from helios.train.evolve.state import Result
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
@@ -22,8 +23,18 @@ class Executor(Protocol):
         ...
 
 
+def _ray(folder: Path, workers: int | None, address: str, display: Display) -> Executor:
+    try:
+        from helios.train.evolve.executors.ray import OnRay
+    except ModuleNotFoundError as error:
+        raise UserError(f"--executor ray needs {error.name}; install it with: pip install 'helios-gpt[ray]'") from error
+    return OnRay(folder, workers, address, display)
+
+
 EXECUTORS: Mapping[str, Callable[[Path, int | None, str, Display], Executor]] = {
-    "local": lambda folder, workers, address, display: Local(folder, display)}
+    "local": lambda folder, workers, address, display: Local(folder, display),
+    "processes": lambda folder, workers, address, display: Processes(folder, workers, display),
+    "ray": _ray}
 
 
 def executor(where: str, folder: Path, workers: int | None, display: Display) -> Executor:
