@@ -26,6 +26,7 @@ from helios.errors import UserError
 from helios.files import write_atomic
 from helios.host import cache_dir
 from helios.train import checkpoint
+from helios.train.config import TrainConfig
 from helios.train.evolve import shipping
 from helios.train.evolve.executors.processes import devices, in_words, share_of_threads
 from helios.train.evolve.shipping import Package
@@ -82,23 +83,19 @@ class Desk:
 class OnRay:
     """Makes trainings on a Ray cluster, `workers` at a time, by default as many as there is room for.
 
-    address: none, a cluster that Ray finds, or else a new one on this machine; "auto", one that runs on this machine;
-    HOST[:PORT], that of a cluster's server for clients. What nodes train arrives in `folder` with every checkpoint.
+    address: HOST[:PORT], that of a cluster's server for clients; "auto", the cluster of this machine, or that of
+    RAY_ADDRESS; "local", a new one on this machine; "", as auto, and where there is none, as local. What nodes train
+    arrives in `folder` with every checkpoint.
     """
 
     def __init__(self, folder: Path, workers: int | None, address: str, display: Display) -> None:
         self.folder, self.workers, self.display = folder, workers, display
-        self.address, self.mark = address, secrets.token_hex(8)
+        self.mark = secrets.token_hex(8)
         self.sent: dict[str, tuple[str, list[Any]]] | None = None
         self.interrupted = False
-        if address and address != "auto":
-            host, _, port = address.partition(":")
-            self.address = f"ray://{host}:{port or PORT}"
-            try:
-                socket.create_connection((host, int(port or PORT)), TIMEOUT).close()
-            except (OSError, ValueError) as error:
-                raise UserError(f"no Ray cluster answers at {self.address} ({error}); give the address of a head "
-                                f"node's client server, as ray://HOST:{PORT}") from None
+        self.address = f"ray://{address}" if address not in ("", "auto", "local") else (
+            address if address == "local" else os.environ.get("RAY_ADDRESS", address))
+        _check_answers(self.address)
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         self._connect(jobs)
@@ -132,12 +129,9 @@ class OnRay:
         """Join or start the cluster, and put there what all trainings read. Raises UserError."""
         if self.sent is not None:
             return
-        t = jobs[0].config.train
         if not ray.is_initialized():
-            own = {} if self.address or "RAY_ADDRESS" in os.environ or t.backend == "cpu_ref" else {
-                "resources": {VULKAN: len(gpus)}} if (gpus := devices(t.device)) else {}
             try:
-                ray.init(self.address or None, logging_level=logging.ERROR, log_to_driver=False, **own)
+                self._join(jobs[0].config.train)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UserError(f"cannot join a Ray cluster: {' '.join(str(error).split())}") from error
         self.room = ray.cluster_resources()
@@ -150,6 +144,18 @@ class OnRay:
         write_atomic(self.folder / MARK, lambda file: file.write(self.mark.encode()))
         read = shipping.needed(Run.create(jobs[0].config, self.folder).config.data)
         self.sent = {name: (shipping.digest(content), [ray.put(content)]) for name, content in read.items()}
+
+    def _join(self, t: TrainConfig) -> None:
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if self.address != "local":
+            try:
+                ray.init(self.address or "auto", **quiet)
+                return
+            except ConnectionError:
+                if self.address:
+                    raise
+        gpus = devices(t.device) if t.backend != "cpu_ref" else []
+        ray.init("local", include_dashboard=False, resources={VULKAN: len(gpus)} if gpus else {}, **quiet)
 
     def _asked(self, job: Job, jobs: Sequence[Job]) -> Any:
         """Have a training made, and return the reference of its Answer."""
@@ -207,6 +213,17 @@ class OnRay:
             if running:
                 ray.wait([*running], num_returns=len(running), timeout=WAIT)
             self._put_down(taking, live)
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError where nothing answers at the address of a host. Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").partition(":")
+    try:
+        if host not in ("", "auto", "local"):
+            socket.create_connection((host, int(port or PORT)), TIMEOUT).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Ray cluster answers at {address} ({error}); give the address of a head node's client "
+                        f"server, as ray://HOST:{PORT}") from None
 
 
 def _made(order: Order, desk: Any) -> Answer:

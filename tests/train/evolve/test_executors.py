@@ -1,0 +1,276 @@
+"""The same experiment, whoever makes its trainings, and whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import helios
+from helios.errors import UserError
+from helios.train import checkpoint, synth
+from helios.train.config import resolve
+from helios.train.evolve import worker
+from helios.train.evolve.config import asked
+from helios.train.evolve.driver import Driver, experiment_of
+from helios.train.evolve.executors import Executor, executor
+from helios.train.evolve.journal import JOURNAL
+from helios.train.evolve.state import Result, State
+from helios.train.evolve.trainings import Job
+from helios.train.progress import Display
+from helios.train.records.layout import EVENTS
+from helios.train.records.rows import rows
+from helios.train.tokenizer import Tokenizer
+
+DIFFERING = ("tokens_per_sec_mean", "seconds", "memory_mb")  # fields of a result that depend on the machine's load
+STEPS = 48  # of a candidate
+LONG = 240  # of a training that something is to happen to
+QUIET = Display(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    for name, seed in (("train.txt", 1), ("val.txt", 2)):
+        (folder / name).write_text(synth.corpus(60_000, seed))
+    Tokenizer.train((folder / "train.txt").read_text(), 300).save(folder / "tokenizer.json")
+    return folder
+
+
+def flags(texts: Path) -> dict[str, Any]:
+    return {"data": str(texts / "train.txt"), "val_data": str(texts / "val.txt"), "backend": "cpu_ref",
+            "tokenizer": str(texts / "tokenizer.json")}
+
+
+def driver(texts: Path, folder: Path) -> Driver:
+    settings = {"per_candidate": STEPS * 64, "population_size": 2, "generations": 2, "replicates": 1, "evaluations": 2,
+                "random_control": "false", "validation_replicates": 0}
+    found = asked("tiny", None, None, [f"{key}={value}" for key, value in settings.items()], flags(texts), "lr,beta2")
+    return Driver(folder, experiment_of(found, "same"), State(), QUIET)
+
+
+def training(texts: Path, name: str = "one", **settings: Any) -> Job:
+    given = {"steps": LONG, "eval_interval": LONG, "keep": 0} | settings
+    config = resolve("tiny", None, [f"{key}={value}" for key, value in given.items()], flags(texts))
+    return Job(name, config, {"experiment": "same"}, 1.0, name, 0, "search")
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key not in DIFFERING}
+            for line in rows(folder / JOURNAL, strict=True)]
+
+
+def outcome(result: Result, folder: Path) -> tuple[dict[str, Any], bytes]:
+    """What was measured, and the last weights and moments."""
+    last = checkpoint.directories(folder / "runs" / result.run)[-1]
+    return ({key: value for key, value in asdict(result).items() if key not in DIFFERING},
+            (last / checkpoint.MODEL).read_bytes() + (last / checkpoint.OPTIMIZER).read_bytes())
+
+
+def made(run: Executor, *jobs: Job) -> list[Result]:
+    results = dict(run(jobs))
+    return [results[i] for i in range(len(jobs))]
+
+
+@pytest.fixture(scope="module")
+def reference(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The experiment, made in this process; and the long training."""
+    folder = tmp_path_factory.mktemp("local")
+    assert driver(texts, folder).run(executor("local", folder, None, QUIET))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
+    folder = tmp_path_factory.mktemp("long")
+    (result,) = made(executor("local", folder, None, QUIET), training(texts))
+    return outcome(result, folder)
+
+
+def at(ready: Callable[[], Any], then: Callable[[Any], Any]) -> threading.Thread:
+    """Do something, once, as soon as there is something to do it to."""
+    def wait() -> None:
+        while not (found := ready()):
+            time.sleep(0.005)
+        then(found)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def workers(of: int | None = None) -> list[psutil.Process]:
+    return [p for p in psutil.Process(of).children() if worker.__name__ in p.cmdline()]
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+def test_in_processes_all_is_the_same(texts: Path, reference: Path, tmp_path: Path) -> None:
+    assert driver(texts, tmp_path).run(executor("processes", tmp_path, 2, QUIET))
+    assert journal(tmp_path) == journal(reference) and len(list((tmp_path / "runs").iterdir())) == 5
+
+
+def test_a_process_that_is_killed_goes_on_from_its_checkpoint(
+        texts: Path, long: tuple[dict[str, Any], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "runs" / "one"
+    killer = at(lambda: checkpoint.directories(path)[1:] and workers(), lambda found: found[0].kill())
+    (result,) = made(executor("processes", tmp_path, 1, QUIET), training(texts))
+    assert not killer.is_alive() and [e["kind"] for e in rows(path / EVENTS)].count("resumed") == 1
+    assert outcome(result, tmp_path) == long
+    assert "warning: one: its process ended by SIGKILL, as where memory runs out; it goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("script", "how"), [
+    ("kill -9 $$", "by SIGKILL, as where memory runs out"), ("echo no luck >&2; exit 3", "with no luck")])
+def test_one_that_dies_again_and_again_has_failed(
+        script: str, how: str, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho >>{tmp_path}/starts\n{script}\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(worker.sys, "executable", str(tmp_path / "python"))
+    (result,) = made(executor("processes", tmp_path, 1, QUIET), training(texts, retries=1))
+    assert result.status == "failed" and result.why == f"its process ended 4 times, lastly {how}"
+    assert len((tmp_path / "starts").read_text().splitlines()) == 4
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from helios.train.evolve.driver import Driver
+from helios.train.evolve.executors import executor
+from helios.train.progress import Display
+driver = Driver.resume(Path(sys.argv[1]), Display())
+sys.exit(0 if driver.run(executor("processes", driver.folder, 2, Display())) else 130)
+"""
+
+
+def test_a_driver_that_is_killed_or_stopped_goes_on(texts: Path, reference: Path, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_text(json.dumps(rows(reference / JOURNAL)[0]) + "\n")
+    ends = {}
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        before = len(journal(tmp_path))
+        with subprocess.Popen([sys.executable, "-P", "-c", DRIVER, tmp_path], stderr=subprocess.PIPE) as process:
+            while not (len(journal(tmp_path)) > before and len(found := workers(process.pid)) == 2
+                       and process.poll() is None):
+                time.sleep(0.01)
+            process.send_signal(number)
+            ends[number] = process.wait(), process.stderr and process.stderr.read().decode()
+        psutil.wait_procs(found, 10)
+        assert not any(p.is_running() for p in found)
+    assert ends[signal.SIGKILL][0] == -9 and ends[signal.SIGTERM] == (130, "stopping after these steps\n")
+    assert driver(texts, tmp_path).run(executor("processes", tmp_path, 2, QUIET))
+    assert journal(tmp_path) == journal(reference)
+
+
+def test_stopped_a_process_writes_its_checkpoint(texts: Path, tmp_path: Path,
+                                                 long: tuple[dict[str, Any], bytes]) -> None:
+    job, path = training(texts, checkpoint_interval=0), tmp_path / "runs" / "one"
+    at(lambda: len(rows(path / "metrics.jsonl")) > 2, lambda found: os.kill(os.getpid(), signal.SIGINT))
+    run = executor("processes", tmp_path, 1, QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        made(run, job)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler and not workers()
+    assert 2 < checkpoint.step_of(checkpoint.directories(path)[-1]) < LONG
+    (result,) = made(run, job)
+    assert outcome(result, tmp_path) == long
+
+
+def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) -> None:
+    job = training(texts)
+    gone = job._replace(name="two", config=job.config.replaced("data", data=str(tmp_path / "gone.txt")))
+    with pytest.raises(UserError, match=r"cannot read .*gone.txt: No such file or directory; give a UTF-8 text file"):
+        made(executor("processes", tmp_path, 2, QUIET), job, gone)
+    assert not workers()
+
+
+# -- Ray --------------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head node, to which the driver is connected, and two nodes that train, each with a cache of its own."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for i in range(2):
+        nodes.add_node(num_cpus=1, resources={"vulkan": 1},
+                       env_vars={"HELIOS_CACHE": str(tmp_path_factory.mktemp(f"node{i}"))})
+    ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.fixture
+def apart(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same; its nodes do not see the experiment's directory, as they look for another file there."""
+    monkeypatch.setattr("helios.train.evolve.executors.ray.MARK", "another")
+    return cluster
+
+
+def test_on_ray_all_is_the_same(texts: Path, reference: Path, tmp_path: Path, apart: Any,
+                                monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.train.evolve import shipping
+
+    real, hidden = shipping.needed, texts.with_name("hidden")
+    monkeypatch.setattr(shipping, "needed", lambda config: (real(config), texts.rename(hidden))[0])
+    try:  # nodes have to do without the driver's files
+        begun = driver(texts, tmp_path)
+        assert begun.run(executor("ray", tmp_path, None, QUIET))
+    finally:
+        hidden.rename(texts)
+    assert journal(tmp_path) == journal(reference)
+    for run in (tmp_path / "runs").iterdir():
+        there, here = (json.loads((folder / "runs" / run.name / "config.json").read_text())
+                       for folder in (reference, tmp_path))
+        assert {k: there[k] for k in ("data", "evolve", "config_hash", "train")} == {
+            k: here[k] for k in ("data", "evolve", "config_hash", "train")}
+        mine, theirs = (checkpoint.load(checkpoint.directories(folder / "runs" / run.name)[-1]).state["files"]
+                        for folder in (reference, tmp_path))
+        assert mine == theirs
+    assert rows(tmp_path / "runs" / run.name / EVENTS)[-1]["kind"] == "run_complete"
+
+
+def test_a_node_that_sees_the_directory_trains_there(texts: Path, cluster: Any, tmp_path: Path) -> None:
+    job = training(texts, steps=2)
+    (result,) = made(executor("ray", tmp_path, None, QUIET), job)
+    assert result.steps == 2 and (tmp_path / "runs" / "one" / "lock").exists()  # which is never sent
+
+
+def test_a_node_of_another_version_is_refused(texts: Path, apart: Any, tmp_path: Path,
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helios, "__version__", "9.9")
+    with pytest.raises(UserError, match=r"node .* has helios .*, and the experiment runs with 9.9; install the same"):
+        made(executor("ray", tmp_path, None, QUIET), training(texts))
+
+
+def test_the_training_of_a_lost_node_goes_on_elsewhere(
+        texts: Path, apart: Any, long: tuple[dict[str, Any], bytes], tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [training(texts, name) for name in ("one", "two")]
+    lost = sorted(apart.worker_nodes, key=lambda node: node.unique_id)[0]
+    paths = [tmp_path / "runs" / job.name for job in jobs]
+    at(lambda: all(map(checkpoint.directories, paths)), lambda _: apart.remove_node(lost, allow_graceful=False))
+    results = made(executor("ray", tmp_path, None, QUIET), *jobs)
+    assert outcome(results[0], tmp_path) == long
+    assert outcome(results[1], tmp_path)[1] == long[1]
+    assert sorted([e["kind"] for e in rows(path / EVENTS)].count("resumed") for path in paths) == [0, 1]
+    assert "its node was lost" in capsys.readouterr().err
+
+
+def test_without_ray_or_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at ray://127.0.0.1:1 \(.*refused\); give the address"):
+        executor("ray://127.0.0.1:1", tmp_path, None, QUIET)
+    monkeypatch.delitem(sys.modules, "helios.train.evolve.executors.ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"--executor ray needs ray; install it with: pip install 'helios-gpt\[ray\]'"):
+        executor("ray", tmp_path, None, QUIET)
