@@ -13,6 +13,7 @@ from typing import Any
 
 from helios.backends import NAMES as BACKENDS
 from helios.backends.backend import PRECISIONS
+from helios.backends.vulkan.environment import WIDTHS
 from helios.errors import UserError, nearest
 from helios.model.activations import ACTIVATIONS, GENOMES, own_formulas, parsed, spelt_out, split_genomes
 from helios.model.config import GPTConfig
@@ -71,6 +72,10 @@ class TrainConfig(Settings):
     precision: str = setting(PRECISIONS[0], one_of(*PRECISIONS), "number format: f32, or mixed, where products and "
                              "attention take float16 and all else stays f32", flag="precision",
                              gene=any_of(*PRECISIONS, part="runtime"))
+    # The device's name, and so a run's fingerprint, tells lavapipe's width.
+    simd_width: str = setting("auto", one_of("auto", *WIDTHS), "bits of lavapipe's vectors, the same for all that a "
+                              "process computes; auto: what LP_NATIVE_VECTOR_WIDTH says, else 512 with AVX-512",
+                              bits=False, gene=any_of(*WIDTHS, part="runtime"))
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
                         "batches, dropout, samples, a search's choices", flag="seed")
     steps: int = setting(500, COUNT, "optimizer steps, those of a search not counted", flag="steps")

@@ -6,17 +6,31 @@ from collections.abc import Callable
 
 from helios.backends import get_backend
 from helios.backends.backend import Backend
+from helios.backends.vulkan.environment import choose_width
 from helios.errors import NoDevice, TooLarge, UserError
 from helios.model.config import GPTConfig
 
 MIB = 2**20
+LAVAPIPE = "llvmpipe"  # how the names of its devices begin
 SLACK = 1.03  # factor on the estimate of memory, for all small arrays
 ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend cpu_ref needs no driver"
 
 
-def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32") -> Backend:
+def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32",
+                 simd_width: str = "auto") -> Backend:
     """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told, as of
     a choice among devices. Raises UserError; where there is no device it is NoDevice, with advice."""
+    if simd_width == "auto":
+        return _opened(name, device, say, precision)
+    choose_width(simd_width)
+    backend = _opened(name, device, say, precision)
+    if not backend.device_name.startswith(LAVAPIPE):
+        raise UserError(f"simd_width {simd_width} is of lavapipe, and {backend.device_name} is another device; leave "
+                        f"it out")
+    return backend
+
+
+def _opened(name: str, device: str | None, say: Callable[[str], None], precision: str) -> Backend:
     if name == "cpu_ref" and device is not None:
         raise UserError(f"--device {device} chooses a Vulkan device, and cpu_ref has none; leave it out")
     try:

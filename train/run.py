@@ -194,7 +194,7 @@ class Run:
         start = Resumed(self.source, config, path, plan) if self.source else Start()
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
-        backend = open_backend(t.backend, t.device, display.warn, t.precision)
+        backend = open_backend(t.backend, t.device, display.warn, t.precision, t.simd_width)
         device = device_kind(backend)
         if lost and lost.device and lost.device != device:  # whose bits, and whose speed, would be others
             raise UserError(f"{lost}; it has not come back, and {device['name']} is another device: to go on there, "

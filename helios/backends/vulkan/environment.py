@@ -17,6 +17,7 @@ from helios.host import cache_dir, cpu_flags
 
 AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 WIDTHS = ("128", "256", "512")  # with others lavapipe computes wrongly or crashes
+WIDTH = "LP_NATIVE_VECTOR_WIDTH"
 
 
 @cache
@@ -26,19 +27,28 @@ def prepare() -> None:
 
     Raises UserError for a width of which lavapipe computes nothing right.
     """
-    width = os.environ.get("LP_NATIVE_VECTOR_WIDTH")
+    width = os.environ.get(WIDTH)
     if width and width not in WIDTHS:
-        raise UserError(f"LP_NATIVE_VECTOR_WIDTH: given {width!r}, expected {', '.join(WIDTHS[:-1])} or {WIDTHS[-1]}, "
+        raise UserError(f"{WIDTH}: given {width!r}, expected {', '.join(WIDTHS[:-1])} or {WIDTHS[-1]}, "
                         "the bits of lavapipe's vectors; unset it to have the width chosen")
     if not width and cpu_flags() >= AVX512:
-        os.environ["LP_NATIVE_VECTOR_WIDTH"] = "512"
+        os.environ[WIDTH] = "512"
     given = os.environ.get("MESA_SHADER_CACHE_DIR")
     base = Path(given) if given else cache_dir()
     if re.fullmatch(r"mesa-(\d+|default)", base.name):  # from a parent process, perhaps of another width
         base = base.parent
-    folder = base / f"mesa-{os.environ.get('LP_NATIVE_VECTOR_WIDTH') or 'default'}"
+    folder = base / f"mesa-{os.environ.get(WIDTH) or 'default'}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["MESA_SHADER_CACHE_DIR"] = str(folder)
     except OSError:  # nowhere to write: better no cache than one of another width
         os.environ["MESA_SHADER_CACHE_DISABLE"] = "true"
+
+
+def choose_width(width: str) -> None:
+    """Have lavapipe compute with one of WIDTHS in this process, whatever the environment says. Raises UserError where
+    the driver may have been opened with another, which cannot change any more."""
+    if prepare.cache_info().currsize and os.environ.get(WIDTH) != width:
+        raise UserError(f"simd_width: given {width}, and this process computes with {os.environ.get(WIDTH) or 'auto'} "
+                        f"already; give it to another process, as helios-evolve --executor processes does")
+    os.environ[WIDTH] = width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,9 +19,12 @@ import psutil
 import pytest
 
 import helios
+from helios.backends.vulkan import environment
+from helios.backends.vulkan.device import choose, profiles
 from helios.errors import UserError
 from helios.train import checkpoint, synth
 from helios.train.config import resolve
+from helios.train.device import LAVAPIPE
 from helios.train.evolve import worker
 from helios.train.evolve.config import asked
 from helios.train.evolve.driver import Driver, experiment_of
@@ -29,13 +33,14 @@ from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
+from helios.train.records import layout
 from helios.train.records.layout import EVENTS
 from helios.train.records.rows import rows
 from helios.train.tokenizer import Tokenizer
 
 DIFFERING = ("tokens_per_sec_mean", "seconds", "memory_mb")  # fields of a result that depend on the machine's load
-STEPS = 48  # of a candidate
-LONG = 240  # of a training that something is to happen to
+STEPS = 24  # of a candidate
+LONG = 180  # of a training that something is to happen to
 QUIET = Display(quiet=True)
 
 
@@ -190,6 +195,31 @@ def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) 
     with pytest.raises(UserError, match=r"cannot read .*gone.txt: No such file or directory; give a UTF-8 text file"):
         made(executor("processes", tmp_path, 2, QUIET), job, gone)
     assert not workers()
+
+
+def test_simd_widths(texts: Path, tmp_path: Path) -> None:
+    widths = [training(texts, width, simd_width=width) for width in ("128", "256")]
+    with pytest.raises(UserError, match=r"differ in simd_width \(128, 256\), .*; give --executor processes"):
+        made(executor("local", tmp_path, None, QUIET), *widths)
+    with pytest.raises(UserError, match=r"simd_width 128 is of lavapipe, and .* is another device; leave it out"):
+        made(executor("processes", tmp_path, None, QUIET), widths[0])
+    try:
+        choose([profile for profile, _ in profiles()], LAVAPIPE)
+    except UserError as error:
+        pytest.skip(f"no lavapipe: {error}")
+    jobs = [job._replace(config=job.config.replaced("train", steps=2, backend="vulkan", device=LAVAPIPE))
+            for job in widths]
+    results = made(executor("processes", tmp_path / "there", 2, QUIET), *jobs)
+    names = [layout.read_config(tmp_path / "there" / "runs" / r.run)["device"]["name"] for r in results]
+    assert [re.search(r"(\d+) bits", name)[1] for name in names] == ["128", "256"]  # type: ignore[index]
+
+
+def test_a_width_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(environment.WIDTH, "256")
+    environment.prepare()
+    environment.choose_width("256")
+    with pytest.raises(UserError, match="simd_width: given 128, and this process computes with 256 already"):
+        environment.choose_width("128")
 
 
 # -- Ray --------------------------------------------------------------------------------------------------------------
