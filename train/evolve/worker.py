@@ -24,6 +24,7 @@ from helios.errors import UserError
 from helios.train import texts
 from helios.train.config import resolve
 from helios.train.evolve.state import Result
+from helios.train.evolve.stops import StopsConfig
 from helios.train.evolve.training import failed, train
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
@@ -37,7 +38,8 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     texts.sent.update(order["sent"])
-    job = Job(**order["job"] | {"config": resolve(base=order["job"]["config"])})
+    given = order["job"]
+    job = Job(**given | {"config": resolve(base=given["config"]), "stops": StopsConfig.from_dict(given["stops"])})
     try:
         answer = {"result": train(job, Path(order["folder"]), Display(quiet=True)).to_json()}
     except UserError as error:
@@ -79,7 +81,8 @@ class Workers:
         env: variables of the process besides those of this one. sent: see texts.sent. look: called every `pause`
         seconds. Raises UserError for what is not the candidate's fault, and KeyboardInterrupt where it was stopped.
         """
-        order = {"job": {**job._asdict(), "config": job.config.to_dict()}, "folder": str(folder), "sent": sent or {}}
+        values = job._asdict() | {"config": job.config.to_dict(), "stops": job.stops.to_dict()}
+        order = {"job": values, "folder": str(folder), "sent": sent or {}}
         starts = job.config.train.retries + STARTS
         for left in reversed(range(starts)):
             answer, how = ({}, "") if self.stopping else self._asked(order, env or {}, look, pause)

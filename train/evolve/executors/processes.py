@@ -51,31 +51,21 @@ class Processes:
             workers.stop()
             done.put((-1, KeyboardInterrupt()))
 
-        slots = environments(jobs, self.workers)
-        self.display.say(f"{len(jobs)} trainings, {len(slots)} at a time")
-        threads = [Thread(target=work, args=(env,)) for env in slots]
+        threads = [Thread(target=work, args=(env,)) for env in environments(jobs, self.workers)]
         with caught(stop):
             try:
                 for thread in threads:
                     thread.start()
-                for left in reversed(range(len(jobs))):
+                for _ in jobs:
                     i, result = done.get()
                     if isinstance(result, BaseException):
                         raise result
-                    self.display.say(in_words(jobs[i], result, left))
                     yield i, result
             finally:
                 if not workers.stopping:
                     workers.stop()
                 for thread in threads:
                     thread.join()
-
-
-def in_words(job: Job, result: Result, left: int) -> str:
-    """Return how a training ended, in one line."""
-    loss = "none" if result.val_loss is None else f"{result.val_loss:.4f}"
-    return (f"{job.name}: {result.status} after {result.steps} steps and {result.seconds:.1f} s, val {loss}"
-            f"{f' ({result.why})' if result.why else ''}; {left} to go")
 
 
 def environments(jobs: Sequence[Job], workers: int | None) -> list[dict[str, str]]:

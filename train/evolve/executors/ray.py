@@ -28,7 +28,7 @@ from helios.host import cache_dir
 from helios.train import checkpoint
 from helios.train.config import TrainConfig
 from helios.train.evolve import shipping
-from helios.train.evolve.executors.processes import devices, in_words, share_of_threads
+from helios.train.evolve.executors.processes import devices, share_of_threads
 from helios.train.evolve.shipping import Package
 from helios.train.evolve.state import Result
 from helios.train.evolve.training import RUNS, failed
@@ -118,7 +118,6 @@ class OnRay:
                             lost[i] += 1
                             waiting.appendleft(i)
                             continue
-                        self.display.say(in_words(jobs[i], result, len(waiting) + len(running)))
                         yield i, result
                     if self.interrupted:
                         raise KeyboardInterrupt
