@@ -288,6 +288,14 @@ def test_a_node_of_another_version_is_refused(texts: Path, apart: Any, tmp_path:
         made(executor("ray", tmp_path, None, QUIET), training(texts))
 
 
+def test_stopped_a_node_sends_its_checkpoint(texts: Path, apart: Any, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "one"
+    at(lambda: checkpoint.directories(path), lambda found: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt):
+        made(executor("ray", tmp_path, None, QUIET), training(texts, steps=5000))
+    assert kinds(path / EVENTS)[-2:] == ["checkpoint", "interrupted"]
+
+
 def test_the_training_of_a_lost_node_goes_on_elsewhere(
         texts: Path, apart: Any, long: tuple[dict[str, Any], bytes], tmp_path: Path,
         capsys: pytest.CaptureFixture[str]) -> None:

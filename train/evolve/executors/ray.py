@@ -40,6 +40,7 @@ from helios.train.signals import caught, told
 
 VULKAN = "vulkan"  # the resource of a node with Vulkan devices, as many as it has
 PORT = 10001  # of Ray's server for clients, where an address names none
+OWN = ("auto", "local")  # addresses that name no host
 TIMEOUT = 5.0  # seconds for an address to answer
 MARK = "cluster"  # file in an experiment's directory, by which a node that sees the directory knows it
 
@@ -93,8 +94,9 @@ class OnRay:
         self.mark = secrets.token_hex(8)
         self.sent: dict[str, tuple[str, list[Any]]] | None = None
         self.interrupted = False
-        self.address = f"ray://{address}" if address not in ("", "auto", "local") else (
-            address if address == "local" else os.environ.get("RAY_ADDRESS", address))
+        self.address = os.environ.get("RAY_ADDRESS", address) if address in ("", "auto") else address
+        if address not in ("", *OWN):
+            self.address = f"ray://{address}" + (f":{PORT}" if ":" not in address else "")
         _check_answers(self.address)
 
     def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
@@ -132,7 +134,9 @@ class OnRay:
             try:
                 self._join(jobs[0].config.train)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(f"cannot join a Ray cluster: {' '.join(str(error).split())}") from error
+                hint = "; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+                raise UserError(f"cannot join a Ray cluster: {' '.join(str(error).split())}"
+                                f"{hint * self.address.startswith('ray://')}") from error
         self.room = ray.cluster_resources()
         if VULKAN not in self.room:
             self.display.say(f"no node of the cluster has the resource {VULKAN}: trainings are given processors alone; "
@@ -218,7 +222,7 @@ def _check_answers(address: str) -> None:
     """Raise UserError where nothing answers at the address of a host. Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").partition(":")
     try:
-        if host not in ("", "auto", "local"):
+        if host not in ("", *OWN):
             socket.create_connection((host, int(port or PORT)), TIMEOUT).close()
     except (OSError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at {address} ({error}); give the address of a head node's client "
