@@ -75,7 +75,7 @@ class Workers:
         self.stopping = True
 
     def made(self, job: Job, folder: Path, env: Mapping[str, str] | None = None, sent: Mapping[str, str] | None = None,
-             look: Callable[[], object] | None = None, pause: float = 0.5) -> Result:
+             look: Callable[[], object] | None = None, pause: float = 0.2) -> Result:
         """Have a training made in the experiment's folder, and go on from its checkpoint where its process dies.
 
         env: variables of the process besides those of this one. sent: see texts.sent. look: called every `pause`

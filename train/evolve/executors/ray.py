@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import socket
 import tempfile
@@ -183,11 +184,10 @@ class OnRay:
         except RayTaskError:
             raise
         except RayError as error:
-            how, left = f"{type(error).__name__}: {str(error).splitlines()[0]}", lost + 1 < (
-                job.config.train.retries + STARTS)
-            self.display.warn(f"warning: {job.name}: its node was lost ({how})"
-                              f"{'; it goes on elsewhere' if left else ''}")
-            return None if left else failed(job, f"its node was lost {lost + 1} times, lastly by {how}")
+            starts, how = job.config.train.retries + STARTS, re.split(r"\.\s|\n", str(error))[0]
+            left = lost + 1 < starts
+            self.display.warn(f"warning: {job.name}: {type(error).__name__}: {how}" + "; it goes on elsewhere" * left)
+            return None if left else failed(job, f"its node was lost {starts} times, lastly by {type(error).__name__}")
         for line in answer.warnings:
             self.display.warn(line)
         if answer.refused:
@@ -249,16 +249,16 @@ def _made(order: Order, desk: Any) -> Answer:
                     shipping.unpack(begun := ray.get(order.begun[0]), path)
                     known |= {*begun.checkpoints}
 
-                def look() -> None:
-                    if {found.name for found in checkpoint.directories(path)} - known and (
-                            new := shipping.packed(path, known)):
+                def look(always: bool = False) -> None:
+                    there = {found.name for found in checkpoint.directories(path)}
+                    if (always or there - known) and (new := shipping.packed(path, known)):
                         ray.get(desk.put.remote((name, new)))
                         known.update(new.checkpoints)
 
                 try:
                     result = workers.made(order.job, Path(folder), env | device, sent, look)
                 except KeyboardInterrupt:
-                    look()
+                    look(always=True)
                     raise
                 return Answer(result, shipping.packed(path, known), warnings=said)
     except UserError as error:
