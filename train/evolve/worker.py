@@ -40,6 +40,7 @@ def main() -> None:
     texts.sent.update(order["sent"])
     given = order["job"]
     job = Job(**given | {"config": resolve(base=given["config"]), "stops": StopsConfig.from_dict(given["stops"])})
+    answer: dict[str, Any]
     try:
         answer = {"result": train(job, Path(order["folder"]), Display(quiet=True)).to_json()}
     except UserError as error:
@@ -103,9 +104,9 @@ class Workers:
                 # A group of its own, for a terminal sends its Ctrl-C to all of a group, and two are one too many.
                 [sys.executable, "-P", "-m", __name__], stdin=subprocess.PIPE, stdout=out, stderr=err,
                 start_new_session=True, env={**os.environ, **env, "PYTHONPATH": paths}) as process:
+            assert process.stdin
             self.live.add(process)
             try:
-                assert process.stdin
                 with suppress(BrokenPipeError):
                     process.stdin.write(json.dumps(order).encode() + b"\n")
                     process.stdin.flush()
