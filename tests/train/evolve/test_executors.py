@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -29,7 +30,7 @@ from helios.train.device import LAVAPIPE
 from helios.train.evolve import worker
 from helios.train.evolve.config import asked
 from helios.train.evolve.driver import Driver, experiment_of
-from helios.train.evolve.executors import Executor, executor
+from helios.train.evolve.executors import Executor, executor, processes
 from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.stops import StopsConfig
@@ -201,6 +202,27 @@ def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) 
     with pytest.raises(UserError, match=r"cannot read .*gone.txt: No such file or directory; give a UTF-8 text file"):
         made(executor("processes", tmp_path, 2, QUIET), job, gone)
     assert not workers()
+
+
+@pytest.mark.parametrize(("gpus", "given", "free", "found"), [
+    ([], None, 64, [("4", None)] * 2),  # two trainings on eight cores
+    ([], 1, 64, [("8", None)]),
+    ([], None, 0.3, [("8", None)]),  # GiB: memory for one
+    (["1", "3"], None, 64, [("4", "1"), ("4", "3")]), (["1"], None, 64, [("8", "1")]),
+    (["1"], 2, 64, [("4", "1"), ("4", "1")])])
+def test_what_processes_there_are(gpus: list[str], given: int | None, free: float, found: list[tuple[str, str | None]],
+                                  texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in processes.THREADS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # a user's, which stays
+    monkeypatch.setattr(processes, "devices", lambda named: gpus)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
+    job = training(texts)
+    job = job._replace(config=job.config.replaced("train", backend="vulkan"))
+    made = processes.environments([job, job], given)
+    assert [(env["LP_NUM_THREADS"], env.get("HELIOS_DEVICE")) for env in made] == found
+    assert not any("OMP_NUM_THREADS" in env for env in made)
 
 
 def test_simd_widths(texts: Path, tmp_path: Path) -> None:
