@@ -31,12 +31,12 @@ from helios.train.evolve import worker
 from helios.train.evolve.config import asked
 from helios.train.evolve.driver import Driver, experiment_of
 from helios.train.evolve.executors import Executor, executor, processes
-from helios.train.evolve.journal import JOURNAL
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.stops import StopsConfig
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records import layout
+from helios.train.records.journal import JOURNAL
 from helios.train.records.layout import EVENTS
 from helios.train.records.rows import rows
 from helios.train.tokenizer import Tokenizer

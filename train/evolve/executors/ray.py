@@ -142,7 +142,8 @@ class OnRay:
         if VULKAN not in self.room:
             self.display.say(f"no node of the cluster has the resource {VULKAN}: trainings are given processors alone; "
                              f"start nodes that have devices with: ray start --resources '{{\"{VULKAN}\": 1}}'")
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Softly, it would go to a node that trains, and be lost with that.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / MARK, lambda file: file.write(self.mark.encode()))
