@@ -206,7 +206,7 @@ class Config:
 
     def replaced(self, section: str, **values: Any) -> Config:
         """Return these settings with other values in one section."""
-        return replace(self, **{section: replace(getattr(self, section), **values)})
+        return replace(self, **{section: getattr(self, section).replaced(**values)})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the sections as config.json holds them; "search" is there only in a run with a search."""
@@ -236,9 +236,12 @@ BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS if s.flag} | BY_KEY
 ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """Return the value as JSON; equal values give equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def presets() -> list[str]:

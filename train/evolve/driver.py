@@ -59,8 +59,9 @@ class Driver:
         """Return in words what `run` would do. Raises UserError where it cannot be done."""
         return "\n".join([*cost_in_words(self.experiment), f"experiment in {self.folder}"])
 
-    def run(self, executor: Executor) -> bool:
+    def run(self, executor: Executor, together: int = 1) -> bool:
         """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
+        together: results that are written at a time; with 1 each outlasts a power cut before the next training starts.
         Raises UserError for what a user can put right."""
         with directory.held(self.folder, True, "directory", "--dir"):
             journal = Journal(self.folder / JOURNAL)
@@ -72,7 +73,7 @@ class Driver:
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
-                        self._train(journal, executor, moves)
+                        self._train(journal, executor, moves, together)
                     else:
                         journal.append(moves)
                         self.state.take(moves)
@@ -92,20 +93,30 @@ class Driver:
         if line["kind"] == "dropped":
             self.display.say(f"{line['id']} goes no further: {line['why']}")
 
-    def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job]) -> None:
+    def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job], together: int) -> None:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
         waiting: dict[int, Result] = {}
-        written = 0
-        for at, result in executor(jobs):
-            waiting[at] = result
-            while written in waiting:
-                line = entry(waiting.pop(written), self.experiment, jobs[written])
-                journal.append([line])
-                self.state.take([line])
-                self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
-                written += 1
-        if written < len(jobs):
-            raise UserError(f"{len(jobs) - written} trainings came to nothing; go on with --resume {self.folder}")
+        lines = list[Entry]()
+        done = 0
+        try:
+            for at, result in executor(jobs):
+                waiting[at] = result
+                while done in waiting:
+                    lines.append(entry(waiting.pop(done), self.experiment, jobs[done]))
+                    done += 1
+                    self.display.say(_said(lines[-1], jobs[done - 1], len(jobs) - done))
+                if len(lines) >= together:
+                    self._write(journal, lines)
+        finally:
+            self._write(journal, lines)
+        if done < len(jobs):
+            raise UserError(f"{len(jobs) - done} trainings came to nothing; go on with --resume {self.folder}")
+
+    def _write(self, journal: Journal, lines: list[Entry]) -> None:
+        if lines:
+            journal.append(lines)
+            self.state.take(lines)
+            lines.clear()
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:

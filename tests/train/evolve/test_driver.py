@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from helios.bench.planted import Planted, question
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.state import Result
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
-
-from .planted import Planted, question
 
 QUIET = Display(quiet=True)
 
@@ -52,12 +51,13 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 5])
+def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, together: int) -> None:
     whole = Driver.create(question(), tmp_path / "whole", QUIET)
     assert whole.run(Planted(whole.experiment.space))
     driver, times = Driver.create(question(), tmp_path / "parts", QUIET), 0
     executor = Interrupted(driver.experiment.space)
-    while not driver.run(executor):
+    while not driver.run(executor, together):
         driver, times = Driver.resume(tmp_path / "parts", QUIET), times + 1
         if times % 3 == 0:  # a kill in the middle of writing
             with open(tmp_path / "parts" / JOURNAL, "ab") as file:
@@ -66,6 +66,17 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path) -> None
     before = (tmp_path / "parts" / JOURNAL).read_bytes()
     assert Driver.resume(tmp_path / "parts", QUIET).run(Planted(driver.experiment.space))  # nothing is left to do
     assert (tmp_path / "parts" / JOURNAL).read_bytes() == before
+
+
+def test_a_result_is_written_before_the_next_training(tmp_path: Path) -> None:
+    class Watched(Planted):
+        def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+            for pair in super().__call__(jobs):
+                yield pair
+                assert journal(tmp_path / "x")[-1].get("run") == jobs[pair[0]].name
+
+    driver = Driver.create(question(generations=2), tmp_path / "x", QUIET)
+    assert driver.run(Watched(driver.experiment.space))
 
 
 def damaged(folder: Path, change: Any) -> None:

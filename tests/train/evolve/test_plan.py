@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from helios.bench.planted import Planted, bowl, experiment, flat, run
 from helios.train.evolve import cost, journal, plan
 from helios.train.evolve.driver import entry
 from helios.train.evolve.experiment import Experiment
@@ -18,8 +19,6 @@ from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job, job
 from helios.train.search.births import genome_key
 from helios.train.search.operators import Space
-
-from .planted import Planted, bowl, experiment, flat, run
 
 
 def lines(found: Experiment, executor: Planted, state: State | None = None) -> list[dict[str, Any]]:

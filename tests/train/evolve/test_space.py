@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helios.bench.planted import question
 from helios.errors import UserError
 from helios.train.config import BY_KEY, SETTINGS
 from helios.train.evolve.config import asked, experiments
@@ -18,8 +19,6 @@ from helios.train.evolve.space import configured, described, space_of
 from helios.train.evolve.space import given as given_genomes
 from helios.train.search import births, operators
 from helios.train.search.operators import COMBINED, Genome, gene
-
-from .planted import question
 
 ALL = ",".join([*(s.key for s in SETTINGS if s.gene and not s.key.endswith("dropout") and s.key not in (
     "batch_size", "accum")), "activation", "micro_batch", *COMBINED])
