@@ -26,12 +26,14 @@ from helios.train.evolve import breeding, driver, plan, training, trainings
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.executors import local
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.journal import JOURNAL, Journal
+from helios.train.evolve.journal import Journal
+from helios.train.evolve.opening import opened
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.trainings import Job
 from helios.train.loop import Loop
 from helios.train.markdown import figure
 from helios.train.progress import Display
+from helios.train.records.journal import JOURNAL
 from helios.train.search import selection
 
 Parts = Mapping[str, Sequence[tuple[Any, str]]]
@@ -151,7 +153,7 @@ def measured(shape: str, births: int, together: int = TOGETHER) -> Row:
             made.run(Planted(found.space), together)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
         began = time.process_time()
-        state = driver.read(path)
+        _, state = opened(path)
         reading = time.process_time() - began
         text = (path / JOURNAL).read_bytes()
         assert state.born.keys() == made.state.born.keys()

@@ -110,8 +110,8 @@ class State:
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""
-        found = self.of(self.reused.get(id, id))
-        return {name: mean([measure(r) for r in found]) for name, measure in MEASURES.items()}
+        found = [row(result) for result in self.of(self.reused.get(id, id))]
+        return {name: mean([measures[name] for measures in found]) for name in MEASURES}
 
 
 def mean(values: list[float | None]) -> float | None:

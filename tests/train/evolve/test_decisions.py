@@ -19,7 +19,7 @@ KEPT = ("kind", "id", "of", "size", "roles", "parents", "operator", "mutation", 
 
 @pytest.mark.parametrize(("digest", "settings"), [
     ("d97d7a3cfd5e5200", {}),
-    ("6fe1a7fedc314b7c", {"halving": 0.1, "population_size": 12, "replicates": 3}),
+    ("348544544d67792a", {"halving": 0.1, "population_size": 12, "replicates": 3}),
     ("620501e5c9c13d66", {"budget": "seconds", "per_candidate": 5, "population_min": 3, "population_max": 12}),
     ("ae88fe529d26883c", {"genes": "lr,activation,n_embd,n_head,n_layer", "activations": "per_block",
                           "diversity_bonus": 0.2}),
