@@ -110,9 +110,10 @@ class Driver:
 
     def _write(self, journal: Journal, lines: list[Entry]) -> None:
         if lines:
-            journal.append(lines)
-            self.state.take(lines)
-            lines.clear()
+            now = lines.copy()
+            lines.clear()  # first, lest what a full disk refuses is written twice
+            journal.append(now)
+            self.state.take(now)
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
