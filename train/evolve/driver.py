@@ -114,9 +114,10 @@ class Driver:
 
     def _write(self, journal: Journal, lines: list[Entry]) -> None:
         if lines:
-            journal.append(lines)
-            self.state.take(lines)
-            lines.clear()
+            now = lines.copy()
+            lines.clear()  # first, lest what a full disk refuses is written twice
+            journal.append(now)
+            self.state.take(now)
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
@@ -134,12 +135,16 @@ def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
 def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
     """Return in words what a training came to. left: how many are still to come before the next decision."""
     if line["kind"] == "speed":
-        return f"{job.name}: {line['steps']:,} steps in the budget"
+        return f"{job.name}: {line['steps']:,} steps in the budget; {left} to come"
     loss = "no validation loss" if line["val_loss"] is None else f"val {line['val_loss']:.4f}"
     speed = "" if line["tokens_per_sec_mean"] is None else f", {line['tokens_per_sec_mean']:,.0f} tok/s"
     why = f", {line['status']}: {line['why']}" if line["status"] != "complete" else ""
     part = f" at {job.share:.0%}" if job.share < 1 else ""
     return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def cost_in_words(experiment: Experiment) -> list[str]:
@@ -148,9 +153,11 @@ def cost_in_words(experiment: Experiment) -> list[str]:
     most = cost.most(experiment)
     genes = ", ".join(one.name for one in experiment.space.genes)
     activation = ", activation" if experiment.space.pool else ""
+    apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
+             "tokens": ""}[evolve.budget]
     return [f"genes: {genes}{activation}",
-            f"at most {evolve.generations} generations of {evolve.population_size}"
-            f"{' and as many random ones' if evolve.random_control else ''}, {evolve.replicates} trainings each of "
-            f"{evolve.per_candidate:,.0f} {evolve.budget}",
+            f"at most {_count(evolve.generations, 'generation')} of {evolve.population_size}"
+            f"{' and as many random ones' if evolve.random_control else ''}, "
+            f"{_count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
-            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds"]
+            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds{apart}"]

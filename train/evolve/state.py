@@ -106,7 +106,8 @@ class State:
 
     def values(self, id: str, measure: str, phase: str = "search") -> list[float | None]:
         """Return a measurement of each of its trainings."""
-        return [measured(vars(r), measure) for r in self.of(self.reused.get(id, id), phase)]
+        whose = self.reused.get(id, id) if phase == "search" else id
+        return [measured(vars(r), measure) for r in self.of(whose, phase)]
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""

@@ -15,6 +15,7 @@ from filelock import FileLock
 from helios.bench.planted import Planted, question
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
+from helios.train.evolve.journal import Journal
 from helios.train.evolve.state import Result
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
@@ -77,6 +78,23 @@ def test_a_result_is_written_before_the_next_training(tmp_path: Path) -> None:
 
     driver = Driver.create(question(generations=2), tmp_path / "x", QUIET)
     assert driver.run(Watched(driver.experiment.space))
+
+
+def test_what_the_disk_refuses_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = list[Any]()
+
+    def append(own: Journal, entries: Sequence[Any]) -> None:
+        if entries[0]["kind"] == "result":
+            refused.append(entries)
+            raise UserError("no room")
+        write(own, entries)
+
+    write = Journal.append
+    monkeypatch.setattr(Journal, "append", append)
+    driver = Driver.create(question(), tmp_path / "x", QUIET)
+    with pytest.raises(UserError, match="no room"):
+        driver.run(Planted(driver.experiment.space))
+    assert len(refused) == 1
 
 
 def damaged(folder: Path, change: Any) -> None:

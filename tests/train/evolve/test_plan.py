@@ -79,6 +79,21 @@ def test_a_gain_is_found_and_said() -> None:
     assert any("better than the preset" in sentence for sentence in state.verdict["sentences"])
 
 
+@pytest.mark.parametrize("price", [0.0, 1.0])
+def test_better_in_one_objective_is_no_better_where_another_pays(price: float) -> None:
+    class Fast(Planted):
+        def result(self, job: Job) -> Result:
+            found, place = super().result(job), self.space.genes[0].place((job.config.train.lr,))
+            assert place is not None
+            speed = 1000 * (1 + (1 - place)) + 10 * (found.val_loss or 0)
+            return replace(found, tokens_per_sec_mean=speed, val_loss=(found.val_loss or 0) + price * (1 - place))
+
+    found = experiment("lr", objectives="tokens_per_sec,val_loss", generations=3)
+    verdict = run(found, Fast(found.space, flat)).verdict
+    assert verdict and verdict["comparisons"][0]["separated"] and verdict["better"] == (price == 0)
+    assert ("so it is not called better" in verdict["sentences"][-1]) == (price > 0)
+
+
 # -- that nothing but the journal decides -----------------------------------------------------------------------------
 SETTINGS: list[dict[str, Any]] = [
     {}, {"halving": 0.05, "population_size": 6, "replicates": 3}, {"objectives": "val_loss,instability"},

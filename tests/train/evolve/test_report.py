@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib.image
 import pytest
 
+from helios.bench import planted
 from helios.errors import UserError
 from helios.train.config import resolve
 from helios.train.evolve import report, winner
@@ -29,8 +30,6 @@ from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
 from helios.train.search.operators import Space
-
-from . import planted
 
 GENES = "lr,beta2,qk_norm,dropouts,activation"
 PICTURES = {"validation.png", "progress.png", "front.png", "generations.png", "hypervolume.png", "genes.png",
