@@ -50,6 +50,8 @@ class Gene(NamedTuple):
         if self.numeric:
             to, _ = SCALES[self.kind]
             low, high = to(self.low), to(self.high)
+            if not isinstance(value[0], int | float):  # an ffn_dim of auto
+                return None
             try:
                 return (to(value[0]) - low) / (high - low)
             except ValueError:  # log 0
