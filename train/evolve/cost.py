@@ -19,8 +19,7 @@ def most(experiment: Experiment, generations: int | None = None) -> float:
     evolve = experiment.asked.evolve
     _, largest = evolve.bounds
     count = evolve.generations if generations is None else generations
-    sizes = [evolve.population_size, *[largest] * (count - 1)]
-    searched = evolve.replicates + sum(trainings_of(experiment, size) for size in sizes)
+    searched = evolve.replicates + trainings_of(experiment, evolve.population_size + largest * (count - 1))
     return evolve.per_candidate * searched + of_validation(experiment)
 
 

@@ -72,7 +72,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     """Return what the experiment has shown, as plain values; `sentences` say it."""
     roles = state.finalists
     if "evolved" not in roles:
-        return {"better": False, "winner": None, "sentences": ["no candidate has a value to be chosen by"]}
+        return {"better": False, "winner": None, "sentences": ["no evolved candidate has a value to be chosen by"]}
     name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],

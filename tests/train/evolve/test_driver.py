@@ -79,7 +79,9 @@ def damaged(folder: Path, change: Any) -> None:
     (lambda lines: [lines[0].replace(b'"version": 1', b'"version": 9'), *lines[1:]], "no journal of version 1"),
     (lambda lines: [*lines[:5], lines[4], *lines[5:]], "is born twice"),
     (lambda lines: [*lines, b'{"kind": "weather"}\n'], "weather"), (lambda lines: [], "holds no experiment"),
-    (lambda lines: [*lines, lines[0]], "two experiments")])
+    (lambda lines: [*lines, lines[0]], "two experiments"),
+    (lambda lines: [lines[0], lines[2]], "the journal is damaged: birth"),
+    (lambda lines: [b'{"kind": "experiment", "version": 1, "id": "x"}\n'], "its first line is not what an experiment")])
 def test_a_damaged_journal_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path / "x", QUIET)
     assert driver.run(Planted(driver.experiment.space))
@@ -111,7 +113,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"population_size": 1}, "at least 2"), ({"per_candidate": 0}, "greater than 0"), ({"budget": "steps"}, "budget"),
     ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
-    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step")])
+    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step"),
+    ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Driver.create(question(**settings), tmp_path / "x", QUIET)
