@@ -82,4 +82,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
                                unit="nats" if "loss" in experiment.objectives[0] else experiment.objectives[0])
     return {"better": found.better, "winner": roles["evolved"], "roles": roles, "values": values,
             "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
-            "sentences": [f"{name} is {c.sentence}" for c in found.comparisons]}
+            "sentences": [*(f"{name} is {c.sentence}" for c in found.comparisons),
+                          *(f"there is nothing to say of {words}, which has no value to be chosen by"
+                            for role, words in statistics.CONTROLS.items()
+                            if role not in roles and (role == "preset" or experiment.asked.evolve.random_control))]}

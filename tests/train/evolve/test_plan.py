@@ -81,6 +81,22 @@ def test_a_gain_is_found_and_said() -> None:
     assert any("better than the preset" in sentence for sentence in state.verdict["sentences"])
 
 
+def test_a_control_without_a_value_is_told_of() -> None:
+    class Without(Planted):
+        def result(self, job: Job) -> Result:
+            found = super().result(job)
+            return replace(found, status="diverged", val_loss=None) if job.about["arm"] in arms else found
+
+    for arms, words in ((("preset",), ["best of random", "say of the preset"]),
+                        (("random",), ["preset", "say of the best of random"]),
+                        (("preset", "random"), ["say of the preset", "say of the best of random"])):
+        found = experiment(generations=1)
+        verdict = run(found, Without(found.space)).verdict
+        assert verdict and len(verdict["sentences"]) == len(words)
+        assert all(word in said for word, said in zip(words, verdict["sentences"], strict=True))
+        assert not (verdict["better"] and "preset" in arms)
+
+
 # -- that nothing but the journal decides -----------------------------------------------------------------------------
 SETTINGS: list[dict[str, Any]] = [
     {}, {"halving": 0.05, "population_size": 6, "replicates": 3}, {"objectives": "val_loss,instability"},
