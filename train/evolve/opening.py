@@ -29,7 +29,9 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
     found = Experiment(asked, space_of(asked), id)
-    given(asked, found.space)  # raises UserError
+    if len(given(asked, found.space)) > evolve.population_size:
+        raise UserError(f"--seed-from was given {len(asked.given)} times, and a generation has "
+                        f"{evolve.population_size}; raise --population, or leave some out")
     for name in (*found.objectives, *(formula(evolve.fitness).needs if evolve.fitness else ())):
         if name == "memory_mb" and asked.base.train.backend == "cpu_ref":
             raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")

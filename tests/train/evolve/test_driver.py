@@ -121,6 +121,29 @@ def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path)
     assert not (tmp_path / "x").exists()
 
 
+def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("hello world " * 40)
+    asked = question("block_size=16|1024", per_candidate=10_000)
+    asked = replace(asked, base=asked.base.replaced("data", val_data=str(tmp_path / "short.txt")))
+    with pytest.raises(UserError, match="a block of 1,024 needs at least 1,025"):
+        Driver.create(asked, tmp_path / "x", QUIET)
+
+
+@pytest.mark.parametrize(("genes", "settings", "given"), [
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
+                                         tmp_path: Path) -> None:
+    """Whoever reads more would have an advantage, be it the preset or a run that it began from."""
+    with pytest.raises(UserError, match="are less than a step of the largest batch that may be tried, 1,024"):
+        Driver.create(replace(question(genes, **settings), given=given), tmp_path / "x", QUIET)
+
+
+def test_more_seeds_than_candidates(tmp_path: Path) -> None:
+    asked = replace(question(population_size=2), given=[{"lr": 1e-3 * i} for i in (1, 2, 3)])
+    with pytest.raises(UserError, match="--seed-from was given 3 times, and a generation has 2"):
+        Driver.create(asked, tmp_path / "x", QUIET)
+
+
 def test_without_validation_data(tmp_path: Path) -> None:
     asked = replace(question(), base=question().base.replaced("data", val_data=None))
     with pytest.raises(UserError, match="give a text with --val-data"):
