@@ -59,7 +59,7 @@ def _check(base: Config, space: Space) -> None:
     """Raise UserError where a gene has a value that the base cannot have, every other setting being its own."""
     for one in space.genes:
         for value in (one.at(0.0), one.at(1.0)) if one.numeric else one.values:
-            now = space.own | dict(zip(one.settings, value, strict=True))
+            now = {**space.own, **dict(zip(one.settings, value, strict=True))}
             try:
                 configured(base, space.genome(space.activation, now))
             except UserError as error:
