@@ -239,7 +239,7 @@ def test_the_fingerprint_leaves_out_the_rest(flags: dict[str, str]) -> None:
     assert not changes("tiny", {}, flags) and not changes("tiny", {"search": "ffn-activation"}, flags)
 
 
-@pytest.mark.parametrize("flags", [{"eval_interval": "1"}, {"eval_iters": "9"}])
+@pytest.mark.parametrize("flags", [{"eval_interval": "1"}, {"eval_iters": "9"}, {"eval_batch": "2"}])
 def test_evaluations_count_where_they_decide(flags: dict[str, str]) -> None:
     """They choose a search's winner, and what acts on the validation loss acts on the training."""
     assert not changes("tiny", {}, flags)

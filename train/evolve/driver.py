@@ -11,7 +11,8 @@ from typing import Any
 
 from helios.errors import UserError
 from helios.files import obstacle
-from helios.train import directory
+from helios.host import cache_dir
+from helios.train import data, directory
 from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
@@ -43,9 +44,11 @@ class Driver:
                             "another --dir")
         if folder.exists() and set(os.listdir(folder)) - {LOCK}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
-        experiment_of(asked, "")
+        experiment = experiment_of(asked, "")
         run = Run.create(asked.base, folder / RUNS / "preset")
         run.preview()  # raises UserError where a text or a vocabulary is not there
+        if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
+            data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
         asked = dataclasses.replace(asked, base=run.config)
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 

@@ -73,7 +73,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     """Return what the experiment has shown, as plain values; `sentences` say it."""
     roles = state.finalists
     if "evolved" not in roles:
-        return {"better": False, "winner": None, "sentences": ["no candidate has a value to be chosen by"]}
+        return {"better": False, "winner": None, "sentences": ["no evolved candidate has a value to be chosen by"]}
     name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],
@@ -84,7 +84,11 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     worse, prices = _prices(experiment, state)
     return {"better": found.better and not worse, "winner": roles["evolved"], "roles": roles, "values": values,
             "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
-            "sentences": [f"{name} is {c.sentence}" for c in found.comparisons] + prices}
+            "sentences": [*(f"{name} is {c.sentence}" for c in found.comparisons),
+                          *(f"there is nothing to say of {words}, which has no value to be chosen by"
+                            for role, words in statistics.CONTROLS.items()
+                            if role not in roles and (role == "preset" or experiment.asked.evolve.random_control)),
+                          *prices]}
 
 
 def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:

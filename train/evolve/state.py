@@ -70,7 +70,7 @@ class State:
         for entry in entries:
             try:
                 _TAKE[entry["kind"]](self, entry)
-            except (KeyError, TypeError, msgspec.ValidationError) as error:
+            except (LookupError, TypeError, msgspec.ValidationError) as error:
                 raise UserError(f"the journal is damaged: {entry.get('kind', 'a line')}: {error}") from error
 
     def candidate(self, id: str) -> Candidate:

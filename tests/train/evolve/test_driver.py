@@ -108,7 +108,9 @@ def damaged(folder: Path, change: Any) -> None:
     (lambda lines: [lines[0].replace(b'"version": 1', b'"version": 9'), *lines[1:]], "no journal of version 1"),
     (lambda lines: [*lines[:5], lines[4], *lines[5:]], "is born twice"),
     (lambda lines: [*lines, b'{"kind": "weather"}\n'], "weather"), (lambda lines: [], "holds no experiment"),
-    (lambda lines: [*lines, lines[0]], "two experiments")])
+    (lambda lines: [*lines, lines[0]], "two experiments"),
+    (lambda lines: [lines[0], lines[2]], "the journal is damaged: birth"),
+    (lambda lines: [b'{"kind": "experiment", "version": 1, "id": "x"}\n'], "its first line is not what an experiment")])
 def test_a_damaged_journal_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path / "x", QUIET)
     assert driver.run(Planted(driver.experiment.space))
@@ -140,11 +142,36 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"population_size": 1}, "at least 2"), ({"per_candidate": 0}, "greater than 0"), ({"budget": "steps"}, "budget"),
     ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
-    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step")])
+    ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
+    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step"),
+    ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Driver.create(question(**settings), tmp_path / "x", QUIET)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("hello world " * 40)
+    asked = question("block_size=16|1024", per_candidate=10_000)
+    asked = replace(asked, base=asked.base.replaced("data", val_data=str(tmp_path / "short.txt")))
+    with pytest.raises(UserError, match="a block of 1,024 needs at least 1,025"):
+        Driver.create(asked, tmp_path / "x", QUIET)
+
+
+@pytest.mark.parametrize(("genes", "settings", "given"), [
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
+                                         tmp_path: Path) -> None:
+    """Whoever reads more would have an advantage, be it the preset or a run that it began from."""
+    with pytest.raises(UserError, match="are less than a step of the largest batch that may be tried, 1,024"):
+        Driver.create(replace(question(genes, **settings), given=given), tmp_path / "x", QUIET)
+
+
+def test_more_seeds_than_candidates(tmp_path: Path) -> None:
+    asked = replace(question(population_size=2), given=[{"lr": 1e-3 * i} for i in (1, 2, 3)])
+    with pytest.raises(UserError, match="--seed-from was given 3 times, and a generation has 2"):
+        Driver.create(asked, tmp_path / "x", QUIET)
 
 
 def test_without_validation_data(tmp_path: Path) -> None:
