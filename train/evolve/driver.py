@@ -6,6 +6,7 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +97,15 @@ class Driver:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
         waiting: dict[int, Result] = {}
         written = 0
-        for at, result in executor(jobs):
-            waiting[at] = result
-            while written in waiting:
-                line = entry(waiting.pop(written), self.experiment, jobs[written])
-                journal.append([line])
-                self.state.take([line])
-                self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
-                written += 1
+        with closing(executor(jobs)) as results:  # so that nothing trains on where a line cannot be written
+            for at, result in results:
+                waiting[at] = result
+                while written in waiting:
+                    line = entry(waiting.pop(written), self.experiment, jobs[written])
+                    journal.append([line])
+                    self.state.take([line])
+                    self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
+                    written += 1
         if written < len(jobs):
             raise UserError(f"{len(jobs) - written} trainings came to nothing; go on with --resume {self.folder}")
 

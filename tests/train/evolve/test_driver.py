@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from filelock import FileLock
 
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
-from helios.train.evolve.state import Result
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.journal import Journal
+from helios.train.evolve.trainings import Job, Results
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
 
@@ -37,7 +37,7 @@ class Interrupted(Planted):
         super().__init__(*given)
         self.random, self.often = random.Random(1), often
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         found = list(super().__call__(jobs))
         self.random.shuffle(found)
         for pair in found:
@@ -66,6 +66,24 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path) -> None
     before = (tmp_path / "parts" / JOURNAL).read_bytes()
     assert Driver.resume(tmp_path / "parts", QUIET).run(Planted(driver.experiment.space))  # nothing is left to do
     assert (tmp_path / "parts" / JOURNAL).read_bytes() == before
+
+
+def test_where_a_line_cannot_be_written_trainings_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, ended = Driver.create(question(), tmp_path / "x", QUIET), []
+
+    def results(jobs: Sequence[Job]) -> Results:
+        monkeypatch.setattr(Journal, "append", refuse)
+        try:
+            yield from Planted(driver.experiment.space)(jobs)
+        finally:
+            ended.append(True)
+
+    def refuse(*given: object) -> None:
+        raise UserError("no room")
+
+    with pytest.raises(UserError, match="no room") as refusal:
+        driver.run(results)
+    assert ended and refusal  # while something still refers to where it was
 
 
 def damaged(folder: Path, change: Any) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -194,6 +195,16 @@ def test_stopped_a_process_writes_its_checkpoint(texts: Path, tmp_path: Path,
     assert 2 < checkpoint.step_of(checkpoint.directories(path)[-1]) < LONG
     (result,) = made(run, job)
     assert outcome(result, tmp_path) == long
+
+
+def test_who_starts_while_all_are_stopped_sees_it() -> None:
+    workers, process = worker.Workers(print), Mock()
+    process.send_signal.side_effect = lambda number: told.append((number, workers.stopping))
+    workers.live.add(process)
+    told: list[tuple[int, bool]] = []
+    workers.stop()
+    workers.stop()
+    assert told == [(signal.SIGTERM, True), (signal.SIGKILL, True)]
 
 
 def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) -> None:

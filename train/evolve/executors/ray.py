@@ -33,7 +33,7 @@ from helios.train.evolve.executors.processes import devices, share_of_threads
 from helios.train.evolve.shipping import Package
 from helios.train.evolve.state import Result
 from helios.train.evolve.training import RUNS, failed
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.evolve.worker import STARTS, WAIT, Workers
 from helios.train.progress import Display
 from helios.train.run import Run
@@ -100,7 +100,7 @@ class OnRay:
             self.address = f"ray://{address}" + (f":{PORT}" if ":" not in address else "")
         _check_answers(self.address)
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         self._connect(jobs)
         waiting, running, lost = deque(range(len(jobs))), dict[Any, int](), Counter[int]()
         taking = self.desk.take.remote()
