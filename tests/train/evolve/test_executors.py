@@ -353,10 +353,22 @@ def test_the_training_of_a_lost_node_goes_on_elsewhere(
     assert "warning: one: NodeDiedError: Task failed because the node" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("cpus", "trainings", "found"), [
+    ([None, 16, 16], 4, 8), ([None, 16, 16], 1, 16), ([4, 16], 2, 4), ([2], 8, 1), ([None], 2, 1)])  # None: a mere head
+def test_how_many_processors_a_training_has(cpus: list[int | None], trainings: int, found: int) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from helios.train.evolve.executors.ray import threads_of
+
+    nodes = [{"Alive": True, "Resources": {"memory": 1.0, **({"CPU": float(n)} if n else {})}} for n in cpus]
+    assert threads_of([{"Alive": False, "Resources": {"CPU": 1.0}}, *nodes], trainings) == found
+
+
 def test_without_ray_or_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(UserError, match=r"no Ray cluster answers at ray://127.0.0.1:1 \(.*refused\); give the address"):
         executor("ray://127.0.0.1:1", tmp_path, None, QUIET)
+    with pytest.raises(UserError, match=r"no Ray cluster answers at ray://\[::1\]:10001 \(\[Errno"):
+        executor("ray://[::1]", tmp_path, None, QUIET)
     monkeypatch.delitem(sys.modules, "helios.train.evolve.executors.ray")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--executor ray needs ray; install it with: pip install 'helios-gpt\[ray\]'"):
