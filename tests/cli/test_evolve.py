@@ -72,6 +72,7 @@ def test_dry_run(tmp_path: Path) -> None:
     (("--budget", "steps"), ("budget", "tokens, seconds")),
     (("--executor", "cluster"), ("unknown executor 'cluster'",)),
     (("--executor", "processes://here"), ("only ray has an address",)),
+    (("--genes", "lr,simd_width"), ("simd_width is a gene", "--executor processes")),
     (("--workers", "2"), ("--workers is of processes and ray",)), (("--warm-start", "exact"), ("warm_start",)),
     (("--experiment", "stability"), ("unknown experiment", "stability-9")),
     (("--preset", "tinny"), ("unknown preset",)),
