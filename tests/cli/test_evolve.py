@@ -53,7 +53,8 @@ def test_the_winner_is_a_preset(done: Path, tmp_path: Path) -> None:
 
 def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
     before = (done / "journal.jsonl").read_bytes()
-    assert invoke(main, "--resume", done).exit_code == 0
+    resumed = invoke(main, "--resume", done)
+    assert resumed.exit_code == 0 and "trainings are over; going on" in resumed.output
     result = invoke(main, "report", done)
     assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
 

@@ -70,6 +70,8 @@ class Driver:
             self.state.take(journal.read())
             for line in cost_in_words(self.experiment):
                 self.display.say(line)
+            if self.state.results:
+                self.display.say(f"{len(self.state.results)} trainings are over; going on")
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
@@ -89,7 +91,8 @@ class Driver:
     def _say(self, line: Entry) -> None:
         """Show a line that was decided."""
         if line["kind"] == "generation":
-            self.display.say(f"generation {line['generation']}: {line['size']} candidates, {line['why']}")
+            random = " and as many random ones" if self.experiment.asked.evolve.random_control else ""
+            self.display.say(f"generation {line['generation']}: {line['size']} candidates{random}, {line['why']}")
         if line["kind"] == "dropped":
             self.display.say(f"{line['id']} goes no further: {line['why']}")
 

@@ -47,7 +47,8 @@ class Processes:
                     done.put((i, error))
 
         def stop(number: int) -> None:
-            told("stopping after these steps" if not workers.stopping else "stopping at once")
+            told("stopping at once" if workers.stopping else
+                 "stopping after these steps; Ctrl-C ends at once, without checkpoints")
             workers.stop()
             done.put((-1, KeyboardInterrupt()))
 
