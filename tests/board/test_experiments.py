@@ -218,6 +218,13 @@ def test_who_may_be_the_best(less: dict[str, Any], best: str) -> None:
     assert found and (found["id"], found["value"]) == (best, {"a": 0.5, "b": 0.25}[best])
 
 
+def test_a_training_that_is_measured_several_times_is_one() -> None:
+    glance = Glance()
+    for phase, replicate, share in (("search", 0, 0.25), ("search", 0, 1), ("search", 1, 1), ("validation", 0, 1)):
+        glance.take({"kind": "result", "id": "a", "replicate": replicate, "phase": phase, "share": share})
+    assert glance.entry()["results"] == 3
+
+
 def test_the_best_one_where_more_is_better() -> None:
     glance = Glance()
     for line in journal(40):
