@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from helios.train.evolve.config import Asked, asked
 from helios.train.evolve.driver import entry, experiment_of
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import Result, State
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.search.operators import Space
 
 GENES = "lr,beta2,weight_decay,grad_clip,softcap"
@@ -48,7 +48,7 @@ class Planted:
         self.space, self.loss, self.noise, self.seed = space, loss, noise, seed
         self.made: list[str] = []
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         for i, job in enumerate(jobs):
             self.made.append(job.name)
             yield i, self.result(job)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from helios.cli.common import DefaultGroup, Given, HeliosCommand, interrupted, new_folder, setting_options, whole
+from helios.errors import UserError
 from helios.model.settings import declared
 from helios.train.config import presets
 from helios.train.evolve import report
@@ -52,7 +53,8 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
     """Evolve the configs of runs: train candidates, choose, cross, mutate, and train the best again on fresh seeds.
 
     Writes DIR/journal.jsonl, runs/, report.md, summary.json and winner.toml, with which helios-train --config goes on.
-    After an interruption, --resume DIR goes on where it was. docs/evolve.md explains it.
+    After an interruption, --resume DIR goes on where it was; helios-evolve report DIR writes the page again, also while
+    it goes on. docs/evolve.md explains it.
     """
     display = Display(quiet)
     if resume is not None:
@@ -66,6 +68,8 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
     else:
         found = asked(preset, experiment, file, assignments, flags, genes, seed_from)
         driver = Driver.create(found, folder or new_folder("evolve"), display)
+    if where == "local" and "simd_width" in (one.name for one in driver.experiment.space.genes):
+        raise UserError("simd_width is a gene, and cannot change within a process; give --executor processes")
     trainer = executor(where, driver.folder, workers, display)
     if dry_run:
         click.echo(driver.preview())

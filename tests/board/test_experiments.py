@@ -70,6 +70,16 @@ def test_a_board_on_an_experiment_itself(tmp_path: Path) -> None:
         assert b.get("experiments/exp")["overview"]["name"] == "mine"
 
 
+def test_a_directory_whose_name_is_no_text(runs: Path, store: Store) -> None:
+    write(runs / os.fsdecode(b"mine\xff"), list(journal(3)))
+    watcher = Watcher(runs, store)
+    watcher.start()
+    until(lambda: all(reader.whole for reader in watcher.journals.values()))
+    watcher.stop()
+    with store.reading() as db:
+        assert [entry["name"] for entry in journals.entries(db)] == ["mine\ufffd"]
+
+
 def test_a_journal_that_grows_and_is_cut_and_replaced(runs: Path) -> None:
     rows = list(journal(700, replicates=1))
     path = write(runs / "grows", rows[:5])
@@ -107,7 +117,6 @@ def test_a_journal_that_grows_and_is_cut_and_replaced(runs: Path) -> None:
         (path / "new").write_text(lines(other))
         os.replace(path / "new", path / "journal.jsonl")
         until(lambda: held(b) == other)
-        holds.clear()
         add(path, lines(rows[130:140]))
         until(lambda: held(b) == other + rows[130:140])
         response.close()
@@ -207,6 +216,13 @@ def test_who_may_be_the_best(less: dict[str, Any], best: str) -> None:
                      "share": 1.0, "val_loss": 3.0, "trouble": trouble, "steps": 4} | (less if name == "b" else {}))
     found = glance.best()
     assert found and (found["id"], found["value"]) == (best, {"a": 0.5, "b": 0.25}[best])
+
+
+def test_a_training_that_is_measured_several_times_is_one() -> None:
+    glance = Glance()
+    for phase, replicate, share in (("search", 0, 0.25), ("search", 0, 1), ("search", 1, 1), ("validation", 0, 1)):
+        glance.take({"kind": "result", "id": "a", "replicate": replicate, "phase": phase, "share": share})
+    assert glance.entry()["results"] == 3
 
 
 def test_the_best_one_where_more_is_better() -> None:

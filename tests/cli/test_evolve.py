@@ -53,7 +53,8 @@ def test_the_winner_is_a_preset(done: Path, tmp_path: Path) -> None:
 
 def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
     before = (done / "journal.jsonl").read_bytes()
-    assert invoke(main, "--resume", done).exit_code == 0
+    resumed = invoke(main, "--resume", done)
+    assert resumed.exit_code == 0 and "trainings are over; going on" in resumed.output
     result = invoke(main, "report", done)
     assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
 
@@ -70,7 +71,10 @@ def test_dry_run(tmp_path: Path) -> None:
     (("--per-candidate", "0"), ("per_candidate", "greater than 0")), (("--total", "10"), ("--total 10",)),
     (("--fitness", "-val_loss + import"), ("formula", "column 13")),
     (("--budget", "steps"), ("budget", "tokens, seconds")),
-    (("--executor", "cluster"), ("unknown executor 'cluster'",)), (("--warm-start", "exact"), ("warm_start",)),
+    (("--executor", "cluster"), ("unknown executor 'cluster'",)),
+    (("--executor", "processes://here"), ("only ray has an address",)),
+    (("--genes", "lr,simd_width"), ("simd_width is a gene", "--executor processes")),
+    (("--workers", "2"), ("--workers is of processes and ray",)), (("--warm-start", "exact"), ("warm_start",)),
     (("--experiment", "stability"), ("unknown experiment", "stability-9")),
     (("--preset", "tinny"), ("unknown preset",)),
     (("--config", "nowhere.toml"), ("nowhere.toml",)), (("--seed-from", "nowhere"), ("nowhere",)),

@@ -26,6 +26,11 @@ def helios_evolve(*args: object) -> subprocess.Popen[bytes]:
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
+def written(folder: Path) -> int:
+    path = folder / "journal.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
 def journal(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
     del lines[0]["id"]  # of the experiment, by chance
@@ -37,19 +42,15 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     start = time.monotonic()
     assert helios_evolve(*ASKED, "--dir", whole).wait(300) == 0
-    seconds, chance, killed = time.monotonic() - start, random.Random(SEED), 0
-    parts = tmp_path / "parts"
+    seconds, chance, parts = time.monotonic() - start, random.Random(SEED), tmp_path / "parts"
+    lines, ends = written(whole), []
     process = helios_evolve(*ASKED, "--dir", parts)
-    while killed < KILLS:
-        deadline = time.monotonic() + 1 + chance.random() * seconds / 3
-        while time.monotonic() < deadline and process.poll() is None:
+    for least in sorted(chance.randrange(lines // 2) for _ in range(KILLS)):  # by lines, however busy the machine is
+        while written(parts) < least and process.poll() is None:
             time.sleep(0.01)
-        if process.poll() is not None:
-            break  # it came to its end before so many kills
+        time.sleep(2 * chance.random() * seconds / lines)  # in whatever follows that line
         process.kill()
-        process.wait()
-        killed += 1
-        begun = (parts / "journal.jsonl").exists() and (parts / "journal.jsonl").stat().st_size
-        process = helios_evolve(*(("--resume", parts) if begun else (*ASKED, "--dir", parts)))
-    assert process.wait(300) == 0 and killed >= min(KILLS, 3)
+        ends.append(process.wait())
+        process = helios_evolve(*(("--resume", parts) if written(parts) else (*ASKED, "--dir", parts)))
+    assert process.wait(300) == 0 and ends == [-9] * KILLS
     assert journal(parts) == journal(whole)

@@ -53,6 +53,7 @@ class Reader:
         self.seen, self.whole = now, True
 
     def _read(self, store: Store, updated: float) -> None:
+        name = os.fsencode(os.path.basename(os.path.abspath(self.path))).decode(errors="replace")
         while True:
             part = tail.read(f"{self.path}/{JOURNAL}", self.place, self.warn)
             if part is None:
@@ -64,8 +65,8 @@ class Reader:
             self.id = self.id or self._named(rows[0][1])
             for _, row in rows:
                 self.glance.take(row)
-            store.write(partial(put, key=self.id, name=os.path.basename(os.path.abspath(self.path)), rows=rows,
-                                start=self.place.rows if self.place else 0, glance=self.glance, updated=updated))
+            store.write(partial(put, key=self.id, name=name, rows=rows, start=self.place.rows if self.place else 0,
+                                glance=self.glance, updated=updated))
             self.place = place
         if self.id and self.place and not self.whole:
             store.write(partial(cut, key=self.id, start=self.place.rows))

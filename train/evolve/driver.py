@@ -6,6 +6,7 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,8 @@ class Driver:
             self.state.take(journal.read())
             for line in cost_in_words(self.experiment):
                 self.display.say(line)
+            if self.state.results:
+                self.display.say(f"{len(self.state.results)} trainings are over; going on")
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
@@ -92,7 +95,8 @@ class Driver:
     def _say(self, line: Entry) -> None:
         """Show a line that was decided."""
         if line["kind"] == "generation":
-            self.display.say(f"generation {line['generation']}: {line['size']} candidates, {line['why']}")
+            random = " and as many random ones" if self.experiment.asked.evolve.random_control else ""
+            self.display.say(f"generation {line['generation']}: {line['size']} candidates{random}, {line['why']}")
         if line["kind"] == "dropped":
             self.display.say(f"{line['id']} goes no further: {line['why']}")
 
@@ -102,14 +106,15 @@ class Driver:
         lines = list[Entry]()
         done = 0
         try:
-            for at, result in executor(jobs):
-                waiting[at] = result
-                while done in waiting:
-                    lines.append(entry(waiting.pop(done), self.experiment, jobs[done]))
-                    done += 1
-                    self.display.say(_said(lines[-1], jobs[done - 1], len(jobs) - done))
-                if len(lines) >= together:
-                    self._write(journal, lines)
+            with closing(executor(jobs)) as results:  # so that nothing trains on where a line cannot be written
+                for at, result in results:
+                    waiting[at] = result
+                    while done in waiting:
+                        lines.append(entry(waiting.pop(done), self.experiment, jobs[done]))
+                        done += 1
+                        self.display.say(_said(lines[-1], jobs[done - 1], len(jobs) - done))
+                    if len(lines) >= together:
+                        self._write(journal, lines)
         finally:
             self._write(journal, lines)
         if done < len(jobs):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from helios.train.config import Config
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry
 from helios.train.evolve.space import configured
-from helios.train.evolve.state import State
+from helios.train.evolve.state import Result, State
 from helios.train.evolve.stops import StopsConfig
 from helios.train.search import statistics
 from helios.train.search.births import Candidate
@@ -32,6 +32,9 @@ class Job(NamedTuple):
     replicate: int
     phase: str  # search, validation or speed
     stops: StopsConfig
+
+
+Results = Generator[tuple[int, Result], None, None]  # of jobs, each with its position, in any order
 
 
 def rounds(experiment: Experiment) -> list[statistics.Rung]:

@@ -71,9 +71,9 @@ class Workers:
     def stop(self) -> None:
         """Have the trainings write their checkpoints and end; asked again, end at once. Whoever waits for one gets a
         KeyboardInterrupt."""
+        again, self.stopping = self.stopping, True  # first, for who joins the living afterwards looks at it
         for process in tuple(self.live):
-            process.send_signal(signal.SIGKILL if self.stopping else signal.SIGTERM)
-        self.stopping = True
+            process.send_signal(signal.SIGKILL if again else signal.SIGTERM)
 
     def made(self, job: Job, folder: Path, env: Mapping[str, str] | None = None, sent: Mapping[str, str] | None = None,
              look: Callable[[], object] | None = None, pause: float = 0.2) -> Result:

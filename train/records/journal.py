@@ -72,7 +72,7 @@ class Glance:
         self.births: dict[str, tuple[str, Any]] = {}  # id → name, arm
         self.dropped: set[str] = set()
         self.values: dict[str, dict[Any, float | None]] = {}  # id → replicate → first objective; None: not complete
-        self.results = 0
+        self.trained: set[tuple[str, str, str]] = set()  # id, phase, replicate: one may have results of parts
         self.sentences: list[str] | None = None  # of the verdict; None: not ended
 
     def take(self, line: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Glance:
         elif isinstance(id_, str) and kind == DROPPED:
             self.dropped.add(id_)
         elif isinstance(id_, str) and kind == RESULT:
-            self.results += 1
+            self.trained.add((id_, str(line.get("phase", SEARCH)), str(line.get("replicate"))))
             if line.get("phase", SEARCH) == SEARCH:
                 over = line.get("status") == COMPLETE and line.get("share", 1) == 1 and number(line.get("val_loss"))
                 value = None if over in (None, False) else measured(line, self.objectives[0])
@@ -119,6 +119,6 @@ class Glance:
     def entry(self) -> dict[str, Any]:
         """Return what is known, by name; None: not known."""
         return {"experiment": self.first.get("id"), "generation": self.generation, "candidates": len(self.births),
-                "results": self.results, "dropped": len(self.dropped),
+                "results": len(self.trained), "dropped": len(self.dropped),
                 "objectives": [{"name": name, "more": more(name)} for name in self.objectives],
                 "best": self.best(), "ended": self.sentences is not None, "sentences": self.sentences or []}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from helios.bench.planted import Planted, question
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.journal import Journal
-from helios.train.evolve.state import Result
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
 
@@ -37,7 +36,7 @@ class Interrupted(Planted):
         super().__init__(*given)
         self.random, self.often = random.Random(1), often
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         found = list(super().__call__(jobs))
         self.random.shuffle(found)
         for pair in found:
@@ -71,7 +70,7 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, togethe
 
 def test_a_result_is_written_before_the_next_training(tmp_path: Path) -> None:
     class Watched(Planted):
-        def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        def __call__(self, jobs: Sequence[Job]) -> Results:
             for pair in super().__call__(jobs):
                 yield pair
                 assert journal(tmp_path / "x")[-1].get("run") == jobs[pair[0]].name
@@ -95,6 +94,24 @@ def test_what_the_disk_refuses_is_not_tried_again(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="no room"):
         driver.run(Planted(driver.experiment.space))
     assert len(refused) == 1
+
+
+def test_where_a_line_cannot_be_written_trainings_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, ended = Driver.create(question(), tmp_path / "x", QUIET), []
+
+    def results(jobs: Sequence[Job]) -> Results:
+        monkeypatch.setattr(Journal, "append", refuse)
+        try:
+            yield from Planted(driver.experiment.space)(jobs)
+        finally:
+            ended.append(True)
+
+    def refuse(*given: object) -> None:
+        raise UserError("no room")
+
+    with pytest.raises(UserError, match="no room") as refusal:
+        driver.run(results)
+    assert ended and refusal  # while something still refers to where it was
 
 
 def damaged(folder: Path, change: Any) -> None:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -127,6 +128,13 @@ def workers(of: int | None = None) -> list[psutil.Process]:
     return found
 
 
+def over(process: psutil.Process) -> bool:
+    """Whether a process has ended, though nobody may have asked how."""
+    with suppress(psutil.NoSuchProcess):
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 def kinds(path: Path) -> list[str]:
     return [line["kind"] for line in rows(path)]
 
@@ -176,9 +184,10 @@ def test_in_processes_all_is_the_same_though_the_driver_is_killed_and_stopped(
                 time.sleep(0.01)
             process.send_signal(number)
             ends[number] = process.wait(), process.stderr and process.stderr.read().decode()
-        psutil.wait_procs(found, 10)
-        assert not any(p.is_running() for p in found)
-    assert ends[signal.SIGKILL][0] == -9 and ends[signal.SIGTERM] == (130, "stopping after these steps\n")
+        while not all(map(over, found)):
+            time.sleep(0.01)
+    said = "stopping after these steps; Ctrl-C ends at once, without checkpoints\n"
+    assert ends[signal.SIGKILL][0] == -9 and ends[signal.SIGTERM] == (130, said)
     assert driver(texts, tmp_path).run(executor("processes", tmp_path, 2, QUIET))
     assert journal(tmp_path) == journal(reference)
 
@@ -194,6 +203,16 @@ def test_stopped_a_process_writes_its_checkpoint(texts: Path, tmp_path: Path,
     assert 2 < checkpoint.step_of(checkpoint.directories(path)[-1]) < LONG
     (result,) = made(run, job)
     assert outcome(result, tmp_path) == long
+
+
+def test_who_starts_while_all_are_stopped_sees_it() -> None:
+    workers, process = worker.Workers(print), Mock()
+    process.send_signal.side_effect = lambda number: told.append((number, workers.stopping))
+    workers.live.add(process)
+    told: list[tuple[int, bool]] = []
+    workers.stop()
+    workers.stop()
+    assert told == [(signal.SIGTERM, True), (signal.SIGKILL, True)]
 
 
 def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) -> None:
@@ -227,8 +246,6 @@ def test_what_processes_there_are(gpus: list[str], given: int | None, free: floa
 
 def test_simd_widths(texts: Path, tmp_path: Path) -> None:
     widths = [training(texts, width, simd_width=width) for width in ("128", "256")]
-    with pytest.raises(UserError, match=r"differ in simd_width \(128, 256\), .*; give --executor processes"):
-        made(executor("local", tmp_path, None, QUIET), *widths)
     with pytest.raises(UserError, match=r"simd_width 128 is of lavapipe, and .* is another device; leave it out"):
         made(executor("processes", tmp_path, None, QUIET), widths[0])
     try:
@@ -342,10 +359,22 @@ def test_the_training_of_a_lost_node_goes_on_elsewhere(
     assert "warning: one: NodeDiedError: Task failed because the node" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("cpus", "trainings", "found"), [
+    ([None, 16, 16], 4, 8), ([None, 16, 16], 1, 16), ([4, 16], 2, 4), ([2], 8, 1), ([None], 2, 1)])  # None: a mere head
+def test_how_many_processors_a_training_has(cpus: list[int | None], trainings: int, found: int) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from helios.train.evolve.executors.ray import threads_of
+
+    nodes = [{"Alive": True, "Resources": {"memory": 1.0, **({"CPU": float(n)} if n else {})}} for n in cpus]
+    assert threads_of([{"Alive": False, "Resources": {"CPU": 1.0}}, *nodes], trainings) == found
+
+
 def test_without_ray_or_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(UserError, match=r"no Ray cluster answers at ray://127.0.0.1:1 \(.*refused\); give the address"):
         executor("ray://127.0.0.1:1", tmp_path, None, QUIET)
+    with pytest.raises(UserError, match=r"no Ray cluster answers at ray://\[::1\]:10001 \(\[Errno"):
+        executor("ray://[::1]", tmp_path, None, QUIET)
     monkeypatch.delitem(sys.modules, "helios.train.evolve.executors.ray")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"--executor ray needs ray; install it with: pip install 'helios-gpt\[ray\]'"):

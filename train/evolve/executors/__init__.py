@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from helios.errors import UserError, nearest
 from helios.train.evolve.executors.local import Local
 from helios.train.evolve.executors.processes import Processes
-from helios.train.evolve.state import Result
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.progress import Display
 
 
 class Executor(Protocol):
     """Makes trainings in the folder runs/ of an experiment."""
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         """Yield each job's position and result, in any order. Raises KeyboardInterrupt where a signal ended one, and
-        UserError for what a user can put right; trainings that were begun go on from their checkpoints then."""
+        UserError for what a user can put right; trainings that were begun go on from their checkpoints then. Closed, it
+        ends those that are under way."""
         ...
 
 
@@ -42,4 +42,8 @@ def executor(where: str, folder: Path, workers: int | None, display: Display) ->
     kind, _, address = where.partition("://")
     if kind not in EXECUTORS:
         raise UserError(f"unknown executor {kind!r}{nearest(kind, EXECUTORS)}; there are {', '.join(EXECUTORS)}")
+    if address and kind != "ray":
+        raise UserError(f"--executor {where}: only ray has an address; give {kind}, or ray://{address}")
+    if workers and kind == "local":
+        raise UserError("--workers is of processes and ray; give --executor processes, or leave --workers out")
     return EXECUTORS[kind](folder, workers, address, display)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -14,7 +13,7 @@ import psutil
 from helios.errors import NoDevice
 from helios.train.device import memory_needed
 from helios.train.evolve.state import Result
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.evolve.worker import Workers
 from helios.train.progress import Display
 from helios.train.signals import caught, told
@@ -34,20 +33,22 @@ class Processes:
     def __init__(self, folder: Path, workers: int | None, display: Display) -> None:
         self.folder, self.workers, self.display = folder, workers, display
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        waiting, done = deque(enumerate(jobs)), SimpleQueue[tuple[int, Result | BaseException]]()
+    def __call__(self, jobs: Sequence[Job]) -> Results:
+        waiting, done = enumerate(jobs), SimpleQueue[tuple[int, Result | BaseException]]()
         workers = Workers(self.display.warn)
 
         def work(env: dict[str, str]) -> None:
-            while waiting and not workers.stopping:
-                i, job = waiting.popleft()
+            for i, job in waiting:  # of which each thread takes the next one
+                if workers.stopping:
+                    break
                 try:
                     done.put((i, workers.made(job, self.folder, env)))
                 except BaseException as error:
                     done.put((i, error))
 
         def stop(number: int) -> None:
-            told("stopping after these steps" if not workers.stopping else "stopping at once")
+            told("stopping at once" if workers.stopping else
+                 "stopping after these steps; Ctrl-C ends at once, without checkpoints")
             workers.stop()
             done.put((-1, KeyboardInterrupt()))
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read as Ray is imported; nothing is reported to anyone
 
@@ -33,7 +34,7 @@ from helios.train.evolve.executors.processes import devices, share_of_threads
 from helios.train.evolve.shipping import Package
 from helios.train.evolve.state import Result
 from helios.train.evolve.training import RUNS, failed
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.trainings import Job, Results
 from helios.train.evolve.worker import STARTS, WAIT, Workers
 from helios.train.progress import Display
 from helios.train.run import Run
@@ -97,10 +98,11 @@ class OnRay:
         self.interrupted = False
         self.address = os.environ.get("RAY_ADDRESS", address) if address in ("", "auto") else address
         if address not in ("", *OWN):
-            self.address = f"ray://{address}" + (f":{PORT}" if ":" not in address else "")
+            self.address = f"ray://{address}" + (f":{PORT}" if not re.search(r":\w*$", address) else "")
+        self.own = self.address == "local"  # whether the cluster is this process's
         _check_answers(self.address)
 
-    def __call__(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+    def __call__(self, jobs: Sequence[Job]) -> Results:
         self._connect(jobs)
         waiting, running, lost = deque(range(len(jobs))), dict[Any, int](), Counter[int]()
         taking = self.desk.take.remote()
@@ -139,7 +141,7 @@ class OnRay:
                 raise UserError(f"cannot join a Ray cluster: {' '.join(str(error).split())}"
                                 f"{hint * self.address.startswith('ray://')}") from error
         self.room = ray.cluster_resources()
-        if VULKAN not in self.room:
+        if VULKAN not in self.room and not self.own:
             self.display.say(f"no node of the cluster has the resource {VULKAN}: trainings are given processors alone; "
                              f"start nodes that have devices with: ray start --resources '{{\"{VULKAN}\": 1}}'")
         # Softly, it would go to a node that trains, and be lost with that.
@@ -159,6 +161,7 @@ class OnRay:
             except ConnectionError:
                 if self.address:
                     raise
+        self.own = True
         gpus = devices(t.device) if t.backend != "cpu_ref" else []
         ray.init("local", include_dashboard=False, resources={VULKAN: len(gpus)} if gpus else {}, **quiet)
 
@@ -167,11 +170,7 @@ class OnRay:
         assert self.sent is not None
         begun = shipping.packed(self.folder / RUNS / job.name)
         job = job._replace(config=Run.create(job.config, self.folder).config)  # with paths as they are here
-        threads = None
-        if VULKAN not in self.room:
-            each = int(self.room.get("CPU", 1)) // min(len(jobs), self.workers or len(jobs))
-            smallest = min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-            threads = max(1, min(each, int(smallest)))
+        threads = None if VULKAN in self.room else threads_of(ray.nodes(), min(len(jobs), self.workers or len(jobs)))
         order = Order(job, self.folder, self.mark, helios.__version__, threads, [ray.put(begun)] if begun else [],
                       self.sent)
         return ray.remote(_made).options(
@@ -219,12 +218,20 @@ class OnRay:
             self._put_down(taking, live)
 
 
+def threads_of(nodes: Sequence[Mapping[str, Any]], trainings: int) -> int:
+    """Return how many processors each of so many trainings at a time has, on nodes as Ray lists them. Ray leaves out
+    what a node has none of, as a head that only directs."""
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return max(1, min(sum(cpus) // trainings, min(filter(None, cpus), default=1)))
+
+
 def _check_answers(address: str) -> None:
     """Raise UserError where nothing answers at the address of a host. Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").partition(":")
+    if address in ("", *OWN):
+        return
     try:
-        if host not in ("", *OWN):
-            socket.create_connection((host, int(port or PORT)), TIMEOUT).close()
+        host = urlsplit(address if "://" in address else f"ray://{address}")
+        socket.create_connection((host.hostname, host.port or PORT), TIMEOUT).close()
     except (OSError, ValueError) as error:
         raise UserError(f"no Ray cluster answers at {address} ({error}); give the address of a head node's client "
                         f"server, as ray://HOST:{PORT}") from None
@@ -287,7 +294,7 @@ def _device(order: Order) -> Iterator[dict[str, str]]:
     """Hold one of several GPUs of this node that no other training has, and yield the variables that choose it."""
     t = order.job.config.train
     found = devices(t.device) if order.threads is None and t.backend != "cpu_ref" else []
-    for index in found[:len(found) if len(found) > 1 else 0]:
+    for index in found if len(found) > 1 else ():
         with suppress(Timeout), FileLock(cache_dir() / f"device-{index}.lock", timeout=0):
             yield {"HELIOS_DEVICE": index}
             return
