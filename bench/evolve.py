@@ -28,8 +28,8 @@ from helios.train.evolve.executors import local
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Journal
 from helios.train.evolve.opening import opened
-from helios.train.evolve.state import Result, State
-from helios.train.evolve.trainings import Job
+from helios.train.evolve.state import State
+from helios.train.evolve.trainings import Job, Results
 from helios.train.loop import Loop
 from helios.train.markdown import figure
 from helios.train.progress import Display
@@ -216,7 +216,7 @@ def trained(preset: str, steps: int, count: int = 4) -> Training:
         made = Driver(Path(folder) / "experiment", found, State(), display)
         each = list[dict[str, float]]()
 
-        def executor(jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        def executor(jobs: Sequence[Job]) -> Results:
             for pair in local.Local(made.folder, display)(jobs):
                 each.append(dict(clock.parts))
                 yield pair
