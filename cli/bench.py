@@ -13,7 +13,7 @@ from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.bench import board, measure, page, peaks, plot, registry, report, step, tune
+from helios.bench import board, evolve, measure, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import check_writable, write_text
@@ -182,6 +182,32 @@ def board_command(peer: str, json_file: Path | None, markdown_file: Path | None,
         write_text(json_file, json.dumps([f._asdict() for f in figures], indent=1) + "\n")
     if markdown_file is not None:
         write_text(markdown_file, board.markdown(figures))
+
+
+@main.command("evolve", cls=HeliosCommand)
+@click.option("--preset", default="quickstart", show_default=True, metavar="NAME",
+              help="The settings of the few trainings that are made.")
+@JSON
+@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw the growth, DIR/evolve-cost.png.")
+@QUICK
+def evolve_command(preset: str, json_file: Path | None, plot_folder: Path | None, quick: bool) -> None:
+    """Measure what an experiment costs besides its trainings."""
+    check_writable(json_file)
+    _warn()
+    rows = evolve.growth(evolve.QUICK if quick else evolve.FULL, _say)
+    _say("trainings")
+    training, powers, out = evolve.trained(preset, 4 if quick else 60), evolve.exponents(rows), report.console()
+    out.print(report.plain_table(evolve.TITLES, evolve.cells(rows)))
+    for shape, found in powers.items():
+        out.print(f"\n{shape}, grows as births to the power of: "
+                  + ", ".join(f"{name} {x:.2f}" for name, x in found.items()), markup=False)
+    out.print(f"\na training of {preset}, mean of {training.trainings}", markup=False)
+    out.print(report.plain_table(("part", "s", f"of one of {evolve.BUDGET:g} s"), evolve.training_cells(training)))
+    if json_file is not None:
+        write_text(json_file, report.dump({"rows": [row.json() for row in rows], "exponents": powers,
+                                           "training": training.json()}))
+    if plot_folder is not None:
+        evolve.plot(plot_folder / "evolve-cost.png", rows)
 
 
 @main.command("page", cls=HeliosCommand)

@@ -241,6 +241,7 @@ def colour(text: str) -> str:
 
 # -- lists of them ---------------------------------------------------------------------------------------------------
 
+@lru_cache(4096)
 def split(text: str) -> tuple[str, ...]:
     """Return the parts of a list of activations, as `joined` writes it."""
     return _split(text, "|", ",")

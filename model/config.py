@@ -78,8 +78,7 @@ class GPTConfig(Settings):
     zero_init_outputs: bool = setting(False, ANY, "start the matrices whose products are added to the residual "
                                       "stream at 0", flag="zero-init-outputs", gene=SWITCH)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         if self.n_embd % self.n_head:
             near = max(1, round(self.n_embd / self.n_head)) * self.n_head
             raise UserError(f"n_embd: given {self.n_embd}, expected a multiple of n_head {self.n_head}, as {near}")

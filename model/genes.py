@@ -41,6 +41,12 @@ class Gene(NamedTuple):
         """Return those of its settings."""
         return tuple(values[name] for name in self.settings)
 
+    def ends(self, setting: str) -> tuple[Any, ...]:
+        """Return the values that one of its settings may have, of a range the ends; none of another's setting."""
+        at = [i for i, name in enumerate(self.settings) if name == setting]
+        values = (self.at(0.0), self.at(1.0)) if self.numeric else self.values
+        return tuple(value[i] for value in values for i in at)
+
     @property
     def numeric(self) -> bool:
         return self.kind in SCALES
@@ -50,6 +56,8 @@ class Gene(NamedTuple):
         if self.numeric:
             to, _ = SCALES[self.kind]
             low, high = to(self.low), to(self.high)
+            if not isinstance(value[0], int | float):  # an ffn_dim of auto
+                return None
             try:
                 return (to(value[0]) - low) / (high - low)
             except ValueError:  # log 0

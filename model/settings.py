@@ -205,11 +205,19 @@ def _spelt(value: Any) -> str:
 
 def declared(cls: type, section: str = "") -> tuple[Setting, ...]:
     """The settings that the dataclass `cls` declares, in order."""
+    if (known := _DECLARED.get((cls, section))) is not None:
+        return known
+
     def of(f: dataclasses.Field) -> Setting:
         kind = f.metadata["kind"] or KINDS[str(f.type).removesuffix(" | None")]
         return Setting(section, f.name, f.metadata["flag"], kind, f.metadata["range"], f.metadata["help"], f.default,
                        f.metadata["bits"], f.metadata["gene"])
-    return tuple(of(f) for f in dataclasses.fields(cls))
+
+    found = _DECLARED[cls, section] = tuple(of(f) for f in dataclasses.fields(cls))
+    return found
+
+
+_DECLARED: dict[tuple[type, str], tuple[Setting, ...]] = {}
 
 
 class Settings:
@@ -218,11 +226,26 @@ class Settings:
     def __post_init__(self) -> None:
         for s in declared(type(self)):
             object.__setattr__(self, s.key, s.read(getattr(self, s.key), s.key))
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError where values cannot be used together."""
+
+    def replaced(self, **values: Any) -> Self:
+        """Return these settings with other values, which alone are read. Raises UserError."""
+        found = object.__new__(type(self))
+        vars(found).update(vars(self))
+        for s in declared(type(self)):
+            if s.key in values:
+                vars(found)[s.key] = s.read(values.pop(s.key), s.key)
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+        found.check()
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values by name, as JSON has them: numbers, texts, switches, None, lists of texts."""
-        values: dict[str, Any] = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

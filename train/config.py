@@ -104,6 +104,7 @@ class TrainConfig(Settings):
     eval_interval: int = setting(100, NATURAL, "steps between evaluations; the last step has one, too; 0: none at all",
                                  flag="eval-interval")
     eval_iters: int = setting(8, COUNT, "batches in an evaluation, the same ones each time", flag="eval-iters")
+    eval_batch: int | None = setting(None, COUNT, "sequences in each of them; auto: --batch")
     log: str = setting("none", one_of("none", "tensorboard"), "further log of the run, or none", flag="log", bits=False)
     sample_interval: int = setting(0, NATURAL, "steps between samples of what the model writes; 0: at the end only",
                                    flag="sample-interval", bits=False)
@@ -206,11 +207,16 @@ class Config:
 
     def replaced(self, section: str, **values: Any) -> Config:
         """Return these settings with other values in one section."""
-        return replace(self, **{section: replace(getattr(self, section), **values)})
+        return replace(self, **{section: getattr(self, section).replaced(**values)})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the sections as config.json holds them; "search" is there only in a run with a search."""
         return {name: getattr(self, name).to_dict() for name in SECTIONS if name != "search" or self.search}
+
+    @property
+    def eval_batch(self) -> int:
+        """Return how many sequences are in a batch of an evaluation."""
+        return self.train.eval_batch or self.train.batch_size
 
     def fingerprint(self, device: Mapping[str, str]) -> str:
         """Return 32 hex digits that name all that the bits of a training depend on, but for the texts.
@@ -218,7 +224,7 @@ class Config:
         sections = self.to_dict()
         ignored = {s.key for s in SETTINGS if not s.bits}
         if not self.search and not self.monitor.acts:  # nothing is decided by evaluations
-            ignored |= {"eval_interval", "eval_iters"}
+            ignored |= {"eval_interval", "eval_iters", "eval_batch"}
             del sections["monitor"]
         del sections["data"]
         sections["train"] = {key: value for key, value in sections["train"].items() if key not in ignored}
@@ -236,9 +242,12 @@ BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS if s.flag} | BY_KEY
 ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """Return the value as JSON; equal values give equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def presets() -> list[str]:

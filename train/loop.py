@@ -79,8 +79,9 @@ class Loop:
             self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
         # Takes all memory now, so that a run too large is refused before its first step, not at its first evaluation.
         m = self.config.monitor
-        self.state.prepare(self.monitors.batch_size, t.batch_size if t.eval_interval else 0,
-                           t.batch_size if m.track_mi_profiles and m.metrics_interval else 0)
+        evaluated = self.config.eval_batch
+        self.state.prepare(self.monitors.batch_size, evaluated if t.eval_interval else 0,
+                           evaluated if m.track_mi_profiles and m.metrics_interval else 0)
         if stage.start is not None and not resumes:
             self._load(checkpoint.load(stage.start))
 
@@ -258,8 +259,8 @@ class Loop:
         return self._eval_batch(0)[0]
 
     def _eval_batch(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        t = self.config.train
-        return data.batch(self.dataset.val, i, t.batch_size, self.config.model.block_size, t.seed, EVAL)
+        config = self.config
+        return data.batch(self.dataset.val, i, config.eval_batch, config.model.block_size, config.train.seed, EVAL)
 
     def sample(self) -> None:
         """Let the model continue the dataset's prompts, record and show what it says; that depends on weights, seed

@@ -50,6 +50,7 @@ class Result(NamedTuple):
     step: int
     summary: str  # in one line
     trouble: str = ""  # why a finished training came to nothing; "" where it did not
+    paused: bool = False  # by `until`, and all that is to be measured there was
 
     def __str__(self) -> str:
         return self.summary
@@ -242,7 +243,8 @@ class Run:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
             trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
-            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble)
+            paused = not finished and loop.signal is None
+            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble, paused)
             display.final(result.summary)
             return result
         except Diverged as error:

@@ -10,6 +10,7 @@ import pytest
 from helios.cli.train import main
 from helios.errors import UserError
 from helios.model.activations import activation
+from helios.model.config import GPTConfig
 from helios.model.settings import Setting
 from helios.train import settings_page
 from helios.train.config import SETTINGS, Config, TrainConfig, canonical, presets, resolve
@@ -49,6 +50,17 @@ def test_what_is_given_from_python_is_read_alike() -> None:
         Config(train=TrainConfig(lr=1e-5))
     changed = Config().replaced("train", steps=3)
     assert (changed.train.steps, Config().train.steps) == (3, 500)
+
+
+def test_settings_with_others_are_as_those_made_anew() -> None:
+    own = GPTConfig(n_layer=2, softcap=15.0)
+    assert own.replaced(n_embd="64", activation="relu|relu") == GPTConfig(n_layer=2, softcap=15.0, n_embd=64,
+                                                                          activation="relu")
+    assert own == GPTConfig(n_layer=2, softcap=15.0)
+    for values, error, message in (({"n_head": 0}, UserError, "at least 1"), ({"heads": 4}, TypeError, "heads"),
+                                   ({"n_head": 7}, UserError, "a multiple of n_head 7")):
+        with pytest.raises(error, match=message):
+            own.replaced(**values)
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -227,7 +239,7 @@ def test_the_fingerprint_leaves_out_the_rest(flags: dict[str, str]) -> None:
     assert not changes("tiny", {}, flags) and not changes("tiny", {"search": "ffn-activation"}, flags)
 
 
-@pytest.mark.parametrize("flags", [{"eval_interval": "1"}, {"eval_iters": "9"}])
+@pytest.mark.parametrize("flags", [{"eval_interval": "1"}, {"eval_iters": "9"}, {"eval_batch": "2"}])
 def test_evaluations_count_where_they_decide(flags: dict[str, str]) -> None:
     """They choose a search's winner, and what acts on the validation loss acts on the training."""
     assert not changes("tiny", {}, flags)

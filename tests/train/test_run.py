@@ -54,6 +54,16 @@ def test_begun_continued_and_longer(tmp_path: Path) -> None:
     assert run.finished and len(rows(run.path / METRICS)) == 12  # untouched
 
 
+def test_an_evaluation_has_the_same_texts_whatever_the_batch(tmp_path: Path) -> None:
+    losses = []
+    for batch, accum, given in ((4, 1, "auto"), (1, 4, 4), (1, 4, "auto")):
+        run = Run.create(tiny(batch_size=batch, accum=accum, eval_batch=given, steps=1, lr=1e-9, lr_min=1e-9),
+                         tmp_path / f"{batch}-{given}")
+        run.train(QUIET)
+        losses.append(rows(run.path / METRICS)[-1]["val_loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6) and abs(losses[2] - losses[0]) > 1e-4
+
+
 def test_one_that_is_being_continued_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.create(tiny(), tmp_path / "run")
     run.train(QUIET)

@@ -66,7 +66,7 @@ def test_where_each_rule_ends_a_training(rule: str, settings: dict[str, Any], co
     """By the rows as they are made, and as they are read back."""
     stops, read = StopsConfig(**settings), lambda row: json.loads(line(row))
     for way in (dict, read):
-        seen, found = Seen(stops, configured()), None
+        seen, found = Seen(stops, configured(eval_interval=5)), None
         for row in map(way, made(**columns)):
             seen.take(row)
             if found := next(((r.name, row["step"]) for r in RULES if r.holds(stops, seen)), None):
@@ -86,6 +86,14 @@ def test_every_rule_is_tried_and_says_why() -> None:
 
 def planned(**settings: Any) -> Any:
     return partial(Stopping, StopsConfig(**settings))
+
+
+def test_what_is_measured_at_a_pause_makes_no_plateau(tmp_path: Path) -> None:
+    config = resolve("tiny", flags={"backend": "cpu_ref", "eval_interval": 3}, assignments=["plateau_delta=9"])
+    for name, pauses in (("whole", ()), ("paused", (4, 5))):
+        for until in (*pauses, None):
+            result = Run.open(config, tmp_path / name, plan=planned(stop_plateau=2)).train(QUIET, until=until)
+        assert result.step == 9  # evaluated at 3, 6 and 9
 
 
 def test_a_stopped_run_has_ended(tmp_path: Path, each_backend: Backend) -> None:

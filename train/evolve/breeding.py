@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +50,8 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     """Return the lines of the next generation; none where the budget does not suffice for it."""
     evolve, space, seed = experiment.asked.evolve, experiment.space, experiment.seed
     number = len(state.generations)
-    size = _size(experiment, state)
+    history = _history(experiment, state)
+    size = _size(experiment, history)
     if not cost.affordable(experiment, state, size.size):
         return []
     last = [id for id in state.generations[-1] if state.born[id].arm != "random"]
@@ -69,14 +70,15 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
                            lambda parent, others, taken, i: breed(
                                parent, others, taken, births.draws(seed, number, i)))
     decayed = evolve.diversity_bonus * births.DECAYS[evolve.diversity_decay](number / evolve.generations)
-    novel = selection.novelty([_places(space, c) for c in made], [_places(space, c) for c in living], _genes(space))
-    made = [dataclasses.replace(c, bonus=round(decayed * float(x), 6)) for c, x in zip(made, novel, strict=True)]
-    return _generation(experiment, made, number, size.size, size.why, state)
+    if decayed:
+        novel = selection.novelty([_places(space, c) for c in made], [_places(space, c) for c in living], _genes(space))
+        made = [dataclasses.replace(c, bonus=round(decayed * float(x), 6)) for c, x in zip(made, novel, strict=True)]
+    return _generation(experiment, made, number, size.size, size.why, state, history[-1][1])
 
 
 def _generation(experiment: Experiment, found: list[Candidate], number: int, size: int, why: str,
-                state: State | None = None) -> list[Entry]:
-    """Return the lines of a generation with these candidates, and as many random ones."""
+                state: State | None = None, hypervolume: float | None = None) -> list[Entry]:
+    """Return the lines of a generation with these candidates, and as many random ones. hypervolume: before it."""
     seed, before = experiment.seed, len(state.born) if state else 0
     if experiment.asked.evolve.random_control:
         for i in range(size):
@@ -95,7 +97,7 @@ def _generation(experiment: Experiment, found: list[Candidate], number: int, siz
         else:
             known[key] = c.id
     return [{"kind": "generation", "generation": number, "size": size, "why": why, "lines": len(lines),
-             "hypervolume": state and _history(experiment, state)[-1][1]}, *lines]
+             "hypervolume": hypervolume}, *lines]
 
 
 def _difference(space: Space, before: Genome, now: Genome) -> dict[str, list[Any]]:
@@ -117,21 +119,22 @@ def _genes(space: Space) -> list[_Placed]:
 
 def _places(space: Space, candidate: Candidate) -> dict[str, Any]:
     values = space.values(candidate.genome)
-    return {"activation": births.genome_key(dataclasses.replace(candidate, settings={}))} | {
+    return {"activation": operators.key(Genome(candidate.activation))} | {
         one.name: one.of(values) for one in space.genes}
 
 
 def _history(experiment: Experiment, state: State) -> list[tuple[int, float | None]]:
     """Return for each generation its size, and what is to grow: the hypervolume of all evolved so far."""
-    evolved = lambda generations: [id for ids in generations for id in ids if state.born[id].arm != "random"]
-    within = selection.box(experiment.of(state, evolved(state.generations[:1])))
-    now = within and selection.hypervolume(experiment.of(state, evolved(state.generations)), within)
+    for ids in state.generations[len(state.past):]:
+        state.past.append(experiment.of(state, [id for id in ids if state.born[id].arm != "random"]))
+    within = selection.box(state.past[0])
+    now = within and selection.hypervolume(np.concatenate(state.past), within)
     before = [about["hypervolume"] for about in state.about[1:]]  # as each found it
     return [(about["size"], value) for about, value in zip(state.about, [*before, now], strict=True)]
 
 
-def _size(experiment: Experiment, state: State) -> selection.Size:
+def _size(experiment: Experiment, history: Sequence[tuple[int, float | None]]) -> selection.Size:
     least, most = experiment.asked.evolve.bounds
     if least == most:
         return selection.Size(least, "as asked")
-    return selection.next_size(_history(experiment, state), least, most)
+    return selection.next_size(history, least, most)

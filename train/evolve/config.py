@@ -75,8 +75,7 @@ class EvolveConfig(Settings):
                                        "budgets of a candidate")
     warm_start: str = setting("fresh", one_of("fresh"), "what children begin with: fresh weights", flag="warm-start")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
         least, most = self.bounds
         if not least <= self.population_size <= most:
             raise UserError(f"population_size: given {self.population_size}, expected from population_min {least} to "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.space import given
 from helios.train.evolve.state import State
 
 
@@ -19,8 +20,7 @@ def most(experiment: Experiment, generations: int | None = None) -> float:
     evolve = experiment.asked.evolve
     _, largest = evolve.bounds
     count = evolve.generations if generations is None else generations
-    sizes = [evolve.population_size, *[largest] * (count - 1)]
-    searched = evolve.replicates + sum(trainings_of(experiment, size) for size in sizes)
+    searched = evolve.replicates + trainings_of(experiment, evolve.population_size + largest * (count - 1))
     return evolve.per_candidate * searched + of_validation(experiment)
 
 
@@ -32,15 +32,17 @@ def of_validation(experiment: Experiment) -> float:
 
 def largest_step(experiment: Experiment) -> int:
     """Return the most tokens that a step of a candidate may read."""
-    own = experiment.asked.base.model.to_dict() | experiment.asked.base.train.to_dict()
-    largest, names = 1, {"batch_size", "accum", "block_size"}
+    base, left, largest = experiment.asked.base, {"batch_size", "accum", "block_size"}, 1
+    own = base.model.to_dict() | base.train.to_dict()
     for one in experiment.space.genes:
-        if names & set(one.settings):
-            values = [one.at(1.0)] if one.numeric else one.values
+        if names := left & set(one.settings):
+            values = [one.at(1.0), one.of(own)] if one.numeric else one.values
             largest *= max(math.prod(v for name, v in zip(one.settings, value, strict=True) if name in names)
                            for value in values)
-            names -= set(one.settings)
-    return int(largest * math.prod(own[name] for name in names))
+            left -= names
+    seeds = [own | dict(genome.settings) for genome in given(experiment.asked, experiment.space)]
+    return max(largest * math.prod(own[name] for name in left),
+               *(values["batch_size"] * values["accum"] * values["block_size"] for values in [own, *seeds]))
 
 
 def spent(experiment: Experiment, state: State) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 
 from helios.errors import UserError
 from helios.files import obstacle
-from helios.train import directory
+from helios.host import cache_dir
+from helios.train import data, directory
 from helios.train.evolve import cost, plan, report
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
@@ -44,9 +45,11 @@ class Driver:
                             "another --dir")
         if folder.exists() and set(os.listdir(folder)) - {LOCK}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
-        experiment_of(asked, "")
+        experiment = experiment_of(asked, "")
         run = Run.create(asked.base, folder / RUNS / "preset")
         run.preview()  # raises UserError where a text or a vocabulary is not there
+        if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
+            data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
         asked = dataclasses.replace(asked, base=run.config)
         return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
 
@@ -60,8 +63,9 @@ class Driver:
         """Return in words what `run` would do. Raises UserError where it cannot be done."""
         return "\n".join([*cost_in_words(self.experiment), f"experiment in {self.folder}"])
 
-    def run(self, executor: Executor) -> bool:
+    def run(self, executor: Executor, together: int = 1) -> bool:
         """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
+        together: results that are written at a time; with 1 each outlasts a power cut before the next training starts.
         Raises UserError for what a user can put right."""
         with directory.held(self.folder, True, "directory", "--dir"):
             journal = Journal(self.folder / JOURNAL)
@@ -75,7 +79,7 @@ class Driver:
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
-                        self._train(journal, executor, moves)
+                        self._train(journal, executor, moves, together)
                     else:
                         journal.append(moves)
                         self.state.take(moves)
@@ -96,21 +100,32 @@ class Driver:
         if line["kind"] == "dropped":
             self.display.say(f"{line['id']} goes no further: {line['why']}")
 
-    def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job]) -> None:
+    def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job], together: int) -> None:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
         waiting: dict[int, Result] = {}
-        written = 0
-        with closing(executor(jobs)) as results:  # so that nothing trains on where a line cannot be written
-            for at, result in results:
-                waiting[at] = result
-                while written in waiting:
-                    line = entry(waiting.pop(written), self.experiment, jobs[written])
-                    journal.append([line])
-                    self.state.take([line])
-                    self.display.say(_said(line, jobs[written], len(jobs) - written - 1))
-                    written += 1
-        if written < len(jobs):
-            raise UserError(f"{len(jobs) - written} trainings came to nothing; go on with --resume {self.folder}")
+        lines = list[Entry]()
+        done = 0
+        try:
+            with closing(executor(jobs)) as results:  # so that nothing trains on where a line cannot be written
+                for at, result in results:
+                    waiting[at] = result
+                    while done in waiting:
+                        lines.append(entry(waiting.pop(done), self.experiment, jobs[done]))
+                        done += 1
+                        self.display.say(_said(lines[-1], jobs[done - 1], len(jobs) - done))
+                    if len(lines) >= together:
+                        self._write(journal, lines)
+        finally:
+            self._write(journal, lines)
+        if done < len(jobs):
+            raise UserError(f"{len(jobs) - done} trainings came to nothing; go on with --resume {self.folder}")
+
+    def _write(self, journal: Journal, lines: list[Entry]) -> None:
+        if lines:
+            now = lines.copy()
+            lines.clear()  # first, lest what a full disk refuses is written twice
+            journal.append(now)
+            self.state.take(now)
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
@@ -128,12 +143,16 @@ def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
 def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
     """Return in words what a training came to. left: how many are still to come before the next decision."""
     if line["kind"] == "speed":
-        return f"{job.name}: {line['steps']:,} steps in the budget"
+        return f"{job.name}: {line['steps']:,} steps in the budget; {left} to come"
     loss = "no validation loss" if line["val_loss"] is None else f"val {line['val_loss']:.4f}"
     speed = "" if line["tokens_per_sec_mean"] is None else f", {line['tokens_per_sec_mean']:,.0f} tok/s"
     why = f", {line['status']}: {line['why']}" if line["status"] != "complete" else ""
     part = f" at {job.share:.0%}" if job.share < 1 else ""
     return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def cost_in_words(experiment: Experiment) -> list[str]:
@@ -142,9 +161,11 @@ def cost_in_words(experiment: Experiment) -> list[str]:
     most = cost.most(experiment)
     genes = ", ".join(one.name for one in experiment.space.genes)
     activation = ", activation" if experiment.space.pool else ""
+    apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
+             "tokens": ""}[evolve.budget]
     return [f"genes: {genes}{activation}",
-            f"at most {evolve.generations} generations of {evolve.population_size}"
-            f"{' and as many random ones' if evolve.random_control else ''}, {evolve.replicates} trainings each of "
-            f"{evolve.per_candidate:,.0f} {evolve.budget}",
+            f"at most {_count(evolve.generations, 'generation')} of {evolve.population_size}"
+            f"{' and as many random ones' if evolve.random_control else ''}, "
+            f"{_count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
-            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds"]
+            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds{apart}"]

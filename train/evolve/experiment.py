@@ -48,11 +48,11 @@ class Experiment:
 
     def of(self, state: State, ids: Sequence[str]) -> np.ndarray:
         """Return the same of the candidates with these ids."""
-        for id in ids:
-            whose = state.reused.get(id, id)
-            if whose not in state.rows:
-                state.rows[whose] = self.values([state.measured(whose)], [state.status(whose)])[0]
-        return np.array([state.rows[state.reused.get(id, id)] for id in ids]).reshape(-1, len(self.objectives))
+        whose = [state.reused.get(id, id) for id in ids]
+        if new := [id for id in dict.fromkeys(whose) if id not in state.rows]:
+            found = self.values([*map(state.measured, new)], [*map(state.status, new)])
+            state.rows.update(zip(new, found.tolist(), strict=True))
+        return np.array([state.rows[id] for id in whose]).reshape(-1, len(self.objectives))
 
     def replicates(self, state: State, id: str, phase: str = "search") -> list[float | None]:
         """Return the first objective, lower being better, of each training of a candidate."""

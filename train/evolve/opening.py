@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helios.errors import UserError
-from helios.train.evolve import cost
+from helios.train.evolve import cost, trainings
 from helios.train.evolve.config import Asked
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Journal
-from helios.train.evolve.space import space_of
+from helios.train.evolve.space import given, space_of
 from helios.train.evolve.state import State
 from helios.train.fitness import formula
 from helios.train.records.journal import JOURNAL, MEASURES
@@ -20,12 +20,18 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
     evolve = asked.evolve
     if asked.base.data.val_data is None:
         raise UserError("an experiment chooses by validation loss; give a text with --val-data")
+    if asked.base.train.seed >= 2**63 - trainings.SEEDS:
+        raise UserError(f"--seed {asked.base.train.seed}: an experiment's trainings have the seeds after it, too; give "
+                        f"one below 2⁶³ - {trainings.SEEDS:,}")
     if asked.base.search:
         raise UserError("an experiment's runs do not search themselves; leave --search out")
     if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
     found = Experiment(asked, space_of(asked), id)
+    if len(given(asked, found.space)) > evolve.population_size:
+        raise UserError(f"--seed-from was given {len(asked.given)} times, and a generation has "
+                        f"{evolve.population_size}; raise --population, or leave some out")
     for name in (*found.objectives, *(formula(evolve.fitness).needs if evolve.fitness else ())):
         if name == "memory_mb" and asked.base.train.backend == "cpu_ref":
             raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")
@@ -34,6 +40,8 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
     if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
         raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
                         f"that may be tried, {step:,}; give more, or a narrower gene")
+    if evolve.halving and len(found.objectives) > 1:
+        raise UserError("--halving stops those that are behind in one objective; give a single one, or a --fitness")
     most, unit = cost.most(found), evolve.budget
     if evolve.total is not None and cost.most(found, 1) > evolve.total:
         raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
@@ -51,4 +59,8 @@ def opened(folder: Path) -> tuple[Experiment, State]:
     state.take(Journal(folder / JOURNAL).read())
     if state.experiment is None:
         raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
-    return experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state
+    try:
+        return experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state
+    except (LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"the journal in {folder} is damaged: its first line is not what an experiment is asked for"
+                        ) from error

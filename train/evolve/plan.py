@@ -13,6 +13,7 @@ from helios.train.evolve.journal import VERSION, Entry
 from helios.train.evolve.space import described
 from helios.train.evolve.state import State
 from helios.train.evolve.trainings import Job
+from helios.train.records.journal import more
 from helios.train.search import births, statistics
 
 
@@ -72,7 +73,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     """Return what the experiment has shown, as plain values; `sentences` say it."""
     roles = state.finalists
     if "evolved" not in roles:
-        return {"better": False, "winner": None, "sentences": ["no candidate has a value to be chosen by"]}
+        return {"better": False, "winner": None, "sentences": ["no evolved candidate has a value to be chosen by"]}
     name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],
@@ -80,6 +81,30 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     values = {role: experiment.replicates(state, id, "validation") for role, id in roles.items()}
     found = statistics.verdict(values, {role: births.genome_key(state.born[id]) for role, id in roles.items()},
                                unit="nats" if "loss" in experiment.objectives[0] else experiment.objectives[0])
-    return {"better": found.better, "winner": roles["evolved"], "roles": roles, "values": values,
+    worse, prices = _prices(experiment, state)
+    return {"better": found.better and not worse, "winner": roles["evolved"], "roles": roles, "values": values,
             "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
-            "sentences": [f"{name} is {c.sentence}" for c in found.comparisons]}
+            "sentences": [*(f"{name} is {c.sentence}" for c in found.comparisons),
+                          *(f"there is nothing to say of {words}, which has no value to be chosen by"
+                            for role, words in statistics.CONTROLS.items()
+                            if role not in roles and (role == "preset" or experiment.asked.evolve.random_control)),
+                          *prices]}
+
+
+def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
+    """Return whether the best evolved candidate is worse than the preset in an objective other than the first, and how
+    it stands in each of them, in words. No claim of better rests on these, so they are not corrected for their number.
+    """
+    worse, said = False, list[str]()
+    for name in experiment.objectives[1:]:
+        evolved, preset = (state.values(state.finalists[role], name, "validation") if role in state.finalists else []
+                           for role in ("evolved", "preset"))
+        test = statistics.compare(evolved, preset) if evolved and state.finalists["evolved"] != state.finalists.get(
+            "preset") else None
+        if test is None:
+            continue
+        behind = (test.difference > 0) != more(name)
+        worse |= behind and test.p <= statistics.RATE
+        said.append(f"its {name} is {test.difference:+.3g} ± {test.error:.2g} from the preset's (p {test.p:.1g})"
+                    + (", which is worse: so it is not called better" if behind and test.p <= statistics.RATE else ""))
+    return worse, said

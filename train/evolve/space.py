@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from helios.errors import UserError, nearest
-from helios.model.activations import parsed
+from helios.model.activations import joined, parsed, split
 from helios.model.genes import Gene, any_of, in_steps
-from helios.model.settings import INT, SWITCH, Setting, shown
+from helios.model.settings import SWITCH, Setting, shown
 from helios.train.config import BY_KEY, BY_NAME, SETTINGS, Config
 from helios.train.evolve.config import Asked
 from helios.train.search.operators import COMBINED, Genome, Space, gene, values_in_effect
@@ -17,6 +17,10 @@ ACTIVATION = "activation"
 MICRO_BATCH = "micro_batch"  # the gene of batch and accum together, whose product stays
 OWN = frozenset((ACTIVATION, MICRO_BATCH, *COMBINED))
 SECTIONS = ("model", "train", "monitor")  # whose settings may vary
+# But for these, which say what a candidate is given and how it is measured.
+FIXED = frozenset(("seed", "steps", "eval_interval", "eval_iters", "eval_batch", "vocab_size"))
+# Settings that also say what others are, where these are not given.
+IMPLIED = {"dropout": ("attn_dropout", "resid_dropout", "mlp_dropout")}
 
 
 def space_of(asked: Asked) -> Space:
@@ -25,9 +29,10 @@ def space_of(asked: Asked) -> Space:
     base, evolve = asked.base, asked.evolve
     own = _own(base)
     genes = [_gene(name, narrowed, own) for name, narrowed in asked.genes.items() if _name(name) != ACTIVATION]
+    genes = [_in_time(one, asked) for one in genes]
     by_setting: dict[str, str] = {}
     for one in genes:
-        for key in one.settings:
+        for key in (*one.settings, *IMPLIED.get(one.name, ())):
             if key in by_setting:
                 raise UserError(f"genes {by_setting[key]} and {one.name} both vary {key}; leave one out")
             by_setting[key] = one.name
@@ -39,13 +44,27 @@ def space_of(asked: Asked) -> Space:
     narrowed = {_name(name): value for name, value in asked.genes.items()}
     if ACTIVATION in narrowed:
         text = evolve.activation_pool if narrowed[ACTIVATION] in (True, "") else narrowed[ACTIVATION]
+        text = joined(text) if isinstance(text, list) and text and all(isinstance(x, str) for x in text) else text
+        if not isinstance(text, str):
+            raise UserError(f"gene activation: expected activations, as A|B, got {shown(text)}")
         pool = tuple(act.text for act in parsed("genes: activation", text))
-    elif len(base.model.activations) > 1 and len(set(base.model.activations)) > 1 and "n_layer" in by_setting:
-        raise UserError("gene n_layer: the base has an activation for each block; give it one for all")
-    return Space(tuple(one if one.numeric else one.with_values(one.of(own)) for one in genes),
-                 {key: value for key, value in own.items() if key in needed}, base.model.activation, pool,
-                 formulas=evolve.activations == "formula", fitted=fitted, fuses=True,
-                 per_block=bool(pool) and evolve.activations == "per_block")
+    space = Space(tuple(one if one.numeric else one.with_values(one.of(own)) for one in genes),
+                  {key: value for key, value in own.items() if key in needed}, base.model.activation, pool,
+                  formulas=evolve.activations == "formula", fitted=fitted, fuses=True,
+                  per_block=bool(pool) and evolve.activations == "per_block")
+    _check(base, space)
+    return space
+
+
+def _check(base: Config, space: Space) -> None:
+    """Raise UserError where a gene has a value that the base cannot have, every other setting being its own."""
+    for one in space.genes:
+        for value in (one.at(0.0), one.at(1.0)) if one.numeric else one.values:
+            now = {**space.own, **dict(zip(one.settings, value, strict=True))}
+            try:
+                configured(base, space.genome(space.activation, now))
+            except UserError as error:
+                raise UserError(f"gene {one.name}: {error}") from error
 
 
 def configured(base: Config, genome: Genome, **train: Any) -> Config:
@@ -67,7 +86,11 @@ def given(asked: Asked, space: Space) -> list[Genome]:
     found, vary = [], {key for one in space.genes for key in one.settings}
     for values in asked.given:
         now = {key: values.get(key, own) if key in vary else own for key, own in space.own.items()}
-        found.append(space.genome(values["activation"] if space.pool else space.activation, now))
+        text = values[ACTIVATION] if space.pool else space.activation
+        if len(split(text)) > 1 and space.pool and not space.per_block:
+            raise UserError(f"--seed-from: a run has the activations {text}, by block; give --set "
+                            "activations=per_block")
+        found.append(space.genome(text, now))
     return found
 
 
@@ -76,6 +99,19 @@ def described(one: Gene) -> dict[str, Any]:
     return {"name": one.name, "kind": one.kind, "part": one.part, "low": one.low, "high": one.high,
             "values": [list(value) if len(value) > 1 else value[0] for value in one.values],
             "settings": list(one.settings)}
+
+
+def _in_time(one: Gene, asked: Asked) -> Gene:
+    """Return the gene, where it is the warm-up with an end within half of the steps that the base has in the budget: a
+    longer one would never reach its rate."""
+    evolve, t = asked.evolve, asked.base.train
+    if one.name != "warmup" or not one.numeric or evolve.budget != "tokens":
+        return one
+    half = int(evolve.per_candidate / (t.batch_size * t.accum * asked.base.model.block_size)) // 2
+    if one.low >= half:
+        raise UserError(f"gene warmup: its range begins at {one.low:g}, and half of a training's steps are {half:,}; "
+                        "give a lower one, or a higher --per-candidate")
+    return one._replace(high=min(one.high, half))
 
 
 def _own(base: Config) -> dict[str, Any]:
@@ -96,6 +132,8 @@ def _gene(given: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
         known = (*(s.key for s in SETTINGS if s.gene), *sorted(OWN))
         raise UserError(f"unknown gene {given!r}{nearest(given, known)}; there are {', '.join(known)}")
     setting, declared = BY_KEY[name], gene(name)
+    if name in FIXED or not (setting.bits or declared):
+        raise UserError(f"gene {name}: candidates are compared by trainings that are alike in it; leave it out")
     if narrowed is False:
         raise UserError(f"gene {name}: false leaves nothing to vary; leave it out")
     if narrowed is True or narrowed == "":
@@ -120,6 +158,8 @@ def _combined(name: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
         return found
     product = own["batch_size"] * own["accum"]
     pairs = tuple((n, product // n) for n in range(1, product + 1) if product % n == 0)
+    if len(pairs) < 2:
+        raise UserError(f"gene {name}: a step of one sequence has no other parts; raise --batch or --accum")
     return Gene("steps", values=pairs, settings=("batch_size", "accum"), part="runtime", name=name)
 
 
@@ -133,7 +173,7 @@ def _narrowed(setting: Setting, given: Any) -> Gene:
         low, high = ends
         if low >= high:
             raise UserError(f"{origin}: the range {given} is empty; give the lower end first")
-        return Gene("linear", low, high, whole=setting.kind is INT)
+        return Gene("linear", low, high, whole=isinstance(low, int) and isinstance(high, int))
     parts = given if isinstance(given, list) else str(given).split("|")
     values = list(dict.fromkeys(setting.read(part.strip() if isinstance(part, str) else part, origin)
                                 for part in parts))

@@ -62,14 +62,15 @@ class State:
     finalists: dict[str, str] = field(default_factory=dict)  # role → id
     verdict: Mapping[str, Any] | None = None
     known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
-    rows: dict[str, Any] = field(default_factory=dict)  # kept by Experiment.of, by id, until there are more results
+    rows: dict[str, list[float]] = field(default_factory=dict)  # of Experiment.of, by id, until there are more results
+    past: list[Any] = field(default_factory=list)  # of breeding: those of the evolved, by generation that is over
 
     def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Take in further lines. Raises UserError for what no journal holds."""
         for entry in entries:
             try:
                 _TAKE[entry["kind"]](self, entry)
-            except (KeyError, TypeError, msgspec.ValidationError) as error:
+            except (LookupError, TypeError, msgspec.ValidationError) as error:
                 raise UserError(f"the journal is damaged: {entry.get('kind', 'a line')}: {error}") from error
 
     def candidate(self, id: str) -> Candidate:
@@ -105,15 +106,19 @@ class State:
 
     def values(self, id: str, measure: str, phase: str = "search") -> list[float | None]:
         """Return a measurement of each of its trainings."""
-        return [measured(vars(r), measure) for r in self.of(self.reused.get(id, id), phase)]
+        whose = self.reused.get(id, id) if phase == "search" else id
+        return [measured(vars(r), measure) for r in self.of(whose, phase)]
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""
-        return {name: mean(self.values(id, name)) for name in MEASURES}
+        found = [row(result) for result in self.of(self.reused.get(id, id))]
+        return {name: mean([measures[name] for measures in found]) for name in MEASURES}
 
 
 def mean(values: list[float | None]) -> float | None:
     """Return the mean; None of none, and where a value is missing."""
+    if len(values) == 1:  # nearly always, and fmean takes long
+        return None if (x := values[0]) is None or not math.isfinite(x) else float(x)
     known = [x for x in values if x is not None and math.isfinite(x)]
     return statistics.fmean(known) if known and len(known) == len(values) else None
 

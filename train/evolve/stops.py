@@ -46,6 +46,7 @@ class Seen:
     def __init__(self, stops: StopsConfig, config: Config) -> None:
         self.stops, self.warmup = stops, config.train.warmup
         self.limit = math.log(config.model.vocab_size) if stops.stop_loss is None else stops.stop_loss
+        self.every = config.train.eval_interval
         self.plateau = Plateau(stops.stop_plateau, config.monitor.plateau_delta)
         self.norms: list[float] = []  # the last ones, for Trouble
         self.spikes, self.clipped = deque[bool](maxlen=stops.stop_window), deque[bool](maxlen=stops.stop_window)
@@ -53,7 +54,8 @@ class Seen:
         self.not_finite = self.above = 0  # steps in a row
 
     def take(self, row: Mapping[str, Any]) -> None:
-        """Take in the next row. An evaluation that is not finite counts as none: a file has null for both."""
+        """Take in the next row. An evaluation that is not finite counts as none: a file has null for both; nor does
+        one that was made where the training paused."""
         loss, val_loss = (math.nan if row[name] is None else row[name] for name in ("loss", "val_loss"))
         self.not_finite = 0 if math.isfinite(loss) else self.not_finite + 1
         self.above = 0 if loss <= self.limit or not row["step"] > self.stops.stop_loss_after > 0 else self.above + 1
@@ -62,7 +64,7 @@ class Seen:
             self.clipped.append(clipped(row))
         if self.stops.stop_speed:
             self.speeds.append(row["tokens_per_sec"])
-        if math.isfinite(val_loss):
+        if math.isfinite(val_loss) and row["step"] % self.every == 0:
             self.plateau.update(val_loss)
 
     def slow(self) -> bool:

@@ -32,7 +32,7 @@ def train(job: Job, folder: Path, display: Display) -> Result:
         run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
         if not run.finished:
             ended = run.train(Silent(display), until)
-            if not ended.finished and (until is None or ended.step < until):
+            if not (ended.finished or ended.paused):
                 raise KeyboardInterrupt
     except TooLarge as error:
         return failed(job, str(error))

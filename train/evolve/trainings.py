@@ -13,9 +13,11 @@ from helios.train.evolve.space import configured
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.stops import StopsConfig
 from helios.train.search import statistics
+from helios.train.search.births import Candidate
 
 SPEED_STEPS = 12  # of the training that tells how many steps a budget of seconds is
 FRESH = 1_000_000  # distance of the seeds of a validation from those of the search
+SEEDS = 2 * FRESH  # those of an experiment, from its own on
 
 
 class Job(NamedTuple):
@@ -109,13 +111,23 @@ def steps_of(experiment: Experiment, state: State, id: str, factor: float = 1.0)
     return max(1, int(evolve.per_candidate * factor / step))
 
 
+def _evaluations(experiment: Experiment, candidate: Candidate, steps: int, phase: str) -> dict[str, int]:
+    """Return the settings of a training's evaluations: as many of them, and of the same texts, whatever its batch; with
+    another block_size, of as much text."""
+    base, evolve = experiment.asked.base, experiment.asked.evolve
+    length = candidate.settings.get("block_size", base.model.block_size)
+    return {"eval_batch": base.eval_batch,
+            "eval_iters": math.ceil(base.train.eval_iters * base.model.block_size / length),
+            "eval_interval": steps if phase == "speed" else math.ceil(steps / evolve.evaluations)}
+
+
 def job(experiment: Experiment, state: State, id: str, replicate: int, share: float, phase: str) -> Job:
     evolve, c = experiment.asked.evolve, state.born[id]
     seed = experiment.seed + replicate + (FRESH if phase == "validation" else 0)
     steps = SPEED_STEPS if phase == "speed" else steps_of(
         experiment, state, id, evolve.validation_factor if phase == "validation" else 1.0)
     config = configured(experiment.asked.base, c.genome, seed=seed, steps=steps,
-                        eval_interval=max(1, steps // evolve.evaluations))
+                        **_evaluations(experiment, c, steps, phase))
     name = f"{id}.{'speed' if phase == 'speed' else f'{phase[0]}{replicate}'}"
     about = {"experiment": experiment.id, "id": id, "name": c.name, "arm": c.arm, "generation": c.generation,
              "parents": c.parents, "operator": c.operator, "mutation": c.mutation, "replicate": replicate,

@@ -49,8 +49,8 @@ from helios.train.tokenizer import ASSISTANT, USER
 HERE, THERE = "here", "original"  # names of columns: of a run that stands alone, and of the historic one
 COMPARED = ("model", "train", "search")  # sections of settings
 # Settings that have no part in what a step learns, or that another row tells of.
-APART = {"train.steps", "train.eval_interval", "train.eval_iters", "train.sample_interval", "train.seed",
-         "train.checkpoint_interval", "model.ffn_dim"}
+APART = {"train.steps", "train.eval_interval", "train.eval_iters", "train.eval_batch", "train.sample_interval",
+         "train.seed", "train.checkpoint_interval", "model.ffn_dim"}
 PHASES = {"data": "data", "fwd": "forward", "bwd": "backward", "grad_norm": "gradient norm", "optim": "optimizer",
           "flush": "flush"}
 MEMORY = {"gpu_vram_used_mb": "memory in use, MB (here MiB)", "gpu_mem_pool_mb": "memory pools, alike"}

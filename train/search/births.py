@@ -33,16 +33,23 @@ class _Record:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            object.__setattr__(self, name, _plain(value))
+            kind = type(value)
+            if kind in _PLAIN or (kind is float and math.isfinite(value)):
+                continue
+            if (plain := _plain(value)) is not value:
+                object.__setattr__(self, name, plain)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain values."""
         return dataclasses.asdict(self)
 
 
+_PLAIN = frozenset((str, int, bool, type(None)))
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
-        return type(value)(_plain(v) for v in value)
+        return type(value)(_plain(v) for v in value) if value else value
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -219,7 +219,7 @@ def child(space: Space, genome: Genome, others: Sequence[Parent], taken: Collect
             made, changes, more = mutated(space, made, draws)
             refused += more
             operators.append("mutation")
-        if (changes or not mutates) and key(made) not in {key(genome), *taken}:
+        if (changes or not mutates) and (now := key(made)) not in taken and now != key(genome):
             return Born(made, "+".join(operators), words + changes, refused, met)
     return Born(genome, "clone")
 

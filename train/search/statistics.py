@@ -175,7 +175,7 @@ def drop(values: Sequence[Values], history: Sequence[Values], plan: Sequence[Run
     This takes both to be normal, and alike for all candidates. Measured by tests/train/test_statistics.py in 2,000
     experiments (seed 1) of each of seven kinds of curves, crossing, heavy-tailed and equal ones among them, with 3 or 5
     replicates in 4 or 10 generations of 16: the best of the experiment was stopped in 0.25 % at most, that of any
-    generation in 2.2 %; 30 to 55 % of the tokens were saved where candidates differ by five times the noise of a seed.
+    generation in 2.2 %; 35 to 47 % of the tokens were saved where candidates differ by five times the noise of a seed.
     What no finished candidate has shown cannot be allowed for: where one candidate in ten is of a kind that starts
     slower and wins, these are 0.9 and 2.4 %, and 4.2 and 9.0 % if nothing is inherited.
     """

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from helios.bench.planted import Planted, question
 from helios.errors import UserError
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.journal import Journal
 from helios.train.evolve.trainings import Job, Results
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
-
-from .planted import Planted, question
 
 QUIET = Display(quiet=True)
 
@@ -52,12 +51,13 @@ def journal(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("together", [1, 5])
+def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, together: int) -> None:
     whole = Driver.create(question(), tmp_path / "whole", QUIET)
     assert whole.run(Planted(whole.experiment.space))
     driver, times = Driver.create(question(), tmp_path / "parts", QUIET), 0
     executor = Interrupted(driver.experiment.space)
-    while not driver.run(executor):
+    while not driver.run(executor, together):
         driver, times = Driver.resume(tmp_path / "parts", QUIET), times + 1
         if times % 3 == 0:  # a kill in the middle of writing
             with open(tmp_path / "parts" / JOURNAL, "ab") as file:
@@ -86,6 +86,34 @@ def test_where_a_line_cannot_be_written_trainings_end(tmp_path: Path, monkeypatc
     assert ended and refusal  # while something still refers to where it was
 
 
+def test_a_result_is_written_before_the_next_training(tmp_path: Path) -> None:
+    class Watched(Planted):
+        def __call__(self, jobs: Sequence[Job]) -> Results:
+            for pair in super().__call__(jobs):
+                yield pair
+                assert journal(tmp_path / "x")[-1].get("run") == jobs[pair[0]].name
+
+    driver = Driver.create(question(generations=2), tmp_path / "x", QUIET)
+    assert driver.run(Watched(driver.experiment.space))
+
+
+def test_what_the_disk_refuses_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = list[Any]()
+
+    def append(own: Journal, entries: Sequence[Any]) -> None:
+        if entries[0]["kind"] == "result":
+            refused.append(entries)
+            raise UserError("no room")
+        write(own, entries)
+
+    write = Journal.append
+    monkeypatch.setattr(Journal, "append", append)
+    driver = Driver.create(question(), tmp_path / "x", QUIET)
+    with pytest.raises(UserError, match="no room"):
+        driver.run(Planted(driver.experiment.space))
+    assert len(refused) == 1
+
+
 def damaged(folder: Path, change: Any) -> None:
     lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
     (folder / JOURNAL).write_bytes(b"".join(change(lines)))
@@ -97,7 +125,9 @@ def damaged(folder: Path, change: Any) -> None:
     (lambda lines: [lines[0].replace(b'"version": 1', b'"version": 9'), *lines[1:]], "no journal of version 1"),
     (lambda lines: [*lines[:5], lines[4], *lines[5:]], "is born twice"),
     (lambda lines: [*lines, b'{"kind": "weather"}\n'], "weather"), (lambda lines: [], "holds no experiment"),
-    (lambda lines: [*lines, lines[0]], "two experiments")])
+    (lambda lines: [*lines, lines[0]], "two experiments"),
+    (lambda lines: [lines[0], lines[2]], "the journal is damaged: birth"),
+    (lambda lines: [b'{"kind": "experiment", "version": 1, "id": "x"}\n'], "its first line is not what an experiment")])
 def test_a_damaged_journal_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path / "x", QUIET)
     assert driver.run(Planted(driver.experiment.space))
@@ -129,11 +159,36 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"population_size": 1}, "at least 2"), ({"per_candidate": 0}, "greater than 0"), ({"budget": "steps"}, "budget"),
     ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
-    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step")])
+    ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
+    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step"),
+    ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Driver.create(question(**settings), tmp_path / "x", QUIET)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("hello world " * 40)
+    asked = question("block_size=16|1024", per_candidate=10_000)
+    asked = replace(asked, base=asked.base.replaced("data", val_data=str(tmp_path / "short.txt")))
+    with pytest.raises(UserError, match="a block of 1,024 needs at least 1,025"):
+        Driver.create(asked, tmp_path / "x", QUIET)
+
+
+@pytest.mark.parametrize(("genes", "settings", "given"), [
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
+                                         tmp_path: Path) -> None:
+    """Whoever reads more would have an advantage, be it the preset or a run that it began from."""
+    with pytest.raises(UserError, match="are less than a step of the largest batch that may be tried, 1,024"):
+        Driver.create(replace(question(genes, **settings), given=given), tmp_path / "x", QUIET)
+
+
+def test_more_seeds_than_candidates(tmp_path: Path) -> None:
+    asked = replace(question(population_size=2), given=[{"lr": 1e-3 * i} for i in (1, 2, 3)])
+    with pytest.raises(UserError, match="--seed-from was given 3 times, and a generation has 2"):
+        Driver.create(asked, tmp_path / "x", QUIET)
 
 
 def test_without_validation_data(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ journal alone."""
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +12,14 @@ from typing import Any
 
 import pytest
 
+from helios.bench.planted import Planted, bowl, experiment, flat, run
 from helios.train.evolve import cost, journal, plan
 from helios.train.evolve.driver import entry
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import Result, State
-from helios.train.evolve.trainings import Job, job
+from helios.train.evolve.trainings import SPEED_STEPS, Job, job
 from helios.train.search.births import genome_key
 from helios.train.search.operators import Space
-
-from .planted import Planted, bowl, experiment, flat, run
 
 
 def lines(found: Experiment, executor: Planted, state: State | None = None) -> list[dict[str, Any]]:
@@ -80,6 +80,37 @@ def test_a_gain_is_found_and_said() -> None:
     assert any("better than the preset" in sentence for sentence in state.verdict["sentences"])
 
 
+@pytest.mark.parametrize("price", [0.0, 1.0])
+def test_better_in_one_objective_is_no_better_where_another_pays(price: float) -> None:
+    class Fast(Planted):
+        def result(self, job: Job) -> Result:
+            found, place = super().result(job), self.space.genes[0].place((job.config.train.lr,))
+            assert place is not None
+            speed = 1000 * (1 + (1 - place)) + 10 * (found.val_loss or 0)
+            return replace(found, tokens_per_sec_mean=speed, val_loss=(found.val_loss or 0) + price * (1 - place))
+
+    found = experiment("lr", objectives="tokens_per_sec,val_loss", generations=3)
+    verdict = run(found, Fast(found.space, flat)).verdict
+    assert verdict and verdict["comparisons"][0]["separated"] and verdict["better"] == (price == 0)
+    assert ("so it is not called better" in verdict["sentences"][-1]) == (price > 0)
+
+
+def test_a_control_without_a_value_is_told_of() -> None:
+    class Without(Planted):
+        def result(self, job: Job) -> Result:
+            found = super().result(job)
+            return replace(found, status="diverged", val_loss=None) if job.about["arm"] in arms else found
+
+    for arms, words in ((("preset",), ["best of random", "say of the preset"]),
+                        (("random",), ["preset", "say of the best of random"]),
+                        (("preset", "random"), ["say of the preset", "say of the best of random"])):
+        found = experiment(generations=1)
+        verdict = run(found, Without(found.space)).verdict
+        assert verdict and len(verdict["sentences"]) == len(words)
+        assert all(word in said for word, said in zip(words, verdict["sentences"], strict=True))
+        assert not (verdict["better"] and "preset" in arms)
+
+
 # -- that nothing but the journal decides -----------------------------------------------------------------------------
 SETTINGS: list[dict[str, Any]] = [
     {}, {"halving": 0.05, "population_size": 6, "replicates": 3}, {"objectives": "val_loss,instability"},
@@ -119,6 +150,25 @@ def test_no_training_is_made_twice() -> None:
             assert len(executor.made) == len(set(executor.made))
         keys = [genome_key(state.born[id]) for id in {name.split(".")[0] for name in executor.made}]
         assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("steps", [2, 8, 15, 100])
+def test_evaluations_are_alike_whatever_varies(steps: int) -> None:
+    """Candidates are told apart by the losses of the same texts, as often measured."""
+    found = experiment("micro_batch,lr", per_candidate=steps * 64)
+    state = run(found, Planted(found.space, flat))
+    jobs = [job(found, state, id, 0, 1.0, "search") for id in state.born]
+    assert len({j.config.train.batch_size for j in jobs}) > 1
+    assert {(j.config.train.steps, j.config.eval_batch, j.config.train.eval_iters) for j in jobs} == {(steps, 4, 2)}
+    assert {math.ceil(steps / j.config.train.eval_interval) for j in jobs} == {min(steps, 8)}
+    assert job(found, state, "gen0_gelu_1", 0, 1.0, "speed").config.train.eval_interval == SPEED_STEPS
+
+
+def test_evaluations_of_other_lengths_are_of_as_much_text() -> None:
+    found = experiment("block_size=8|16|64", per_candidate=4000)
+    state = run(found, Planted(found.space))
+    configs = [job(found, state, id, 0, 1.0, "search").config for id in state.born]
+    assert {(c.model.block_size, c.train.eval_iters) for c in configs} == {(8, 4), (16, 2), (64, 1)}
 
 
 # -- what it costs ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helios.bench.planted import question
 from helios.errors import UserError
 from helios.train.config import BY_KEY, SETTINGS
 from helios.train.evolve.config import asked, experiments
@@ -18,8 +19,6 @@ from helios.train.evolve.space import configured, described, space_of
 from helios.train.evolve.space import given as given_genomes
 from helios.train.search import births, operators
 from helios.train.search.operators import COMBINED, Genome, gene
-
-from .planted import question
 
 ALL = ",".join([*(s.key for s in SETTINGS if s.gene and not s.key.endswith("dropout") and s.key not in (
     "batch_size", "accum")), "activation", "micro_batch", *COMBINED])
@@ -77,7 +76,8 @@ def test_decays_are_read_from_one() -> None:
     ("beta2=0.9..0.99", "of_rest", 0.9, 0.99, ()),
     ("softcap=5|0|30", "steps", 0, 0, ((5.0,), (30.0,), (0.0,))), ("layers=2..4", "linear", 2, 4, ()),
     ("qk-norm", "set", 0, 0, ((False,), (True,))), ("precision", "set", 0, 0, (("f32",), ("mixed",))),
-    ("weight_decay=0..0.2", "linear", 0, 0.2, ()), ("eval_iters=2..9", "linear", 2, 9, ()),
+    ("weight_decay=0..0.2", "linear", 0, 0.2, ()), ("plateau_evals=2..9", "linear", 2, 9, ()),
+    ("ffn_dim=64..256", "linear", 64, 256, ()),
     ("micro_batch", "steps", 0, 0, ((1, 4), (2, 2), (4, 1)))])
 def test_genes_by_text(text: str, kind: str, low: float, high: float, values: tuple[Any, ...]) -> None:
     (one,) = space_of(question(text)).genes
@@ -86,21 +86,60 @@ def test_genes_by_text(text: str, kind: str, low: float, high: float, values: tu
 
 
 @pytest.mark.parametrize(("genes", "message"), [
-    ("lrr", r"unknown gene 'lrr'; did you mean lr\?; there are"), ("steps", "gene steps has no range of its own"),
+    ("lrr", r"unknown gene 'lrr'; did you mean lr\?; there are"), ("ffn_dim", "gene ffn_dim has no range of its own"),
     ("lr=1..0.1", "gene lr: the range 1..0.1 is empty"),
     ("beta2=0.9..1.5", "gene beta2: expected at least 0 and less than 1"),
     ("lr=0.1", "gene lr: '0.1' is one value; give several"), ("lr=a..b", "gene lr: expected a number, got 'a'"),
     ("precision=f32..mixed", "is a range, and precision is no number"), ("dropout,dropouts=1|2", "takes no range"),
-    ("batch,micro_batch", "both vary batch_size"), ("data", "unknown gene 'data'"),
+    ("batch,micro_batch", "both vary batch_size"), ("dropout,dropouts", "genes dropout and dropouts both vary attn_"),
+    ("steps=2..9", "gene steps: candidates are compared by trainings that are alike in it; leave it out"),
+    *((f"{name}=2..9", f"gene {name}: candidates") for name in ("seed", "eval_iters", "vocab_size", "keep")),
+    ("dynamic_lr=none|entropy", "gene dynamic_lr: dynamic_lr = entropy goes by the population"),
+    ("data", "unknown gene 'data'"),
     ("activation=gelo|relu", "genes: activation: given 'gelo', expected one of")])
 def test_bad_genes(genes: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         space_of(question(genes))
 
 
+@pytest.mark.parametrize("text", ["3", "false", "[]", "[1, 2]"])
+def test_activations_in_a_file(text: str, tmp_path: Path) -> None:
+    ask = lambda: asked("tiny", None, tmp_path / "x.toml", [], {"val_data": "synth:64KB"}, None)
+    (tmp_path / "x.toml").write_text('[genes]\nactivation = ["gelu", "x*sigmoid(2*x)"]\n')
+    assert space_of(ask()).pool == ("gelu", "x*sigmoid(2*x)")
+    (tmp_path / "x.toml").write_text(f"[genes]\nactivation = {text}\n")
+    with pytest.raises(UserError, match="gene activation: expected activations, as "):
+        space_of(ask())
+
+
+def test_a_warm_up_ends_in_time() -> None:
+    (one,) = space_of(question("warmup", per_candidate=6400)).genes  # 100 steps of 64 tokens
+    assert (one.low, one.high) == (1, 50)
+    with pytest.raises(UserError, match="gene warmup: its range begins at 60"):
+        space_of(question("warmup=60..90", per_candidate=6400))
+
+
 def test_no_genes() -> None:
     with pytest.raises(UserError, match="no gene to vary; give --genes"):
         space_of(asked("tiny", None, None, [], {"val_data": "synth:64KB"}, None))
+
+
+@pytest.mark.parametrize(("genes", "settings", "message"), [
+    ("micro_batch", {"batch_size": 1}, "a step of one sequence has no other parts"),
+    ("batch", {"adaptive_batch": "true", "batch_max": 16}, "gene batch_size: batch_size 32 is not between batch_min"),
+    ("activation,layers=2..4", {"activation": "gelu|relu"}, "gene n_layer: activation: given 2, expected one, or")])
+def test_genes_that_the_base_does_not_allow(genes: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        space_of(question(genes, **settings))
+
+
+def test_a_number_beside_a_base_without_one() -> None:
+    space = space_of(question("ffn_dim=64..256"))
+    made = [operators.mutated(space, Genome("gelu"), births.draws(0, 0, i))[0] for i in range(9)]
+    assert all(64 <= genome.settings["ffn_dim"] <= 256 and type(genome.settings["ffn_dim"]) is int for genome in made)
+    other = births.founder(made[0], 0, 0, 0)
+    for i in range(9):
+        operators.child(space, Genome("gelu"), [other], (), question().evolve, births.draws(0, 1, i))
 
 
 # -- where what is asked for comes from -------------------------------------------------------------------------------
@@ -132,3 +171,11 @@ def test_seeds_from_runs() -> None:
     found = type(found)(found.base, found.evolve, found.genes, [values])
     assert given_genomes(found, space) == [Genome("gelu", {
         "lr": 0.0005, "lr_min": 0.0005, "attn_dropout": 0.2, "resid_dropout": 0.2, "mlp_dropout": 0.2})]
+
+
+def test_a_seed_with_an_activation_for_each_block() -> None:
+    found = question("lr,activation")
+    values = operators.values_in_effect(found.base.replaced("model", activation="gelu|relu").model)
+    found = type(found)(found.base, found.evolve, found.genes, [values])
+    with pytest.raises(UserError, match="by block; give --set activations=per_block"):
+        given_genomes(found, space_of(found))

@@ -23,16 +23,16 @@ def experiment(genes: str = GENES, seed: int = 0, **settings: Any) -> Experiment
     return experiment_of(question(genes, seed, **settings), "planted")
 
 
-def question(genes: str = GENES, seed: int = 0, **settings: Any) -> Asked:
+def question(genes: str = GENES, seed: int = 0, preset: str = "tiny", **settings: Any) -> Asked:
     given = {"per_candidate": 1000, "population_size": 8, "generations": 4, "replicates": 2} | settings
-    return asked("tiny", None, None, [f"{key}={value}" for key, value in given.items()],
+    return asked(preset, None, None, [f"{key}={value}" for key, value in given.items()],
                  {"val_data": "synth:64KB:1", "seed": str(seed)}, genes)
 
 
 def bowl(job: Job, space: Space) -> float:
     """The loss without noise: 3, and more with the square of the distance from the best place of each gene."""
     config = job.config.model.to_dict() | job.config.train.to_dict()
-    places = [(one.place((config[one.name],)), BEST.get(one.name, 0.5)) for one in space.genes]
+    places = [(one.place(one.of(config)), BEST.get(one.name, 0.5)) for one in space.genes]
     return 3.0 + sum((0.5 if place is None else place - best) ** 2 for place, best in places)
 
 
@@ -70,7 +70,6 @@ def run(found: Experiment, executor: Planted, state: State | None = None) -> Sta
     """Make an experiment, without a directory."""
     state = state or State()
     while moves := plan.next_move(found, state):
-        if isinstance(moves[0], Job):
-            moves = [entry(result, found, moves[i]) for i, result in executor(moves)]
-        state.take(moves)
+        state.take([entry(result, found, moves[i]) for i, result in executor(moves)] if isinstance(moves[0], Job)
+                   else moves)
     return state

@@ -1,0 +1,41 @@
+"""One training of an experiment, interrupted where it is to pause."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.train.evolve.state import State
+from helios.train.evolve.training import train
+from helios.train.evolve.trainings import job
+from helios.train.loop import Loop
+from helios.train.progress import Display
+
+from .planted import Planted, experiment, flat, run
+
+CLOCKED = ("seconds", "tokens_per_sec_mean", "memory_mb")
+
+
+@pytest.mark.parametrize("where", ["_eval_batch", "_record"])
+def test_a_signal_at_a_pause_ends_the_experiment_and_changes_no_result(where: str, tmp_path: Path) -> None:
+    found = experiment("lr", per_candidate=512, generations=1, validation_replicates=0, backend="cpu_ref")
+    state = run(found, Planted(found.space, flat))
+    asked = job(found, State(born=state.born), "gen0_gelu_1", 0, 0.25, "search")
+    was = getattr(Loop, where)
+
+    def signalled(self: Loop, *given: Any) -> Any:
+        if self.step == 2:  # of 8
+            os.kill(os.getpid(), signal.SIGINT)
+        return was(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, where, signalled)
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, tmp_path / "a", Display(quiet=True))
+    one, other = (vars(train(asked, tmp_path / folder, Display(quiet=True))) for folder in "ab")
+    assert other["val_loss"] is not None and other["steps"] == 2
+    assert {k: v for k, v in one.items() if k not in CLOCKED} == {k: v for k, v in other.items() if k not in CLOCKED}
