@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-KILLS, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default)) for name, default in (("KILLS", "4"), ("SEED", "0")))
+KILLS, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default)) for name, default in (("KILLS", "2"), ("SEED", "0")))
 ASKED = ("--preset", "tiny", "--genes", "lr,beta2,dropout", "--val-data", "synth:64KB:1", "--backend", "cpu_ref",
          "--per-candidate", "1920", "--population", "3", "--generations", "2", "--replicates", "3", "--halving", "0.05",
          "--set", "validation_replicates=2", "--set", "checkpoint_interval=3")
