@@ -38,7 +38,7 @@ def first_generation(experiment: Experiment) -> list[Entry]:
         if i < len(first):
             genome, operator = first[i], "given"
         elif (i - len(first)) % 2:
-            genome, operator = operators.drawn(space, numbers), "random"
+            genome, operator = operators.drawn(space, numbers), "drawn"
         else:
             genome, words, _ = operators.mutated(space, own, numbers)
             operator, mutation = "mutation", "; ".join(words)

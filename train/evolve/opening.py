@@ -18,8 +18,6 @@ from helios.train.records.journal import JOURNAL, MEASURES
 def experiment_of(asked: Asked, id: str) -> Experiment:
     """Return what was asked for, checked. Raises UserError."""
     evolve = asked.evolve
-    if asked.base.data.val_data is None:
-        raise UserError("an experiment chooses by validation loss; give a text with --val-data")
     if asked.base.train.seed >= 2**63 - trainings.SEEDS:
         raise UserError(f"--seed {asked.base.train.seed}: an experiment's trainings have the seeds after it, too; give "
                         f"one below 2⁶³ - {trainings.SEEDS:,}")
@@ -49,6 +47,8 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
     if min(most, evolve.total or most) > evolve.max_cost:
         raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
                         f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
+    if asked.base.data.val_data is None:
+        raise UserError("an experiment chooses by validation loss; give a text with --val-data")
     return found
 
 

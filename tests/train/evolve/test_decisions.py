@@ -18,16 +18,16 @@ KEPT = ("kind", "id", "of", "size", "roles", "parents", "operator", "mutation", 
 
 
 @pytest.mark.parametrize(("digest", "settings"), [
-    ("d97d7a3cfd5e5200", {}),
-    ("348544544d67792a", {"halving": 0.1, "population_size": 12, "replicates": 3}),
-    ("620501e5c9c13d66", {"budget": "seconds", "per_candidate": 5, "population_min": 3, "population_max": 12}),
-    ("ae88fe529d26883c", {"genes": "lr,activation,n_embd,n_head,n_layer", "activations": "per_block",
+    ("43dd4013536ee45d", {}),
+    ("ea3af5ce3536161d", {"halving": 0.1, "population_size": 12, "replicates": 3}),
+    ("eaaf80464693aca8", {"budget": "seconds", "per_candidate": 5, "population_min": 3, "population_max": 12}),
+    ("10f7221261a5cfb8", {"genes": "lr,activation,n_embd,n_head,n_layer", "activations": "per_block",
                           "diversity_bonus": 0.2}),
-    ("9bd8a79841a46ed0", {"genes": "lr,lr_min,activation,dropouts,micro_batch", "population_size": 12,
+    ("30b166cd33e8177d", {"genes": "lr,lr_min,activation,dropouts,micro_batch", "population_size": 12,
                           "diversity_bonus": 0}),
-    ("69a84efcc4ce2869", {"objectives": "val_loss,instability,max_grad_norm", "selection": "tournament",
+    ("e041263550b484c8", {"objectives": "val_loss,instability,max_grad_norm", "selection": "tournament",
                           "population_size": 20}),
-    ("4285aa60cda17d7a", {"fitness": "-val_loss + 0.1*log(max_grad_norm)", "random_control": "false",
+    ("8153fbfbbf5a755d", {"fitness": "-val_loss + 0.1*log(max_grad_norm)", "random_control": "false",
                           "elitism": "false"}),
 ])
 def test_what_is_decided(digest: str, settings: dict[str, Any]) -> None:
