@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Callable, Mapping
 from operator import methodcaller
 from pathlib import Path
 from threading import get_ident
-from typing import IO
+from typing import IO, Any
 
 from helios.errors import UserError
 
@@ -51,6 +52,16 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             write_atomic(folder / name, methodcaller("write", content))
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file. Raises UserError."""
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name
+        raise UserError(f"{path} is no TOML file: {error}") from error
 
 
 def check_writable(path: Path | None) -> None:

@@ -15,6 +15,7 @@ from helios.backends import NAMES as BACKENDS
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan.environment import WIDTHS
 from helios.errors import UserError, nearest
+from helios.files import read_toml
 from helios.model.activations import ACTIVATIONS, GENOMES, own_formulas, parsed, spelt_out, split_genomes
 from helios.model.config import GPTConfig
 from helios.model.genes import any_of, in_steps, log, of_rest
@@ -306,16 +307,6 @@ def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:
     if name not in presets():
         raise UserError(f"unknown preset {name!r}{nearest(name, presets())}; there are {', '.join(presets())}")
     return _flatten(tomllib.loads(PRESETS.joinpath(f"{name}.toml").read_text("utf-8")), f"preset {name}", own)
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """Return the tables of a TOML file. Raises UserError."""
-    try:
-        return tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give a TOML file") from error
-    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, of a null byte in the name
-        raise UserError(f"{path} is no TOML file: {error}") from error
 
 
 def _flatten(tables: Mapping[str, Any], origin: str, own: dict[str, str]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from helios.errors import UserError, nearest
+from helios.files import read_toml
 from helios.model import GPTConfig
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, declared, one_of, setting
-from helios.train.config import Config, SearchConfig, read_toml, resolve
+from helios.train.config import Config, SearchConfig, resolve
 from helios.train.evolve.stops import StopsConfig
 from helios.train.resume import settings_of
 from helios.train.search.operators import values_in_effect
