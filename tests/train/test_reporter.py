@@ -30,6 +30,7 @@ from helios.train.records.push import Push
 from helios.train.records.reporter import push
 from helios.train.records.rows import lines
 from helios.train.run import Run
+from helios.train.search.search import planned
 
 from ..boards import TOKEN, Board, assert_holds
 from ..commands import invoke, refused
@@ -227,7 +228,8 @@ def train(path: Path, board: Board, **settings: Any) -> list[str]:
     said: list[str] = []
     display = Display(quiet=True)
     display.warn = said.append  # type: ignore[method-assign]
-    Run.create(resolve("tiny", flags={"backend": "cpu_ref", "report": board.url} | settings), path).train(display)
+    config = resolve("tiny", flags={"backend": "cpu_ref", "report": board.url} | settings)
+    Run.create(config, path, plan=planned).train(display)
     return said
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
+from helios.bench.planted import Planted, experiment, flat, run
 from helios.train.evolve.state import State
 from helios.train.evolve.training import train
 from helios.train.evolve.trainings import job
 from helios.train.loop import Loop
 from helios.train.progress import Display
-
-from .planted import Planted, experiment, flat, run
 
 CLOCKED = ("seconds", "tokens_per_sec_mean", "memory_mb")
 
