@@ -21,6 +21,7 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
+from helios.train.evolve.terms import count
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL, RUNS
@@ -151,10 +152,6 @@ def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
     return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'s' * (n != 1)}"
-
-
 def cost_in_words(experiment: Experiment) -> list[str]:
     """Return in words what the experiment may come to, a line each."""
     evolve = experiment.asked.evolve
@@ -164,8 +161,8 @@ def cost_in_words(experiment: Experiment) -> list[str]:
     apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
              "tokens": ""}[evolve.budget]
     return [f"genes: {genes}{activation}",
-            f"at most {_count(evolve.generations, 'generation')} of {evolve.population_size}"
+            f"at most {count(evolve.generations, 'generation')} of {evolve.population_size}"
             f"{' and as many random ones' if evolve.random_control else ''}, "
-            f"{_count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
+            f"{count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
             f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds{apart}"]

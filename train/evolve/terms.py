@@ -7,7 +7,7 @@ from typing import Any
 
 from helios.model.settings import Settings
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.space import SECTIONS
+from helios.train.evolve.space import MICRO_BATCH, SECTIONS
 from helios.train.evolve.state import State
 from helios.train.evolve.summary import Summary
 from helios.train.fitness import formula
@@ -44,8 +44,8 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
         yield ("Candidates were stopped early by what they had come to; those that learn slowly at first had less of a "
                "chance. Figures of generations, operators and genes are of those that went on.")
     if len(experiment.objectives) > 1:
-        yield (f"The finalists and the verdict are by {experiment.objectives[0]} alone; the front was not trained "
-               f"again.")
+        yield (f"The finalists are the best by {experiment.objectives[0]}, and better means better in that, without "
+               "being worse in another; the front was not trained again.")
     arms = {arm: found["cost"][arm] for arm in ("evolved", "random") if arm in found["cost"]}
     if len(arms) == 2 and arms["evolved"]["tokens"] != arms["random"]["tokens"]:
         yield (f"The arms did not use the same: evolved {arms['evolved']['tokens']:,} tokens in "
@@ -54,7 +54,8 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     sizes = [x for e in found["ranking"] if (x := e["measured"]["parameters"]["mean"])]
     if sizes and max(sizes) > min(sizes):
         yield f"Candidates differ in size: {min(sizes):,.0f} to {max(sizes):,.0f} parameters."
-    tokens = {"batch_size", "accum", "block_size"} & {key for gene in experiment.space.genes for key in gene.settings}
+    tokens = {"batch_size", "accum", "block_size"} & {key for gene in experiment.space.genes for key in gene.settings
+                                                      if gene.name != MICRO_BATCH}  # whose product stays
     if tokens and evolve.budget == "tokens":
         yield f"{', '.join(sorted(tokens))} varies: of the same tokens, candidates make more or fewer steps."
     if n := len(state.reused):
