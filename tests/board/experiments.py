@@ -43,8 +43,9 @@ def journal(count: int, id_: str = "exp", *, population: int = 20, replicates: i
     generations = math.ceil(count / population)
     for generation in range(generations):
         size = min(population, count - generation * population)
-        yield {"kind": "generation", "generation": generation, "size": size, "hypervolume": 1 - math.exp(
-            -generation / 3), "why": "as asked" if generation < 2 else "the hypervolume grows"}
+        yield {"kind": "generation", "generation": generation, "size": size,
+               "hypervolume": 1 - math.exp(-generation / 3) if generation else None,
+               "why": "as asked" if generation < 2 else "the hypervolume grows"}
         births = [_birth(generation, i, draw, [about for _, about in sorted(best, key=lambda pair: pair[0])[:5]])
                   for i in range(size)]
         yield from births
@@ -68,7 +69,8 @@ def journal(count: int, id_: str = "exp", *, population: int = 20, replicates: i
     if end:
         first = min(best, key=lambda pair: pair[0])[1]
         yield from (_result(first, r, draw, "validation") for r in range(replicates))
-        yield {"kind": "end", "verdict": {"winner": first["id"], "separated": False, "sentences": [
+        yield {"kind": "end", "hypervolume": 1 - math.exp(-generations / 3), "verdict": {
+            "winner": first["id"], "separated": False, "sentences": [
             f"{first['name']} is best by val_loss.", "It is not separated from the preset by 2 seeds."]}}
 
 

@@ -254,8 +254,8 @@ def test_generations_hypervolume_and_lineage(tab: Callable[..., Tab]) -> None:
             if born[id_]["generation"] == 5 and born[id_]["arm"] == "evolved"]
     legend = page.locator("#chart-spread .legend").inner_text()
     assert f"best evolved {min(last):.5g}" in legend and "preset" in legend and "best random" in legend
-    begun = next(row for row in SMALL if row["kind"] == "generation" and row["generation"] == 5)
-    assert f"{begun['hypervolume']:.4g}" in page.locator("#chart-hypervolume .legend").inner_text()
+    end = next(row for row in SMALL if row["kind"] == "end")
+    assert f"{end['hypervolume']:.4g}" in page.locator("#chart-hypervolume .legend").inner_text()
     assert "20: the hypervolume grows" in page.locator("#chart-size .legend").inner_text()
     page.get_by_label("Objective", exact=True).select_option("instability")
     page.wait_for_function("old => document.querySelector('#chart-spread .legend').innerText !== old", arg=legend)

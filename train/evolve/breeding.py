@@ -50,8 +50,8 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     """Return the lines of the next generation; none where the budget does not suffice for it."""
     evolve, space, seed = experiment.asked.evolve, experiment.space, experiment.seed
     number = len(state.generations)
-    history = _history(experiment, state)
-    size = _size(experiment, history)
+    so_far = history(experiment, state)
+    size = _size(experiment, so_far)
     if not cost.affordable(experiment, state, size.size):
         return []
     last = [id for id in state.generations[-1] if state.born[id].arm != "random"]
@@ -73,7 +73,7 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     if decayed:
         novel = selection.novelty([_places(space, c) for c in made], [_places(space, c) for c in living], _genes(space))
         made = [dataclasses.replace(c, bonus=round(decayed * float(x), 6)) for c, x in zip(made, novel, strict=True)]
-    return _generation(experiment, made, number, size.size, size.why, state, history[-1][1])
+    return _generation(experiment, made, number, size.size, size.why, state, so_far[-1][1])
 
 
 def _generation(experiment: Experiment, found: list[Candidate], number: int, size: int, why: str,
@@ -123,7 +123,7 @@ def _places(space: Space, candidate: Candidate) -> dict[str, Any]:
         one.name: one.of(values) for one in space.genes}
 
 
-def _history(experiment: Experiment, state: State) -> list[tuple[int, float | None]]:
+def history(experiment: Experiment, state: State) -> list[tuple[int, float | None]]:
     """Return for each generation its size, and what is to grow: the hypervolume of all evolved so far."""
     for ids in state.generations[len(state.past):]:
         state.past.append(experiment.of(state, [id for id in ids if state.born[id].arm != "random"]))

@@ -35,7 +35,8 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
         return list[Entry]([{"kind": "finalists", "roles": roles}])
     if jobs := validations(experiment, state):
         return jobs
-    return list[Entry]([{"kind": "end", "verdict": verdict(experiment, state)}])
+    return list[Entry]([{"kind": "end", "verdict": verdict(experiment, state),
+                         "hypervolume": breeding.history(experiment, state)[-1][1]}])
 
 
 def nothing(experiment: Experiment, state: State) -> bool:

@@ -60,7 +60,7 @@ export class Generations {
       const value = journal.generations.get(g)?.[key];
       return Number.isFinite(value) ? value : null;
     });
-    const volume = written("hypervolume");
+    const volume = xs.map((g) => journal.hypervolume(g));
     this.charts.hypervolume.element.hidden = volume.every((value) => value === null);
     this.charts.hypervolume.draw([line("hypervolume", LINES[2], xs, volume)]);
     const why = (l, at) => [number(l.last[at]), text(journal.generations.get(xs[at])?.why)].filter(Boolean).join(": ");

@@ -26,9 +26,16 @@ export class Journal {
   #clear() {
     this.lines = 0; // that are taken in
     this.candidates = new Map();
-    this.generations = new Map(); // number → {generation, size, why, hypervolume}
+    this.generations = new Map(); // number → {generation, size, why, hypervolume}, the last being that before it
+    this.end = {};
     this.first = {};
     this.measured = new Set();
+  }
+
+  /** The hypervolume after a generation; null where it is not known, as while that is trained. */
+  hypervolume(generation) {
+    const { hypervolume } = this.generations.get(generation + 1) ?? this.end;
+    return Number.isFinite(hypervolume) ? hypervolume : null;
   }
 
   async load() {
@@ -61,6 +68,7 @@ export class Journal {
     const known = this.candidates.get(row.id);
     if (row.kind === "experiment") this.first = row;
     else if (row.kind === "generation" && Number.isInteger(row.generation)) this.generations.set(row.generation, row);
+    else if (row.kind === "end") this.end = row;
     else if (row.kind === "birth" && isText(row.id)) this.candidates.set(row.id, candidate(row, known));
     else if (row.kind === "result" && known) {
       known.results.set(JSON.stringify([row.phase, row.replicate]), row);
