@@ -148,7 +148,7 @@ def measured(shape: str, births: int, together: int = TOGETHER) -> Row:
     clock = Clock(PARTS, time.process_time)
     with tempfile.TemporaryDirectory(prefix="helios-evolve-") as folder:
         path = Path(folder) / "experiment"
-        made = Driver(path, found, State(), Display(quiet=True))
+        made = Driver(path, found, Display(quiet=True))
         with clock.running(), patch.object(driver.report, "write", return_value=[]):  # the report is no part of it
             made.run(Planted(found.space), together)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB
@@ -213,7 +213,7 @@ def trained(preset: str, steps: int, count: int = 4) -> Training:
         found = driver.experiment_of(question("lr,beta2,weight_decay", preset=preset, per_candidate=tokens, **settings),
                                      "cost")
         display = Display(quiet=True)
-        made = Driver(Path(folder) / "experiment", found, State(), display)
+        made = Driver(Path(folder) / "experiment", found, display)
         each = list[dict[str, float]]()
 
         def executor(jobs: Sequence[Job]) -> Results:

@@ -49,6 +49,7 @@ class Gene(NamedTuple):
 
     @property
     def numeric(self) -> bool:
+        """Return whether its values are numbers of a range."""
         return self.kind in SCALES
 
     def place(self, value: tuple[Any, ...]) -> float | None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,3 +83,17 @@ class Tab:
         self.context.close()
         assert not self.elsewhere
         assert not self.complaints
+
+
+@contextmanager
+def tabs(browser: Any, url: str) -> Iterator[Callable[..., Tab]]:
+    """Opens tabs. Each must end without a complaint, and without having asked another host."""
+    opened: list[Tab] = []
+
+    def make(**options: Any) -> Tab:
+        opened.append(Tab(browser, url, **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close()

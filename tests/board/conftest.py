@@ -34,6 +34,13 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
+@pytest.fixture(scope="module")
+def address(runs: Path) -> Iterator[str]:
+    """A board of the runs that a file makes by its own fixture of that name."""
+    with board(runs) as found:
+        yield found.url
+
+
 @pytest.fixture
 def tab(browser: Any, shared: Board) -> Iterator[Tab]:
     tab = Tab(browser, shared.url)

@@ -15,8 +15,7 @@ import pytest
 
 from helios.train import history
 
-from .boards import board
-from .browser import Tab, train, trained
+from .browser import Tab, tabs, train, trained
 
 HISTORIC = {history.read(name).run_id for name in history.names()}
 PAGE = Path(__file__).parents[2] / "train" / "board" / "page"
@@ -89,24 +88,10 @@ def _lengthen(metrics: Path) -> None:
     metrics.write_text("".join(json.dumps(row) + "\n" for row in known[-LONG:]))
 
 
-@pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
-    with board(runs) as found:
-        yield found.url
-
-
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs. Each must end without a complaint, and without having asked another host."""
-    tabs: list[Tab] = []
-
-    def make(**options: Any) -> Tab:
-        tabs.append(Tab(browser, address, **options))
-        return tabs[-1]
-
-    yield make
-    for each in tabs:
-        each.close()
+    with tabs(browser, address) as make:
+        yield make
 
 
 def _charts(page: Any) -> set[str]:

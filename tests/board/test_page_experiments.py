@@ -12,8 +12,8 @@ import pytest
 
 from helios.train.records.journal import measured
 
-from .boards import board, lines
-from .browser import Tab
+from .boards import lines
+from .browser import Tab, tabs
 from .experiments import GENES, add, journal, write
 
 MARKUP = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -37,24 +37,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def address(runs: Path) -> Iterator[str]:
-    with board(runs) as found:
-        yield found.url
-
-
 @pytest.fixture
 def tab(browser: Any, address: str) -> Iterator[Callable[..., Tab]]:
-    """Opens tabs. Each must end without a complaint, and without having asked another host."""
-    tabs: list[Tab] = []
-
-    def make(**options: Any) -> Tab:
-        tabs.append(Tab(browser, address, **options))
-        return tabs[-1]
-
-    yield make
-    for each in tabs:
-        each.close()
+    with tabs(browser, address) as make:
+        yield make
 
 
 def shown(page: Any, id_: str) -> Any:

@@ -22,7 +22,7 @@ from helios.train.search.operators import Genome, Space
 RANDOM = 10_000_000  # added to the position of a random candidate's draws, apart from those of children
 
 
-def first_generation(experiment: Experiment) -> list[Entry]:
+def first_generation(experiment: Experiment, state: State) -> list[Entry]:
     """Return the lines of generation 0: the untouched preset, population_size founders, and as many random candidates.
     Founders are the preset with the other activations of the pool, then, in turn, the preset mutated and random ones.
     """
@@ -43,7 +43,7 @@ def first_generation(experiment: Experiment) -> list[Entry]:
             genome, words, _ = operators.mutated(space, own, numbers)
             operator, mutation = "mutation", "; ".join(words)
         found.append(dataclasses.replace(births.founder(genome, len(found), 0, seed, operator), mutation=mutation))
-    return _generation(experiment, found, 0, size, "as asked")
+    return _generation(experiment, state, found, size, "as asked")
 
 
 def following_generation(experiment: Experiment, state: State) -> list[Entry]:
@@ -73,25 +73,25 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     if decayed:
         novel = selection.novelty([_places(space, c) for c in made], [_places(space, c) for c in living], _genes(space))
         made = [dataclasses.replace(c, bonus=round(decayed * float(x), 6)) for c, x in zip(made, novel, strict=True)]
-    return _generation(experiment, made, number, size.size, size.why, state, so_far[-1][1])
+    return _generation(experiment, state, made, size.size, size.why, so_far[-1][1])
 
 
-def _generation(experiment: Experiment, found: list[Candidate], number: int, size: int, why: str,
-                state: State | None = None, hypervolume: float | None = None) -> list[Entry]:
-    """Return the lines of a generation with these candidates, and as many random ones. hypervolume: before it."""
-    seed, before = experiment.seed, len(state.born) if state else 0
+def _generation(experiment: Experiment, state: State, found: list[Candidate], size: int, why: str,
+                hypervolume: float | None = None) -> list[Entry]:
+    """Return the lines of the next generation with these candidates, and as many random ones. hypervolume: before it.
+    """
+    seed, number, before = experiment.seed, len(state.generations), len(state.born)
     if experiment.asked.evolve.random_control:
         for i in range(size):
             genome = operators.drawn(experiment.space, births.draws(seed, number, RANDOM + i))
             found.append(dataclasses.replace(births.founder(genome, before + len(found), number, seed, "random"),
                                              arm="random"))
     lines = list[Entry]()
-    known = ChainMap[str, str]({}, state.known if state else {})
+    known = ChainMap[str, str]({}, state.known)
     for c in found:
-        parent = state.born[c.parent_id] if state and c.parent_id else None
-        before_ = parent.genome if parent else Genome(experiment.space.activation)
+        origin = state.born[c.parent_id].genome if c.parent_id else Genome(experiment.space.activation)
         lines.append({"kind": "birth", **{name: getattr(c, name) for name in BORN},
-                      "difference": _difference(experiment.space, before_, c.genome)})
+                      "difference": _difference(experiment.space, origin, c.genome)})
         if (key := births.genome_key(c)) in known:
             lines.append({"kind": "reused", "id": c.id, "of": known[key]})
         else:

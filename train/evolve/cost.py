@@ -25,6 +25,7 @@ def most(experiment: Experiment, generations: int | None = None) -> float:
 
 
 def of_validation(experiment: Experiment) -> float:
+    """Return the tokens or seconds of the trainings at the end."""
     evolve = experiment.asked.evolve
     roles = 3 if evolve.random_control else 2
     return evolve.per_candidate * evolve.validation_factor * evolve.validation_replicates * roles

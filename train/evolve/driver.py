@@ -32,8 +32,9 @@ from helios.train.run import Run
 class Driver:
     """An experiment in the directory `folder`; `create` and `resume` make one. Nothing is written before `run`."""
 
-    def __init__(self, folder: Path, experiment: Experiment, state: State, display: Display) -> None:
-        self.folder, self.experiment, self.state, self.display = folder.absolute(), experiment, state, display
+    def __init__(self, folder: Path, experiment: Experiment, display: Display) -> None:
+        self.folder, self.experiment, self.display = folder.absolute(), experiment, display
+        self.state = State()  # that `run` has come to
 
     @classmethod
     def create(cls, asked: Asked, folder: Path, display: Display) -> Driver:
@@ -46,19 +47,20 @@ class Driver:
                             "another --dir")
         if folder.exists() and set(os.listdir(folder)) - {LOCK}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
-        experiment = experiment_of(asked, "")
+        experiment = experiment_of(asked, secrets.token_hex(4))
         run = Run.create(asked.base, folder / RUNS / "preset")
         run.preview()  # raises UserError where a text or a vocabulary is not there
         if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
             data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
-        asked = dataclasses.replace(asked, base=run.config)
-        return cls(folder, experiment_of(asked, secrets.token_hex(4)), State(), display)
+        asked = dataclasses.replace(asked, base=run.config)  # whose paths hold anywhere
+        return cls(folder, dataclasses.replace(experiment, asked=asked), display)
 
     @classmethod
     def resume(cls, folder: Path, display: Display) -> Driver:
         """Return the experiment in a directory, to go on with. Raises UserError where there is none, or its journal is
         damaged."""
-        return cls(folder, *opened(folder), display)
+        experiment, _ = opened(folder)
+        return cls(folder, experiment, display)
 
     def preview(self) -> str:
         """Return in words what `run` would do. Raises UserError where it cannot be done."""
@@ -70,9 +72,8 @@ class Driver:
         Raises UserError for what a user can put right."""
         with directory.held(self.folder, True, "directory", "--dir"):
             journal = Journal(self.folder / JOURNAL)
-            journal.mend()
             self.state = State()
-            self.state.take(journal.read())
+            self.state.take(journal.read(mend=True))
             for line in cost_in_words(self.experiment):
                 self.display.say(line)
             if self.state.results:

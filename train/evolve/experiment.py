@@ -25,6 +25,7 @@ class Experiment:
 
     @property
     def seed(self) -> int:
+        """Return the seed of all that is random, and of the first replicates."""
         return self.asked.base.train.seed
 
     @property
@@ -56,8 +57,7 @@ class Experiment:
 
     def replicates(self, state: State, id: str, phase: str = "search") -> list[float | None]:
         """Return the first objective, lower being better, of each training of a candidate."""
-        found = state.of(state.reused.get(id, id) if phase == "search" else id, phase)
-        return [self.value(result) for result in found]
+        return [self.value(result) for result in state.trained(id, phase)]
 
     def value(self, result: Result) -> float | None:
         """Return the first objective, lower being better, of a training."""

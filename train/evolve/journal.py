@@ -23,28 +23,24 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self) -> Iterator[dict[str, Any]]:
+    def read(self, mend: bool = False) -> Iterator[dict[str, Any]]:
         """Yield the lines; none where there is no file, and none that a kill cut short, or of a generation of which it
-        cut lines off. Raises UserError where another is damaged, or where it is no journal of this version."""
-        for _, line in self._lines():
+        cut lines off. mend: remove these from the file in the end, and make it where there is none. Raises UserError
+        where another is damaged, where it is no journal of this version, or where it cannot be written."""
+        length = 0
+        for raw, line in whole(lines(self.path, strict=True), lambda pair: pair[1]):
+            if not length and (line.get("kind"), line.get("version")) != ("experiment", VERSION):
+                raise UserError(f"{self.path} is no journal of version {VERSION}: its first line is not that of an "
+                                "experiment")
+            length += len(raw)
             yield line
-
-    def mend(self) -> None:
-        """Remove what `read` leaves out; make the file where there is none. Raises UserError."""
-        length = sum(len(raw) for raw, _ in self._lines())
+        if not mend:
+            return
         try:
             with open(self.path, "ab") as file:
                 file.truncate(length)
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-
-    def _lines(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        for i, pair in enumerate(whole(lines(self.path, strict=True), lambda pair: pair[1])):
-            line = pair[1]
-            if not i and (line.get("kind"), line.get("version")) != ("experiment", VERSION):
-                raise UserError(f"{self.path} is no journal of version {VERSION}: its first line is not that of an "
-                                "experiment")
-            yield pair
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write entries; when it returns, they outlast a power cut. Raises UserError where they cannot be written."""

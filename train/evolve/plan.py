@@ -25,7 +25,7 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
     if state.verdict is not None:
         return []
     if not state.generations:
-        return breeding.first_generation(experiment)
+        return breeding.first_generation(experiment, state)
     if moves := trainings.due(experiment, state):
         return moves
     going = len(state.generations) < evolve.generations and not nothing(experiment, state)
@@ -41,7 +41,7 @@ def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
 
 def nothing(experiment: Experiment, state: State) -> bool:
     """Return whether no candidate has a value to be chosen by."""
-    return not np.isfinite(experiment.of(state, list(state.born))).all(axis=1).any()
+    return not any(np.isfinite(experiment.of(state, [id])).all() for id in state.born)
 
 
 def first_line(experiment: Experiment) -> Entry:
@@ -104,8 +104,8 @@ def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
             "preset") else None
         if test is None:
             continue
-        behind = (test.difference > 0) != more(name)
-        worse |= behind and test.p <= statistics.RATE
+        this = (test.difference > 0) != more(name) and test.p <= statistics.RATE
         said.append(f"its {name} is {test.difference:+.3g} ± {test.error:.2g} from the preset's (p {test.p:.1g})"
-                    + (", which is worse: so it is not called better" if behind and test.p <= statistics.RATE else ""))
+                    + ", which is worse: so it is not called better" * this)
+        worse |= this
     return worse, said

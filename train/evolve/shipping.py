@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,7 @@ def unpack(package: Package, path: Path) -> None:
         else:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, lambda to, content=content: to.write(content))  # type: ignore[misc]
+        write_atomic(file, methodcaller("write", content))
     for name in new:
         if (partial := folder / f"{checkpoint.PARTIAL}{name}").is_dir():
             partial.rename(folder / name)
@@ -73,6 +74,7 @@ def needed(config: DataConfig) -> dict[str, bytes]:
 
 
 def digest(content: bytes) -> str:
+    """Return 32 hex digits that name the content."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 

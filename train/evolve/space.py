@@ -11,7 +11,7 @@ from helios.model.genes import Gene, any_of, in_steps
 from helios.model.settings import SWITCH, Setting, shown
 from helios.train.config import BY_KEY, BY_NAME, SETTINGS, Config
 from helios.train.evolve.config import Asked
-from helios.train.search.operators import COMBINED, Genome, Space, gene, values_in_effect
+from helios.train.search.operators import COMBINED, Genome, Space, gene, part_of, values_in_effect
 
 ACTIVATION = "activation"
 MICRO_BATCH = "micro_batch"  # the gene of batch and accum together, whose product stays
@@ -97,8 +97,13 @@ def given(asked: Asked, space: Space) -> list[Genome]:
 def described(one: Gene) -> dict[str, Any]:
     """Return a gene as plain values, for the journal."""
     return {"name": one.name, "kind": one.kind, "part": one.part, "low": one.low, "high": one.high,
-            "values": [list(value) if len(value) > 1 else value[0] for value in one.values],
+            "values": [*map(plain, one.values)],
             "settings": list(one.settings)}
+
+
+def plain(value: tuple[Any, ...]) -> Any:
+    """Return a gene's value as plain values: that of its setting, or a list for several."""
+    return list(value) if len(value) > 1 else value[0]
 
 
 def _in_time(one: Gene, asked: Asked) -> Gene:
@@ -141,12 +146,11 @@ def _gene(given: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
             raise UserError(f"gene {name} has no range of its own; give one, as {name}=LOW..HIGH or {name}=A|B")
         return declared
     found = _narrowed(setting, narrowed)
-    part = "architecture" if setting.section == "model" else "dynamics"
     if declared:  # keeps its scale
         found = found._replace(part=declared.part, fits=declared.fits)
         if found.numeric and declared.numeric and (found.low > 0 or declared.kind != "log"):
             found = found._replace(kind=declared.kind)
-    return found._replace(name=name, settings=(name,), part=found.part or part)
+    return found._replace(name=name, settings=(name,), part=found.part or part_of(name))
 
 
 def _combined(name: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:

@@ -106,12 +106,15 @@ class State:
 
     def values(self, id: str, measure: str, phase: str = "search") -> list[float | None]:
         """Return a measurement of each of its trainings."""
-        whose = self.reused.get(id, id) if phase == "search" else id
-        return [measured(vars(r), measure) for r in self.of(whose, phase)]
+        return [measured(vars(r), measure) for r in self.trained(id, phase)]
+
+    def trained(self, id: str, phase: str = "search") -> list[Result]:
+        """Return a candidate's results; in the search, where it has another's, these."""
+        return self.of(self.reused.get(id, id) if phase == "search" else id, phase)
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""
-        found = [row(result) for result in self.of(self.reused.get(id, id))]
+        found = [row(result) for result in self.trained(id)]
         return {name: mean([measures[name] for measures in found]) for name in MEASURES}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 from helios.model.genes import Gene
 from helios.train.evolve import cost, plan
 from helios.train.evolve.experiment import Experiment
+from helios.train.evolve.space import plain
 from helios.train.evolve.state import State, mean
-from helios.train.records import journal
 from helios.train.records.journal import MEASURES, more
 from helios.train.search import selection
 from helios.train.search.statistics import holm
@@ -159,11 +159,10 @@ def sign(objective: str) -> int:
 def measured(experiment: Experiment, state: State, id: str, name: str, phase: str = "search") -> Measured:
     """Return a measurement of a candidate, or its fitness, over its trainings. In the search, candidates are chosen by
     the fitness of the means, which is what this gives then."""
-    whose = state.reused.get(id, id) if phase == "search" else id
     if name == "fitness":
         values = [x if x is None else -x for x in experiment.replicates(state, id, phase)]
     else:
-        values = [journal.measured(vars(r), name) for r in state.of(whose, phase)]
+        values = state.values(id, name, phase)
     centre = mean(values)
     if name == "fitness" and phase == "search":
         x = -experiment.of(state, [id])[0, 0]
@@ -275,8 +274,8 @@ def _genes(experiment: Experiment, state: State, values: Mapping[str, float], le
             n[prefix] = len(known)
             if known and (test := spearman(*zip(*known, strict=True))):
                 tests[prefix][gene.name] = test
-        own = lambda id, gene=gene: _plain(gene.of(space.values(state.born[id].genome)))
-        found[gene.name] = {"preset": _plain(gene.of(space.own)), "leader": leader and own(leader),
+        own = lambda id, gene=gene: plain(gene.of(space.values(state.born[id].genome)))
+        found[gene.name] = {"preset": plain(gene.of(space.own)), "leader": leader and own(leader),
                             "n": n[""], "correlation": None, "p": None,
                             "random_n": n["random_"], "random_correlation": None, "random_p": None}
     for prefix, each in tests.items():
@@ -287,10 +286,6 @@ def _genes(experiment: Experiment, state: State, values: Mapping[str, float], le
             "preset": space.activation, "leader": leader and state.born[leader].activation, "n": 0, "correlation": None,
             "p": None, "random_n": 0, "random_correlation": None, "random_p": None}
     return found
-
-
-def _plain(value: tuple[Any, ...]) -> Any:
-    return list(value) if len(value) > 1 else value[0]
 
 
 def _lost(state: State) -> Iterator[Lost]:

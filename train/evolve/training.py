@@ -57,10 +57,9 @@ class Silent(Display):
 
 def result(job: Job, path: Path) -> Result:
     """Return what the training in the directory `path` came to, as far as the job asked for it."""
-    found = vars(measure(path))
+    found = {**vars(measure(path)), "fitness": None}  # which is a search's; the driver knows the experiment's
     if found["status"] == "unfinished":  # it paused where it was to
         found |= {"status": "complete", "why": None}
-    found |= {"fitness": None}  # a search's; the driver knows the experiment's
     return Result(**found, id=job.id, replicate=job.replicate, phase=job.phase, share=job.share, run=job.name)
 
 

@@ -122,6 +122,7 @@ def _evaluations(experiment: Experiment, candidate: Candidate, steps: int, phase
 
 
 def job(experiment: Experiment, state: State, id: str, replicate: int, share: float, phase: str) -> Job:
+    """Return a training of a candidate."""
     evolve, c = experiment.asked.evolve, state.born[id]
     seed = experiment.seed + replicate + (FRESH if phase == "validation" else 0)
     steps = SPEED_STEPS if phase == "speed" else steps_of(

@@ -10,12 +10,12 @@ from helios.train.records.overview import number
 
 JOURNAL = "journal.jsonl"  # in an experiment's directory
 RUNS = "runs"  # beside it: the folder of the experiment's run directories
-# A reused candidate has the results of another, `of`, whose settings are the same.
-EXPERIMENT, GENERATION, BIRTH, REUSED, SPEED, RESULT, DROPPED, FINALISTS, END = KINDS = (
-    "experiment", "generation", "birth", "reused", "speed", "result", "dropped", "finalists", "end")
-EVOLVED, RANDOM, PRESET = ARMS = ("evolved", "random", "preset")  # the last two are controls
-SEARCH, VALIDATION = PHASES = ("search", "validation")
-COMPLETE, DIVERGED, STOPPED, FAILED = STATUS = ("complete", "diverged", "stopped", "failed")  # of a result
+# Kinds of lines. There are also reused (a candidate has the results of another, `of`, whose settings are the same),
+# speed and finalists.
+EXPERIMENT, GENERATION, BIRTH, RESULT, DROPPED, END = "experiment", "generation", "birth", "result", "dropped", "end"
+EVOLVED = "evolved"  # arm of a birth; random and preset are controls
+SEARCH = "search"  # phase of a result; the other is validation
+COMPLETE = "complete"  # status of a result; others are diverged, stopped, failed
 FITNESS = "fitness"  # the name of the measure that a formula gives
 
 

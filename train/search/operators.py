@@ -110,9 +110,13 @@ def gene(name: str) -> Gene | None:
     """Return the gene of a setting, or of several, as the tables declare it; None where they declare none."""
     if name in COMBINED:
         return COMBINED[name]._replace(name=name)
-    setting = BY_KEY[name]
-    part = "architecture" if setting.section == "model" else "dynamics"
-    return setting.gene and setting.gene._replace(name=name, settings=(name,), part=setting.gene.part or part)
+    found = BY_KEY[name].gene
+    return found and found._replace(name=name, settings=(name,), part=found.part or part_of(name))
+
+
+def part_of(name: str) -> str:
+    """Return the part that the gene of a setting belongs to, where it does not say."""
+    return "architecture" if BY_KEY[name].section == "model" else "dynamics"
 
 
 def steadying(model: GPTConfig, pool: Sequence[str]) -> Space:

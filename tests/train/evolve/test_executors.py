@@ -32,7 +32,7 @@ from helios.train.evolve import worker
 from helios.train.evolve.config import asked
 from helios.train.evolve.driver import Driver, experiment_of
 from helios.train.evolve.executors import Executor, executor, processes
-from helios.train.evolve.state import Result, State
+from helios.train.evolve.state import Result
 from helios.train.evolve.stops import StopsConfig
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
@@ -66,7 +66,7 @@ def driver(texts: Path, folder: Path) -> Driver:
     settings = {"per_candidate": STEPS * 64, "population_size": 2, "generations": 2, "replicates": 1, "evaluations": 2,
                 "random_control": "false", "validation_replicates": 0}
     found = asked("tiny", None, None, [f"{key}={value}" for key, value in settings.items()], flags(texts), "lr,beta2")
-    return Driver(folder, experiment_of(found, "same"), State(), QUIET)
+    return Driver(folder, experiment_of(found, "same"), QUIET)
 
 
 def training(texts: Path, name: str = "one", **settings: Any) -> Job:

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -33,10 +34,11 @@ from helios.train.evolve import shipping
 from helios.train.evolve.executors.processes import devices, share_of_threads
 from helios.train.evolve.shipping import Package
 from helios.train.evolve.state import Result
-from helios.train.evolve.training import RUNS, failed
+from helios.train.evolve.training import failed
 from helios.train.evolve.trainings import Job, Results
 from helios.train.evolve.worker import STARTS, WAIT, Workers
 from helios.train.progress import Display
+from helios.train.records.journal import RUNS
 from helios.train.run import Run
 from helios.train.signals import caught, told
 
@@ -148,7 +150,7 @@ class OnRay:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=here).remote()
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / MARK, lambda file: file.write(self.mark.encode()))
+        write_atomic(self.folder / MARK, methodcaller("write", self.mark.encode()))
         read = shipping.needed(Run.create(jobs[0].config, self.folder).config.data)
         self.sent = {name: (shipping.digest(content), [ray.put(content)]) for name, content in read.items()}
 
@@ -285,7 +287,7 @@ def _fetched(order: Order) -> dict[str, str]:
     for digest, content in order.sent.values():
         if not (path := shipping.place(digest)).exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, lambda file, content=content: file.write(ray.get(content[0])))  # type: ignore[misc]
+            write_atomic(path, methodcaller("write", ray.get(content[0])))
     return {name: str(shipping.place(digest)) for name, (digest, _) in order.sent.items()}
 
 
