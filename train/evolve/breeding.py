@@ -125,10 +125,13 @@ def _places(space: Space, candidate: Candidate) -> dict[str, Any]:
 
 def history(experiment: Experiment, state: State) -> list[tuple[int, float | None]]:
     """Return for each generation its size, and what is to grow: the hypervolume of all evolved so far."""
-    for ids in state.generations[len(state.past):]:
-        state.past.append(experiment.of(state, [id for id in ids if state.born[id].arm != "random"]))
-    within = selection.box(state.past[0])
-    now = within and selection.hypervolume(np.concatenate(state.past), within)
+    for ids in state.generations[state.past:]:
+        values = experiment.of(state, [id for id in ids if state.born[id].arm != "random"])
+        state.within = state.within if state.past else selection.box(values)
+        state.front = values if state.front is None else np.concatenate([state.front, values])
+        state.front = selection.front(state.front)
+        state.past += 1
+    now = state.within and selection.hypervolume(state.front, state.within)
     before = [about["hypervolume"] for about in state.about[1:]]  # as each found it
     return [(about["size"], value) for about, value in zip(state.about, [*before, now], strict=True)]
 

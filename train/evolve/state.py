@@ -15,6 +15,7 @@ from helios.errors import UserError
 from helios.train.records.journal import MEASURES, measured
 from helios.train.search import births, ranking
 from helios.train.search.births import Candidate, Replicate
+from helios.train.search.selection import Box
 
 # Fields of a birth. All others of a Candidate are measured, but for the lineage, which follows from the parents.
 BORN = ("id", "name", "activation", "generation", "seed", "parent_id", "parent_name", "mutation", "settings", "refused",
@@ -63,7 +64,9 @@ class State:
     verdict: Mapping[str, Any] | None = None
     known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
     rows: dict[str, list[float]] = field(default_factory=dict)  # of Experiment.of, by id, until there are more results
-    past: list[Any] = field(default_factory=list)  # of breeding: those of the evolved, by generation that is over
+    past: int = 0  # generations over, as breeding has seen them; of them are the next two
+    within: Box | None = None  # of the first generation
+    front: Any = None  # values of those evolved by then that none is better than
 
     def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Take in further lines. Raises UserError for what no journal holds."""

@@ -127,6 +127,12 @@ def box(values: Floats) -> Box | None:
     return Box(tuple(best.tolist()), tuple((worst + BEYOND * span).tolist()))
 
 
+def front(values: Floats) -> Floats:
+    """Return the values that no others are better than, each once, in order; those out of the running are left out."""
+    import moocore
+    return np.asarray(moocore.filter_dominated(values[_in(values)]))
+
+
 def hypervolume(values: Floats, within: Box) -> float:
     """Return the volume that the candidates dominate up to the reference point, as a share of the box: 0 where nothing
     is better than the reference, 1 where one is as good as the box's best in all; more, where they have got better."""
