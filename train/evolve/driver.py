@@ -13,8 +13,8 @@ from typing import Any
 from helios.errors import UserError
 from helios.files import obstacle
 from helios.host import cache_dir
-from helios.train import data, directory
-from helios.train.evolve import cost, plan, report
+from helios.train import data, directory, texts
+from helios.train.evolve import cost, plan, report, shipping
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
@@ -53,13 +53,18 @@ class Driver:
         if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
             data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
         asked = dataclasses.replace(asked, base=run.config)  # whose paths hold anywhere
-        return cls(folder, dataclasses.replace(experiment, asked=asked), display)
+        return cls(folder, dataclasses.replace(experiment, asked=asked, texts=_digest(asked)), display)
 
     @classmethod
     def resume(cls, folder: Path, display: Display) -> Driver:
         """Return the experiment in a directory, to go on with. Raises UserError where there is none, or its journal is
-        damaged."""
-        experiment, _ = opened(folder)
+        damaged or its texts are others now."""
+        experiment, state = opened(folder)
+        if experiment.texts and state.verdict is None and experiment.texts != _digest(experiment.asked):
+            d = experiment.asked.base.data
+            names = ", ".join(str(source) for source in texts.sources(d.data))
+            raise UserError(f"{names} or {d.val_data} is no longer what the experiment began with, and its results "
+                            "would not compare; restore it, or begin anew in another --dir")
         return cls(folder, experiment, display)
 
     def preview(self) -> str:
@@ -128,6 +133,11 @@ class Driver:
             lines.clear()  # first, lest what a full disk refuses is written twice
             journal.append(now)
             self.state.take(now)
+
+
+def _digest(asked: Asked) -> str:
+    """Return what names the content of all texts, and of a vocabulary that is given."""
+    return shipping.digest(b"".join(shipping.needed(asked.base.data).values()))
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:

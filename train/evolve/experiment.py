@@ -22,6 +22,7 @@ class Experiment:
     asked: Asked
     space: Space
     id: str
+    texts: str = ""  # digest of what it trains on, of text and vocabulary; "" in experiments of an older version
 
     @property
     def seed(self) -> int:

@@ -15,7 +15,7 @@ from helios.train.fitness import formula
 from helios.train.records.journal import JOURNAL, MEASURES
 
 
-def experiment_of(asked: Asked, id: str) -> Experiment:
+def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
     """Return what was asked for, checked. Raises UserError."""
     evolve = asked.evolve
     if asked.base.train.seed >= 2**63 - trainings.SEEDS:
@@ -26,7 +26,7 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
     if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
-    found = Experiment(asked, space_of(asked), id)
+    found = Experiment(asked, space_of(asked), id, texts)
     if len(given(asked, found.space)) > evolve.population_size:
         raise UserError(f"--seed-from was given {len(asked.given)} times, and a generation has "
                         f"{evolve.population_size}; raise --population, or leave some out")
@@ -60,7 +60,8 @@ def opened(folder: Path) -> tuple[Experiment, State]:
     if state.experiment is None:
         raise UserError(f"{folder} holds no experiment; give the directory of one, as helios-evolve made it")
     try:
-        return experiment_of(Asked.from_dict(state.experiment), state.experiment["id"]), state
+        first = state.experiment
+        return experiment_of(Asked.from_dict(first), first["id"], first.get("texts", "")), state
     except (LookupError, TypeError, AttributeError) as error:
         raise UserError(f"the journal in {folder} is damaged: its first line is not what an experiment is asked for"
                         ) from error

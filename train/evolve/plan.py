@@ -47,6 +47,7 @@ def nothing(experiment: Experiment, state: State) -> bool:
 def first_line(experiment: Experiment) -> Entry:
     """Return the line that says what the journal is of."""
     return {"kind": "experiment", "version": VERSION, "id": experiment.id, "seed": experiment.seed,
+            "texts": experiment.texts,
             **experiment.asked.to_dict(), "genes": [described(one) for one in experiment.space.genes],
             "objectives": list(experiment.objectives)}
 

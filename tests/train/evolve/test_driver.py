@@ -68,6 +68,23 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, togethe
     assert (tmp_path / "parts" / JOURNAL).read_bytes() == before
 
 
+def test_a_text_that_has_changed(tmp_path: Path) -> None:
+    """Its results would not compare with those before; of an experiment that is over nothing is trained any more."""
+    text = tmp_path / "text.txt"
+    text.write_text("a text " * 5000)
+    asked = question(data=text, generations=2)
+    driver = Driver.create(asked, tmp_path / "x", QUIET)
+    assert not driver.run(Interrupted(driver.experiment.space, often=0.5))
+    assert not Driver.resume(tmp_path / "x", QUIET).run(Interrupted(driver.experiment.space, often=1))
+    text.write_text("another text " * 5000)
+    with pytest.raises(UserError, match=r"text\.txt or .* is no longer what the experiment began with"):
+        Driver.resume(tmp_path / "x", QUIET)
+    text.write_text("a text " * 5000)
+    assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
+    text.unlink()
+    assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
+
+
 def test_a_result_is_written_before_the_next_training(tmp_path: Path) -> None:
     class Watched(Planted):
         def __call__(self, jobs: Sequence[Job]) -> Results:
