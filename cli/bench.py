@@ -13,12 +13,13 @@ from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.bench import board, evolve, measure, page, peaks, plot, registry, report, step, tune
+from helios.bench import board, evolve, measure, morph, page, peaks, plot, registry, report, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import check_writable, write_text
 from helios.train.config import resolve
 from helios.train.device import open_backend
+from helios.train.progress import Display
 
 FILE = click.Path(path_type=Path)
 Lengths = tuple[int, int, int]
@@ -208,6 +209,33 @@ def evolve_command(preset: str, json_file: Path | None, plot_folder: Path | None
                                            "training": training.json()}))
     if plot_folder is not None:
         evolve.plot(plot_folder / "evolve-cost.png", rows)
+
+
+@main.command("morph", cls=HeliosCommand)
+@click.option("--data", default="synth:2MB", show_default=True, metavar="FILE", help="Training text.")
+@click.option("--val-data", metavar="FILE", help="Validation text. Default: a tenth of the other.")
+@click.option("--dir", "folder", type=FILE, required=True, metavar="DIR", help="Where the runs are, or go on.")
+@click.option("--steps", type=whole(8), default=240, show_default=True, metavar="N",
+              help="Steps of a parent, and of a child; a fresh model has twice as many.")
+@click.option("--seeds", type=whole(1), default=3, show_default=True, metavar="N", help="Trainings of each kind.")
+@click.option("--case", "cases", type=click.Choice(tuple(morph.CASES)), multiple=True,
+              default=tuple(morph.CASES), show_default=True, help="What grows; may be repeated.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting other than quickstart's.")
+@JSON
+@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw the losses, DIR/morph.png.")
+def morph_command(data: str, val_data: str | None, folder: Path, steps: int, seeds: int, cases: tuple[str, ...],
+                  assignments: tuple[str, ...], json_file: Path | None, plot_folder: Path | None) -> None:
+    """Train children that begin with a smaller model's weights, and fresh ones beside them."""
+    base = resolve("quickstart", assignments=[
+        "n_layer=3", "block_size=64", f"eval_interval={steps // 8}", "checkpoint_interval=0", *assignments],
+                   flags={"data": data, "val_data": val_data})
+    check_writable(json_file)
+    curves = list(morph.trained(folder, base, steps, range(seeds), cases, Display()))
+    report.console().print(report.plain_table(morph.TITLES, list(morph.cells(curves))))
+    if json_file is not None:
+        write_text(json_file, report.dump({"curves": [curve._asdict() for curve in curves]}))
+    if plot_folder is not None:
+        morph.plot(plot_folder / "morph.png", curves)
 
 
 @main.command("page", cls=HeliosCommand)
