@@ -101,10 +101,12 @@ def test_a_control_without_a_value_is_told_of() -> None:
             found = super().result(job)
             return replace(found, status="diverged", val_loss=None) if job.about["arm"] in arms else found
 
-    for arms, words in ((("preset",), ["best of random", "say of the preset"]),
-                        (("random",), ["preset", "say of the best of random"]),
-                        (("preset", "random"), ["say of the preset", "say of the best of random"])):
-        found = experiment(generations=1)
+    for arms, words, objectives in (
+            (("preset",), ["best of random", "say of the preset"], "val_loss"),
+            (("preset",), ["best of random", "say of the preset"], "val_loss,instability"),
+            (("random",), ["preset", "say of the best of random"], "val_loss"),
+            (("preset", "random"), ["say of the preset", "say of the best of random"], "val_loss,instability")):
+        found = experiment(generations=1, objectives=objectives)
         verdict = run(found, Without(found.space)).verdict
         assert verdict and len(verdict["sentences"]) == len(words)
         assert all(word in said for word, said in zip(words, verdict["sentences"], strict=True))
