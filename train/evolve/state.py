@@ -65,7 +65,7 @@ class State:
     known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
     rows: dict[str, list[float]] = field(default_factory=dict)  # of Experiment.of, by id, until there are more results
     past: int = 0  # generations over, as breeding has seen them; of them are the next two
-    within: Box | None = None  # of the first generation
+    within: Box | None = None  # of the first generation that has values
     front: Any = None  # values of those evolved by then that none is better than
 
     def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
