@@ -151,6 +151,8 @@ def _birth(state: State, entry: Mapping[str, Any]) -> None:
 
 def _result(state: State, entry: Mapping[str, Any]) -> None:
     result = msgspec.convert({k: v for k, v in entry.items() if k != "kind"}, Result)
+    if result.id not in state.born:
+        raise LookupError(f"{result.id} was not born")
     state.results[result.id, result.phase, result.replicate] = result
     state.rows.pop(result.id, None)
     if result.phase == "search":

@@ -144,6 +144,7 @@ def damaged(folder: Path, change: Any) -> None:
     (lambda lines: [*lines, b'{"kind": "weather"}\n'], "weather"), (lambda lines: [], "holds no experiment"),
     (lambda lines: [*lines, lines[0]], "two experiments"),
     (lambda lines: [lines[0], lines[2]], "the journal is damaged: birth"),
+    (lambda lines: [*lines[:3], *lines[4:]], "the journal is damaged: result: gen0_.* was not born"),
     (lambda lines: [b'{"kind": "experiment", "version": 1, "id": "x"}\n'], "its first line is not what an experiment")])
 def test_a_damaged_journal_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path / "x", QUIET)
