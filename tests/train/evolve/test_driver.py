@@ -68,18 +68,33 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, togethe
     assert (tmp_path / "parts" / JOURNAL).read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["", '{"kind": "exper'])
+def test_killed_before_its_first_line_it_can_begin_anew(left: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / JOURNAL).write_text(left)
+    driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path, QUIET)
+    assert driver.run(Planted(driver.experiment.space)) and journal(tmp_path)[-1]["kind"] == "end"
+
+
 def test_a_text_that_has_changed(tmp_path: Path) -> None:
     """Its results would not compare with those before; of an experiment that is over nothing is trained any more."""
-    text = tmp_path / "text.txt"
+    text, rest = tmp_path / "text.txt", tmp_path / "rest.txt"
     text.write_text("a text " * 5000)
-    asked = question(data=text, generations=2)
+    rest.write_text("a text " * 1000)
+    asked = question(generations=2)
+    asked = replace(asked, base=asked.base.replaced("data", data=str(text), val_data=str(rest)))
     driver = Driver.create(asked, tmp_path / "x", QUIET)
     assert not driver.run(Interrupted(driver.experiment.space, often=0.5))
     assert not Driver.resume(tmp_path / "x", QUIET).run(Interrupted(driver.experiment.space, often=1))
     text.write_text("another text " * 5000)
-    with pytest.raises(UserError, match=r"text\.txt or .* is no longer what the experiment began with"):
+    with pytest.raises(UserError, match=r"text\.txt or .*rest\.txt is no longer what the experiment began with"):
+        Driver.resume(tmp_path / "x", QUIET)
+    text.write_text("a text " * 4999)  # the same in all, divided elsewhere
+    rest.write_text("a text " * 1001)
+    with pytest.raises(UserError, match="is no longer what the experiment began with"):
         Driver.resume(tmp_path / "x", QUIET)
     text.write_text("a text " * 5000)
+    rest.write_text("a text " * 1000)
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
     text.unlink()
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
@@ -195,7 +210,7 @@ def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("genes", "settings", "given"), [
-    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2,accum=1|4", {}, [{"batch_size": 16}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
 def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
                                          tmp_path: Path) -> None:
     """Whoever reads more would have an advantage, be it the preset or a run that it began from."""
