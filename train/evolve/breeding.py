@@ -57,10 +57,15 @@ def following_generation(experiment: Experiment, state: State) -> list[Entry]:
     last = [id for id in state.generations[-1] if state.born[id].arm != "random"]
     parents_before = [parent for id in last if (parent := state.born[id].parent_id)]
     ids = list(dict.fromkeys([*parents_before, *last] if evolve.elitism else last))
-    values = experiment.of(state, ids)
+    if not np.isfinite(values := experiment.of(state, ids)).all(axis=1).any():  # then of all generations
+        ids = [id for id, c in state.born.items() if c.arm != "random"]
+        values = experiment.of(state, ids)
     order = selection.best_first(values, [state.born[id].bonus for id in ids])
-    best_first = [state.born[ids[i]] for i in order if np.isfinite(values[i]).all()] or [
-        state.born[ids[i]] for i in order]
+    best_first = [state.born[ids[i]] for i in order if np.isfinite(values[i]).all()]
+    if not best_first:
+        genomes = [operators.drawn(space, births.draws(seed, number, i)) for i in range(size.size)]
+        made = [births.founder(genome, len(state.born) + i, number, seed, "drawn") for i, genome in enumerate(genomes)]
+        return _generation(experiment, state, made, size.size, size.why, so_far[-1][1])
     count = min(math.ceil(size.size / 2), len(best_first))
     parents = best_first[:count] if evolve.selection == "topk" else births.tournaments(
         best_first, count, evolve.tournament_size, number, seed)
@@ -127,7 +132,7 @@ def history(experiment: Experiment, state: State) -> list[tuple[int, float | Non
     """Return for each generation its size, and what is to grow: the hypervolume of all evolved so far."""
     for ids in state.generations[state.past:]:
         values = experiment.of(state, [id for id in ids if state.born[id].arm != "random"])
-        state.within = state.within if state.past else selection.box(values)
+        state.within = state.within or selection.box(values)
         state.front = values if state.front is None else np.concatenate([state.front, values])
         state.front = selection.front(state.front)
         state.past += 1

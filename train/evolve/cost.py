@@ -35,15 +35,14 @@ def largest_step(experiment: Experiment) -> int:
     """Return the most tokens that a step of a candidate may read."""
     base, left, largest = experiment.asked.base, {"batch_size", "accum", "block_size"}, 1
     own = base.model.to_dict() | base.train.to_dict()
+    seeds = [own | dict(genome.settings) for genome in given(experiment.asked, experiment.space)]
     for one in experiment.space.genes:
         if names := left & set(one.settings):
-            values = [one.at(1.0), one.of(own)] if one.numeric else one.values
+            values = [*([one.at(1.0)] if one.numeric else one.values), *map(one.of, [own, *seeds])]
             largest *= max(math.prod(v for name, v in zip(one.settings, value, strict=True) if name in names)
                            for value in values)
             left -= names
-    seeds = [own | dict(genome.settings) for genome in given(experiment.asked, experiment.space)]
-    return max(largest * math.prod(own[name] for name in left),
-               *(values["batch_size"] * values["accum"] * values["block_size"] for values in [own, *seeds]))
+    return largest * math.prod(own[name] for name in left)
 
 
 def spent(experiment: Experiment, state: State) -> float:

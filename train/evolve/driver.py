@@ -13,7 +13,7 @@ from typing import Any
 from helios.errors import UserError
 from helios.files import obstacle
 from helios.host import cache_dir
-from helios.train import data, directory, texts
+from helios.train import data, directory
 from helios.train.evolve import cost, plan, report, shipping
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
@@ -42,10 +42,10 @@ class Driver:
         folder = folder.absolute()
         if found := obstacle(folder):
             raise UserError(f"--dir {folder}: {found}; give a new or empty directory")
-        if (folder / JOURNAL).exists():
+        if any(Journal(folder / JOURNAL).read()):  # else a kill came before its first line
             raise UserError(f"{folder} holds an experiment already; go on with it with --resume {folder}, or give "
                             "another --dir")
-        if folder.exists() and set(os.listdir(folder)) - {LOCK}:
+        if folder.exists() and set(os.listdir(folder)) - {LOCK, JOURNAL}:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
         experiment = experiment_of(asked, secrets.token_hex(4))
         run = Run.create(asked.base, folder / RUNS / "preset")
@@ -61,10 +61,9 @@ class Driver:
         damaged or its texts are others now."""
         experiment, state = opened(folder)
         if experiment.texts and state.verdict is None and experiment.texts != _digest(experiment.asked):
-            d = experiment.asked.base.data
-            names = ", ".join(str(source) for source in texts.sources(d.data))
-            raise UserError(f"{names} or {d.val_data} is no longer what the experiment began with, and its results "
-                            "would not compare; restore it, or begin anew in another --dir")
+            raise UserError(f"{' or '.join(shipping.needed(experiment.asked.base.data))} is no longer what the "
+                            "experiment began with, and its results would not compare; restore it, or begin anew in "
+                            "another --dir")
         return cls(folder, experiment, display)
 
     def preview(self) -> str:
@@ -137,7 +136,7 @@ class Driver:
 
 def _digest(asked: Asked) -> str:
     """Return what names the content of all texts, and of a vocabulary that is given."""
-    return shipping.digest(b"".join(shipping.needed(asked.base.data).values()))
+    return shipping.digest("".join(map(shipping.digest, shipping.needed(asked.base.data).values())).encode())
 
 
 def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
@@ -167,12 +166,12 @@ def cost_in_words(experiment: Experiment) -> list[str]:
     """Return in words what the experiment may come to, a line each."""
     evolve = experiment.asked.evolve
     most = cost.most(experiment)
-    genes = ", ".join(one.name for one in experiment.space.genes)
-    activation = ", activation" if experiment.space.pool else ""
+    genes = [*(one.name for one in experiment.space.genes), *["activation"][:len(experiment.space.pool)]]
+    sizes = " to ".join(map(str, dict.fromkeys(evolve.bounds)))
     apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
              "tokens": ""}[evolve.budget]
-    return [f"genes: {genes}{activation}",
-            f"at most {count(evolve.generations, 'generation')} of {evolve.population_size}"
+    return [f"genes: {', '.join(genes)}",
+            f"at most {count(evolve.generations, 'generation')} of {sizes}"
             f"{' and as many random ones' if evolve.random_control else ''}, "
             f"{count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "

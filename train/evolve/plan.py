@@ -98,11 +98,11 @@ def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
     it stands in each of them, in words. No claim of better rests on these, so they are not corrected for their number.
     """
     worse, said = False, list[str]()
+    evolved = state.finalists["evolved"]
+    if (preset := state.finalists.get("preset", evolved)) == evolved:
+        return worse, said
     for name in experiment.objectives[1:]:
-        evolved, preset = (state.values(state.finalists[role], name, "validation") if role in state.finalists else []
-                           for role in ("evolved", "preset"))
-        test = statistics.compare(evolved, preset) if evolved and state.finalists["evolved"] != state.finalists.get(
-            "preset") else None
+        test = statistics.compare(state.values(evolved, name, "validation"), state.values(preset, name, "validation"))
         if test is None:
             continue
         this = (test.difference > 0) != more(name) and test.p <= statistics.RATE

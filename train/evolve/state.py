@@ -65,7 +65,7 @@ class State:
     known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
     rows: dict[str, list[float]] = field(default_factory=dict)  # of Experiment.of, by id, until there are more results
     past: int = 0  # generations over, as breeding has seen them; of them are the next two
-    within: Box | None = None  # of the first generation
+    within: Box | None = None  # of the first generation that has values
     front: Any = None  # values of those evolved by then that none is better than
 
     def take(self, entries: Iterable[Mapping[str, Any]]) -> None:
@@ -151,6 +151,8 @@ def _birth(state: State, entry: Mapping[str, Any]) -> None:
 
 def _result(state: State, entry: Mapping[str, Any]) -> None:
     result = msgspec.convert({k: v for k, v in entry.items() if k != "kind"}, Result)
+    if result.id not in state.born:
+        raise LookupError(f"{result.id} was not born")
     state.results[result.id, result.phase, result.replicate] = result
     state.rows.pop(result.id, None)
     if result.phase == "search":

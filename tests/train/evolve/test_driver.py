@@ -68,18 +68,33 @@ def test_interrupted_and_resumed_the_journal_is_the_same(tmp_path: Path, togethe
     assert (tmp_path / "parts" / JOURNAL).read_bytes() == before
 
 
+@pytest.mark.parametrize("left", ["", '{"kind": "exper'])
+def test_killed_before_its_first_line_it_can_begin_anew(left: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / JOURNAL).write_text(left)
+    driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path, QUIET)
+    assert driver.run(Planted(driver.experiment.space)) and journal(tmp_path)[-1]["kind"] == "end"
+
+
 def test_a_text_that_has_changed(tmp_path: Path) -> None:
     """Its results would not compare with those before; of an experiment that is over nothing is trained any more."""
-    text = tmp_path / "text.txt"
+    text, rest = tmp_path / "text.txt", tmp_path / "rest.txt"
     text.write_text("a text " * 5000)
-    asked = question(data=text, generations=2)
+    rest.write_text("a text " * 1000)
+    asked = question(generations=2)
+    asked = replace(asked, base=asked.base.replaced("data", data=str(text), val_data=str(rest)))
     driver = Driver.create(asked, tmp_path / "x", QUIET)
     assert not driver.run(Interrupted(driver.experiment.space, often=0.5))
     assert not Driver.resume(tmp_path / "x", QUIET).run(Interrupted(driver.experiment.space, often=1))
     text.write_text("another text " * 5000)
-    with pytest.raises(UserError, match=r"text\.txt or .* is no longer what the experiment began with"):
+    with pytest.raises(UserError, match=r"text\.txt or .*rest\.txt is no longer what the experiment began with"):
+        Driver.resume(tmp_path / "x", QUIET)
+    text.write_text("a text " * 4999)  # the same in all, divided elsewhere
+    rest.write_text("a text " * 1001)
+    with pytest.raises(UserError, match="is no longer what the experiment began with"):
         Driver.resume(tmp_path / "x", QUIET)
     text.write_text("a text " * 5000)
+    rest.write_text("a text " * 1000)
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
     text.unlink()
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
@@ -144,6 +159,7 @@ def damaged(folder: Path, change: Any) -> None:
     (lambda lines: [*lines, b'{"kind": "weather"}\n'], "weather"), (lambda lines: [], "holds no experiment"),
     (lambda lines: [*lines, lines[0]], "two experiments"),
     (lambda lines: [lines[0], lines[2]], "the journal is damaged: birth"),
+    (lambda lines: [*lines[:3], *lines[4:]], "the journal is damaged: result: gen0_.* was not born"),
     (lambda lines: [b'{"kind": "experiment", "version": 1, "id": "x"}\n'], "its first line is not what an experiment")])
 def test_a_damaged_journal_is_refused(tmp_path: Path, change: Any, message: str) -> None:
     driver = Driver.create(question(generations=1, validation_replicates=0), tmp_path / "x", QUIET)
@@ -177,12 +193,25 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
-    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step"),
+    ({"mode": "ffn-activation"}, "do not search themselves"),
+    ({"adaptive_batch": "true"}, "adaptive_batch makes steps of different sizes"),
+    ({"genes": "adaptive_batch=true|false,accum"}, "gene adaptive_batch: candidates are compared by trainings"),
+    ({"genes": "cusum=true|false", "fitness": "-instability"}, "gene cusum: it says what an alert is"),
+    ({"genes": "lr,cusum_sensitivity=1..99", "objectives": "val_loss,alerts"}, "gene cusum_sensitivity: it says what"),
+    ({"genes": "activation=gelu", "activations": "global"}, "gene activation: gelu alone leaves nothing to vary"),
+    ({"genes": "lr,lr=1e-4..1e-3"}, "gene lr is there twice"),
+    ({"genes": "lr=,beta2"}, "gene lr: nothing follows the ="), ({"per_candidate": 10}, "less than a step"),
     ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Driver.create(question(**settings), tmp_path / "x", QUIET)
     assert not (tmp_path / "x").exists()
+
+
+def test_what_it_comes_to_in_words(tmp_path: Path) -> None:
+    asked = question("activation", population_min=4, population_max=12)
+    said = Driver.create(asked, tmp_path / "x", QUIET).preview()
+    assert said.startswith("genes: activation\nat most 4 generations of 4 to 12 and as many random ones, ")
 
 
 def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
@@ -194,7 +223,8 @@ def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("genes", "settings", "given"), [
-    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2,accum=1|4", {}, [{"batch_size": 16}]),
+    ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
 def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
                                          tmp_path: Path) -> None:
     """Whoever reads more would have an advantage, be it the preset or a run that it began from."""

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from helios.bench.planted import Planted, bowl, experiment, flat, run
-from helios.train.evolve import cost, journal, plan
+from helios.train.evolve import breeding, cost, journal, plan
 from helios.train.evolve.driver import entry
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import Result, State
+from helios.train.evolve.summary import summary
 from helios.train.evolve.trainings import SPEED_STEPS, Job, job
 from helios.train.search.births import genome_key
 from helios.train.search.operators import Space
@@ -101,10 +102,12 @@ def test_a_control_without_a_value_is_told_of() -> None:
             found = super().result(job)
             return replace(found, status="diverged", val_loss=None) if job.about["arm"] in arms else found
 
-    for arms, words in ((("preset",), ["best of random", "say of the preset"]),
-                        (("random",), ["preset", "say of the best of random"]),
-                        (("preset", "random"), ["say of the preset", "say of the best of random"])):
-        found = experiment(generations=1)
+    for arms, words, objectives in (
+            (("preset",), ["best of random", "say of the preset"], "val_loss"),
+            (("preset",), ["best of random", "say of the preset"], "val_loss,instability"),
+            (("random",), ["preset", "say of the best of random"], "val_loss"),
+            (("preset", "random"), ["say of the preset", "say of the best of random"], "val_loss,instability")):
+        found = experiment(generations=1, objectives=objectives)
         verdict = run(found, Without(found.space)).verdict
         assert verdict and len(verdict["sentences"]) == len(words)
         assert all(word in said for word, said in zip(words, verdict["sentences"], strict=True))
@@ -221,6 +224,27 @@ def test_what_diverged_or_failed_has_no_children() -> None:
     assert failed and not failed & {parent for c in state.born.values() for parent in c.parents}
     assert all(len(state.of(id)) == 1 for id in failed - set(state.reused))  # no further replicate
     assert not failed & set(state.finalists.values())
+
+
+@pytest.mark.parametrize("arms", [("evolved",), ("evolved", "preset")])
+@pytest.mark.parametrize("generation", [0, 1])
+def test_a_whole_generation_may_fail(generation: int, arms: tuple[str, ...]) -> None:
+    """Those before it have children; where there are none, candidates are drawn; and what is gained counts from the
+    first values on."""
+    class Failing(Planted):
+        def result(self, job: Job) -> Result:
+            bad = job.about["arm"] in arms and job.about["generation"] == generation
+            return replace(super().result(job), **{"status": "diverged", "val_loss": None} if bad else {})
+
+    found = experiment(generations=4, elitism="false")
+    state = run(found, Failing(found.space))
+    parents = {parent for c in state.born.values() for parent in c.parents}
+    assert parents and all(state.status(id) in ("complete", "reused") for id in parents)
+    drawn = {state.born[id].operator for id in state.generations[1] if state.born[id].arm == "evolved"} == {"drawn"}
+    assert drawn == (generation == 0 and "preset" in arms)
+    gained = [g["hypervolume"] for g in summary(found, state)["generations"]]
+    assert gained == pytest.approx([value for _, value in breeding.history(found, state)])
+    assert gained[-1] is not None
 
 
 def test_all_may_fail() -> None:

@@ -174,6 +174,15 @@ def test_who_was_lost_and_why(done: tuple[Path, Experiment, State]) -> None:
     assert (entry["rank"], entry["status"], entry["why"]) == (None, "failed", "too large | for it")
 
 
+def test_who_is_lost_is_told_of_once() -> None:
+    """Halving drops what diverged, too."""
+    found = planted.experiment("activation", halving=0.05, **SMALL)
+    state = planted.run(found, Unlucky(found.space, loss))
+    lost = [one["id"] for one in summary(found, state)["lost"]]
+    assert set(state.dropped) & {id for id in state.born if state.status(id) == "failed"}
+    assert len(lost) == len(set(lost)) and set(state.dropped) <= set(lost)
+
+
 def test_dropped_ones_and_why(tmp_path: Path) -> None:
     page, _, state = written(tmp_path, halving=0.5)
     text = section(page, "Dropped, stopped, diverged, failed")
