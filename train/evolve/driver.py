@@ -166,12 +166,12 @@ def cost_in_words(experiment: Experiment) -> list[str]:
     """Return in words what the experiment may come to, a line each."""
     evolve = experiment.asked.evolve
     most = cost.most(experiment)
-    genes = ", ".join(one.name for one in experiment.space.genes)
-    activation = ", activation" if experiment.space.pool else ""
+    genes = [*(one.name for one in experiment.space.genes), *["activation"][:len(experiment.space.pool)]]
+    sizes = " to ".join(map(str, dict.fromkeys(evolve.bounds)))
     apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
              "tokens": ""}[evolve.budget]
-    return [f"genes: {genes}{activation}",
-            f"at most {count(evolve.generations, 'generation')} of {evolve.population_size}"
+    return [f"genes: {', '.join(genes)}",
+            f"at most {count(evolve.generations, 'generation')} of {sizes}"
             f"{' and as many random ones' if evolve.random_control else ''}, "
             f"{count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
             f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "

@@ -23,6 +23,8 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
                         f"one below 2⁶³ - {trainings.SEEDS:,}")
     if asked.base.search:
         raise UserError("an experiment's runs do not search themselves; leave --search out")
+    if asked.base.monitor.adaptive_batch:
+        raise UserError("adaptive_batch makes steps of different sizes, and budgets with them; leave it out")
     if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")
@@ -35,6 +37,11 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
             raise UserError("memory_mb is not measured on cpu_ref, whose arrays are numpy's; leave it out")
         if name == "alerts" and not asked.base.monitor.cusum:
             raise UserError("alerts are not raised with cusum = false; leave them out, or set cusum = true")
+        if name in ("alerts", "instability"):
+            for one in found.space.genes:
+                if one.name.startswith("cusum"):
+                    raise UserError(f"gene {one.name}: it says what an alert is, and candidates are chosen by {name}, "
+                                    "which counts them; leave one of them out")
     if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
         raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
                         f"that may be tried, {step:,}; give more, or a narrower gene")

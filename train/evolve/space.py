@@ -18,7 +18,7 @@ MICRO_BATCH = "micro_batch"  # the gene of batch and accum together, whose produ
 OWN = frozenset((ACTIVATION, MICRO_BATCH, *COMBINED))
 SECTIONS = ("model", "train", "monitor")  # whose settings may vary
 # But for these, which say what a candidate is given and how it is measured.
-FIXED = frozenset(("seed", "steps", "eval_interval", "eval_iters", "eval_batch", "vocab_size"))
+FIXED = frozenset(("seed", "steps", "eval_interval", "eval_iters", "eval_batch", "vocab_size", "adaptive_batch"))
 # Settings that also say what others are, where these are not given.
 IMPLIED = {"dropout": ("attn_dropout", "resid_dropout", "mlp_dropout")}
 
@@ -43,11 +43,14 @@ def space_of(asked: Asked) -> Space:
     pool: tuple[str, ...] = ()
     narrowed = {_name(name): value for name, value in asked.genes.items()}
     if ACTIVATION in narrowed:
-        text = evolve.activation_pool if narrowed[ACTIVATION] in (True, "") else narrowed[ACTIVATION]
+        text = evolve.activation_pool if narrowed[ACTIVATION] is True else narrowed[ACTIVATION]
         text = joined(text) if isinstance(text, list) and text and all(isinstance(x, str) for x in text) else text
         if not isinstance(text, str):
             raise UserError(f"gene activation: expected activations, as A|B, got {shown(text)}")
-        pool = tuple(act.text for act in parsed("genes: activation", text))
+        acts = parsed("genes: activation", text)
+        pool = tuple(act.text for act in acts)
+        if evolve.activations != "formula" and len({act.key for act in (*base.model.activations, *acts)}) == 1:
+            raise UserError(f"gene activation: {text} alone leaves nothing to vary; give others, as A|B")
     space = Space(tuple(one if one.numeric else one.with_values(one.of(own)) for one in genes),
                   {key: value for key, value in own.items() if key in needed}, base.model.activation, pool,
                   formulas=evolve.activations == "formula", fitted=fitted, fuses=True,
@@ -141,7 +144,7 @@ def _gene(given: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
         raise UserError(f"gene {name}: candidates are compared by trainings that are alike in it; leave it out")
     if narrowed is False:
         raise UserError(f"gene {name}: false leaves nothing to vary; leave it out")
-    if narrowed is True or narrowed == "":
+    if narrowed is True:
         if declared is None:
             raise UserError(f"gene {name} has no range of its own; give one, as {name}=LOW..HIGH or {name}=A|B")
         return declared
@@ -154,7 +157,7 @@ def _gene(given: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
 
 
 def _combined(name: str, narrowed: Any, own: Mapping[str, Any]) -> Gene:
-    if narrowed not in (True, ""):
+    if narrowed is not True:
         raise UserError(f"gene {name} is of several settings and has its own values; it takes no range")
     if name in COMBINED:
         found = gene(name)

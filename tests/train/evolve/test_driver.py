@@ -193,12 +193,25 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
-    ({"mode": "ffn-activation"}, "do not search themselves"), ({"per_candidate": 10}, "less than a step"),
+    ({"mode": "ffn-activation"}, "do not search themselves"),
+    ({"adaptive_batch": "true"}, "adaptive_batch makes steps of different sizes"),
+    ({"genes": "adaptive_batch=true|false,accum"}, "gene adaptive_batch: candidates are compared by trainings"),
+    ({"genes": "cusum=true|false", "fitness": "-instability"}, "gene cusum: it says what an alert is"),
+    ({"genes": "lr,cusum_sensitivity=1..99", "objectives": "val_loss,alerts"}, "gene cusum_sensitivity: it says what"),
+    ({"genes": "activation=gelu", "activations": "global"}, "gene activation: gelu alone leaves nothing to vary"),
+    ({"genes": "lr,lr=1e-4..1e-3"}, "gene lr is there twice"),
+    ({"genes": "lr=,beta2"}, "gene lr: nothing follows the ="), ({"per_candidate": 10}, "less than a step"),
     ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         Driver.create(question(**settings), tmp_path / "x", QUIET)
     assert not (tmp_path / "x").exists()
+
+
+def test_what_it_comes_to_in_words(tmp_path: Path) -> None:
+    asked = question("activation", population_min=4, population_max=12)
+    said = Driver.create(asked, tmp_path / "x", QUIET).preview()
+    assert said.startswith("genes: activation\nat most 4 generations of 4 to 12 and as many random ones, ")
 
 
 def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
@@ -210,7 +223,8 @@ def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("genes", "settings", "given"), [
-    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2,accum=1|4", {}, [{"batch_size": 16}]), ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
+    ("batch=1|2", {}, [{"batch_size": 64}]), ("batch=1|2,accum=1|4", {}, [{"batch_size": 16}]),
+    ("batch=1|2", {"batch_size": 64}, []), ("lr", {"batch_size": 64}, [])])
 def test_no_step_is_more_than_the_budget(genes: str, settings: dict[str, Any], given: list[dict[str, Any]],
                                          tmp_path: Path) -> None:
     """Whoever reads more would have an advantage, be it the preset or a run that it began from."""
