@@ -79,6 +79,9 @@ class TrainConfig(Settings):
     simd_width: str = setting("auto", one_of("auto", *WIDTHS), "bits of lavapipe's vectors, the same for all that a "
                               "process computes; auto: what LP_NATIVE_VECTOR_WIDTH says, else 512 with AVX-512",
                               bits=False, gene=any_of(*WIDTHS, part="runtime"))
+    tiles: str = setting("tuned", one_of("tuned", "default"), "tiles of matrix products, which change no bit: tuned, "
+                         "those that helios-bench tune found on this device, or the kernels' own", bits=False,
+                         gene=any_of("tuned", "default", part="runtime"))
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
                         "batches, dropout, samples, a search's choices", flag="seed")
     init_from: str | None = setting(None, ANY, "run or checkpoint whose weights a new run begins with, and whose model "

@@ -17,14 +17,19 @@ ADVICE = "`./run setup` installs Mesa's lavapipe, a driver for CPUs; --backend c
 
 
 def open_backend(name: str, device: str | None, say: Callable[[str], None], precision: str = "f32",
-                 simd_width: str = "auto") -> Backend:
+                 simd_width: str = "auto", tiles: str = "tuned") -> Backend:
     """Return the backend of that name; for "auto" vulkan or, without a device, cpu_ref, of which `say` is told, as of
     a choice among devices. Raises UserError; where there is no device it is NoDevice, with advice."""
-    if simd_width == "auto":
-        return _opened(name, device, say, precision)
-    choose_width(simd_width)
+    if simd_width != "auto":
+        choose_width(simd_width)
     backend = _opened(name, device, say, precision)
-    if not backend.device_name.startswith(LAVAPIPE):
+    if backend.name == "vulkan":
+        from helios.backends.vulkan import tuning
+        from helios.backends.vulkan.backend import VulkanBackend  # now, for it needs a driver
+
+        assert isinstance(backend, VulkanBackend)
+        backend.tiles = tuning.load(backend.profile, backend.matmul_kernel) if tiles == "tuned" else {}
+    if simd_width != "auto" and not backend.device_name.startswith(LAVAPIPE):
         raise UserError(f"simd_width {simd_width} is of lavapipe, and {backend.device_name} is another device; leave "
                         f"it out")
     return backend

@@ -202,7 +202,7 @@ class Run:
         start = self._start(plan)
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
-        backend = open_backend(t.backend, t.device, display.warn, t.precision, t.simd_width)
+        backend = open_backend(t.backend, t.device, display.warn, t.precision, t.simd_width, t.tiles)
         device = device_kind(backend)
         if lost and lost.device and lost.device != device:  # whose bits, and whose speed, would be others
             raise UserError(f"{lost}; it has not come back, and {device['name']} is another device: to go on there, "

@@ -20,6 +20,7 @@ from helios.bench.registry import Sizes, rows
 from helios.cli import bench
 from helios.errors import UserError
 from helios.train.config import resolve
+from helios.train.device import open_backend
 
 KERNEL = "matmul_cpu"
 PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768, max_lanes=256)
@@ -50,6 +51,14 @@ def test_kept_by_device_driver_and_kernel(monkeypatch: pytest.MonkeyPatch) -> No
     source = tuning.shaders.source
     monkeypatch.setattr(tuning.shaders, "source", lambda *args: source(*args) + "\n")
     assert tuning.load(PROFILE, KERNEL) == {}
+
+
+def test_a_run_takes_what_was_found_or_the_kernels_own(vulkan: VulkanBackend) -> None:
+    opened = lambda tiles: open_backend("vulkan", None, lambda text: None, tiles=tiles)
+    be = opened("tuned")
+    tuning.save(be.profile, be.matmul_kernel,
+                found := {"nt 64 64 64": tuning.candidates(be.profile, be.matmul_kernel)[-1]})
+    assert be.tiles == {} and opened("tuned").tiles == found and opened("default").tiles == {}
 
 
 @pytest.mark.parametrize("content", [
