@@ -189,10 +189,12 @@ def test_what_is_no_journal_or_twice_there_is_left_out_with_a_warning(runs: Path
 
 def test_a_database_of_an_earlier_board_is_brought_up(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "board.sqlite") as db:
-        db.executescript(f"{schema.TABLES} PRAGMA application_id = {schema.APPLICATION}; PRAGMA user_version = 1;")
+        db.executescript(f"{schema.TABLES} PRAGMA application_id = {schema.APPLICATION}; PRAGMA user_version = 1;"
+                         "DROP VIEW metrics; CREATE VIEW metrics AS SELECT run_id, n, step, line FROM metrics_lines;")
     store = Store(tmp_path / "board.sqlite")
     with store.reading() as db:
         assert journals.entries(db) == [] and queries.entries(db, {}) == []
+        assert db.execute("SELECT action_reason, cusum_flush FROM metrics").fetchall() == []
     store.close()
 
 

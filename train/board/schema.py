@@ -31,12 +31,13 @@ LINES = tuple(_OF_LINES)  # kinds of rows
 # n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the
 # row's, or that of the row before where that has none, or a lower one. runs.historic: what a list has of a run that is
 # known from its history alone.
-TABLES = "".join(f"""
-CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
-    WITHOUT ROWID;
+_VIEWS = {kind: f"""
 CREATE VIEW {kind} AS SELECT run_id, n, step,
     {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)}, line FROM {kind}_lines;"""
-                 for kind, names in _OF_LINES.items()) + f"""
+          for kind, names in _OF_LINES.items()}
+TABLES = "".join(f"""
+CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
+    WITHOUT ROWID;{_VIEWS[kind]}""" for kind in LINES) + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
     historic TEXT,
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
@@ -71,9 +72,11 @@ CREATE VIEW journal AS SELECT run_id AS experiment, n,
     {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in ("kind", "id", "generation"))}, line
     FROM journal_lines;
 """
+# Columns that have come since.
+CONTROL = f"DROP VIEW metrics;{_VIEWS['metrics']}"
 # Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with
 # the time, so that none of an earlier database of that name is one of this.
-MIGRATIONS = (TABLES, EXPERIMENTS)
+MIGRATIONS = (TABLES, EXPERIMENTS, CONTROL)
 
 
 def connect(path: Path, write: bool = False) -> sqlite3.Connection:
