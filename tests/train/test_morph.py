@@ -267,8 +267,8 @@ def test_lines_of_blocks_that_are_alike_are_one() -> None:
     found = morph.morph(weights(was), was, replace(was, activation="gelu", ffn_dim=30), "project", 0)
     lines = {line.name: line for line in grouped(found.table)}
     assert lines["blocks.0-3.ln1.weight"].how == "copied"
-    assert lines["blocks.0,2-3.mlp.fc1.weight"].note == "gates and values 24 → 30"
-    assert lines["blocks.1.mlp.fc1.weight"].note == "gates and values 48 → 30"
+    assert lines["blocks.0,2-3.mlp.fc1.weight"].note == "inputs of units 24 → 30"
+    assert lines["blocks.1.mlp.fc1.weight"].note == "inputs of units 48 → 30"
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
