@@ -119,7 +119,7 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
             apart = one["difference"] and side * one["difference"]
             rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)",
                          _said(name, measured(experiment, state, id, name, "validation")),
-                         str(len(state.of(id, "validation"))), with_error(apart, one["error"], "+.4g"),
+                         str(len(state.trained(id, "validation"))), with_error(apart, one["error"], "+.4g"),
                          number(one["p"], ".2g"), YES_NO[None if one["same"] else one["separated"]]])
         yield from ("", *_table(("role", "candidate", f"{name} on fresh seeds", "seeds", "evolved − this", "p",
                                  "separated"), rows))
