@@ -146,6 +146,17 @@ def kinds(path: Path) -> list[str]:
     return [line["kind"] for line in rows(path)]
 
 
+def test_children_begin_with_projected_weights(reference: Path) -> None:
+    """Those of another width, too, and know more than what is new: a guess costs 5.7 nats."""
+    births = [line for line in rows(reference / JOURNAL) if line.get("start")]
+    assert all(line["start"]["how"] == "project" for line in births)
+    widths = {line["id"]: line["settings"].get("n_embd", 32) for line in rows(reference / JOURNAL)
+              if line["kind"] == "birth"}
+    assert {widths[line["id"]] != widths[line["parent_id"]] for line in births} == {True, False}
+    for line in births:
+        assert rows(reference / "runs" / f"{line['id']}.s0" / "metrics.jsonl")[0]["loss"] < 5
+
+
 # -- processes --------------------------------------------------------------------------------------------------------
 def test_a_process_that_is_killed_goes_on_from_its_checkpoint(
         texts: Path, long: tuple[dict[str, Any], bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
