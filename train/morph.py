@@ -184,7 +184,7 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
     maps = [ROLES[role](c, i, j) for role in roles]
     notes = _notes(c, roles, maps, value.shape)
     if part in WRITERS:
-        value = _written(value, WRITERS[part], scale, c.now)
+        value, fill = (_written(x, WRITERS[part], by, c) for x, by in ((value, scale), (fill, 1.0)))
         maps[WRITERS[part]] = np.arange(c.now.n_embd)
     if part in NORM_WEIGHTS:
         value /= scale
@@ -213,12 +213,11 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
     return result, Line(name, how, state[origin].shape, own.shape, ", ".join(notes))
 
 
-def _written(value: np.ndarray, axis: int, scale: float, now: GPTConfig) -> np.ndarray:
-    """Return a writer with the new model's channels on that axis."""
-    kept = scale * np.take(value, np.arange(min(value.shape[axis], now.n_embd)), axis)
-    new = now.n_embd - kept.shape[axis]
-    mean = kept.mean(axis, keepdims=True) * (now.norm == "layer")
-    return np.concatenate([kept, np.repeat(mean, new, axis)], axis)
+def _written(value: np.ndarray, axis: int, scale: float, c: _Change) -> np.ndarray:
+    """Return a writer with the channels on that axis that both models have, scaled, and behind them the new ones."""
+    kept = scale * np.take(value, np.arange(min(c.was.n_embd, c.now.n_embd)), axis)
+    mean = kept.mean(axis, keepdims=True) * (c.now.norm == "layer")
+    return np.concatenate([kept, np.repeat(mean, c.now.n_embd - kept.shape[axis], axis)], axis)
 
 
 def _scale(state: Mapping[str, np.ndarray], was: GPTConfig, now: GPTConfig) -> float:
