@@ -162,8 +162,8 @@ def _birth(state: State, entry: Mapping[str, Any]) -> None:
     state.born[born.id] = born
     if start := entry.get("start"):
         state.starts[born.id] = start
-        if start["of"] is not None and start["of"] not in state.born:
-            raise TypeError(f"{born.id} begins with the weights of {start['of']}, who is not born")
+        if start["of"] is not None and state.status(start["of"]) != "complete":
+            raise TypeError(f"{born.id} begins with the weights of {start['of']}, who has no result")
     state.known.setdefault(key(born, state.start_of(born.id)), born.id)
     state.generations[born.generation].append(born.id)
 
