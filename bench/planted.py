@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,11 +42,12 @@ def flat(job: Job, space: Space) -> float:
 
 
 class Planted:
-    """An executor. noise: of each training, and as much of each seed, which all candidates share."""
+    """An executor. noise: of each training, and as much of each seed, which all candidates share. gain: by which the
+    loss is lower where a training begins with weights that have read as much as it reads itself."""
 
     def __init__(self, space: Space, loss: Callable[[Job, Space], float] = bowl, noise: float = 0.02,
-                 seed: int = 0) -> None:
-        self.space, self.loss, self.noise, self.seed = space, loss, noise, seed
+                 seed: int = 0, gain: float = 0.2) -> None:
+        self.space, self.loss, self.noise, self.seed, self.gain = space, loss, noise, seed, gain
         self.made: list[str] = []
 
     def __call__(self, jobs: Sequence[Job]) -> Results:
@@ -59,6 +61,7 @@ class Planted:
         shared = np.random.default_rng([self.seed, t.seed]).standard_normal()
         loss = self.loss(job, self.space) + self.noise * (own[0] + shared) + 0.5 * (1 - job.share)
         tokens = round(job.share * t.steps) * t.batch_size * t.accum * job.config.model.block_size
+        loss -= self.gain * math.log2(1 + job.inherited / tokens) if job.inherited else 0
         return Result(
             seed=t.seed, val_loss=loss, best_val_loss=loss, train_loss=loss, fitness=None, steps=t.steps, tokens=tokens,
             evaluations=[(t.steps, loss)], spikes=0, skipped=0, clip_rate=0.1, max_grad_norm=1.0 + abs(own[1]),

@@ -21,7 +21,7 @@ from helios.train.records import layout
 from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
 from helios.train.records.rows import rows
 from helios.train.stage import Plan
-from helios.train.texts import sources
+from helios.train.texts import sent, sources
 from helios.train.tokenizer import Tokenizer
 
 
@@ -66,7 +66,7 @@ class Initialised(Start):
     def __init__(self, config: Config) -> None:
         assert config.train.init_from is not None
         self.config = config
-        found, self.problems = directory.parent(config.train.init_from)
+        found, self.problems = directory.parent(sent.get(config.train.init_from, config.train.init_from))
         self.parent = found._replace(optimizer={})  # which is of no use, and large
         self.model = GPTConfig.from_dict(self.parent.state["model"])
         self.theirs = tokenizer_of(self.parent)
@@ -87,12 +87,13 @@ class Initialised(Start):
         for name, value in found.weights.items():
             digest.update(name.encode() + value.tobytes())
         saved = layout.read_config(path.parent.parent)
+        place = t.init_from if t.init_from in sent else path  # by the name that it has where it came from
         self.weights, self.init = found.weights, {
-            "run_id": saved["run_id"], "path": str(path), "step": self.parent.state["step"],
+            "run_id": saved["run_id"], "path": str(place), "step": self.parent.state["step"],
             "sha256": self.parent.state["files"][MODEL]["sha256"], "tokens": _tokens_read(self.parent, saved),
             "how": t.morph, "changes": found.changes, "table": [list(line) for line in morph.grouped(found.table)],
             "begun_with": digest.hexdigest()}
-        return f"weights of {path}, --morph {t.morph}; {morph.told(found)}"
+        return f"weights of {place}, --morph {t.morph}; {morph.told(found)}"
 
 
 class Resumed(Start):

@@ -18,7 +18,8 @@ from helios.train import synth
 from helios.train.formats import ended, own
 
 SYNTH = "synth:"
-# Texts, in the project's own form, and vocabularies that came from another machine: names there → files here.
+# What came from another machine: names there → places here, of texts, in the project's own form, vocabularies, and
+# checkpoints that a run begins with.
 sent: dict[str, str] = {}
 # How files begin that hold text in another form, and what to do with them.
 FORMS = {

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helios.train.evolve import cost
+from helios.train.evolve import cost, warm
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry
 from helios.train.evolve.space import given
-from helios.train.evolve.state import BORN, State
+from helios.train.evolve.state import BORN, State, key
 from helios.train.search import births, operators, selection
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, Space
@@ -95,12 +95,14 @@ def _generation(experiment: Experiment, state: State, found: list[Candidate], si
     known = ChainMap[str, str]({}, state.known)
     for c in found:
         origin = state.born[c.parent_id].genome if c.parent_id else Genome(experiment.space.activation)
+        start = warm.start(experiment, state, c)
+        begins = {"start": start} if start else {}
         lines.append({"kind": "birth", **{name: getattr(c, name) for name in BORN},
-                      "difference": _difference(experiment.space, origin, c.genome)})
-        if (key := births.genome_key(c)) in known:
-            lines.append({"kind": "reused", "id": c.id, "of": known[key]})
+                      "difference": _difference(experiment.space, origin, c.genome), **begins})
+        if (same := key(c, start["of"] if start else None)) in known:
+            lines.append({"kind": "reused", "id": c.id, "of": known[same]})
         else:
-            known[key] = c.id
+            known[same] = c.id
     return [{"kind": "generation", "generation": number, "size": size, "why": why, "lines": len(lines),
              "hypervolume": hypervolume}, *lines]
 

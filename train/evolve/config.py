@@ -16,6 +16,7 @@ from helios.model import GPTConfig
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, declared, one_of, setting
 from helios.train.config import Config, SearchConfig, resolve
 from helios.train.evolve.stops import StopsConfig
+from helios.train.morph import MODES
 from helios.train.resume import settings_of
 from helios.train.search.operators import values_in_effect
 
@@ -74,7 +75,9 @@ class EvolveConfig(Settings):
                                          "again at the end; 0: no such trainings, and nothing is called better")
     validation_factor: float = setting(2.0, Range("at least 1", lambda x: x >= 1), "budget of those trainings, in "
                                        "budgets of a candidate")
-    warm_start: str = setting("fresh", one_of("fresh"), "what children begin with: fresh weights", flag="warm-start")
+    warm_start: str = setting("fresh", one_of("fresh", *MODES), "what children begin with in the search: new weights, "
+                              "or the last ones of their parents, morphed as --morph does; what that cannot do begins "
+                              "with new ones", flag="warm-start")
 
     def check(self) -> None:
         least, most = self.bounds

@@ -13,8 +13,8 @@ from typing import Any
 from helios.errors import UserError
 from helios.files import obstacle
 from helios.host import cache_dir
-from helios.train import data, directory
-from helios.train.evolve import cost, plan, report, shipping
+from helios.train import checkpoint, data, directory
+from helios.train.evolve import cost, plan, report, shipping, warm
 from helios.train.evolve.config import Asked
 from helios.train.evolve.executors import Executor
 from helios.train.evolve.experiment import Experiment
@@ -22,6 +22,7 @@ from helios.train.evolve.journal import Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
 from helios.train.evolve.terms import count
+from helios.train.evolve.training import begun
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL, RUNS
@@ -108,6 +109,8 @@ class Driver:
 
     def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job], together: int) -> None:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
+        jobs = [self._placed(job) for job in jobs]
+        self._check_parents(jobs)
         waiting: dict[int, Result] = {}
         lines = list[Entry]()
         done = 0
@@ -126,6 +129,23 @@ class Driver:
         if done < len(jobs):
             raise UserError(f"{len(jobs) - done} trainings came to nothing; go on with --resume {self.folder}")
 
+    def _placed(self, job: Job) -> Job:
+        """Return the training with the path of the checkpoint that it begins with, if it does with one."""
+        place = job.config.train.init_from
+        return job if place is None else job._replace(
+            config=job.config.replaced("train", init_from=str(self.folder / place)))
+
+    def _check_parents(self, jobs: Sequence[Job]) -> None:
+        """Raise UserError where weights that a training is to begin with are missing or damaged."""
+        needed = {t.init_from: job.name for job in jobs if (t := job.config.train).init_from
+                  and not begun(self.folder / RUNS / job.name)}
+        for place, name in needed.items():
+            try:
+                checkpoint.load(Path(place))
+            except checkpoint.Damaged as error:
+                raise UserError(f"{name} is to begin with the last weights of its parent, and {error}; put them back, "
+                                "or begin anew in another --dir") from error
+
     def _write(self, journal: Journal, lines: list[Entry]) -> None:
         if lines:
             now = lines.copy()
@@ -143,7 +163,8 @@ def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
     """Return the line of a result."""
     if job.phase != "speed":
         value = experiment.value(result) if experiment.asked.evolve.fitness else None
-        return {"kind": "result", **vars(result), "fitness": None if value is None else -value}
+        inherited = {"inherited": job.inherited} if experiment.asked.evolve.warm_start != warm.FRESH else {}
+        return {"kind": "result", **vars(result), "fitness": None if value is None else -value, **inherited}
     t = job.config.train
     each = t.batch_size * t.accum * job.config.model.block_size / result.tokens_per_sec_mean if (
         result.tokens_per_sec_mean) else experiment.asked.evolve.per_candidate

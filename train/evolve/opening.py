@@ -11,6 +11,7 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Journal
 from helios.train.evolve.space import given, space_of
 from helios.train.evolve.state import State
+from helios.train.evolve.warm import FRESH
 from helios.train.fitness import formula
 from helios.train.records.journal import JOURNAL, MEASURES
 
@@ -21,6 +22,9 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
     if asked.base.train.seed >= 2**63 - trainings.SEEDS:
         raise UserError(f"--seed {asked.base.train.seed}: an experiment's trainings have the seeds after it, too; give "
                         f"one below 2⁶³ - {trainings.SEEDS:,}")
+    if asked.base.train.init_from:
+        raise UserError("init_from: an experiment's first candidates begin with new weights, and children with those "
+                        "that --warm-start says; leave init_from out")
     if asked.base.search:
         raise UserError("an experiment's runs do not search themselves; leave --search out")
     if asked.base.monitor.adaptive_batch:
@@ -47,6 +51,9 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
                         f"that may be tried, {step:,}; give more, or a narrower gene")
     if evolve.halving and len(found.objectives) > 1:
         raise UserError("--halving stops those that are behind in one objective; give a single one, or a --fitness")
+    if evolve.halving and evolve.warm_start != FRESH:
+        raise UserError(f"--halving goes by how much trainings that begin alike come to differ, and with --warm-start "
+                        f"{evolve.warm_start} they do not begin alike; leave one of both out")
     most, unit = cost.most(found), evolve.budget
     if evolve.total is not None and cost.most(found, 1) > evolve.total:
         raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "

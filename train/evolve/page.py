@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
@@ -13,11 +14,12 @@ from helios.model.activations import short_name
 from helios.train.evolve import terms, winner
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import State
-from helios.train.evolve.summary import ARMS, Entry, Summary, measured, sign
+from helios.train.evolve.summary import ARMS, Entry, Summary, Warm, measured, sign
 from helios.train.evolve.terms import bullets, spelt
 from helios.train.markdown import YES_NO, duration, escaped, listed, number, share_of, with_error
 from helios.train.markdown import block as code
 from helios.train.markdown import table as markdown_table
+from helios.train.records.journal import RUNS
 from helios.train.search.ranking import labels
 
 AMOUNT = re.compile(r"(?:([-+.\de]+) (?=worse than ))?(.*)", re.DOTALL)  # how much worse, and what else a reason says
@@ -39,6 +41,7 @@ def page(experiment: Experiment, state: State, found: Summary, pictures: Collect
         ("The verdict", "validation.png", _verdict(experiment, state, found)),
         ("What was asked", "", terms.asked(experiment)),
         ("What it cost", "", _cost(found)),
+        ("What children began with", "", _warm(found)),
         ("Best candidates", "progress.png", _best(experiment, state, found)),
         ("Pareto front", "front.png", _front(state, found)),
         ("Generations", "generations.png", _generations(found)),
@@ -119,7 +122,7 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
             apart = one["difference"] and side * one["difference"]
             rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)",
                          _said(name, measured(experiment, state, id, name, "validation")),
-                         str(len(state.of(id, "validation"))), with_error(apart, one["error"], "+.4g"),
+                         str(len(state.trained(id, "validation"))), with_error(apart, one["error"], "+.4g"),
                          number(one["p"], ".2g"), YES_NO[None if one["same"] else one["separated"]]])
         yield from ("", *_table(("role", "candidate", f"{name} on fresh seeds", "seeds", "evolved − this", "p",
                                  "separated"), rows))
@@ -149,6 +152,25 @@ def _cost(found: Summary) -> Iterator[str]:
     yield from ("", *markdown_table(("arm", "trainings", "tokens", "seconds of training"), rows))
 
 
+def _warm(found: Summary) -> Iterator[str]:
+    if (warm := found["warm"]) is None:
+        return
+    name, best, weights = found["objectives"][0], warm["best"], warm["weights"]
+    left = sum(map(len, warm["fresh"].values()))
+    yield (f"Of {warm['begun'] + left} children, {warm['begun']} began with the last weights of their parents "
+           f"(`{warm['mode']}`), replicate by replicate, and {left} with new ones, as all other candidates did.")
+    yield ""
+    yield from bullets(f"{why}: {', '.join(ids)}" for why, ids in warm["fresh"].items())
+    if any(x is not None for x in best.values()):
+        told = [f"{number(best[arm], FORMS.get(name, '#.4g'))} for the best {arm}" for arm in best]
+        yield from bullets([f"After {warm['tokens']:,} tokens of each arm in the search, all its trainings together, "
+                            f"{name} was {listed(told)}."])
+    if weights:
+        yield from bullets([f"The best trained weights are those of runs/{weights['run']}, with a validation loss of "
+                            f"{weights['val_loss']:.4f} at its end, after {weights['tokens']:,} tokens, inherited ones "
+                            "included. Whether they were worth it, a single training of as many tokens would tell."])
+
+
 def _best(experiment: Experiment, state: State, found: Summary) -> Iterator[str]:
     entries = [e for e in found["ranking"] if e["rank"]]
     if not entries:
@@ -161,16 +183,19 @@ def _best(experiment: Experiment, state: State, found: Summary) -> Iterator[str]
         yield ("They are in order of Pareto rank, and within one those first that stand most alone: who is first here "
                "need not be the winner, who is chosen by the first objective.")
     yield ""
-    yield from _table(("rank", "name", "id", "arm", "gen.", "differs from the preset by", *columns, "trainings",
-                       "status"), (_cells(experiment, state, e, columns, names[e["id"]]) for e in shown))
+    yield from _table(("rank", "name", "id", "arm", "gen.", "differs from the preset by", *columns,
+                       *["inherited tokens"] * bool(found["warm"]), "trainings", "status"),
+                      (_cells(experiment, state, e, columns, names[e["id"]], found["warm"]) for e in shown))
     rest = len(entries) - len(shown)
     yield from ("", f"{rest} more are in summary.json.") if rest else ()
 
 
-def _cells(experiment: Experiment, state: State, e: Entry, columns: Sequence[str], name: str) -> list[str]:
+def _cells(experiment: Experiment, state: State, e: Entry, columns: Sequence[str], name: str, warm: Warm | None
+           ) -> list[str]:
     return [number(e["rank"], "d"), escaped(name), f"`{e['id']}`", e["arm"], str(e["generation"]),
             escaped(winner.differs(experiment, state, e["id"])),
-            *(_said(column, e["measured"][column]) for column in columns), str(e["trainings"]), e["status"]]
+            *(_said(column, e["measured"][column]) for column in columns),
+            *[f"{e['inherited']:,}"] * bool(warm), str(e["trainings"]), e["status"]]
 
 
 def _said(name: str, m: Any) -> str:
@@ -208,7 +233,8 @@ def _operators(found: Summary) -> Iterator[str]:
         return
     yield ("How candidates of the evolved arm were born, and how many were better than all their parents in the "
            "search. Parents were chosen for being good, partly by luck, so that even children that are as good mostly "
-           "look worse.")
+           "look worse." + " But here children had read more than their parents, so that most look better."
+           * bool(found["warm"]))
     yield ""
     yield from markdown_table(("operator", "born", "of a known genome", "better than their parents"), (
         [escaped(name), str(o["born"]), str(o["reused"]),
@@ -223,7 +249,8 @@ def _genes(experiment: Experiment, found: Summary) -> Iterator[str]:
     yield (f"Rank correlation (Spearman's ρ) of each gene with {name}: above 0, the higher the gene, the higher the "
            f"{name}, of which {found['better'][name]} is better. This is an observation, not a cause: evolved "
            f"candidates are kin of those that were chosen, and genes travel together. So p over all, corrected for the "
-           f"number of genes, is too small; random candidates are independent.")
+           f"number of genes, is too small; random candidates are independent."
+           + " Evolved ones also had read the more, the later they were born." * bool(found["warm"]))
     yield ""
     yield from _table(("gene", "preset", _first(found), "ρ, evolved and random", "n", "p", "ρ, random alone", "n",
                        "p"), (
@@ -266,8 +293,14 @@ def _onward(experiment: Experiment, found: Summary, folder: Path) -> Iterator[st
         yield ""
         yield "goes on with the experiment where it is, unless it is still at work."
     elif found["leader"]:
-        yield from code([winner.command(folder, experiment.asked.base)])
+        yield from code([winner.command(winner.flag(folder), experiment.asked.base)])
         yield ""
         yield (f"trains with the winner's settings and the base run's {experiment.asked.base.train.steps:,} steps. "
                f"What learns fastest in {experiment.asked.evolve.per_candidate:,.10g} {experiment.asked.evolve.budget} "
                f"need not be best in a longer training: compare it with the preset at the length that counts.")
+    if (warm := found["warm"]) and (weights := warm["weights"]):
+        yield ""
+        yield from code([winner.command(f"--init-from {shlex.quote(str(folder / RUNS / weights['run']))}",
+                                        experiment.asked.base)])
+        yield ""
+        yield "trains on from the best weights that there are."

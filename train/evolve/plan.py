@@ -64,10 +64,12 @@ def finalists(experiment: Experiment, state: State) -> dict[str, str]:
 
 
 def validations(experiment: Experiment, state: State) -> list[Job]:
-    """Return the trainings of the finalists on fresh seeds that are still to make, each finalist once."""
+    """Return the trainings of the finalists on fresh seeds that are still to make, each genome's once."""
     count = experiment.asked.evolve.validation_replicates
-    ids = list(dict.fromkeys(state.finalists.values())) if "evolved" in state.finalists else []
-    return [trainings.job(experiment, state, id, r, 1.0, "validation") for r in range(count) for id in ids
+    first: dict[str, str] = {}
+    for id in state.finalists.values() if "evolved" in state.finalists else ():
+        first.setdefault(births.genome_key(state.born[id]), id)
+    return [trainings.job(experiment, state, id, r, 1.0, "validation") for r in range(count) for id in first.values()
             if (id, "validation", r) not in state.results]
 
 

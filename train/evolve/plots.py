@@ -16,7 +16,7 @@ from helios.model.genes import Gene
 from helios.train.evolve import winner
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.state import State
-from helios.train.evolve.summary import Entry, Summary, place, sign
+from helios.train.evolve.summary import Entry, Summary, place, sign, spending
 from helios.train.evolve.terms import spelt
 from helios.train.search.plots import TALLEST, WIDTH, drawn, legend, places
 from helios.train.search.ranking import labels
@@ -81,11 +81,8 @@ def _progress(figure: Any, experiment: Experiment, state: State, found: Summary)
         return False
     axes, seconds = figure.subplots(), found["unit"] == "seconds"
     for arm in ("evolved", "random"):
-        x, y, own, best, used = list[float](), list[float](), list[float](), math.inf, 0.0
-        for id, c in state.born.items():
-            if c.arm != arm or id in state.reused or not state.of(id):
-                continue
-            used += sum(r.seconds if seconds else r.tokens for r in state.of(id))
+        x, y, own, best = list[float](), list[float](), list[float](), math.inf
+        for id, used in spending(state, arm, seconds):
             best = min(best, side * values.get(id, math.inf * side))
             x.append(used)
             y.append(side * best)

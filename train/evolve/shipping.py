@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+import secrets
+import shutil
+from collections.abc import Callable, Collection, Mapping
 from operator import methodcaller
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from helios.files import write_atomic
 from helios.host import cache_dir
 from helios.train import checkpoint, texts
 from helios.train.config import DataConfig
-from helios.train.records.layout import CHECKPOINTS, LOCK
+from helios.train.records.layout import CHECKPOINTS, CONFIG, LOCK
 from helios.train.tokenizer import Tokenizer
 
 
@@ -60,6 +62,33 @@ def unpack(package: Package, path: Path) -> None:
             partial.rename(folder / name)
     for name in present - set(package.checkpoints):
         checkpoint.remove(folder / name)
+
+
+def parent(place: Path) -> tuple[str, Package] | None:
+    """Return of a run what another one that begins with its checkpoint `place` needs, and a digest that names it; None
+    where that is not there."""
+    path = place.parent.parent
+    found = packed(path, {one.name for one in checkpoint.directories(path)} - {place.name})
+    names = (CONFIG, f"{CHECKPOINTS}/{place.name}/{checkpoint.STATE}")  # which name the run, and digests of the rest
+    if found is None or not set(names) <= found.files.keys():
+        return None
+    return digest(b"".join(found.files[name] for name in names)), found
+
+
+def kept(found: str, fetch: Callable[[], Package], wanted: Collection[str], folder: Path) -> Path:
+    """Return the run directory with the digest `found` in this machine's `folder`, fetched where it is not there yet.
+    wanted: the digests of all that are of use at present; what else is in the folder is removed."""
+    if not (path := folder / found).exists():
+        for old in folder.iterdir() if folder.is_dir() else ():
+            if old.name.partition(".")[0] not in wanted:
+                shutil.rmtree(old, ignore_errors=True)
+        partial = folder / f"{found}.{secrets.token_hex(4)}"
+        unpack(fetch(), partial)
+        try:
+            partial.rename(path)
+        except OSError:  # another training was first
+            shutil.rmtree(partial, ignore_errors=True)
+    return path
 
 
 def needed(config: DataConfig) -> dict[str, bytes]:

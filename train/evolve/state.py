@@ -62,7 +62,8 @@ class State:
     steps: dict[str, int] = field(default_factory=dict)  # id → steps of its trainings, where the budget is in seconds
     finalists: dict[str, str] = field(default_factory=dict)  # role → id
     verdict: Mapping[str, Any] | None = None
-    known: dict[str, str] = field(default_factory=dict)  # by the genome's key, who was born with it first
+    known: dict[str, str] = field(default_factory=dict)  # by `key`, who was born with it first
+    starts: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # id → what its birth says, as warm.start
     rows: dict[str, list[float]] = field(default_factory=dict)  # of Experiment.of, by id, until there are more results
     past: int = 0  # generations over, as breeding has seen them; of them are the next two
     within: Box | None = None  # of the first generation that has values
@@ -75,6 +76,10 @@ class State:
                 _TAKE[entry["kind"]](self, entry)
             except (LookupError, TypeError, msgspec.ValidationError) as error:
                 raise UserError(f"the journal is damaged: {entry.get('kind', 'a line')}: {error}") from error
+
+    def start_of(self, id: str) -> str | None:
+        """Return the id of whose weights a candidate's trainings in the search begin with; None: with new ones."""
+        return self.starts.get(id, {}).get("of")
 
     def candidate(self, id: str) -> Candidate:
         """Return a candidate with what was measured in the search; without where nothing was yet."""
@@ -112,13 +117,23 @@ class State:
         return [measured(vars(r), measure) for r in self.trained(id, phase)]
 
     def trained(self, id: str, phase: str = "search") -> list[Result]:
-        """Return a candidate's results; in the search, where it has another's, these."""
-        return self.of(self.reused.get(id, id) if phase == "search" else id, phase)
+        """Return a candidate's results; where it has another's, these. Of finalists with one genome, which began with
+        other weights in the search, the first is trained again at the end."""
+        if phase == "search":
+            return self.of(self.reused.get(id, id))
+        alike = (one for one in self.finalists.values() if key(self.born[one]) == key(self.born[id]))
+        return self.of(next(alike, id), phase)
 
     def measured(self, id: str) -> dict[str, float | None]:
         """Return the mean of each measurement over its trainings; None where one is missing."""
         found = [row(result) for result in self.trained(id)]
         return {name: mean([measures[name] for measures in found]) for name in MEASURES}
+
+
+def key(candidate: Candidate, of: str | None = None) -> str:
+    """Return a text that is equal for candidates whose trainings would be the same: those of one genome which begin
+    with new weights, or with those of the same candidate, `of`."""
+    return births.genome_key(candidate) + (f"\n{of}" if of else "")
 
 
 def mean(values: list[float | None]) -> float | None:
@@ -145,7 +160,11 @@ def _birth(state: State, entry: Mapping[str, Any]) -> None:
     if born.id in state.born:
         raise TypeError(f"{born.id} is born twice")
     state.born[born.id] = born
-    state.known.setdefault(births.genome_key(born), born.id)
+    if start := entry.get("start"):
+        state.starts[born.id] = start
+        if start["of"] is not None and state.status(start["of"]) != "complete":
+            raise TypeError(f"{born.id} begins with the weights of {start['of']}, who has no result")
+    state.known.setdefault(key(born, state.start_of(born.id)), born.id)
     state.generations[born.generation].append(born.id)
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from helios.model.genes import Gene
-from helios.train.evolve import cost, plan
+from helios.train.evolve import cost, plan, warm
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import plain
 from helios.train.evolve.state import State, mean
@@ -47,6 +47,7 @@ class Entry(TypedDict):
     status: str  # complete, stopped, diverged or failed
     why: str | None  # of any but complete
     trainings: int
+    inherited: int  # tokens that had been read, in a replicate, by those whose weights it began with; 0: none
     measured: dict[str, Measured]  # by name, "fitness" among them where candidates are chosen by one
     front: bool  # nobody measured is better in one objective and as good in the others
 
@@ -104,6 +105,25 @@ class Lost(TypedDict):
     why: str
 
 
+class Weights(TypedDict):
+    """The training with the lowest validation loss at its end, of all that are complete."""
+
+    run: str  # name of its directory
+    val_loss: float
+    tokens: int  # read, those of whose weights it began with included
+
+
+class Warm(TypedDict):
+    """Of an experiment whose children begin with their parents' weights."""
+
+    mode: str
+    begun: int  # trained children that did
+    fresh: dict[str, list[str]]  # ids of those that did not, by the reason
+    tokens: int  # that each arm had used at least; both had when `best` is told
+    best: dict[str, float | None]  # by arm, of the first objective, with no more than these tokens
+    weights: Weights | None
+
+
 class Summary(TypedDict):
     """What summary.json holds."""
 
@@ -126,6 +146,7 @@ class Summary(TypedDict):
     operators: dict[str, Operator]
     genes: dict[str, GeneFound]
     lost: list[Lost]
+    warm: Warm | None  # None: all began with new weights
 
 
 def summary(experiment: Experiment, state: State) -> Summary:
@@ -148,7 +169,8 @@ def summary(experiment: Experiment, state: State) -> Summary:
         "refused": sum(c.refused for c in state.born.values()), "ranking": entries,
         "front": [e["id"] for e in entries if e["front"]] if len(experiment.objectives) > 1 else [],
         "generations": _generations(experiment, state, values), "operators": _operators(state, values),
-        "genes": _genes(experiment, state, values, leader), "lost": list(_lost(state))}
+        "genes": _genes(experiment, state, values, leader), "lost": list(_lost(state)),
+        "warm": _warm(experiment, state, values) if evolve.warm_start != warm.FRESH else None}
 
 
 def sign(objective: str) -> int:
@@ -212,6 +234,7 @@ def _ranking(experiment: Experiment, state: State) -> list[Entry]:
             "operator": c.operator, "parents": list(c.parents), "difference": difference(experiment, state, c.id),
             "activation": c.activation, "status": str(state.candidate(c.id).status),
             "why": failed or state.dropped.get(c.id), "trainings": len(results),
+            "inherited": warm.read_before(experiment, state, c.id),
             "measured": {name: measured(experiment, state, c.id, name) for name in names},
             "front": inside and int(ranks[at]) == 0})
     return found
@@ -226,6 +249,36 @@ def _cost(state: State) -> dict[str, Spent]:
         spent["tokens"] += result.tokens
         spent["seconds"] += result.seconds
     return {key: found[key] for key in (*ARMS, "validation") if key in found}
+
+
+def spending(state: State, arm: str, seconds: bool = False) -> Iterator[tuple[str, float]]:
+    """Yield the ids of an arm's candidates that were trained, in order of birth, and the tokens, or seconds, that the
+    search had used for the arm up to there."""
+    used = 0.0
+    for id, c in state.born.items():
+        if c.arm == arm and id not in state.reused and state.of(id):
+            used += sum(r.seconds if seconds else r.tokens for r in state.of(id))
+            yield id, used
+
+
+def _warm(experiment: Experiment, state: State, values: Mapping[str, float]) -> Warm:
+    side, began = sign(experiment.objectives[0]), dict[str, list[str]]()
+    arms = {arm: list(spending(state, arm)) for arm in ("evolved", "random")}
+    both = int(min(spent[-1][1] if spent else 0 for spent in arms.values()))
+    best = {arm: min((values[id] for id, used in spent if used <= both and id in values), default=None)
+            for arm, spent in arms.items()}
+    for id, start in state.starts.items():
+        if id not in state.reused and state.of(id):
+            began.setdefault(start["why"] or "", []).append(id)
+    ended = [(r.val_loss, r) for r in state.results.values()
+             if r.status == "complete" and r.over and r.val_loss is not None]
+    weights: Weights | None = None
+    if ended:
+        loss, r = min(ended, key=lambda pair: pair[0])
+        origin = warm.origin(experiment, state, r.id, r.replicate) if r.phase == "search" else None
+        weights = {"run": r.run, "val_loss": loss, "tokens": r.tokens + (origin.tokens if origin else 0)}
+    return {"mode": experiment.asked.evolve.warm_start, "begun": len(began.pop("", ())), "fresh": began, "tokens": both,
+            "best": {arm: x if x is None else side * x for arm, x in best.items()}, "weights": weights}
 
 
 def _generations(experiment: Experiment, state: State, values: Mapping[str, float]) -> list[Generation]:

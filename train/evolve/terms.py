@@ -10,6 +10,7 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import MICRO_BATCH, SECTIONS
 from helios.train.evolve.state import State
 from helios.train.evolve.summary import Summary
+from helios.train.evolve.warm import FRESH
 from helios.train.fitness import formula
 from helios.train.markdown import escaped, listed, table
 from helios.train.records.journal import MEASURES
@@ -26,6 +27,11 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if evolve.budget == "seconds":
         yield ("The budget is in seconds: steps follow from the speed of a short training, so another machine would "
                "train longer or shorter. These short trainings are not in the costs.")
+    if evolve.warm_start != FRESH:
+        yield (f"Children began with their parents' weights ({evolve.warm_start}), so that their figures tell how good "
+               "it is to go on with their settings, and compare with those of who began with new weights not token for "
+               "token. The trainings at the end begin with new weights, and ask what settings are worth from there.")
+        yield ("Who was chosen again beside its children had read less than they, and was better all the same.")
     if evolve.replicates == 1:
         yield "One seed a candidate: the search does not know the noise between seeds, and chose by it, too."
     if not evolve.random_control:
@@ -59,7 +65,8 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if tokens and evolve.budget == "tokens":
         yield f"{', '.join(sorted(tokens))} varies: of the same tokens, candidates make more or fewer steps."
     if n := len(state.reused):
-        yield (f"{count(n, 'candidate')} had the genome of an earlier one, whose results were used and not "
+        alike = " and began with the same weights as it" * (evolve.warm_start != FRESH)
+        yield (f"{count(n, 'candidate')} had the genome of an earlier one{alike}, whose results were used and not "
                "measured again.")
     if found["refused"]:
         yield f"{count(found['refused'], 'formula')} refused before training, since values or slopes explode."

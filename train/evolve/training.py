@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from helios.errors import Diverged, TooLarge, UserError
+from helios.train import checkpoint
+from helios.train.config import Config
 from helios.train.evolve.measure import measure
 from helios.train.evolve.state import Result
-from helios.train.evolve.stops import Stopping
+from helios.train.evolve.stops import Stopping, StopsConfig
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import RUNS
-from helios.train.records.layout import CONFIG, read_object
+from helios.train.records.layout import CONFIG, finished, read_object
 from helios.train.run import Run
+from helios.train.stage import Stage
 
 
 def train(job: Job, folder: Path, display: Display) -> Result:
@@ -22,14 +26,17 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     folder: the experiment's. Raises KeyboardInterrupt where a signal ended it, and UserError for what is not the
     candidate's fault, such as a text that is not there.
     """
-    path, plan = folder / RUNS / job.name, partial(_Training, job.stops)
+    path, plan = folder / RUNS / job.name, partial(_Training, job.stops, job.batches)
     until = None if job.share == 1 else max(1, round(job.share * job.config.train.steps))
     there = read_object(path / CONFIG) or {}
     if there and there.get("evolve", {}).get("experiment") != job.about["experiment"]:
         raise UserError(f"{path} is of another experiment; give --resume the directory as helios-evolve left it, or "
                         "begin anew in another --dir")
+    config = job.config
+    if begun(path):  # and needs its parent no more, which had another path if the experiment has moved since
+        config = config.replaced("train", init_from=there.get("train", {}).get("init_from"))
     try:
-        run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
+        run = Run.open(config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
         if not run.finished:
             ended = run.train(Silent(display), until)
             if not (ended.finished or ended.paused):
@@ -41,8 +48,23 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     return result(job, path)
 
 
+def begun(path: Path) -> bool:
+    """Return whether the training in the directory `path` has a checkpoint to go on from, or has ended."""
+    return finished(path) or bool(checkpoint.directories(path))
+
+
 class _Training(Stopping):
+    """offset: batches that were drawn for those whose weights it begins with, which it is not given again."""
+
     samples = False
+
+    def __init__(self, stops: StopsConfig, offset: int, config: Config) -> None:
+        super().__init__(stops, config)
+        self.offset = offset
+
+    def stage(self) -> Stage | None:
+        stage = super().stage()
+        return stage and replace(stage, offset=self.offset)
 
 
 class Silent(Display):

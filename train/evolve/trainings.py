@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from helios.train.config import Config
+from helios.train.evolve import warm
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry
 from helios.train.evolve.space import configured
@@ -22,7 +23,8 @@ SEEDS = 2 * FRESH  # those of an experiment, from its own on
 
 class Job(NamedTuple):
     """A training to make. name: of its run directory. share: of its steps, to which it is to be trained. about: what
-    config.json says of its descent."""
+    config.json says of its descent. inherited, batches: tokens and batches that were read before by those whose weights
+    it begins with; config.train.init_from is their checkpoint, which the driver makes an absolute path."""
 
     name: str
     config: Config
@@ -32,6 +34,8 @@ class Job(NamedTuple):
     replicate: int
     phase: str  # search, validation or speed
     stops: StopsConfig
+    inherited: int = 0
+    batches: int = 0
 
 
 Results = Generator[tuple[int, Result], None, None]  # of jobs, each with its position, in any order
@@ -127,10 +131,17 @@ def job(experiment: Experiment, state: State, id: str, replicate: int, share: fl
     seed = experiment.seed + replicate + (FRESH if phase == "validation" else 0)
     steps = SPEED_STEPS if phase == "speed" else steps_of(
         experiment, state, id, evolve.validation_factor if phase == "validation" else 1.0)
+    origin = warm.origin(experiment, state, id, replicate) if phase == "search" else None
     config = configured(experiment.asked.base, c.genome, seed=seed, steps=steps,
-                        **_evaluations(experiment, c, steps, phase))
+                        **_evaluations(experiment, c, steps, phase),
+                        **({"init_from": origin.place, "morph": evolve.warm_start} if origin else {}))
     name = f"{id}.{'speed' if phase == 'speed' else f'{phase[0]}{replicate}'}"
     about = {"experiment": experiment.id, "id": id, "name": c.name, "arm": c.arm, "generation": c.generation,
              "parents": c.parents, "operator": c.operator, "mutation": c.mutation, "replicate": replicate,
-             "phase": phase, "warm_start": evolve.warm_start}
-    return Job(name, config, about, share, id, replicate, phase, experiment.asked.stops)
+             "phase": phase, "warm_start": evolve.warm_start if origin else warm.FRESH}
+    if origin:
+        about["init"] = origin._asdict()
+    elif phase == "search" and id in state.starts:
+        about["init"] = dict(state.starts[id])
+    return Job(name, config, about, share, id, replicate, phase, experiment.asked.stops,
+               *((origin.tokens, origin.batches) if origin else ()))

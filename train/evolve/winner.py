@@ -85,9 +85,14 @@ def differs(experiment: Experiment, state: State, id: str) -> str:
     return ", ".join(filter(None, (c.activation * (c.activation != experiment.space.activation), other))) or "nothing"
 
 
-def command(folder: Path, base: Config) -> str:
-    """Return the command that trains with the winner's settings, on the texts of the experiment."""
-    flags = [f"--config {shlex.quote(str(folder / FILE))}"]
+def flag(folder: Path) -> str:
+    """Return the flag that gives a run the winner's settings."""
+    return f"--config {shlex.quote(str(folder / FILE))}"
+
+
+def command(start: str, base: Config) -> str:
+    """Return the command that trains with these flags on the texts of the experiment."""
+    flags = [start]
     for s in declared(ALL["data"]):
         value = getattr(base.data, s.key)
         if s.flag and value != s.default:

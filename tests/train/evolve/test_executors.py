@@ -62,10 +62,12 @@ def flags(texts: Path) -> dict[str, Any]:
             "tokenizer": str(texts / "tokenizer.json")}
 
 
-def driver(texts: Path, folder: Path) -> Driver:
-    settings = {"per_candidate": STEPS * 64, "population_size": 2, "generations": 2, "replicates": 1, "evaluations": 2,
-                "random_control": "false", "validation_replicates": 0}
-    found = asked("tiny", None, None, [f"{key}={value}" for key, value in settings.items()], flags(texts), "lr,beta2")
+def driver(texts: Path, folder: Path, **more: Any) -> Driver:
+    """An experiment whose children begin with their parents' weights, of their own width or another."""
+    settings = {"per_candidate": STEPS * 64, "population_size": 2, "generations": 3, "replicates": 1, "evaluations": 2,
+                "random_control": "false", "validation_replicates": 0, "warm_start": "project"} | more
+    found = asked("tiny", None, None, [f"{key}={value}" for key, value in settings.items()], flags(texts),
+                  "lr,n_embd=16|32")
     return Driver(folder, experiment_of(found, "same"), QUIET)
 
 
@@ -135,8 +137,24 @@ def over(process: psutil.Process) -> bool:
     return True
 
 
+def without_id(init: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What config.json says of a run's first weights, without the random part of their run's name."""
+    return init and init | {"run_id": None}
+
+
 def kinds(path: Path) -> list[str]:
     return [line["kind"] for line in rows(path)]
+
+
+def test_children_begin_with_projected_weights(reference: Path) -> None:
+    """Those of another width, too, and know more than what is new: a guess costs 5.7 nats."""
+    births = [line for line in rows(reference / JOURNAL) if line.get("start")]
+    assert all(line["start"]["how"] == "project" for line in births)
+    widths = {line["id"]: line["settings"].get("n_embd", 32) for line in rows(reference / JOURNAL)
+              if line["kind"] == "birth"}
+    assert {widths[line["id"]] != widths[line["parent_id"]] for line in births} == {True, False}
+    for line in births:
+        assert rows(reference / "runs" / f"{line['id']}.s0" / "metrics.jsonl")[0]["loss"] < 5
 
 
 # -- processes --------------------------------------------------------------------------------------------------------
@@ -304,14 +322,18 @@ def test_on_ray_all_is_the_same(texts: Path, reference: Path, tmp_path: Path, ap
         hidden.rename(texts)
     assert journal(tmp_path) == journal(reference)
     for run in (tmp_path / "runs").iterdir():
-        there, here = (json.loads((folder / "runs" / run.name / "config.json").read_text())
+        there, here = (json.loads((folder / "runs" / run.name / "config.json").read_text().replace(str(folder), "."))
                        for folder in (reference, tmp_path))
         assert {k: there[k] for k in ("data", "evolve", "config_hash", "train")} == {
             k: here[k] for k in ("data", "evolve", "config_hash", "train")}
+        assert without_id(there.get("init")) == without_id(here.get("init"))
         mine, theirs = (checkpoint.load(checkpoint.directories(folder / "runs" / run.name)[-1]).state["files"]
                         for folder in (reference, tmp_path))
         assert mine == theirs
     assert kinds(run / EVENTS)[-1] == "run_complete"
+    caches = [Path(node._ray_params.env_vars["HELIOS_CACHE"]) / "parents" / "same" for node in apart.worker_nodes]
+    sent = [len([*cache.iterdir()]) for cache in caches if cache.exists()]
+    assert sent and max(sent) == 1  # of the last generation, whose children have one parent; those before are gone
 
 
 def test_a_node_that_sees_the_directory_trains_there(texts: Path, cluster: Any, tmp_path: Path) -> None:

@@ -34,11 +34,12 @@ from helios.train.evolve import shipping
 from helios.train.evolve.executors.processes import devices, share_of_threads
 from helios.train.evolve.shipping import Package
 from helios.train.evolve.state import Result
-from helios.train.evolve.training import failed
+from helios.train.evolve.training import begun, failed
 from helios.train.evolve.trainings import Job, Results
 from helios.train.evolve.worker import STARTS, WAIT, Workers
 from helios.train.progress import Display
 from helios.train.records.journal import RUNS
+from helios.train.records.layout import CHECKPOINTS
 from helios.train.run import Run
 from helios.train.signals import caught, told
 
@@ -51,7 +52,8 @@ MARK = "cluster"  # file in an experiment's directory, by which a node that sees
 
 class Order(NamedTuple):
     """What a node is asked for. mark: content of MARK. threads: None: as many as the node has. begun: the run directory
-    where there is one. sent: digest and content of texts, by name. Contents are references, to fetch where needed."""
+    where there is one. sent: digest and content of texts, by name. parents: the same of runs, by the path of the
+    checkpoint that trainings of this round begin with. Contents are references, to fetch where needed."""
 
     job: Job
     folder: Path
@@ -60,6 +62,7 @@ class Order(NamedTuple):
     threads: int | None
     begun: list[Any]
     sent: Mapping[str, tuple[str, list[Any]]]
+    parents: Mapping[str, tuple[str, list[Any]]]
 
 
 class Answer(NamedTuple):
@@ -97,6 +100,7 @@ class OnRay:
         self.folder, self.workers, self.display = folder, workers, display
         self.mark = secrets.token_hex(8)
         self.sent: dict[str, tuple[str, list[Any]]] | None = None
+        self.parents: dict[str, tuple[str, list[Any]]] = {}
         self.interrupted = False
         self.address = os.environ.get("RAY_ADDRESS", address) if address in ("", "auto") else address
         if address not in ("", *OWN):
@@ -106,6 +110,9 @@ class OnRay:
 
     def __call__(self, jobs: Sequence[Job]) -> Results:
         self._connect(jobs)
+        new = {t.init_from for job in jobs if (t := job.config.train).init_from and not begun(self._path(job))}
+        self.parents = {place: (found[0], [ray.put(found[1])]) for place in sorted(new)
+                        if (found := shipping.parent(Path(place)))}
         waiting, running, lost = deque(range(len(jobs))), dict[Any, int](), Counter[int]()
         taking = self.desk.take.remote()
         with caught(self._stop):
@@ -130,6 +137,9 @@ class OnRay:
                         raise KeyboardInterrupt
             finally:
                 self._end([*running], taking, {jobs[i].name for i in running.values()})
+
+    def _path(self, job: Job) -> Path:
+        return self.folder / RUNS / job.name
 
     def _connect(self, jobs: Sequence[Job]) -> None:
         """Join or start the cluster, and put there what all trainings read. Raises UserError."""
@@ -170,11 +180,11 @@ class OnRay:
     def _asked(self, job: Job, jobs: Sequence[Job]) -> Any:
         """Have a training made, and return the reference of its Answer."""
         assert self.sent is not None
-        begun = shipping.packed(self.folder / RUNS / job.name)
+        there = shipping.packed(self._path(job))
         job = job._replace(config=Run.create(job.config, self.folder).config)  # with paths as they are here
         threads = None if VULKAN in self.room else threads_of(ray.nodes(), min(len(jobs), self.workers or len(jobs)))
-        order = Order(job, self.folder, self.mark, helios.__version__, threads, [ray.put(begun)] if begun else [],
-                      self.sent)
+        order = Order(job, self.folder, self.mark, helios.__version__, threads, [ray.put(there)] if there else [],
+                      self.sent, self.parents)
         return ray.remote(_made).options(
             max_retries=0, name=job.name, scheduling_strategy="SPREAD", num_cpus=threads or 1,
             resources={} if threads else {VULKAN: 1}).remote(order, self.desk)
@@ -195,7 +205,7 @@ class OnRay:
         if answer.refused:
             raise UserError(answer.refused)
         if answer.run:
-            shipping.unpack(answer.run, self.folder / RUNS / job.name)
+            shipping.unpack(answer.run, self._path(job))
         return answer.result
 
     def _put_down(self, taking: Any, live: set[str]) -> None:
@@ -252,6 +262,7 @@ def _made(order: Order, desk: Any) -> Answer:
             sent = _fetched(order)
             if _sees(order):
                 return Answer(workers.made(order.job, order.folder, env | device, sent), warnings=said)
+            sent |= _parent(order)
             (scratch := cache_dir() / "trainings").mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 path, known = Path(folder) / RUNS / name, set[str]()
@@ -289,6 +300,16 @@ def _fetched(order: Order) -> dict[str, str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, methodcaller("write", ray.get(content[0])))
     return {name: str(shipping.place(digest)) for name, (digest, _) in order.sent.items()}
+
+
+def _parent(order: Order) -> dict[str, str]:
+    """Return the checkpoint of this machine that the training begins with, by its name, if it does with one."""
+    if (name := order.job.config.train.init_from or "") not in order.parents:
+        return {}
+    found, content = order.parents[name]
+    path = shipping.kept(found, lambda: ray.get(content[0]), {one for one, _ in order.parents.values()},
+                         cache_dir() / "parents" / order.job.about["experiment"])
+    return {name: str(path / CHECKPOINTS / Path(name).name)}
 
 
 @contextmanager
