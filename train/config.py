@@ -36,6 +36,7 @@ from helios.model.settings import (
     setting,
     shown,
 )
+from helios.train.challenge.config import OPENING, ChallengeConfig, clashes
 from helios.train.fitness import FITNESS, fitness_coefficients, formula
 from helios.train.formats import FORMATS
 from helios.train.monitor_config import MonitorConfig
@@ -123,10 +124,12 @@ class TrainConfig(Settings):
 
 @dataclass(frozen=True)
 class SearchConfig(Settings):
-    """The search for the MLPs' activation before the training; docs/search.md explains it."""
+    """The search for the MLPs' activation before the training; docs/search.md explains it. It is true where there is
+    one; a search that goes on while the run trains has settings of its own, in ChallengeConfig."""
 
-    mode: str = setting("none", one_of("none", "ffn-activation"), "what to search for before training: ffn-activation, "
-                        "the best activation of the MLPs, which is then trained; none: nothing", flag="search")
+    mode: str = setting("none", one_of("none", "ffn-activation", "continuous"), "what to search for: ffn-activation, "
+                        "the best activation of the MLPs, before the training; continuous, better settings while the "
+                        "run trains (docs/challenge.md); none: nothing", flag="search")
     max_cost: float = setting(1e9, POSITIVE, "most training tokens of a search; one that may need more is refused",
                               flag="max-cost")
     activation_pool: str = setting("gelu,silu,relu,swiglu,universal,kan_spline", ANY, "activations that may be tried",
@@ -188,7 +191,12 @@ class SearchConfig(Settings):
         return {name: float(value) for name, value in terms}
 
     def __bool__(self) -> bool:
-        return self.mode != "none"
+        return self.mode == "ffn-activation"
+
+    @property
+    def continuous(self) -> bool:
+        """Return whether the search goes on while the run trains."""
+        return self.mode == "continuous"
 
 
 @dataclass(frozen=True)
@@ -200,9 +208,11 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    challenge: ChallengeConfig = field(default_factory=ChallengeConfig)
 
     def __post_init__(self) -> None:
-        for wrong, message in (*_clashes(self), *(_search_clashes(self) if self.search else ())):
+        for wrong, message in (*_clashes(self), *(_search_clashes(self) if self.search else ()),
+                               *clashes(self)):
             if wrong:
                 raise UserError(message)
 
@@ -211,8 +221,14 @@ class Config:
         return replace(self, **{section: getattr(self, section).replaced(**values)})
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return the sections as config.json holds them; "search" is there only in a run with a search."""
-        return {name: getattr(self, name).to_dict() for name in SECTIONS if name != "search" or self.search}
+        """Return the sections as config.json holds them; "search" and "challenge" are there only in runs that do it."""
+        there = {"search": self.search or self.challenged, "challenge": self.challenged}
+        return {name: getattr(self, name).to_dict() for name in SECTIONS if there.get(name, True)}
+
+    @property
+    def challenged(self) -> bool:
+        """Return whether challengers may be trained beside the run's model."""
+        return self.search.continuous
 
     @property
     def eval_batch(self) -> int:
@@ -224,7 +240,7 @@ class Config:
         device: what device_kind() returns. Texts have a hash of their own."""
         sections = self.to_dict()
         ignored = {s.key for s in SETTINGS if not s.bits}
-        if not self.search and not self.monitor.acts:  # nothing is decided by evaluations
+        if not (self.search or self.challenged or self.monitor.acts):  # nothing is decided by evaluations
             ignored |= {"eval_interval", "eval_iters", "eval_batch"}
             del sections["monitor"]
         del sections["data"]
@@ -234,7 +250,8 @@ class Config:
 
 PRESETS = resources.files("helios.train") / "presets"
 SECTIONS: Mapping[str, type[Settings]] = {
-    "model": GPTConfig, "train": TrainConfig, "data": DataConfig, "search": SearchConfig, "monitor": MonitorConfig}
+    "model": GPTConfig, "train": TrainConfig, "data": DataConfig, "search": SearchConfig, "monitor": MonitorConfig,
+    "challenge": ChallengeConfig}
 SETTINGS = tuple(s for section, cls in SECTIONS.items() for s in declared(cls, section))
 BY_KEY = {s.key: s for s in SETTINGS}
 # A setting also answers to its flag's name: `--set layers=4`.
@@ -296,6 +313,8 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:
         values = {"vocab_size": size} | values
+    if values.keys() & OPENING:  # asking for windows asks for the search that has them
+        values = {"mode": "continuous"} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})

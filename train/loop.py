@@ -76,7 +76,7 @@ class Loop:
             if hasattr(self, "state"):
                 del self.state
                 gc.collect()  # frees its memory before more is taken
-            self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
+            self.state = TrainState(stage.model, stage.train or t, self.backend, stage.init_seed)
         # Takes all memory now, so that a run too large is refused before its first step, not at its first evaluation.
         m = self.config.monitor
         evaluated = self.config.eval_batch
@@ -87,7 +87,8 @@ class Loop:
 
     def _load(self, found: Checkpoint) -> None:
         self.state.model.load_state_dict(found.model)
-        self.state.opt.load_state_dict(found.optimizer)
+        if found.optimizer:  # else it begins anew
+            self.state.opt.load_state_dict(found.optimizer)
 
     def _resume(self, found: Checkpoint) -> None:
         state = found.state
@@ -153,6 +154,9 @@ class Loop:
             row = self._evaluated(stage, row)
         batches = self._batches(stage)
         while not (self.over or self.paused) and self.signal is None:
+            if self.plan.due(self.step):
+                stage = self._decide(stage)
+                continue
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
@@ -222,13 +226,33 @@ class Loop:
         row |= {name: value for name, value in seen.items() if value is not None}
         self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
-        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step)):
+        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
             return row
         self._record(row)
         self._checkpoint()  # before the samples, which may fail
         if samples and not end:
             self.sample()
         return None
+
+    def _decide(self, stage: Stage) -> Stage:
+        """Let the plan decide, and go on with what it chose; return the present stage."""
+        try:
+            chosen = self.plan.decide(self.evaluate, self._stopped)
+        except Stopped as error:
+            self.signal = self.signal or error.signal
+            return stage
+        if chosen is None:
+            return stage
+        found, self.stage = checkpoint.load(chosen), self.plan.stage()
+        assert self.stage is not None
+        del self.state
+        gc.collect()
+        self._prepare(resumes=True)
+        self._load(found)
+        self.latest = None
+        self.monitors.reset()
+        self._checkpoint()
+        return self.stage
 
     def fits(self, batch_size: int) -> bool:
         """Return whether a step of `batch_size` sequences fits in memory once the present recording is given back."""
@@ -290,7 +314,7 @@ class Loop:
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
         checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)
-        self.plan.prune()
+        self.plan.saved()
 
     def _save(self, folder: Path) -> Path:
         t, model = self.config.train, self.state.model

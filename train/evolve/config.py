@@ -150,7 +150,7 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     mine = {key: value for key, value in flags.items() if key in EvolveConfig.__dataclass_fields__}
     own["evolve"] |= {key: value for key, value in mine.items() if value is not None}
     base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=origin)
-    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else dict(_terms(genes)),
+    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else dict(terms(genes)),
                  [_values(run) for run in seed_from], StopsConfig.from_dict(own["stops"]))
 
 
@@ -160,7 +160,8 @@ def _values(run: Path) -> dict[str, Any]:
     return values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
 
 
-def _terms(text: str) -> Iterable[tuple[str, Any]]:
+def terms(text: str) -> Iterable[tuple[str, Any]]:
+    """Yield the names of genes, and what narrows each, as a text gives them."""
     for term in text.split(","):
         name, equals, narrow = term.strip().partition("=")
         yield name.strip(), narrow.strip() if equals else True

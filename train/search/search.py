@@ -17,6 +17,7 @@ from helios.files import write_atomic
 from helios.model import GPTConfig
 from helios.model.activations import kind
 from helios.train import checkpoint, fitness
+from helios.train.challenge.plan import Challenge
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import SETTINGS, Config
 from helios.train.monitors.controls import bound
@@ -248,7 +249,7 @@ class Search(Plan):
             self.records.event(step, "report_failed", message)
             self.display.warn(f"warning: {message}")
 
-    def prune(self) -> None:
+    def saved(self) -> None:
         """Remove checkpoints of candidates that neither this search nor a checkpoint of the run refers to."""
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
         named = {state[key] for state in states if state for key in ("start", "pending")}
@@ -321,8 +322,9 @@ class Search(Plan):
 
 
 def planned(config: Config) -> Plan:
-    """Return the plan that the settings ask for: of a search, or of a training alone."""
-    return Search(config) if config.search else Plan(config)
+    """Return the plan that the settings ask for: of a search before the training or during it, or of a training alone.
+    """
+    return Search(config) if config.search else Challenge(config) if config.challenged else Plan(config)
 
 
 def _line(c: Candidate) -> str:

@@ -1,0 +1,229 @@
+"""Runs with challengers, really trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.backends.backend import Backend
+from helios.errors import UserError
+from helios.train import checkpoint
+from helios.train.challenge import journal
+from helios.train.challenge.training import rate
+from helios.train.config import Config, resolve
+from helios.train.progress import Display
+from helios.train.records.layout import EVENTS, METRICS, read_config
+from helios.train.records.rows import rows
+from helios.train.run import Run
+from helios.train.search.search import planned
+
+QUIET = Display(quiet=True)
+CLOCKED = ("elapsed_ms", "ms_per_iter", "tokens_per_sec")
+
+
+def config_of(**settings: Any) -> Config:
+    """A tiny run of 24 steps with windows at 6, 12 and 18, of one challenger and two replicates, unless told otherwise."""
+    given = {"steps": 24, "challenge_interval": 6, "challenge_steps": 4, "challenge_replicates": 2, "challengers": 1,
+             "keep": 0, "eval_interval": 6, "backend": "cpu_ref", "dropout": 0.1} | settings
+    return resolve("tiny", assignments=[f"{k}={v}" for k, v in given.items()])
+
+
+def trained(config: Config, path: Path, until: int | None = None) -> Run:
+    run = Run.open(config, path, plan=planned)
+    run.train(QUIET, until)
+    return run
+
+
+def weights(path: Path, step: int = 0) -> bytes:
+    found = checkpoint.path_of(path, step) if step else checkpoint.directories(path)[-1]
+    return (found / checkpoint.MODEL).read_bytes() + (found / checkpoint.OPTIMIZER).read_bytes()
+
+
+def log(path: Path) -> list[dict[str, Any]]:
+    """The rows, without what the clock measures."""
+    return [{k: v for k, v in row.items() if k not in CLOCKED and not k.startswith(("timing_", "symbio_", "gpu_",
+                                                                                   "cusum_tps"))}
+            for row in rows(path / METRICS)]
+
+
+def events(path: Path, *kinds: str) -> list[dict[str, Any]]:
+    return [e for e in rows(path / EVENTS) if e["kind"] in kinds]
+
+
+# A challenger that is better by construction: the model hardly learns.
+SLOW = {"lr": 1e-4, "lr_min": 1e-5, "warmup": 0, "challenge_genes": "lr=1e-4|1e-2", "challenge_replicates": 3}
+
+
+def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
+                                                                          ) -> None:
+    common: dict[str, Any] = {"backend": each_backend.name, "plateau_evals": 1, "plateau_delta": 9}
+    config = config_of(challenge_error=1e-9, **common)
+    run = trained(config, tmp_path / "challenged")
+    plain = Run.create(resolve("tiny", assignments=[f"{k}={v}" for k, v in (
+        {"steps": 24, "keep": 0, "eval_interval": 6, "dropout": 0.1} | common).items()]), tmp_path / "plain")
+    plain.train(QUIET)
+    assert weights(run.path) == weights(plain.path) and log(run.path) == log(plain.path)
+    assert [line["verdict"] for line in journal.read(run.path)] == ["kept"] * 3
+    assert "champion" not in read_config(run.path)
+    for kind in ("alert", "plateau"):
+        assert [e["step"] for e in events(run.path, kind)] == [e["step"] for e in events(plain.path, kind)]
+
+
+def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training beside the model with nothing changed comes to its very weights: start, batches, masks and rates."""
+    from helios.train.challenge import plan
+
+    config = config_of(challenge_error=1e-9, challenge_genes="lr", accum=2)
+    same = lambda space, champion, tried, count, window, before, seed, fits: [
+        plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
+    monkeypatch.setattr(plan, "born", same)
+    monkeypatch.setattr(plan, "remove_checkpoints", lambda folder: None)
+    run = trained(config, tmp_path / "run")
+    for line in journal.read(run.path):
+        (c,) = line["challengers"]
+        assert c["losses"][0] == line["losses"][0] and c["losses"][1] == line["losses"][1] != line["losses"][0]
+        there = run.path / "search" / f"w{line['window']}" / f"{c['id']}.r0"
+        assert weights(there) == weights(run.path, line["closed"])
+        ours = {row["step"]: row for row in rows(run.path / METRICS)}
+        assert all(row["loss"] == ours[row["step"] + line["opened"]]["loss"]
+                   and row["lr"] == ours[row["step"] + line["opened"]]["lr"] for row in rows(there / METRICS))
+
+
+def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
+    run = trained(config_of(**SLOW, backend=each_backend.name), tmp_path / "run")
+    first, *rest = journal.read(run.path)
+    (c,) = first["challengers"]
+    assert (first["verdict"], first["winner"], c["settings"]) == ("switch", c["id"], {"lr": 1e-2})
+    assert c["difference"] < 0 and c["p"] <= 0.05 and [line["verdict"] for line in rest] == ["kept"] * 2
+    assert rest[0]["champion"] == c["id"] and rest[0]["challengers"][0]["settings"] == {}
+    (opened, *_), (switch,) = events(run.path, "challenge"), events(run.path, "switch")
+    assert (opened["step"], switch["step"], switch["winner"]) == (6, 10, c["id"])
+    assert "every 6 steps" in opened["message"] and "lr 0.0001→0.01" in switch["message"] and "p " in switch["message"]
+    found = rows(run.path / METRICS)
+    assert [row["symbio_candidate_id"] for row in found] == ["gen0_gelu_1"] * 10 + [c["id"]] * 14
+    assert found[9]["lr"] < 1e-4 < found[10]["lr"] and [row["step"] for row in found] == list(range(1, 25))
+    champion = read_config(run.path)["champion"]
+    assert (champion["id"], champion["settings"], champion["lineage"], champion["since"]) == (
+        c["id"], {"lr": 1e-2}, ["gen0_gelu_1"], 10)
+    assert read_config(run.path)["train"]["lr"] == 1e-4
+
+
+@pytest.mark.parametrize(("genes", "start"), [
+    ("activation", {"activation_pool": "gelu|relu"}), ("activation", {"activation_pool": "gelu|swiglu"}),
+    ("n_layer=2|3", {}), ("n_layer=1|2", {})])
+def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any]) -> None:
+    """A challenger of another activation or depth is trained, taken over and trained on; the checkpoint is its model's,
+    with which all that reads checkpoints works."""
+    from helios.train.challenge import window
+
+    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0 if len(model) == 2 else None))
+    run = trained(config_of(challenge_genes=genes, challenge_interval=18, **start), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    found, problems = checkpoint.find(run.path)
+    model = found.state["model"]
+    assert not problems and (model["activation"], model["n_layer"]) == (
+        c["activation"], c["settings"].get("n_layer", 2)) != ("gelu", 2)
+    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"]
+    assert read_config(run.path)["champion"]["parameters"] == sum(x.size for x in found.model.values())
+    longer = Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 26}), plan=planned)
+    assert longer.train(QUIET).step == 26
+
+
+def test_paused_anywhere_it_is_the_same_run(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "whole")
+    for step in range(1, 24):
+        parts = trained(config, tmp_path / "parts", step)
+    parts = trained(config, tmp_path / "parts")
+    assert weights(parts.path) == weights(whole.path) and journal.read(parts.path) == journal.read(whole.path)
+    assert log(parts.path)[-1] == log(whole.path)[-1]
+    strip = lambda path: [(e["step"], e["message"]) for e in events(path, "challenge", "kept", "switch")]
+    assert strip(parts.path) == strip(whole.path)
+
+
+def test_an_earlier_checkpoint_goes_on_without_what_came_later(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "run")
+    lines, end = journal.read(whole.path), weights(whole.path)
+    for path in checkpoint.directories(whole.path):
+        if checkpoint.step_of(path) > 6:
+            checkpoint.remove(path)
+    again = Run.resume(whole.path, plan=planned)
+    again.train(QUIET, until=7)
+    assert journal.read(whole.path) == [] and not (whole.path / "search" / "w2").exists()
+    assert "champion" not in read_config(whole.path)
+    trained(config, whole.path)
+    assert journal.read(whole.path) == lines and weights(whole.path) == end
+
+
+def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {5: 1, 6: 8, 13: 4, 19: 2}  # grad, val, tps, clip
+    run = trained(config_of(challenge_interval=0, challenge_on="grad,val,plateau", plateau_evals=2, plateau_delta=9,
+                            challenge_genes="lr"), tmp_path / "run")
+    found = [(e["step"], e["reason"]) for e in events(run.path, "challenge")]
+    assert [step for step, _ in found] == [5, 18] and "grad" in found[0][1] and "validation" in found[1][1]
+
+
+def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    trained(config, tmp_path / "run", 8)
+    changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
+    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
+        Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    trained(config, tmp_path / "run", 11)
+    Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
+    plain = resolve("tiny", flags={"backend": "cpu_ref"})
+    run = Run.create(plain, tmp_path / "run", plan=planned)
+    run.train(QUIET)
+    found = Run.resume(run.path, config_of(), plan=planned)
+    found.train(QUIET)
+    assert [line["opened"] for line in journal.read(run.path)] == [18]
+    with pytest.raises(UserError, match="with challengers, which cannot change"):
+        Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
+
+
+def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
+    run = trained(config_of(challenge_genes="lr=1e-2|1e30", challenge_interval=18), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
+    assert c["why"] in events(run.path, "kept")[0]["message"]
+
+
+def test_the_rate_is_the_runs_from_where_the_window_opened() -> None:
+    config = config_of(warmup=8)
+    from helios.train.stage import training
+
+    stage = training(config)
+    assert [rate(step, config, 6, 0) for step in range(4)] == [stage.rate(6 + step) for step in range(4)]
+    assert rate(0, config, 6, 4) == stage.rate(6) / 4 and rate(3, config, 6, 4) == stage.rate(9)
+
+
+def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
+    config = config_of(challenge_replicates=4, challengers=2)
+    said = "challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all"
+    assert said in Run.create(config, tmp_path / "run", plan=planned).preview().splitlines()
+    with pytest.raises(UserError, match=r"3 windows of 2,816 tokens, 8,448 in all, more than --max-cost 5e\+03"):
+        Run.create(config.replaced("search", max_cost=5e3), tmp_path / "run", plan=planned)
+    config = config_of(challenge_on="cusum")
+    assert "at most 4 windows" in planned(config).cost()
+    config = config_of(challenge_interval=4)
+    assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
+
+
+def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.train.device import memory_needed
+
+    config = config_of()
+    once = memory_needed(config.model, 4)
+    monkeypatch.setattr(type(cpu_ref), "memory", lambda self: {"available": 1.5 * once, "pool": 0, "used": 0,
+                                                               "total": 2 * once})
+    with pytest.raises(UserError, match="twice, with a challenger beside the model"):
+        Run.create(config, tmp_path / "run", plan=planned).train(QUIET)
+

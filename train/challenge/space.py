@@ -1,0 +1,86 @@
+"""What challengers may be: the settings of a run's model that may change while it trains, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+from helios.errors import UserError
+from helios.model.activations import split
+from helios.train.challenge.config import ChallengeConfig
+from helios.train.config import Config, SearchConfig
+from helios.train.evolve.config import Asked, EvolveConfig, terms
+from helios.train.evolve.space import MICRO_BATCH, configured, space_of
+from helios.train.search import operators
+from helios.train.search.births import Candidate, children, draws, founder
+from helios.train.search.operators import Born, Genome, Space
+
+FORMULAS = {"global": "global", "per_block": "per_block"}  # by genome; with the others an activation mutates, too
+BATCHES = ("batch_size", "accum", MICRO_BATCH, "block_size")  # genes of which a challenger's batches would be others
+DRAWS = 100  # of one challenger, before one is tried again that was judged already
+
+
+def space(config: Config) -> Space:
+    """Return the space of the run's challengers. Raises UserError for a gene that is unknown or that a model in
+    training cannot change."""
+    genes = dict(terms(config.challenge.challenge_genes))
+    activations = FORMULAS.get(config.search.genome, "formula")
+    if len(split(config.model.activation)) > 1:
+        activations = "per_block"
+    tokens = config.train.steps * config.train.batch_size * config.train.accum * config.model.block_size
+    evolve = EvolveConfig(activation_pool=config.search.activation_pool, activations=activations,
+                          per_candidate=float(tokens))
+    try:
+        found = space_of(Asked(config, evolve, genes))
+    except UserError as error:
+        raise UserError(f"challenge_genes: {error}") from error
+    for one in found.genes:
+        if one.name in BATCHES or one.part == "runtime":
+            raise UserError(f"challenge_genes: {one.name}: challengers train as the run does, on its batches; leave it "
+                            "out")
+    return found
+
+
+def own(config: Config) -> Candidate:
+    """Return the run's own model as a candidate, from which all challengers descend."""
+    return founder(Genome(config.model.activation), 0, 0, config.train.seed)
+
+
+def configured_as(config: Config, candidate: Candidate) -> Config:
+    """Return the run's settings with those of a candidate. Raises UserError."""
+    return configured(config, candidate.genome)
+
+
+def window_config(config: Config, steps: int) -> Config:
+    """Return the settings of a training of so many steps in a window, from those of a whole run: those of the run but
+    for what is written of it on the way, with one evaluation at the end."""
+    train = config.train.replaced(steps=steps, eval_interval=steps, log="none", report="none", sample_interval=0,
+                                  keep=1, keep_every=0, retries=0)
+    return replace(config, train=train, monitor=config.monitor.replaced(metrics_interval=0), search=SearchConfig(),
+                   challenge=ChallengeConfig())
+
+
+def born(space: Space, champion: Candidate, tried: Collection[str], count: int, window: int, before: int, seed: int,
+         fits: Callable[[Genome], object] = lambda genome: True) -> list[Candidate]:
+    """Return the challengers of a window, each with one gene of the champion's changed: a pure function of the
+    arguments. There are fewer than `count` where no more differ.
+
+    tried: keys of genomes that this champion met already, who come again only where nothing else was drawn. window: its
+    number. before: candidates so far. fits: whether a genome makes settings that can be used.
+    """
+    def breed(parent: Candidate, others: Any, taken: Collection[str], i: int) -> Born:
+        numbers, again = draws(seed, window, i), None
+        for _ in range(DRAWS):
+            genome, words, refused = operators.mutated(space, parent.genome, numbers, alone=True)
+            key = operators.key(genome)
+            if not words or key in taken or key == operators.key(parent.genome) or not fits(genome):
+                continue
+            found = Born(genome, "mutation", words, refused)
+            if key not in tried:
+                return found
+            again = again or found
+        return again or Born(parent.genome, "clone")
+
+    found = children([champion], [champion], count, before, window, seed, 0.0, breed)
+    return [c for c in found if c.operator != "clone"]
