@@ -37,9 +37,11 @@ from helios.model.settings import (
     shown,
 )
 from helios.train.challenge.config import OPENING, ChallengeConfig, clashes
+from helios.train.directory import parent
 from helios.train.fitness import FITNESS, fitness_coefficients, formula
 from helios.train.formats import FORMATS
 from helios.train.monitor_config import MonitorConfig
+from helios.train.morph import MODES
 from helios.train.records.client import ADDRESS, is_address
 from helios.train.tokenizer import Tokenizer
 
@@ -80,6 +82,13 @@ class TrainConfig(Settings):
                               bits=False, gene=any_of(*WIDTHS, part="runtime"))
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
                         "batches, dropout, samples, a search's choices", flag="seed")
+    # What they come to, a fingerprint names itself.
+    init_from: str | None = setting(None, ANY, "run or checkpoint whose weights a new run begins with, and whose model "
+                                    "and vocabulary it has where nothing else is given; docs/morph.md has the rules",
+                                    flag="init-from", bits=False)
+    morph: str = setting(MODES[0], one_of(*MODES), "what may differ from --init-from: exact, no tensor; prefix, the "
+                         "number of blocks and positions, and tokens at the vocabulary's end; project, anything",
+                         flag="morph", bits=False)
     steps: int = setting(500, COUNT, "optimizer steps, those of a search not counted", flag="steps")
     batch_size: int = setting(8, COUNT, "sequences in a micro-step", flag="batch",
                              gene=in_steps(1, 2, 4, 8, 16, 32, 64, part="runtime"))
@@ -235,9 +244,10 @@ class Config:
         """Return how many sequences are in a batch of an evaluation."""
         return self.train.eval_batch or self.train.batch_size
 
-    def fingerprint(self, device: Mapping[str, str]) -> str:
-        """Return 32 hex digits that name all that the bits of a training depend on, but for the texts.
-        device: what device_kind() returns. Texts have a hash of their own."""
+    def fingerprint(self, device: Mapping[str, str], weights: str = "") -> str:
+        """Return 32 hex digits that name all that the bits of a training depend on, but for the texts, which have a
+        hash of their own. device: what device_kind() returns. weights: a hash of those that it begins with, where they
+        are not the seed's."""
         sections = self.to_dict()
         ignored = {s.key for s in SETTINGS if not s.bits}
         if not (self.search or self.challenged or self.monitor.acts):  # nothing is decided by evaluations
@@ -245,7 +255,8 @@ class Config:
             del sections["monitor"]
         del sections["data"]
         sections["train"] = {key: value for key, value in sections["train"].items() if key not in ignored}
-        return hashlib.sha256(canonical({**sections, "device": dict(device)}).encode()).hexdigest()[:32]
+        begun = {"weights": weights} if weights else {}
+        return hashlib.sha256(canonical({**sections, "device": dict(device), **begun}).encode()).hexdigest()[:32]
 
 
 PRESETS = resources.files("helios.train") / "presets"
@@ -280,9 +291,9 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
 
     file: a TOML file, or the tables of the one that messages call `origin`. assignments: "key=value" each. flags:
     values by key, None where not given. base: the sections of a run to resume, instead of the defaults. search_file:
-    another TOML file, which also asks for a search. The size of a vocabulary that is given wins over a preset's.
-    Formulas that a file names are known to every source. Raises UserError for unknown names, and for wrong types and
-    values.
+    another TOML file, which also asks for a search. The model's settings begin with those of the run in init_from. The
+    size of a vocabulary that is given, or of that run's, wins over a preset's. Formulas that a file names are known to
+    every source. Raises UserError for unknown names, and for wrong types and values.
     """
     values: dict[str, Any] = {}
     own: dict[str, str] = {}  # activations
@@ -309,6 +320,9 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
     if own:
         values |= {key: spelt_out(key, value, own) for key, value in values.items()
                    if BY_KEY[key].kind in (ACTIVATIONS, GENOMES)}
+    if base is None and values.get("init_from"):
+        theirs = GPTConfig.from_dict(parent(values["init_from"])[0].state["model"]).to_dict()
+        size, values = theirs.pop("vocab_size"), theirs | values
     if base is None and values.get("tokenizer"):
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:
@@ -409,4 +423,5 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
            "= val_loss, candidate_schedule = constant and budget = steps")
     yield (s.after == "continue" and s.after_schedule == "run",
            "after = continue goes on from the winner's weights, with a schedule of its own; leave after_schedule out")
+    yield t.init_from is not None, "--init-from: the candidates of a search begin with new weights; give one of both"
     yield t.eval_interval == 0, "--eval-interval 0: a search ranks by evaluations; give an interval"

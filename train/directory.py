@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from helios.errors import UserError
 from helios.files import obstacle
 from helios.train import checkpoint
+from helios.train.checkpoint import Checkpoint
 from helios.train.records.layout import CONFIG, EVENTS, LOCK, METRICS, read_config
 from helios.train.records.rows import lines
 
@@ -35,6 +36,19 @@ def run_of(path: Path) -> Path:
     """Return the run's directory, where `path` is that or a checkpoint's. Raises UserError where there is none."""
     checkpoint.check_place(path)
     return path.parent.parent if checkpoint.is_checkpoint(path) else path
+
+
+def parent(path: str | Path) -> tuple[Checkpoint, list[str]]:
+    """Return the checkpoint that a new run may take its first weights from, as checkpoint.find does. Raises UserError,
+    which names the flag, where there is none."""
+    try:
+        read_config(run_of(Path(path).absolute()))
+        found, problems = checkpoint.find(path)
+        if checkpoint.searching(found.state):
+            raise UserError(f"{found.path} is of a search that is not over; let it come to its end")
+    except UserError as error:
+        raise UserError(f"--init-from: {error}") from None
+    return found, problems
 
 
 @contextmanager

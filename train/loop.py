@@ -7,6 +7,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,13 @@ class Loop:
     """A run under way: its stage, what is trained in it, and how many of its steps are done.
 
     plan: gives the stages in turn, and begins here. resumed: the checkpoint to go on from. until: the step of the run
-    to pause after; None: none. Raises UserError where memory does not suffice for a step and an evaluation.
+    to pause after; None: none. weights: those that a new run begins with; None: the seed's. Raises UserError where
+    memory does not suffice for a step and an evaluation.
     """
 
     def __init__(self, config: Config, plan: Plan, backend: Backend, dataset: Dataset, records: Records,
-                 display: Display, resumed: Checkpoint | None = None, until: int | None = None) -> None:
+                 display: Display, resumed: Checkpoint | None = None, until: int | None = None,
+                 weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
         self.records, self.display, self.until = records, display, until
         self.monitors = Monitors(config)
@@ -63,6 +66,8 @@ class Loop:
         self._prepare(resumes=resumed is not None)
         if resumed is not None:
             self._resume(resumed)
+        elif weights is not None:
+            self.state.model.load_state_dict(weights)
         self.began = time.perf_counter()
 
     def _prepare(self, resumes: bool = False) -> None:
@@ -328,9 +333,13 @@ class Loop:
         return checkpoint.save(folder, self.step, weights, self.state.opt.state_dict(), pending | {
             "seed": t.seed, "position": self._position(self.done), "best_val": self.best,
             "val_loss": self.latest["loss"] if self.latest and self.latest["step"] == self.step else None,
-            "elapsed_ms": self._elapsed_ms(), "config_hash": self.config.fingerprint(device_kind(self.backend)),
+            "elapsed_ms": self._elapsed_ms(), "config_hash": self._fingerprint(),
             "model": model.config.to_dict(), "tokenizer": self.dataset.tokenizer.fingerprint,
             "text_hash": self.dataset.text_hash, "monitors": self.monitors.state(), "search": self.plan.state()})
+
+    def _fingerprint(self) -> str:
+        init = self.records.about.get("init") or {}
+        return self.config.fingerprint(device_kind(self.backend), init.get("begun_with", ""))
 
     def _tokens(self) -> int:
         """Return how many tokens a step reads."""

@@ -1,19 +1,25 @@
-"""The start of a run: from nothing, or from a checkpoint that its settings fit."""
+"""The start of a run: from nothing, from another run's weights, or from a checkpoint that its settings fit."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from helios.errors import UserError
+from helios.model import GPTConfig
 from helios.model.settings import declared
-from helios.train import checkpoint, directory
-from helios.train.checkpoint import Checkpoint
+from helios.train import checkpoint, directory, morph
+from helios.train.checkpoint import MODEL, Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
+from helios.train.morph import Morph
 from helios.train.records import layout
-from helios.train.records.layout import LOGS, PLAN, TOKENIZER
+from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
+from helios.train.records.rows import rows
 from helios.train.stage import Plan
 from helios.train.texts import sources
 from helios.train.tokenizer import Tokenizer
@@ -36,12 +42,56 @@ class Start:
     problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
+    weights: Mapping[str, np.ndarray] | None = None  # to begin with; None: new ones, or the checkpoint's
+    init: Mapping[str, Any] | None = None  # what config.json says of where the run's first weights are from
+
+    def prepare(self, tokenizer: Tokenizer) -> str:
+        """Make the first weights for this vocabulary, and return in words what was made. Raises UserError."""
+        return ""
 
     def begin(self, path: Path, config: Config, about: dict[str, Any], text_hash: str) -> str:
         """Prepare the directory `path`, complete config.json's content `about`, and return which settings changed.
         text_hash: of the texts as they are now. Raises UserError where the run cannot begin there."""
         shutil.rmtree(path / PLAN, ignore_errors=True)  # left by a run that ended before its first checkpoint
         return ""
+
+
+class Initialised(Start):
+    """The start of a new run with the weights of another run's checkpoint, and with its vocabulary unless another one
+    is asked for.
+
+    Raises UserError where the checkpoint that config.train.init_from names cannot be used.
+    """
+
+    def __init__(self, config: Config) -> None:
+        assert config.train.init_from is not None
+        self.config = config
+        self.parent, self.problems = directory.parent(config.train.init_from)
+        self.model = GPTConfig.from_dict(self.parent.state["model"])
+        self.theirs = tokenizer_of(self.parent)
+        if config.data.tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
+            self.tokenizer = self.theirs
+        morph.check(self.model, config.model, config.train.morph, self._tokens(self.tokenizer))
+
+    def morphed(self, tokenizer: Tokenizer | None) -> Morph:
+        """Return the weights for this vocabulary; None: one that is not made yet. Raises UserError."""
+        t = self.config.train
+        return morph.morph(self.parent.model, self.model, self.config.model, t.morph, t.seed, self._tokens(tokenizer))
+
+    def _tokens(self, tokenizer: Tokenizer | None) -> morph.Texts | None:
+        return (self.theirs.tokens, tokenizer.tokens) if tokenizer else None
+
+    def prepare(self, tokenizer: Tokenizer) -> str:
+        found, t, path, digest = self.morphed(tokenizer), self.config.train, self.parent.path, hashlib.sha256()
+        for name, value in found.weights.items():
+            digest.update(name.encode() + value.tobytes())
+        saved = layout.read_config(path.parent.parent)
+        self.weights, self.init = found.weights, {
+            "run_id": saved["run_id"], "path": str(path), "step": self.parent.state["step"],
+            "sha256": self.parent.state["files"][MODEL]["sha256"], "tokens": _tokens_read(self.parent, saved),
+            "how": t.morph, "changes": found.changes, "table": [list(line) for line in morph.grouped(found.table)],
+            "begun_with": digest.hexdigest()}
+        return f"weights of {path}, --morph {t.morph}\n{morph.told(found)}"
 
 
 class Resumed(Start):
@@ -59,6 +109,7 @@ class Resumed(Start):
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step = found.state, found.state["step"]
         self.unfinished = "pending" in found.state
+        self.init = self.saved.get("init")
         self._check(config, found)
         self.tokenizer = tokenizer_of(found)
         later = [p.name for p in checkpoint.directories(path) if checkpoint.step_of(p) > self.step]
@@ -77,6 +128,11 @@ class Resumed(Start):
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:
             raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "
                             f"change; leave --tokenizer out, or start a new run")
+        for flag, here, there in (("init-from", config.train.init_from, self.saved["train"]["init_from"]),
+                                  ("morph", config.train.morph, self.saved["train"]["morph"])):
+            if here != there:
+                raise UserError(f"--{flag} {here}: the run has begun, and goes on from its own checkpoint; leave "
+                                f"--{flag} out, or start a new run")
         if config.train.seed != (seed := self.state["seed"]):
             raise UserError(f"--seed {config.train.seed}: the run has seed {seed}, which cannot change; leave --seed "
                             f"out, or start a new run")
@@ -128,6 +184,18 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
     if tokenizer.fingerprint != found.state["tokenizer"]:
         raise UserError(f"{path} is not the vocabulary that {found.path} was trained with; restore the run's own")
     return tokenizer
+
+
+def _tokens_read(found: Checkpoint, saved: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the weights of a checkpoint were trained on, those of its run's own parent included; None
+    where its records do not tell. saved: its run's config.json."""
+    log = [row for row in rows(found.path.parent.parent / METRICS) if row["step"] <= found.state["step"]]
+    before = saved["init"]["tokens"] if "init" in saved else 0
+    timed = [(row["tokens_per_sec"], row["ms_per_iter"]) for row in log]
+    whole = [row["step"] for row in log] == list(range(1, found.state["step"] + 1)) and all(map(all, timed))
+    if before is None or found.state["search"] is not None or not whole:
+        return None
+    return int(before) + sum(round(speed * ms / 1000) for speed, ms in timed)
 
 
 def is_chat(found: Checkpoint) -> bool:

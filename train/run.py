@@ -27,6 +27,7 @@ from helios.train.config import SECTIONS, Config, resolve
 from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
 from helios.train.loop import Loop
 from helios.train.monitors.trouble import came_to_nothing
+from helios.train.morph import told
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.client import Client
@@ -35,7 +36,7 @@ from helios.train.records.overview import utc
 from helios.train.records.records import Listener, Records
 from helios.train.records.reporter import reporting
 from helios.train.records.rows import rows
-from helios.train.resume import Resumed, Start, settings_of
+from helios.train.resume import Initialised, Resumed, Start, settings_of
 from helios.train.stage import Plan
 from helios.train.tokenizer import check_size
 
@@ -158,13 +159,11 @@ class Run:
 
         Raises UserError where the directory, the texts or the checkpoint do not allow it.
         """
-        config, m, t, d, plan = (self.config, self.config.model, self.config.train, self.config.data,
-                                 self.plan(self.config))
+        m, t, d, plan = self.config.model, self.config.train, self.config.data, self.plan(self.config)
         if self.source is None or self.path != directory.run_of(self.source):
             directory.check_new(self.path, self.anew)
-        start = Resumed(self.source, config, self.path, plan) if self.source else Start()
-        if d.tokenizer:
-            data.given_tokenizer(d.tokenizer, m.vocab_size)
+        start = self._start(plan)
+        given = data.given_tokenizer(d.tokenizer, m.vocab_size) if d.tokenizer else start.tokenizer
         check_size(m.vocab_size)
         named = texts.sources(d.data)
         for name in filter(None, (*(source.name for source in named), d.val_data)):
@@ -179,11 +178,19 @@ class Run:
                  f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
                  f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}",
                  f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
+        if isinstance(start, Initialised):
+            lines += [f"weights of {start.parent.path}, --morph {t.morph}", told(start.morphed(given), whole=True)]
+            lines += ["not checked: which tokens of the new vocabulary the old one has"] * (given is None)
         if cost := plan.cost():
             lines.append(cost)
         if t.report != "none":
             lines.append(f"reported to {Client(t.report).url}")
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
+
+    def _start(self, plan: Plan) -> Start:
+        if self.source:
+            return Resumed(self.source, self.config, self.path, plan)
+        return Initialised(self.config) if self.config.train.init_from else Start()
 
     # -- in the locked directory --------------------------------------------------------------------------------------
     def _train(self, display: Display, until: int | None, lost: DeviceLost | None, report: Callable[[], None]
@@ -193,7 +200,7 @@ class Run:
         config, path, t, plan = self.config, self.path, self.config.train, self.plan(self.config)
         checkpoint.clean(path)
         checkpoint.clean(path / PLAN)
-        start = Resumed(self.source, config, path, plan) if self.source else Start()
+        start = self._start(plan)
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
         backend = open_backend(t.backend, t.device, display.warn, t.precision, t.simd_width)
@@ -205,8 +212,9 @@ class Run:
             check_memory(model, t.batch_size, backend, beside=plan.beside())
         dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
                             start.tokenizer, display.say, display.warn)
-        about = describe(config, self.run_id, backend) | {"chat": dataset.chat}
-        if taken := {*about, *SECTIONS, *plan.keys} & self.about.keys():
+        made = start.prepare(dataset.tokenizer)
+        about = describe(config, self.run_id, backend, start.init) | {"chat": dataset.chat}
+        if taken := {*about, *SECTIONS, *plan.keys, "init"} & self.about.keys():
             raise UserError(f"about: {', '.join(sorted(taken))} is config.json's own; use another name")
         about |= self.about
         changed = start.begin(path, config, about, dataset.text_hash)
@@ -216,13 +224,15 @@ class Run:
         try:
             if config.train.log == "tensorboard":
                 records.listeners.append(_tensorboard()(path, start.step + (not start.unfinished), display.warn))
-            loop = Loop(config, plan, backend, dataset, records, display, start.checkpoint, until)
+            loop = Loop(config, plan, backend, dataset, records, display, start.checkpoint, until, start.weights)
             idle = loop.stage is None or (loop.over and loop.pending is None)
             if not idle:  # and only now, so that a resumed run finds no settings that were not used
                 records.config()
             if lost and all(event["message"] != str(lost) for event in rows(path / EVENTS)):  # not there, or cut off
                 records.event(start.step, "device_lost", str(lost))
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
+            if made:
+                records.event(start.step, "initialised", made.replace("\n", "; "))
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed and idle:
@@ -235,6 +245,8 @@ class Run:
                         f"{backend.driver})\n"
                         f"{len(dataset.train):,} training and {len(dataset.val):,} validation tokens; "
                         f"vocabulary {dataset.tokenizer.vocab_size:,}")
+            if made:
+                display.say(made)
             if (cost := plan.cost()) and not start.checkpoint:
                 display.say(cost)
             finished = loop.run()
@@ -274,15 +286,17 @@ class Run:
             records.close()
 
 
-def describe(config: Config, run_id: str, backend: Backend) -> dict[str, Any]:
-    """Return what config.json holds: settings, device, machine, versions, and what follows from them."""
+def describe(config: Config, run_id: str, backend: Backend, init: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what config.json holds: settings, device, machine, versions, and what follows from them.
+    init: Start.init."""
     versions = {"helios": helios.__version__, "python": platform.python_version()}
     for package in ("numpy", "tokenizers", "safetensors", "vulkan"):
         versions[package] = metadata.version(package)
-    device = device_kind(backend)
-    return {"run_id": run_id, "created": utc(time.time()), "config_hash": config.fingerprint(device),
+    device, begun = device_kind(backend), {"init": init} if init else {}
+    return {"run_id": run_id, "created": utc(time.time()),
+            "config_hash": config.fingerprint(device, init["begun_with"] if init else ""),
             "parameters": config.model.parameters(), **config.to_dict(), "device": device, "host": machine(),
-            "versions": versions}
+            "versions": versions, **begun}
 
 
 def _last_words(records: Records, step: int, kind: str, message: str) -> None:
@@ -299,6 +313,8 @@ def _checked(config: Config) -> Config:
         _tensorboard()
     d = config.data
     found = texts.located(d.data) if isinstance(d.data, str) else tuple(map(texts.located, d.data))
+    if config.train.init_from:
+        config = config.replaced("train", init_from=os.path.abspath(config.train.init_from))
     return config.replaced("data", data=found, val_data=d.val_data and texts.located(d.val_data),
                            tokenizer=d.tokenizer if d.tokenizer in texts.sent else (
                                d.tokenizer and os.path.realpath(d.tokenizer)))

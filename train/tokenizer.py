@@ -144,6 +144,12 @@ class Tokenizer:
         return self._ids[special]
 
     @property
+    def tokens(self) -> list[str]:
+        """Return the text of each id, in the form that tokenizer.json has; "" where an id has none."""
+        texts = {i: text for text, i in self._bpe.get_vocab().items()}
+        return [texts.get(i, "") for i in range(self.vocab_size)]
+
+    @property
     def fingerprint(self) -> str:
         """Return 32 hex digits that name this vocabulary, a hash of its tokenizer.json."""
         return hashlib.blake2b(self.json(), digest_size=16).hexdigest()

@@ -17,6 +17,7 @@ from helios.train.challenge.window import Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
 from helios.train.evolve.training import Silent
+from helios.train.morph import morph
 from helios.train.progress import Display
 from helios.train.records.layout import METRICS
 from helios.train.records.rows import rows
@@ -81,8 +82,6 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     was = GPTConfig.from_dict(found.state["model"])
     if was.shapes() == model.shapes():
         return found.path, True, []
-    from helios.train.morph import morph
-
     made = morph(found.model, was, model, "project", seed)
     there = start_in(folder)
     if there is None:
