@@ -41,8 +41,9 @@ def one_of(*names: str) -> Range:
 
 
 class Kind(NamedTuple):
-    """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError, and
-    OverflowError, which says what was expected, for a number that is too large or too small."""
+    """A type of value: what it is called in a message and in help, and how it is read; `read` raises ValueError, or
+    OverflowError, which says what was expected, for a number that is too large or too small, or UserError, which says
+    all but where it stands."""
 
     words: str
     metavar: str
@@ -173,6 +174,8 @@ class Setting(NamedTuple):
             found = self.kind.read(value)
         except OverflowError as error:
             raise UserError(f"{origin}: expected {error}, got {shown(value)}") from None
+        except UserError as error:
+            raise UserError(f"{origin}: {error}") from None
         except (ValueError, TypeError, RecursionError):
             also = " or auto" if self.takes_auto else ""
             plain = " (in plain decimal, as 20, 0.1 or 3e-4)" * (isinstance(value, str) and "number" in self.kind.words)

@@ -253,6 +253,8 @@ class Config:
         if not (self.search or self.challenged or self.monitor.acts):  # nothing is decided by evaluations
             ignored |= {"eval_interval", "eval_iters", "eval_batch"}
             del sections["monitor"]
+        elif not self.monitor.actions:  # which did not exist
+            del sections["monitor"]["actions"]
         del sections["data"]
         sections["train"] = {key: value for key, value in sections["train"].items() if key not in ignored}
         begun = {"weights": weights} if weights else {}
@@ -381,11 +383,8 @@ def _named(name: str, origin: str) -> Setting:
 def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
     """Yield (whether a rule on several settings is broken, the message), rule by rule."""
     t, m = config.train, config.monitor
+    yield from m.clashes(t.batch_size, t.accum, t.grad_clip, t.eval_interval)
     yield t.lr_min > t.lr, f"--lr-min {t.lr_min:g} is above --lr {t.lr:g}; give one at most as high"
-    yield (m.adaptive_batch and not m.batch_min <= t.batch_size <= m.batch_max,
-           f"batch_size {t.batch_size} is not between batch_min {m.batch_min} and batch_max {m.batch_max}, which "
-           "adaptive_batch keeps to")
-    yield m.adaptive_batch and t.accum > 1, "adaptive_batch changes the batch, and --accum divides it; give one of them"
     yield (m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics),
            "dynamic_lr = entropy goes by the population of a search, with track_population_metrics; give cusum, or "
            "--search")
@@ -408,8 +407,13 @@ def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
     free = s.genome in ("formula", "operators")
     yield s.selection == "random" and not free, "selection = random draws formulas: set genome = formula or operators"
     yield s.selection == "exhaustive" and free, "selection = exhaustive: formulas have no end"
-    yield s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch and dynamic_lr off"
-    yield m.adaptive_batch and s.budget == "steps", "adaptive_batch makes steps of different sizes: set budget = tokens"
+    yield (s.early_stop and m.acts, "early_stop needs a constant rate and batch; leave adaptive_batch, dynamic_lr and "
+           "actions off")
+    yield (m.varies_batch and s.budget == "steps",
+           f"{'adaptive_batch' if m.adaptive_batch else 'batch in actions'} makes steps of different sizes: set "
+           "budget = tokens")
+    for what in m.changes.keys() & {"stop", "branch"}:
+        yield True, f"actions: {what}: a search has many trainings, and its budget ends them; leave {what} out"
     yield m.dynamic_lr == "entropy" and s.reuses, "dynamic_lr = entropy: generations differ in rate; set reuse = false"
     yield ("run" in (s.candidate_schedule, s.after_schedule) and (s.budget != "steps" or s.reuses or s.early_stop),
            "a schedule of the run through the search must know the search's length: it needs budget = steps, reuse = "

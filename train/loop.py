@@ -114,9 +114,17 @@ class Loop:
 
     @property
     def over(self) -> bool:
-        """Return whether the stage is over: after its last step, or earlier by the plan's decision."""
+        """Return whether the stage is over: after its last step, or earlier by the plan's decision or a rule's."""
         assert self.stage is not None
-        return self.done >= self.stage.steps or bool(self.plan.over)
+        return self.done >= self.stage.steps or bool(self.plan.over or self.monitors.stopped)
+
+    @property
+    def why(self) -> tuple[str, str]:
+        """Return in a word and in a sentence why the run ended before its last step; empty texts where it did not."""
+        if self.plan.over:
+            return self.plan.over, self.plan.why
+        short = self.stage is not None and self.done < self.stage.steps and self.monitors.stopped
+        return ("actions", self.monitors.stopped) if short else ("", "")
 
     @property
     def paused(self) -> bool:
@@ -165,6 +173,7 @@ class Loop:
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
+            self.state.limit(*self.monitors.limits)
             try:
                 wait = self.state.submit([*micro[:-1], (*micro[-1], np.array([rate], np.float32))], self._stopped)
             except Stopped:
@@ -172,7 +181,7 @@ class Loop:
             # Done while the device computes: the row of the step before, the batches of the next.
             if row is not None:
                 self._record(row)
-            if not self.config.monitor.adaptive_batch and self.done + 1 < stage.steps:
+            if not self.config.monitor.varies_batch and self.done + 1 < stage.steps:
                 batches = self._batches(stage, 1)
             idle = time.perf_counter()
             loss, stats = wait()
@@ -181,7 +190,7 @@ class Loop:
             row = self._row(stage, loss, stats, rate, 1000 * (end - start)) | {
                 "timing_data_ms": data_ms, "timing_flush_ms": 1000 * (end - idle)}
             row = self._after_step(stage, row)
-            if self.config.monitor.adaptive_batch:
+            if self.config.monitor.varies_batch:
                 batches = self._batches(stage)
         if row is not None:
             self._record(row)
@@ -363,7 +372,11 @@ class Loop:
             memory = self.backend.memory()
             row |= {"gpu_vram_used_mb": memory["used"] / MIB, "gpu_vram_total_mb": memory["total"] / MIB,
                     "gpu_mem_pool_mb": memory["pool"] / MIB}
-        if self.state.opt.loss_scaling:
+        opt, t = self.state.opt, self.config.train
+        row |= {name: now for name, now, given in (
+            ("grad_clip", opt.grad_clip, t.grad_clip), ("spike_threshold", opt.spike_threshold, t.spike_threshold))
+            if now != given}
+        if opt.loss_scaling:
             row["loss_scale"] = s["loss_scale"]
         if s["skipped"]:
             row |= {"skipped": True, "skip_reason": self._reason(s)}
@@ -386,6 +399,10 @@ class Loop:
         for column, kind in EVENT_COLUMNS.items():
             if row.get(column):
                 self.records.event(row["step"], kind, str(row[column]))
+        if row.get("action_reason"):  # of which there may be several
+            for acted in self.monitors.acted:
+                self.records.event(row["step"], "action", str(acted), alert=acted.alert, action=acted.action,
+                                   reason=acted.reason)
         self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
 
     def _warn(self, row: dict[str, Any], reason: str) -> None:

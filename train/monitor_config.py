@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from helios.model.genes import in_steps
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, one_of, setting
+from helios.train.monitors.rules import PLATEAU, RULES, Action, rules
 
 
 @dataclass(frozen=True)
 class MonitorConfig(Settings):
     """What is watched in a run, and what may change its training."""
 
-    cusum: bool = setting(True, ANY, "raise an alert where gradient norm, clipping, speed or validation loss shift")
+    cusum: bool = setting(True, ANY, "raise an alert where gradient norm, clipping, speed, validation loss, "
+                          "waiting or memory shift")
     cusum_sensitivity: float = setting(12.0, POSITIVE, "sum of deviations above which there is an alert, in standard "
                                        "deviations")
     cusum_slack: float = setting(0.5, NATURAL, "part of each deviation that is not added up, in standard deviations")
@@ -34,14 +37,59 @@ class MonitorConfig(Settings):
     plateau_evals: int = setting(5, NATURAL, "evaluations without a better one that make a plateau; 0: never")
     plateau_delta: float = setting(0.005, NATURAL, "nats by which a validation loss must be lower to be better")
     adaptive_batch: bool = setting(False, ANY, "let alerts change the batch size")
-    batch_min: int = setting(1, COUNT, "smallest batch that adaptive_batch may choose, in sequences")
-    batch_max: int = setting(64, COUNT, "largest batch that adaptive_batch may choose, in sequences")
+    batch_min: int = setting(1, COUNT, "smallest batch that alerts may choose, in sequences")
+    batch_max: int = setting(64, COUNT, "largest batch that alerts may choose, in sequences")
     batch_step: int = setting(4, COUNT, "sequences by which adaptive_batch changes the batch")
     calm_steps_before_restore: int = setting(200, COUNT, "steps without an alert after which one change is undone")
     dynamic_lr: str = setting("none", one_of("none", "cusum", "entropy"), "what may change the learning rate: alerts, "
                               "or the entropy of a search's population")
 
+    actions: str = setting("", ANY, "what alerts do, as 'cusum_grad: lr*0.5 for 200; plateau: stop'; docs/control.md",
+                           kind=RULES)
+
+    @property
+    def rules(self) -> tuple[Action, ...]:
+        """Return what `actions` says, in its order."""
+        return rules(self.actions)
+
     @property
     def acts(self) -> bool:
-        """Return whether alerts or the population may change the batch or the learning rate."""
-        return self.adaptive_batch or self.dynamic_lr != "none"
+        """Return whether alerts or the population may change the training."""
+        return self.adaptive_batch or self.dynamic_lr != "none" or bool(self.actions)
+
+    @property
+    def varies_batch(self) -> bool:
+        """Return whether alerts may change the batch."""
+        return self.adaptive_batch or "batch" in self.changes
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Return what the rules do, a branch's change included: lr, clip, …, each with its action's text."""
+        every = [action for rule in self.rules for action in (rule, rule.change) if action]
+        return {action.what: action.text for action in every}
+
+    def clashes(self, batch_size: int, accum: int, grad_clip: float, eval_interval: int) -> Iterable[tuple[bool, str]]:
+        """Yield (whether a rule on these settings and those of the training is broken, the message), rule by rule."""
+        does, alerts = self.changes, [rule.alert for rule in self.rules]
+        who = "adaptive_batch" if self.adaptive_batch else f"actions with {does.get('batch')}"
+        yield (self.varies_batch and not self.batch_min <= batch_size <= self.batch_max,
+               f"batch_size {batch_size} is not between batch_min {self.batch_min} and batch_max {self.batch_max}, "
+               f"which {who} keeps to")
+        yield self.varies_batch and accum > 1, f"{who} changes the batch, and --accum divides it; give one of them"
+        room = self.batch_max - self.batch_min
+        for rule in self.rules:
+            for action in filter(None, (rule, rule.change)):
+                yield (action.what == "batch" and abs(action.by) > room,
+                       f"actions: {action.text} is more than there is between batch_min {self.batch_min} and batch_max "
+                       f"{self.batch_max}")
+        yield ("batch" in does and self.adaptive_batch,
+               f"actions: {does.get('batch')}: adaptive_batch changes the batch, too; give one of them")
+        yield ("lr" in does and self.dynamic_lr != "none",
+               f"actions: {does.get('lr')}: dynamic_lr changes the learning rate, too; give one of them")
+        yield "clip" in does and not grad_clip, f"actions: {does.get('clip')}: grad_clip is 0, which is none; give one"
+        watched = [alert for alert in alerts if alert != PLATEAU]
+        yield bool(watched) and not self.cusum, f"actions: {', '.join(watched)}: cusum = false raises no such alert"
+        yield PLATEAU in alerts and not self.plateau_evals, "actions: plateau: plateau_evals is 0, for never"
+        for alert in (PLATEAU, "cusum_val"):
+            yield alert in alerts and not eval_interval, f"actions: {alert}: --eval-interval 0 evaluates nothing"
+        yield "guard" in does and not self.cusum, f"actions: {does.get('guard')}: cusum = false knows no usual norm"

@@ -250,8 +250,9 @@ class Run:
             if (cost := plan.cost()) and not start.checkpoint:
                 display.say(cost)
             finished = loop.run()
-            if finished and plan.over:
-                records.event(loop.step, "stopped", plan.why, reason=plan.over)
+            over, why = loop.why
+            if finished and over:
+                records.event(loop.step, "stopped", why, reason=over)
             elif finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
@@ -340,7 +341,8 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
     label = f"{stage.label}, " if stage.label else ""
     verdict = (f"done, but {trouble}" if trouble else "done" if finished else
                "paused" if loop.signal is None else "interrupted")
-    parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *([outcome] if outcome else [])]
+    stopped = loop.monitors.stopped if finished and loop.why[0] == "actions" else ""
+    parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *filter(None, (outcome, stopped))]
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
         best = [f"best val {number(loop.best['loss'])} at step {loop.best['step'] - loop.first}"] if loop.best else []

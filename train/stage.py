@@ -56,6 +56,7 @@ class Plan:
     """
 
     samples = True  # whether the model is to write something at the end
+    branches = False  # whether it can train a branch beside the run
     keys: Sequence[str] = ()  # of config.json: those that `found` may give
 
     def __init__(self, config: Config) -> None:
@@ -67,6 +68,8 @@ class Plan:
         if self.config.search or self.config.challenged:
             raise UserError(f"the settings ask for a search (mode = {self.config.search.mode}), and this run has no "
                             "plan of one; make it with plan=helios.train.search.search.planned")
+        if not self.branches and (asked := self.config.monitor.changes.get("branch")):
+            raise UserError(f"actions: {asked}: this run has nothing that trains a branch; leave it out")
 
     def models(self) -> list[GPTConfig]:
         """Return the models that may be trained; others are no larger than these."""

@@ -67,6 +67,12 @@ class TrainState:
         self.model.load_state_dict(initial_state(self.model.config, seed))
         self.opt.reset()
 
+    def limit(self, grad_clip: float, spike_threshold: float) -> None:
+        """Clip and skip by other limits from the next step on, which is recorded anew if they are others."""
+        if (grad_clip, spike_threshold) != (self.opt.grad_clip, self.opt.spike_threshold):
+            self.opt.grad_clip, self.opt.spike_threshold = grad_clip, spike_threshold
+            self.last.programs.clear()  # which have the limits in them
+
     def submit(self, inputs: list[tuple[np.ndarray, ...]], stop: Callable[[], bool] = lambda: False
                ) -> Callable[[], tuple[np.ndarray, ...]]:
         """Start a step; the function returned waits for the loss, a scalar, and the optimizer's stats [len(STATS)].

@@ -30,6 +30,9 @@ def finish(command: list[str]) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+CONTROL = ("action_reason", "grad_clip", "spike_threshold", "skip_reason", "adaptive_batch_size")
+
+
 def assert_same(a: Path, b: Path, step: int) -> None:
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
         path = Path("checkpoints", f"step-{step:06d}", name)
@@ -38,7 +41,8 @@ def assert_same(a: Path, b: Path, step: int) -> None:
     for run in (a, b):
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [r["step"] for r in rows] == list(range(1, step + 1))
-        logs.append([{k: r[k] for k in ("loss", "val_loss", "lr", "grad_norm", "clip_coef", "clip_pct")} for r in rows])
+        logs.append([{k: r.get(k) for k in ("loss", "val_loss", "lr", "grad_norm", "clip_coef", "clip_pct", *CONTROL)}
+                     for r in rows])
     assert logs[0] == logs[1]
     texts = [[(s["step"], s["text"]) for s in map(json.loads, (run / "samples.jsonl").read_text().splitlines())]
              for run in (a, b)]
@@ -59,9 +63,16 @@ def test_twelve_steps_are_six_and_six(tmp_path: Path, each_backend: Backend, fla
     assert_same(whole, parts, 12)
 
 
-def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend) -> None:
+RULES = ("cusum_grad: lr*0.5 for 9, guard*1.5 for 7; cusum_clip: batch+2 for 6, clip*0.5 for 5; "
+         "cusum_val: clip*2 for 20; plateau: lr*0.7 for 30")
+NERVOUS = ["cusum_sensitivity=1", "cusum_slack=0", "cusum_window=5", "cusum_grace=1", "plateau_evals=1",
+           "plateau_delta=0.3", "grad_clip=0.5", f"actions={RULES}"]  # so that rules act often
+
+
+@pytest.mark.parametrize("more", [[], NERVOUS], ids=["plain", "rules"])
+def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend, more: list[str]) -> None:
     settings = ["--preset", "tiny", "--steps", "150", "--checkpoint-interval", "3", "--eval-interval", "10",
-                "--keep", "0"]
+                "--keep", "0", *(f"--set={text}" for text in more)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(train(each_backend, *settings, "--run-dir", whole))
     seed = time.time_ns()
@@ -80,5 +91,8 @@ def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend) -> None:
         command = train(each_backend, "--resume", killed)
     finish(command)
     assert_same(whole, killed, 150)
+    acted = [row["action_reason"] for row in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
+             if row.get("action_reason")]
+    assert len(acted) > 10 if more else not acted
     names = os.listdir(killed / "checkpoints")
     assert sorted(names) == [f"step-{n:06d}" for n in range(3, 151, 3)]

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helios.train.monitors.cusum import CLIP, GRAD, TPS, VAL, Cusum, Monitor, _normal
+from helios.train.monitors.cusum import CLIP, FLUSH, GRAD, MEMORY, TPS, VAL, Cusum, Monitor, _normal
 
 from .runs import WATCHED, monitor_of
 
-NAMES = ("grad_norm", "clip_coef", "tokens_per_sec", "val_loss")
-COLUMNS = ("cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts", "cusum_alert_reason")
+NAMES = ("grad_norm", "clip_coef", "tokens_per_sec", "val_loss", "timing_flush_ms", "gpu_mem_pool_mb")
+COLUMNS = ("cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_flush", "cusum_memory", "cusum_alerts",
+           "cusum_alert_reason")
 SEEDS = range(8)
 AT = 300  # where a shift is planted
 
@@ -93,6 +94,8 @@ def test_planted_shifts_are_found_once(seed: int) -> None:
     assert found_once(watch({"clip_coef": then(1, 0.6)}), CLIP)
     assert found_once(watch({"clip_coef": np.minimum(1, then(1, 0.6) * np.exp(draw(seed).normal(0, 0.1, 600)))}), CLIP)
     assert found_once(watch({"val_loss": rest["val_loss"] + then(0, 0.5)}), VAL)
+    assert found_once(watch({"timing_flush_ms": 40 * rest["grad_norm"] * then(1, 3)}), FLUSH)
+    assert found_once(watch({"gpu_mem_pool_mb": then(200, 300)}), MEMORY)
     rising = rest["val_loss"] + np.maximum(0, np.arange(600) - AT) * 0.01
     assert AT <= watch({"val_loss": rising})[0][0] < AT + 50
 
@@ -215,6 +218,8 @@ def test_columns_and_reasons() -> None:
 @pytest.mark.parametrize(("series", "reason"), [
     ({"clip_coef": then(1, 0.6)}, "persistent clipping onset"), ({"tokens_per_sec": then(9, 6)}, "throughput collapse"),
     ({"val_loss": then(3, 4)}, "validation loss divergence"),
+    ({"timing_flush_ms": then(20, 60)}, "longer waiting for the device"),
+    ({"gpu_mem_pool_mb": then(1, 2)}, "memory growth"),
 ])
 def test_reasons(series: dict[str, np.ndarray], reason: str) -> None:
     monitor = monitor_of()

@@ -47,7 +47,8 @@ def final(path: Path) -> bytes:
 
 def columns(path: Path, *without: str) -> list[dict[str, Any]]:
     """The rows without what the clock tells and these columns."""
-    timed = ("elapsed", "ms_per", "timing", "tokens_per", "cusum_tps", "cusum_alert", "gpu_")
+    timed = ("elapsed", "ms_per", "timing", "tokens_per", "cusum_tps", "cusum_flush", "cusum_memory",
+             "cusum_alert", "gpu_")
     return [{k: v for k, v in row.items() if not k.startswith((*timed, *without))} for row in rows(path / METRICS)]
 
 

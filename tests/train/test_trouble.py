@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helios.train.monitors.cusum import CLIP, GRAD, TPS, VAL
+from helios.train.monitors.cusum import CLIP, FLUSH, GRAD, MEMORY, TPS, VAL
 from helios.train.monitors.trouble import Trouble
 from helios.train.search.tally import Tally
 
@@ -17,7 +17,8 @@ def row(norm: float | None = 1.0, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("alerts", "counts"), [
-    (0, False), (None, False), (TPS, False), (GRAD, True), (CLIP, True), (VAL, True), (TPS | VAL, True)])
+    (0, False), (None, False), (TPS, False), (FLUSH | MEMORY, False), (GRAD, True), (CLIP, True), (VAL, True),
+    (TPS | VAL, True)])
 def test_alerts_of_the_speed_do_not_count(alerts: int | None, counts: bool) -> None:
     found = Trouble.of(row(cusum_alerts=alerts), [])
     assert found.alert is counts and found.any is counts

@@ -61,9 +61,11 @@ def _as_made(log: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any
 
 
 def _recording(log: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Return the steps in whose time their commands were recorded: the first of a process, and of a new batch size."""
+    """Return the steps in whose time their commands were recorded: the first of a process, and of a new batch size,
+    clip or spike threshold."""
     begun = {e["step"] + 1 for e in events if e["kind"] in ("run_start", "resumed")}
-    sizes = [(row["step"], row.get("adaptive_batch_size")) for row in log]
+    sizes = [(row["step"], [row.get(name) for name in ("adaptive_batch_size", "grad_clip", "spike_threshold")])
+             for row in log]
     return begun | {step for (_, before), (step, size) in pairwise(sizes) if size != before}
 
 

@@ -1,4 +1,4 @@
-"""Change-point detection: whether a run's gradient norm, clipping, speed or validation loss has shifted.
+"""Change-point detection: whether gradient norm, clipping, speed, validation loss, waiting or memory have shifted.
 
 CUSUM (Page 1954): with z the deviation of a value from a baseline in standard deviations, the sums
 max(0, S + z - slack) and max(0, S - z - slack) stay near zero on noise and grow steadily after a shift; one above the
@@ -17,12 +17,13 @@ sensitivity is a shift. In the textbook the baseline is known and does not move.
 * the noise of the validation loss is taken from second differences, which remove the trend, and from their median,
   which ignores the steep beginning.
 
-Measured with the defaults, all four channels together, on 10,000 steps of independent noise (norm lognormal of sigma
-0.25 around 0.9, clip coefficient min(1, 1/norm), speed ±5 %, a validation loss of ±0.03 at every step): 3 of 1,000 runs
-have a false alert, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 64 of 200. A norm × 2.5
-is found after 7 steps in the median of 300 runs and 11 at most, a speed × 0.7 or a coefficient from 1 to 0.6 after 7. A
-norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise does worse: with a correlation of 0.3
-from one evaluation to the next, and one at every step, 32 of 60 runs have a false alert, again of the validation loss.
+Measured with the defaults, the first four channels together, on 10,000 steps of independent noise (norm lognormal of
+sigma 0.25 around 0.9, clip coefficient min(1, 1/norm), speed ±5 %, a validation loss of ±0.03 at every step): 3 of
+1,000 runs have a false alert, all of the validation loss. At a sensitivity of 10 it is 5 of 200, at 8 64 of 200. A norm
+× 2.5 is found after 7 steps in the median of 300 runs and 11 at most, a speed × 0.7 or a coefficient from 1 to 0.6
+after 7. A norm that doubles within 400 steps, as in real runs, is let pass. Correlated noise does worse: with a
+correlation of 0.3 from one evaluation to the next, and one at every step, 32 of 60 runs have a false alert, again of
+the validation loss.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ VAL_WINDOW, VAL_KEPT = 5, 17  # evaluations that make a baseline, and from which
 LEAST_MEMORY, LEAST_COUNT = 20, 4  # least n of a baseline that follows, and of one that was moved
 LARGEST = 1e100  # the square of a larger value may overflow
 TINY = 1e-30  # stands for values that have no logarithm
-GRAD, CLIP, TPS, VAL = 1, 2, 4, 8
+GRAD, CLIP, TPS, VAL, FLUSH, MEMORY = 1, 2, 4, 8, 16, 32
+MACHINE = TPS | FLUSH | MEMORY  # what the machine decides, not the training
 
 
 class Channel(NamedTuple):
@@ -60,6 +62,9 @@ CHANNELS = (
     Channel("cusum_tps", TPS, "tokens_per_sec", "throughput collapse", -1, True, 0.05),
     # Other evaluation batches would change the loss by about a hundredth of a nat.
     Channel("cusum_val", VAL, "val_loss", "validation loss divergence", 1, False, 0.01, cap=math.inf, trend=True),
+    # The wait is what the host's own work leaves of a step, and wanders where others use the machine.
+    Channel("cusum_flush", FLUSH, "timing_flush_ms", "longer waiting for the device", 1, True, 0.3),
+    Channel("cusum_memory", MEMORY, "gpu_mem_pool_mb", "memory growth", 1, True, 0.05),
 )
 
 
@@ -190,8 +195,8 @@ def _normal(t: float, freedom: float) -> float:
 
 
 class Monitor:
-    """Watches the four channels of a run. The validation loss, whose values are few, has a window of VAL_WINDOW at most
-    and no grace."""
+    """Watches the channels of a run. The validation loss, whose values are few, has a window of VAL_WINDOW at most and
+    no grace."""
 
     def __init__(self, sensitivity: float, slack: float, window: int, grace: int) -> None:
         self.parts = [Cusum(c.direction, c.floor, sensitivity, slack, min(window, VAL_WINDOW) if c.trend else window,
@@ -202,28 +207,36 @@ class Monitor:
         for part in self.parts:
             part.reset()
 
-    def forget(self, bit: int) -> None:
-        """Learn the baseline of the channel with this bit anew."""
+    def forget(self, bits: int) -> None:
+        """Learn the baselines of the channels with these bits anew."""
         for c, part in zip(CHANNELS, self.parts, strict=True):
-            if c.bit == bit:
+            if c.bit & bits:
                 part.reset()
+
+    def usual_norm(self) -> float | None:
+        """Return the gradient norm that is usual at present, None while its baseline is learned."""
+        norm = self.parts[0]
+        return math.exp(norm.mean) if norm.n else None
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` takes."""
         return {c.column: part.state() for c, part in zip(CHANNELS, self.parts, strict=True)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Take over what `state` returned; a channel that is new begins anew."""
         for c, part in zip(CHANNELS, self.parts, strict=True):
-            part.restore(state[c.column])
+            if c.column in state:
+                part.restore(state[c.column])
 
     def update(self, grad_norm: float | None, clip_coef: float | None, tokens_per_sec: float | None,
-               val_loss: float | None) -> dict[str, Any]:
+               val_loss: float | None, timing_flush_ms: float | None = None, gpu_mem_pool_mb: float | None = None
+               ) -> dict[str, Any]:
         """Take in a step's measurements, None where there is none; return the channels' columns (the larger sum, None
         while learning), cusum_alerts (the channels' bits) and cusum_alert_reason."""
         columns: dict[str, Any] = {}
         alerts, reasons = 0, []
-        for c, part, x in zip(CHANNELS, self.parts, (grad_norm, clip_coef, tokens_per_sec, val_loss), strict=True):
+        values = grad_norm, clip_coef, tokens_per_sec, val_loss, timing_flush_ms, gpu_mem_pool_mb
+        for c, part, x in zip(CHANNELS, self.parts, values, strict=True):
             if c.log and x is not None and math.isfinite(x):
                 x = math.log(max(x, TINY))
             found = part.update(x)

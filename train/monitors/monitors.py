@@ -11,11 +11,13 @@ import numpy as np
 from helios.train import fitness
 from helios.train.config import Config
 from helios.train.monitors import weights
+from helios.train.monitors.actions import Acted, Actions
 from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
-from helios.train.monitors.cusum import TPS, Monitor
+from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, MACHINE, TPS, VAL, Monitor
+from helios.train.monitors.rules import PLATEAU
 from helios.train.state import TrainState
 
-PARTS = ("heat", "cusum", "plateau", "batch", "lr")  # attributes of Monitors that a checkpoint keeps
+PARTS = ("heat", "cusum", "plateau", "batch", "lr", "actions")  # attributes of Monitors that a checkpoint keeps
 
 
 class Run(Protocol):
@@ -39,7 +41,10 @@ class Run(Protocol):
 
 
 class Monitors:
-    """The monitors of a run: `observe` returns a step's columns; `batch_size` and `lr_factor` are for the next step."""
+    """The monitors of a run: `observe` returns a step's columns; the other properties are for the next step.
+
+    acted: what rules did at the last step.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -55,16 +60,35 @@ class Monitors:
         self.batch = (AdaptiveBatch(batch, m.batch_min, m.batch_max, m.batch_step, m.calm_steps_before_restore)
                       if m.adaptive_batch else None)
         self.lr = DynamicLR(m.dynamic_lr, m.calm_steps_before_restore) if m.dynamic_lr != "none" else None
+        self.actions = Actions(self.config)
+        self.acted: list[Acted] = []
 
     @property
     def batch_size(self) -> int:
         """Return the next step's batch, in sequences."""
-        return self.batch.batch if self.batch else self.config.train.batch_size
+        return self.batch.batch if self.batch else int(self.actions.value("batch"))
 
     @property
     def lr_factor(self) -> float:
         """Return the factor on the next step's learning rate."""
-        return self.lr.factor if self.lr else 1.0
+        return self.lr.factor if self.lr else self.actions.value("lr")
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Return the gradient norm that larger ones are scaled to and the one above which an update is skipped; 0: none
+        is."""
+        return self.actions.value("clip"), self.actions.value("guard")
+
+    @property
+    def stopped(self) -> str:
+        """Return why a rule ends the training; "" where none does."""
+        return self.actions.stopped
+
+    @property
+    def wanted(self) -> str | None:
+        """Return the change that a branch is to make which a rule asked for at the last step, such as lr*0.5: "" for
+        none; None where no branch was asked for."""
+        return self.actions.wanted
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` takes."""
@@ -78,14 +102,16 @@ class Monitors:
 
     def observe(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         """Return the monitors' columns for the row of a step."""
-        m, columns, alerts = self.config.monitor, dict[str, Any](), 0
+        m, columns, alerts, usual = self.config.monitor, dict[str, Any](), 0, None
+        size, limits = self.batch_size, self.limits
         if self.cusum:
+            usual = self.cusum.usual_norm()
+            timed = lambda name: None if self.untimed else row.get(name)
             overflow = row.get("skip_reason") == "overflow"  # loss scaling expects it
             columns |= self.cusum.update(
                 None if overflow else row["grad_norm"], None if overflow else row["clip_coef"],
-                None if self.untimed else row["tokens_per_sec"], row["val_loss"])
-            alerts = columns["cusum_alerts"]
-        self.untimed = False
+                timed("tokens_per_sec"), row["val_loss"], timed("timing_flush_ms"), row.get("gpu_mem_pool_mb"))
+            alerts = columns["cusum_alerts"] & (GRAD | CLIP | TPS | VAL)  # all that the older controls go by
         if self.plateau and row["val_loss"] is not None and self.plateau.update(row["val_loss"]):
             columns["plateau"] = f"no better validation loss in {m.plateau_evals} evaluations"
         columns["heat_capacity"] = self.heat.update(row["loss"], row["lr"])
@@ -93,6 +119,12 @@ class Monitors:
             columns |= self._batch(self.batch, alerts, run)
         if self.lr:
             _, columns["lr_change_reason"] = self.lr.update(alerts, row.get("population_entropy"))
+        columns |= self._act(columns, usual, run)
+        if m.varies_batch:
+            columns["adaptive_batch_size"] = size
+        self.untimed = (size, limits) != (self.batch_size, self.limits)
+        if self.cusum:  # another batch has another speed, another clip other coefficients
+            self.cusum.forget(MACHINE * (size != self.batch_size) | CLIP * (limits[0] != self.limits[0]))
         if m.metrics_interval and (run.done % m.metrics_interval == 0 or run.over):
             columns |= self._weights(row, run)
         return columns
@@ -102,10 +134,16 @@ class Monitors:
         size, reason = batch.update(alerts)
         if size > before and not run.fits(size):
             batch.batch, reason = before, f"no memory for a batch of {size}"
-        self.untimed = self.batch_size != before
-        if self.untimed and self.cusum:
-            self.cusum.forget(TPS)  # another batch has another speed
-        return {"adaptive_batch_size": before, "batch_change_reason": reason}
+        return {"batch_change_reason": reason}
+
+    def _act(self, columns: Mapping[str, Any], usual: float | None, run: Run) -> dict[str, Any]:
+        """Let the rules act on a step's alerts. columns: of its monitors. usual: as Actions.update takes it."""
+        bits = columns.get("cusum_alerts", 0)
+        alerts = {c.column: columns["cusum_alert_reason"] for c in CHANNELS if c.bit & bits}
+        if columns.get("plateau"):
+            alerts[PLATEAU] = columns["plateau"]
+        self.acted = self.actions.update(alerts, usual, run.fits)
+        return {"action_reason": "; ".join(map(str, self.acted)) or None}
 
     def _weights(self, row: Mapping[str, Any], run: Run) -> dict[str, Any]:
         m, state, columns = self.config.monitor, run.state, dict[str, Any]()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from helios.train.monitors.cusum import TPS
+from helios.train.monitors.cusum import MACHINE
 
 SPIKE = 10.0  # times the usual norm is a spike
 WINDOW, LEAST = 50, 10  # last norms whose median is usual, and how many it needs
@@ -18,7 +18,7 @@ class Trouble(NamedTuple):
 
     spike: bool  # the norm was above the spike threshold, or above SPIKE times the median of the last ones
     skipped: bool  # the update was skipped, except for an overflow, by which loss scaling finds its scale
-    alert: bool  # of gradient norm, clipping or validation loss; the speed is the machine's
+    alert: bool  # of gradient norm, clipping or validation loss; the others are the machine's
 
     @property
     def any(self) -> bool:
@@ -34,7 +34,7 @@ class Trouble(NamedTuple):
         spike = reason == "spike" or (finite and len(norms) >= LEAST and norm > SPIKE * median(norms))
         if finite:
             norms[:] = [*norms, norm][-WINDOW:]
-        skipped, alert = row.get("skipped") and reason != "overflow", (row.get("cusum_alerts") or 0) & ~TPS
+        skipped, alert = row.get("skipped") and reason != "overflow", (row.get("cusum_alerts") or 0) & ~MACHINE
         return cls(bool(spike), bool(skipped), bool(alert))
 
 

@@ -27,8 +27,9 @@ COLUMNS = (
 )
 # In rows where they are known: from the monitors (train/monitors/) and from a search (train/search/).
 MORE_COLUMNS = (
-    "skipped", "skip_reason", "loss_scale", "cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_alerts",
-    "cusum_alert_reason", "plateau", "heat_capacity", "lr_change_reason", "adaptive_batch_size", "batch_change_reason",
+    "skipped", "skip_reason", "loss_scale", "cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_flush",
+    "cusum_memory", "cusum_alerts", "cusum_alert_reason", "plateau", "heat_capacity", "lr_change_reason",
+    "adaptive_batch_size", "batch_change_reason", "action_reason", "grad_clip", "spike_threshold",
     "weight_entropy", "effective_rank", "free_energy", "fitness_score", "complexity_score", "per_layer_grad_norms",
     "mi_input_repr", "mi_repr_output", "mi_compression", "population_entropy", "activation_distribution",
     "architecture_diversity", "symbio_phase", "symbio_candidate_id", "symbio_candidate_name",

@@ -11,7 +11,7 @@ import numpy as np
 from helios.model import GPTConfig
 from helios.train.history import Historic
 from helios.train.markdown import exact, figure, listed, loss, norm, percent, section, share_of, with_error
-from helios.train.monitors.cusum import TPS
+from helios.train.monitors.cusum import FLUSH, MEMORY, TPS
 from helios.train.report.reading import Array, RunData, highest, median
 from helios.train.search.births import Candidate, Replicate
 
@@ -79,9 +79,9 @@ def phase(run: RunData, name: str) -> Array:
 
 
 def alerts(run: RunData, name: str) -> list[int]:
-    """Return the alerts of the steps of a phase that have some."""
+    """Return the alerts of the steps of a phase that have some, of what the original watched, too."""
     found = run.column("cusum_alerts")[phase(run, name)]
-    return [int(x) for x in found if x > 0]
+    return [bits for x in found if x > 0 and (bits := int(x) & ~(FLUSH | MEMORY))]
 
 
 def measured(run: RunData) -> dict[str, Candidate]:

@@ -109,7 +109,7 @@ def alerts(run: RunData) -> Iterator[str]:
     where = np.flatnonzero([bool(r) for r in reasons])
     if not len(where):
         if finite(run.column("cusum_alerts")).size:
-            yield "The monitors saw no shift of gradient norm, clipping, speed or validation loss."
+            yield "The monitors saw no shift in what they watch."
         return
     kinds: dict[str, list[int]] = {}
     for i in where:

@@ -72,7 +72,7 @@ class Replicate(_Record):
     clip_rate: float  # share of the steps that were clipped, 0 to 1
     max_grad_norm: float | None
     tokens_per_sec_mean: float | None
-    cusum_alerts: int  # steps with an alert, not counting those of the speed alone
+    cusum_alerts: int  # steps with an alert, not counting those of the machine alone
     seconds: float
     trouble: int = 0  # steps in trouble, as monitors/trouble.py defines it
 

@@ -32,7 +32,7 @@ def budget(config: Config) -> tuple[int, int]:
         return s.steps_per_candidate, s.steps_per_candidate * step
     tokens = s.tokens_per_candidate if s.budget == "tokens" else s.max_cost
     # An adaptive batch makes steps of any size, down to one sequence.
-    least = config.model.block_size if config.monitor.adaptive_batch else step
+    least = config.model.block_size if config.monitor.varies_batch else step
     return math.ceil(tokens / least), math.ceil(tokens)
 
 

@@ -303,7 +303,8 @@ class Search(Plan):
         if self.cfg.early_stop:
             found["unfair"].append("early_stop is on: candidates that fell behind trained for fewer steps.")
         for key, acts, what in (("adaptive_batch", m.adaptive_batch, "batch"),
-                                ("dynamic_lr", m.dynamic_lr != "none", "learning rate")):
+                                ("dynamic_lr", m.dynamic_lr != "none", "learning rate"),
+                                ("actions", bool(m.actions), "training")):
             if acts:
                 found["unfair"].append(f"{key} is on: alerts changed each candidate's {what}, not all alike.")
         return found

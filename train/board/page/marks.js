@@ -1,6 +1,8 @@
-// Marks on the loss: activation switches, the warm-up's end, checkpoints, spikes, the best validation loss.
+// Marks on the loss: activation switches, the warm-up's end, what rules did, checkpoints, spikes, the best validation
+// loss.
 
 import { colourOf, shortName } from "./colours.js";
+import { plain } from "./format.js";
 import { css } from "./theme.js";
 
 const AGAINST = 50, TIMES = 10; // a norm TIMES the median of the last AGAINST is a spike
@@ -12,6 +14,9 @@ export function marksOf(run, { to }) {
   const warmup = run.config.train?.warmup, start = afterSearch(run);
   if (warmup && start !== null && start + warmup <= run.step) {
     found.push({ kind: "warmup", x: to(start + warmup), colour: css("--muted"), label: "warm-up ends" });
+  }
+  for (const { step, action } of run.events.filter((row) => row.kind === "action")) {
+    found.push({ kind: "action", x: to(step), colour: css("--alarm"), label: plain(action) });
   }
   for (const step of new Set(run.events.filter((row) => row.kind === "checkpoint").map((row) => row.step))) {
     found.push({ kind: "checkpoint", x: to(step), colour: css("--muted") });

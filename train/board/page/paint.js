@@ -99,11 +99,14 @@ export function areas(u, lines) {
 export const MARKS = {
   switch: { sign: "┆", word: "activation switch" },
   warmup: { sign: "╎", word: "warm-up end" },
+  action: { sign: "┊", word: "action" },
   checkpoint: { sign: "▴", word: "checkpoint" },
   spike: { sign: "▾", word: "spike" },
   best: { sign: "★", word: "best val" },
   picked: { sign: "○", word: "selected" },
 };
+
+const DASHES = { switch: [2, 3], warmup: [6, 3], action: [1, 2] }; // of those that are lines
 
 export function marks(u, list) {
   within(u, (ctx, { px, py, box, ratio }) => {
@@ -114,8 +117,8 @@ export function marks(u, list) {
       if (at < box.left - 1 || at > box.left + box.width + 1) continue;
       ctx.fillStyle = ctx.strokeStyle = colour ?? css("--muted");
       ctx.lineWidth = ratio;
-      if (kind === "switch" || kind === "warmup") {
-        ctx.setLineDash(kind === "switch" ? [2 * ratio, 3 * ratio] : [6 * ratio, 3 * ratio]);
+      if (kind in DASHES) {
+        ctx.setLineDash(DASHES[kind].map((length) => length * ratio));
         ctx.beginPath();
         ctx.moveTo(at, box.top);
         ctx.lineTo(at, bottom);

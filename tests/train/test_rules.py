@@ -1,0 +1,72 @@
+"""The language of the setting `actions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios.errors import UserError
+from helios.train.config import resolve
+from helios.train.monitors.rules import ALERTS, Action, rules
+
+from .runs import configured
+
+FACTORS = st.floats(1 / 16, 16).filter(lambda x: abs(x - 1) > 1e-3)
+CALM = st.sampled_from([0, 1, 200])
+
+
+def read(value: Any) -> str:
+    return configured(actions=value).monitor.actions
+
+
+@pytest.mark.parametrize(("given", "canonical"), [
+    ("", ""), (" ; ", ""),
+    ("cusum_grad: lr*0.5 for 200", "cusum_grad: lr*0.5 for 200"),
+    ("plateau:stop;cusum_grad :  lr * .50  for 7,clip*2.0", "cusum_grad: lr*0.5 for 7, clip*2; plateau: stop"),
+    ("cusum_tps: batch - 4; cusum_clip: batch+2 for 1", "cusum_clip: batch+2 for 1; cusum_tps: batch-4"),
+    ("cusum_memory: guard*4; cusum_flush: lr*2", "cusum_flush: lr*2; cusum_memory: guard*4"),
+    ("cusum_val: branch lr*.25", "cusum_val: branch lr*0.25"), ("plateau: branch", "plateau: branch"),
+])
+def test_a_rule_has_one_spelling(given: str, canonical: str) -> None:
+    assert read(given) == read(canonical) == canonical
+
+
+def test_what_a_rule_means() -> None:
+    assert rules(read("cusum_grad: guard*4 for 9, batch-2; plateau: branch clip*0.5, stop")) == (
+        Action("cusum_grad", "guard", 4.0, 9), Action("cusum_grad", "batch", -2),
+        Action("plateau", "branch", change=Action("plateau", "clip", 0.5)), Action("plateau", "stop"))
+
+
+@given(st.dictionaries(st.sampled_from(ALERTS), st.tuples(FACTORS, CALM, st.integers(1, 9), st.booleans())))
+def test_a_canonical_text_is_read_as_what_it_was_made_of(made: dict[str, tuple[float, int, int, bool]]) -> None:
+    actions = tuple(action for alert in ALERTS if alert in made for x, calm, n, down in [made[alert]] for action in (
+        Action(alert, "clip", x, calm), Action(alert, "batch", -n if down else n, calm), Action(alert, "stop")))
+    text = "; ".join(f"{a.alert}: {a.text}" for a in actions)
+    grouped = {alert: ", ".join(a.text for a in actions if a.alert == alert) for alert in made}
+    assert rules(read("; ".join(f"{alert}: {text}" for alert, text in grouped.items()))) == actions, text
+
+
+@pytest.mark.parametrize("toml", [
+    '[monitor.actions]\nplateau = "stop"\ncusum_grad = "lr*0.5 for 200, clip*0.5"',
+    '[monitor.actions]\nplateau = ["stop"]\ncusum_grad = ["lr*0.5 for 200", "clip*0.5"]',
+    'actions = "plateau: stop; cusum_grad: lr*0.5 for 200, clip*0.5"',
+])
+def test_a_file_has_a_table(tmp_path: Path, toml: str) -> None:
+    (tmp_path / "a.toml").write_text(toml)
+    assert resolve("tiny", tmp_path / "a.toml").monitor.actions == "cusum_grad: lr*0.5 for 200, clip*0.5; plateau: stop"
+
+
+@pytest.mark.parametrize(("toml", "words"), [
+    ("[monitor.actions]\nplateau = 3", "a.toml: actions: expected rules, as ALERT: ACTION"),
+    ("[monitor]\nactions = true", "a.toml: actions: expected rules, as ALERT: ACTION"),
+    ('[monitor.actions]\nplateu = "stop"', "a.toml: actions: unknown alert 'plateu'; did you mean plateau?"),
+])
+def test_a_wrong_table(tmp_path: Path, toml: str, words: str) -> None:
+    (tmp_path / "a.toml").write_text(toml)
+    with pytest.raises(UserError) as error:
+        resolve("tiny", tmp_path / "a.toml")
+    assert words in str(error.value) and "\n" not in str(error.value)
