@@ -237,7 +237,7 @@ class Config:
     @property
     def challenged(self) -> bool:
         """Return whether challengers may be trained beside the run's model."""
-        return self.search.continuous
+        return self.search.continuous or "branch" in self.monitor.changes
 
     @property
     def eval_batch(self) -> int:

@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ class Loop:
                  weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
         self.records, self.display, self.until = records, display, until
-        self.monitors = Monitors(config)
         self.best: Evaluation | None = None  # the stage's lowest validation loss
         self.latest: Evaluation | None = None  # its last finite one
         self.elapsed = 0.0  # seconds that earlier processes took
@@ -61,6 +61,7 @@ class Loop:
         self.state: TrainState
         plan.begin(records, backend.device_name, display, resumed and resumed.state["search"])
         self.stage = plan.stage()
+        self.monitors = Monitors(self._settings())
         # Steps of the run and batches drawn before the stage began.
         self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
         self._prepare(resumes=resumed is not None)
@@ -88,7 +89,14 @@ class Loop:
         self.state.prepare(self.monitors.batch_size, evaluated if t.eval_interval else 0,
                            evaluated if m.track_mi_profiles and m.metrics_interval else 0)
         if stage.start is not None and not resumes:
-            self._load(checkpoint.load(stage.start))
+            found = checkpoint.load(stage.start)
+            self._load(found)
+            self.done, kept = stage.done, found.state["monitors"]
+            self.monitors.restore({name: kept[name] for name in stage.monitors if name in kept})
+
+    def _settings(self) -> Config:
+        """Return the settings of the present stage's training."""
+        return replace(self.config, train=self.stage.train) if self.stage and self.stage.train else self.config
 
     def _load(self, found: Checkpoint) -> None:
         self.state.model.load_state_dict(found.model)
@@ -238,6 +246,8 @@ class Loop:
         # What they do must not depend on where a run was paused.
         seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
         row |= {name: value for name, value in seen.items() if value is not None}
+        if self.monitors.wanted is not None:
+            self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
         self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
         if not (end or samples or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
@@ -263,8 +273,8 @@ class Loop:
         gc.collect()
         self._prepare(resumes=True)
         self._load(found)
-        self.latest = None
-        self.monitors.reset()
+        self.latest, self.monitors = None, Monitors(self._settings())
+        self.monitors.restore(found.state["monitors"])
         self._checkpoint()
         return self.stage
 

@@ -37,7 +37,9 @@ class Stage:
     columns: Mapping[str, Any] = field(default_factory=dict)  # added to each of its rows
     start: Path | None = None  # checkpoint whose weights and moments it begins with; None: new ones
     offset: int = 0  # batches that were drawn before it
-    train: TrainConfig | None = None  # settings of its optimizer; None: the run's
+    done: int = 0  # steps of it that `start` is after
+    monitors: Sequence[str] = ()  # parts of Monitors that it takes over from there, too
+    train: TrainConfig | None = None  # settings of its training; None: the run's
 
 
 def training(config: Config, first: int = 0) -> Stage:
@@ -65,7 +67,7 @@ class Plan:
     # -- before the run begins ----------------------------------------------------------------------------------------
     def check(self) -> None:
         """Raise UserError where the settings ask for what the plan does not do, or for too much."""
-        if self.config.search or self.config.challenged:
+        if self.config.search or self.config.search.continuous:
             raise UserError(f"the settings ask for a search (mode = {self.config.search.mode}), and this run has no "
                             "plan of one; make it with plan=helios.train.search.search.planned")
         if not self.branches and (asked := self.config.monitor.changes.get("branch")):
@@ -122,6 +124,10 @@ class Plan:
 
     def finish(self, state: TrainState, save: Callable[[Path], Path]) -> None:
         """Take the result of a stage that is over and choose the next. save: writes a checkpoint into a folder."""
+
+    def branch(self, step: int, change: str, reason: str, usual: float | None) -> None:
+        """Hear that a rule asks for a branch after that step, and why. change: an action such as lr*0.5; "": any.
+        usual: the gradient norm's usual value, None where it is not known."""
 
     def saves(self, step: int) -> bool:
         """Return whether a checkpoint is to be written after that step of the run, whatever the settings say."""

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from helios.errors import UserError, nearest
 from helios.model.settings import ANY, COUNT, NATURAL, Range, Settings, declared, setting
-from helios.train.monitors.cusum import CLIP, GRAD, VAL
+from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, VAL
 
 if TYPE_CHECKING:
     from helios.train.config import Config
 
 PLATEAU = "plateau"
-# Alerts by name, as bits. That of the speed is not among them: the machine's clock must not decide what is trained.
+# Alerts by name, as bits; not those of speed, waiting and memory: the machine must not decide what is trained.
 ALERTS = {"grad": GRAD, "clip": CLIP, "val": VAL, "cusum": GRAD | CLIP | VAL}
 INTERVAL = 200  # steps between windows where nothing else is asked for
 OPENING = {"challenge_interval", "challenge_on"}  # settings that ask for windows
@@ -43,9 +43,10 @@ class ChallengeConfig(Settings):
     def check(self) -> None:
         for name in self._names:
             if name not in (*ALERTS, PLATEAU):
-                speed = "; the alert of the speed is the clock's, which must not decide" if name == "tps" else ""
-                raise UserError(f"challenge_on: unknown name {name!r}{nearest(name, (*ALERTS, PLATEAU)) or speed}; "
-                                f"there are {', '.join((*ALERTS, PLATEAU))}")
+                clock = any(c.column == f"cusum_{name}" for c in CHANNELS)
+                why = "; that alert is the machine's, which must not decide" if clock else nearest(
+                    name, (*ALERTS, PLATEAU))
+                raise UserError(f"challenge_on: unknown name {name!r}{why}; there are {', '.join((*ALERTS, PLATEAU))}")
 
     @property
     def _names(self) -> list[str]:
@@ -82,7 +83,10 @@ def clashes(config: Config) -> Iterable[tuple[bool, str]]:
     if not config.challenged:
         return
     yield t.eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
-    yield m.acts, ("challengers are judged at the run's own batch and rate; leave adaptive_batch and dynamic_lr off")
+    first = c.interval if s.continuous and not c.challenge_on else 1
+    yield first + c.challenge_steps >= t.steps, (
+        f"challenge_steps: a window of {c.challenge_steps:,} steps that opens at step {first:,} does not end before "
+        f"the run's last, {t.steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
     if not s.continuous:
         return
     other = next((one.key for one in declared(type(s)) if one.key not in IN_BOTH
@@ -94,7 +98,3 @@ def clashes(config: Config) -> Iterable[tuple[bool, str]]:
     yield bool(c.alerts) and not m.cusum, "challenge_on names alerts, and cusum = false raises none; set cusum = true"
     yield c.plateau and not m.plateau_evals, ("challenge_on names plateau, and plateau_evals = 0 finds none; give a "
                                               "number of evaluations")
-    first = 1 if c.challenge_on else c.interval
-    yield first + c.challenge_steps >= t.steps, (
-        f"challenge_steps: a window of {c.challenge_steps:,} steps that opens at step {first:,} does not end before "
-        f"the run's last, {t.steps:,}; lower challenge_steps or challenge_interval, or give more --steps")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,13 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.space import born, configured_as, own, space
+from helios.train.challenge.space import born, branched, configured_as, own, space, window_config
 from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
 from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SETTINGS, Config
 from helios.train.monitors.cusum import CHANNELS
+from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
 from helios.train.records.layout import EVENTS
 from helios.train.records.records import Records
@@ -37,7 +38,8 @@ from helios.train.search.operators import Genome, Space, described
 from helios.train.stage import Plan, Stage, training
 
 KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
-OPENED = "challenge"  # the kind of the event of a window that opens
+OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
+CONTROLS = ("batch", "lr", "actions")  # parts of the monitors that hold what is in force; the others learned the model
 SETTLING = 10  # a new optimizer warms up over one in so many of a window's steps
 
 
@@ -47,6 +49,7 @@ class Challenge(Plan):
         Run.create(config, path, plan=Challenge).train()
     """
 
+    branches = True
     keys = ("champion",)
 
     def __init__(self, config: Config) -> None:
@@ -65,8 +68,14 @@ class Challenge(Plan):
             raise UserError(f"challengers may take {most:,} windows of {tokens:,} tokens, {most * tokens:,} in all, "
                             f"more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval or "
                             "--max-cost, or lower challenge_steps, challengers or challenge_replicates")
-        if self.config.search.continuous:
+        if self._draws:
             space(self.config)
+
+    @property
+    def _draws(self) -> bool:
+        """Return whether challengers are drawn, or may be; else they are branches with a change of their own."""
+        return self.config.search.continuous or any(
+            rule.what == "branch" and rule.change is None for rule in self.config.monitor.rules)
 
     @cached_property
     def space(self) -> Space:
@@ -78,13 +87,13 @@ class Challenge(Plan):
         c, t = self.cfg, self.config.train
         step = t.batch_size * t.accum * self.config.model.block_size
         tokens = self._trainings() * c.challenge_steps * step
-        if c.challenge_on:  # one after the other
+        if c.challenge_on or not self.config.search.continuous:  # one after the other
             return max(0, -(-(t.steps - 1 - c.challenge_steps) // (c.challenge_steps + 1))), tokens
         each = c.interval * -(-(c.challenge_steps + 1) // c.interval)
         return max(0, (t.steps - 1 - c.challenge_steps - c.interval) // each + 1), tokens
 
     def _trainings(self) -> int:
-        return self.cfg.challengers * self.cfg.challenge_replicates + self.cfg.challenge_replicates - 1
+        return ((self.cfg.challengers if self._draws else 1) + 1) * self.cfg.challenge_replicates - 1
 
     def cost(self) -> str:
         most, tokens = self._most()
@@ -154,10 +163,35 @@ class Challenge(Plan):
 
     def observe(self, row: Mapping[str, Any]) -> None:
         step = row["step"]
-        if self.open is not None or step + self.cfg.challenge_steps >= self.config.train.steps:
-            return
-        if reason := self._reason(row):
-            self._open(step, reason)
+        if self._may_open(step) and (reason := self._reason(row)):
+            self._open(step, reason, self._born())
+
+    def branch(self, step: int, change: str, reason: str, usual: float | None) -> None:
+        number, before = self._numbers()
+        found: str | list[Candidate]
+        if not self._may_open(step):
+            found = f"window {self.open.number} is open" if self.open else "the run ends before a window would"
+        elif change:
+            one = branched(self.config, self.champion, change, usual, number, before)
+            found = one if isinstance(one, str) else [one]
+        else:
+            found = self._born()
+        if isinstance(found, str):
+            self.records.event(step, NONE, f"{reason}: no branch, since {found}", reason=reason)
+        else:
+            self._open(step, reason, found)
+
+    def _may_open(self, step: int) -> bool:
+        return self.open is None and step + self.cfg.challenge_steps < self.config.train.steps
+
+    def _numbers(self) -> tuple[int, int]:
+        """Return the number of the next window, and of the candidates so far."""
+        return len(self.windows) + 1, 1 + sum(len(found["challengers"]) for found in self.windows)
+
+    def _born(self) -> list[Candidate]:
+        number, before = self._numbers()
+        return born(self.space, self.champion, tried(self.windows, self.champion), self.cfg.challengers, number, before,
+                    self.config.train.seed, self._fits)
 
     def _reason(self, row: Mapping[str, Any]) -> str:
         """Return why a window is to open after the step of that row; "" where none is."""
@@ -167,12 +201,10 @@ class Challenge(Plan):
         found += [str(row["plateau"])] if c.plateau and row.get("plateau") else []
         return "; ".join(found) if self.config.search.continuous else ""
 
-    def _open(self, step: int, reason: str) -> None:
-        number = len(self.windows) + 1
-        before = 1 + sum(len(found["challengers"]) for found in self.windows)
-        challengers = born(self.space, self.champion, tried(self.windows, self.champion), self.cfg.challengers, number,
-                           before, self.config.train.seed, self._fits)
+    def _open(self, step: int, reason: str, challengers: list[Candidate]) -> None:
+        number, _ = self._numbers()
         if not challengers:
+            self.records.event(step, NONE, f"{reason}: no challengers, since no gene has another value", reason=reason)
             return
         self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers)
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
@@ -238,30 +270,30 @@ class Challenge(Plan):
         self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
                          f"{window.opened}")
 
-        def made(c: Candidate, replicate: int, begin: Path, settling: int) -> tuple[float | None, str | None]:
+        def made(c: Candidate, replicate: int, begin: Path, parts: Sequence[str], settling: int = 0
+                 ) -> tuple[float | None, str | None]:
             whole = configured_as(self.config, c)
-            stage = stage_of(whole, window, begin, replicate, start.state["position"], settling)
+            stage = stage_of(whole, window, begin, replicate, start.state["position"], parts, settling)
+            config = window_config(whole, window.closes, self.config.eval_batch)
             about = {"run_id": self.records.about["run_id"], "number": window.number, "id": c.id,
                      "replicate": replicate, "step": window.opened}
-            return train(whole, stage, folder / f"{c.id}.r{replicate}", about, start, self.display, stopped,
+            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, self.display, stopped,
                          keep=replicate == 0)
 
         replicates = range(self.cfg.challenge_replicates)
-        model = [finite(evaluate()), *(made(self.champion, r, path, 0)[0] for r in replicates[1:])]
+        model = [finite(evaluate()), *(made(self.champion, r, path, PARTS)[0] for r in replicates[1:])]
         trained = []
         for c in window.challengers:
             begin, moments, changes = started(start, configured_as(self.config, c).model, folder / f"{c.id}.start",
                                               self.config.train.seed)
             losses, why = list[float | None](), None
             for r in replicates:
-                loss, failed = (None, why) if why else made(c, r, begin, 0 if moments else self._settling(window))
+                loss, failed = (None, why) if why else made(
+                    c, r, begin, CONTROLS, 0 if moments else max(1, window.steps // SETTLING))
                 losses.append(loss)
                 why = why or failed
             trained.append(Training(losses, moments, changes, why))
         return model, trained
-
-    def _settling(self, window: Window) -> int:
-        return max(1, window.steps // SETTLING)
 
     def outcome(self) -> str:
         switches = sum(found["verdict"] == SWITCH for found in self.windows)

@@ -18,6 +18,7 @@ from helios.train.search.operators import Born, Genome, Space
 
 FORMULAS = {"global": "global", "per_block": "per_block"}  # by genome; with the others an activation mutates, too
 BATCHES = ("batch_size", "accum", MICRO_BATCH, "block_size")  # genes of which a challenger's batches would be others
+ENDING = ("stop", "branch")  # actions that are the run's alone
 DRAWS = 100  # of one challenger, before one is tried again that was judged already
 
 
@@ -52,13 +53,40 @@ def configured_as(config: Config, candidate: Candidate) -> Config:
     return configured(config, candidate.genome)
 
 
-def window_config(config: Config, steps: int) -> Config:
-    """Return the settings of a training of so many steps in a window, from those of a whole run: those of the run but
-    for what is written of it on the way, with one evaluation at the end."""
-    train = config.train.replaced(steps=steps, eval_interval=steps, log="none", report="none", sample_interval=0,
-                                  keep=1, keep_every=0, retries=0)
-    return replace(config, train=train, monitor=config.monitor.replaced(metrics_interval=0), search=SearchConfig(),
-                   challenge=ChallengeConfig())
+def window_config(whole: Config, steps: int, eval_batch: int) -> Config:
+    """Return the settings of a training in a window that ends after so many steps of the run, from those of a whole
+    run: the same but for what is written of it on the way, and without rules that end or branch it. eval_batch: that of
+    the run, whatever the batch."""
+    train = whole.train.replaced(steps=steps, eval_batch=eval_batch, log="none", report="none", sample_interval=0,
+                                 keep=1, keep_every=0, retries=0, init_from=None)
+    actions = dict[str, list[str]]()
+    for rule in whole.monitor.rules:
+        if rule.what not in ENDING:
+            actions.setdefault(rule.alert, []).append(rule.text)
+    return replace(whole, train=train, monitor=whole.monitor.replaced(metrics_interval=0, actions=actions),
+                   search=SearchConfig(), challenge=ChallengeConfig())
+
+
+def branched(config: Config, champion: Candidate, change: str, usual: float | None, window: int, before: int
+             ) -> Candidate | str:
+    """Return the challenger that a rule asks for, to which the action `change` is a setting of its own; in words why
+    there is none. usual: the usual gradient norm, None where it is not known. window, before: as `born` takes them."""
+    action = next(rule.change for rule in config.monitor.rules if rule.change and rule.change.text == change)
+    t, m = configured_as(config, champion).train, config.monitor
+    if action.what == "guard" and usual is None:
+        return "the usual gradient norm is not known yet"
+    every: dict[str, dict[str, float]] = {
+        "lr": {"lr": t.lr * action.by, "lr_min": t.lr_min * action.by}, "clip": {"grad_clip": t.grad_clip * action.by},
+        "guard": {"spike_threshold": action.by * (usual or 0.0)},
+        "batch": {"batch_size": max(m.batch_min, min(t.batch_size + int(action.by), m.batch_max))}}
+    changed = every[action.what]
+    if all(getattr(t, key) == value for key, value in changed.items()):
+        return f"{change} changes nothing any more"
+    settings = {key: value for key, value in {**champion.settings, **changed}.items()
+                if key not in changed or getattr(config.train, key) != value}
+    (found,) = children([champion], [champion], 1, before, window, config.train.seed, 0.0,
+                        lambda *_: Born(Genome(champion.activation, settings), "branch", [change]))
+    return found
 
 
 def born(space: Space, champion: Candidate, tried: Collection[str], count: int, window: int, before: int, seed: int,

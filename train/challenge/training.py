@@ -4,7 +4,8 @@ opened."""
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 from helios.errors import Diverged, TooLarge, UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
-from helios.train.challenge.space import window_config
 from helios.train.challenge.window import Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
@@ -22,8 +22,7 @@ from helios.train.progress import Display
 from helios.train.records.layout import METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Run
-from helios.train.schedule import learning_rate
-from helios.train.stage import Plan, Stage
+from helios.train.stage import Plan, Stage, training
 from helios.train.state import Stopped
 
 APART = 1 << 26  # batches between the replicates' first ones; dropout masks repeat after 2³²
@@ -42,21 +41,20 @@ class Beside(Plan):
         return self.given
 
 
-def rate(step: int, whole: Config, opened: int, settling: int) -> float:
-    """Return the learning rate of the 0-based `step` of a window: that of the run's schedule, with the settings
-    `whole`, from the step `opened` on; times a warm-up of so many steps."""
-    t = whole.train
-    found = learning_rate(opened + step, steps=t.steps, warmup=t.warmup, lr=t.lr, lr_min=t.lr_min)
-    return found * min(1.0, (step + 1) / settling) if settling else found
+def stage_of(whole: Config, window: Window, start: Path, replicate: int, position: int, parts: Sequence[str],
+             settling: int = 0) -> Stage:
+    """Return the training of a replicate: the run's own, with the settings `whole`, from where the window opened to
+    where it closes. position: batches that the run had drawn; replicate 0 goes on with those that the run did. parts:
+    of the monitors, that go on, too. settling: steps over which the rate rises to that of the schedule."""
+    found = training(whole)
+    return replace(found, steps=window.closes, start=start, done=window.opened, monitors=parts,
+                   offset=position - window.opened * whole.train.accum + APART * replicate,
+                   rate=partial(settled, rate=found.rate, opened=window.opened, settling=settling))
 
 
-def stage_of(whole: Config, window: Window, start: Path, replicate: int, position: int, settling: int) -> Stage:
-    """Return the training of a replicate. whole: the settings of the candidate, for a run as long as the run. position:
-    batches that the run had drawn; replicate 0 goes on with those that the run did."""
-    t = whole.train
-    return Stage(model=whole.model, init_seed=t.seed, data_seed=t.seed, first=0, steps=window.steps,
-                 rate=partial(rate, whole=whole, opened=window.opened, settling=settling), eval_interval=0, start=start,
-                 offset=position + APART * replicate)
+def settled(step: int, rate: Callable[[int], float], opened: int, settling: int) -> float:
+    """Return the rate of the run's 0-based `step`, in the first `settling` ones after `opened` a part of it."""
+    return rate(step) * min(1.0, (step - opened + 1) / settling) if settling else rate(step)
 
 
 def keep_start(run: Path, folder: Path, step: int) -> None:
@@ -92,17 +90,16 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     return there, False, made.changes
 
 
-def train(whole: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, display: Display,
+def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, display: Display,
           stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
-    """Make a training of a window, unless it is there, or go on with it; return its validation loss, None where it is
-    not finite, and why there is none. keep: whether its last checkpoint stays, too.
+    """Make a training of a window with the settings `config`, unless it is there, or go on with it; return its
+    validation loss, None where it is not finite, and why there is none. keep: whether its last checkpoint stays, too.
 
     Raises Stopped where a signal came, and UserError for what is not the challenger's fault.
     """
     if stopped():
         raise Stopped
-    run = Run.open(window_config(whole, stage.steps), path, "training of a window", plan=partial(Beside, stage),
-                   about={"window": dict(about)})
+    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage), about={"window": dict(about)})
     try:
         if not run.finished:
             ended = run.train(Silent(display))
@@ -124,7 +121,7 @@ def _check_texts(path: Path, start: Checkpoint) -> None:
     """Raise UserError unless a training read what the run reads."""
     for found in checkpoint.states(path)[-1:]:
         for name in ("tokenizer", "text_hash"):
-            if found[name] != start.state[name]:  # type: ignore[literal-required]
+            if found[name] != start.state[name]:
                 raise UserError(f"{path}: the texts, or the vocabulary made of them, are no longer those that the run "
                                 "began with; put them back, then remove that folder and continue")
 

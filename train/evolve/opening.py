@@ -22,7 +22,7 @@ def experiment_of(asked: Asked, id: str) -> Experiment:
         raise UserError(f"--seed {asked.base.train.seed}: an experiment's trainings have the seeds after it, too; give "
                         f"one below 2⁶³ - {trainings.SEEDS:,}")
     if asked.base.search or asked.base.challenged:
-        raise UserError("an experiment's runs do not search themselves; leave --search out")
+        raise UserError("an experiment's runs do not search themselves; leave --search, and branch in actions, out")
     if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")

@@ -11,20 +11,21 @@ from helios.backends.backend import Backend
 from helios.errors import UserError
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.training import rate
+from helios.train.challenge.training import settled
 from helios.train.config import Config, resolve
 from helios.train.progress import Display
 from helios.train.records.layout import EVENTS, METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.search.search import planned
+from helios.train.stage import training
 
 QUIET = Display(quiet=True)
 CLOCKED = ("elapsed_ms", "ms_per_iter", "tokens_per_sec")
 
 
 def config_of(**settings: Any) -> Config:
-    """A tiny run of 24 steps with windows at 6, 12 and 18, of one challenger and two replicates, unless told otherwise."""
+    """A tiny run of 24 steps, with windows of a challenger in two replicates at 6, 12 and 18, unless told otherwise."""
     given = {"steps": 24, "challenge_interval": 6, "challenge_steps": 4, "challenge_replicates": 2, "challengers": 1,
              "keep": 0, "eval_interval": 6, "backend": "cpu_ref", "dropout": 0.1} | settings
     return resolve("tiny", assignments=[f"{k}={v}" for k, v in given.items()])
@@ -87,8 +88,9 @@ def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.Monke
         there = run.path / "search" / f"w{line['window']}" / f"{c['id']}.r0"
         assert weights(there) == weights(run.path, line["closed"])
         ours = {row["step"]: row for row in rows(run.path / METRICS)}
-        assert all(row["loss"] == ours[row["step"] + line["opened"]]["loss"]
-                   and row["lr"] == ours[row["step"] + line["opened"]]["lr"] for row in rows(there / METRICS))
+        assert [row["step"] for row in rows(there / METRICS)] == list(range(line["opened"] + 1, line["closed"] + 1))
+        assert all(row[key] == ours[row["step"]][key] for row in rows(there / METRICS) for key in (
+            "loss", "lr", "grad_norm", "grad_clip", "adaptive_batch_size") if key in row)
 
 
 def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
@@ -196,13 +198,9 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     assert c["why"] in events(run.path, "kept")[0]["message"]
 
 
-def test_the_rate_is_the_runs_from_where_the_window_opened() -> None:
-    config = config_of(warmup=8)
-    from helios.train.stage import training
-
-    stage = training(config)
-    assert [rate(step, config, 6, 0) for step in range(4)] == [stage.rate(6 + step) for step in range(4)]
-    assert rate(0, config, 6, 4) == stage.rate(6) / 4 and rate(3, config, 6, 4) == stage.rate(9)
+def test_a_new_optimizer_warms_up() -> None:
+    stage = training(config_of(warmup=8))
+    assert [settled(6 + step, stage.rate, 6, 4) / stage.rate(6 + step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
 
 
 def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
