@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from helios.model.genes import in_steps
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, one_of, setting
-from helios.train.monitors.rules import PLATEAU, RULES, Action, rules
+from helios.train.rules import PLATEAU, RULES, Action, rules
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helios.train.monitors.actions import Actions
 from helios.train.monitors.cusum import CHANNELS
-from helios.train.monitors.rules import ALERTS
+from helios.train.rules import ALERTS
 
 from .runs import configured, monitor_of
 

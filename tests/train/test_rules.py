@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from helios.errors import UserError
 from helios.train.config import resolve
-from helios.train.monitors.rules import ALERTS, Action, rules
+from helios.train.monitors.cusum import CHANNELS
+from helios.train.rules import ALERTS, PLATEAU, Action, rules
 
 from .runs import configured
 
@@ -21,6 +22,10 @@ CALM = st.sampled_from([0, 1, 200])
 
 def read(value: Any) -> str:
     return configured(actions=value).monitor.actions
+
+
+def test_every_channel_has_its_alert() -> None:
+    assert (*(c.column for c in CHANNELS), PLATEAU) == ALERTS
 
 
 @pytest.mark.parametrize(("given", "canonical"), [

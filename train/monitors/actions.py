@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from helios.train.config import Config
 from helios.train.monitors.cusum import Restorable
-from helios.train.monitors.rules import LEAST, MOST, Action, rules
+from helios.train.rules import LEAST, MOST, Action, rules
 
 WORDS = {"lr": "factor on the rate", "clip": "clip", "guard": "spike threshold", "batch": "batch"}
 

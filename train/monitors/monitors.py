@@ -14,7 +14,7 @@ from helios.train.monitors import weights
 from helios.train.monitors.actions import Acted, Actions
 from helios.train.monitors.controls import AdaptiveBatch, DynamicLR, HeatCapacity, Plateau
 from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, MACHINE, TPS, VAL, Monitor
-from helios.train.monitors.rules import PLATEAU
+from helios.train.rules import PLATEAU
 from helios.train.state import TrainState
 
 PARTS = ("heat", "cusum", "plateau", "batch", "lr", "actions")  # attributes of Monitors that a checkpoint keeps

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 from helios.errors import UserError, nearest
 from helios.model.settings import FLOAT, INT, Kind, shown
-from helios.train.monitors.cusum import CHANNELS
 
 PLATEAU = "plateau"
-ALERTS = (*(c.column for c in CHANNELS), PLATEAU)
+ALERTS = ("cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_flush", "cusum_memory", PLATEAU)
 LEAST, MOST = 1 / 16, 16.0  # factors on the rate and on the clip, each alone and all in force together
 FORMS = {"lr": "lr*X", "clip": "clip*X", "guard": "guard*X", "batch": "batch+N or batch-N",
          "branch": "branch or branch CHANGE", "stop": "stop"}
