@@ -329,7 +329,7 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:
         values = {"vocab_size": size} | values
-    if values.keys() & OPENING:  # asking for windows asks for the search that has them
+    if not values.keys().isdisjoint(OPENING):  # asking for windows asks for the search that has them
         values = {"mode": "continuous"} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values

@@ -17,7 +17,7 @@ PLATEAU = "plateau"
 # Alerts by name, as bits; not those of speed, waiting and memory: the machine must not decide what is trained.
 ALERTS = {"grad": GRAD, "clip": CLIP, "val": VAL, "cusum": GRAD | CLIP | VAL}
 INTERVAL = 200  # steps between windows where nothing else is asked for
-OPENING = {"challenge_interval", "challenge_on"}  # settings that ask for windows
+OPENING = ("challenge_interval", "challenge_on")  # settings that ask for windows
 IN_BOTH = {"mode", "max_cost", "activation_pool", "genome"}  # settings of a search before a training and of one in it
 
 
@@ -75,7 +75,7 @@ class ChallengeConfig(Settings):
 
 def clashes(config: Config) -> Iterable[tuple[bool, str]]:
     """Yield (whether a rule on challengers and other settings is broken, the message), rule by rule."""
-    c, s, t, m = config.challenge, config.search, config.train, config.monitor
+    c, s, t = config.challenge, config.search, config.train
     asked = next((key for key in OPENING if getattr(c, key) is not None), None)
     yield asked is not None and not s.continuous, (
         f"{asked} opens windows of challengers while the run trains, and --search {s.mode} has none; give --search "
@@ -83,12 +83,17 @@ def clashes(config: Config) -> Iterable[tuple[bool, str]]:
     if not config.challenged:
         return
     yield t.eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
+    if s.continuous:
+        yield from _search_clashes(config)
     first = c.interval if s.continuous and not c.challenge_on else 1
     yield first + c.challenge_steps >= t.steps, (
         f"challenge_steps: a window of {c.challenge_steps:,} steps that opens at step {first:,} does not end before "
         f"the run's last, {t.steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
-    if not s.continuous:
-        return
+
+
+def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
+    """Yield the same for the rules on a search that goes on."""
+    c, s, m = config.challenge, config.search, config.monitor
     other = next((one.key for one in declared(type(s)) if one.key not in IN_BOTH
                   and getattr(s, one.key) != one.default), None)
     yield other is not None, (f"{other} is of a search before the training, and --search continuous goes on during it; "

@@ -58,6 +58,7 @@ class Challenge(Plan):
         self.windows: list[dict[str, Any]] = []  # that are over, as the journal has them
         self.open: Window | None = None
         self.champion = own(config)
+        self.cleared = set[int]()  # numbers of windows whose checkpoints are removed
 
     # -- before the run begins ----------------------------------------------------------------------------------------
     def check(self) -> None:
@@ -229,9 +230,10 @@ class Challenge(Plan):
             keep_start(self.records.path, self.folder / self.open.name, self.open.opened)
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
         needed = {state["open"]["number"] for state in states if state and state["open"]}
-        for found in self.windows:
-            if found["window"] not in needed and (folder := self.folder / f"w{found['window']}").is_dir():
+        for number in {found["window"] for found in self.windows} - needed - self.cleared:
+            if (folder := self.folder / f"w{number}").is_dir():
                 remove_checkpoints(folder)
+            self.cleared.add(number)
 
     def due(self, step: int) -> bool:
         return self.open is not None and step >= self.open.closes
@@ -248,7 +250,9 @@ class Challenge(Plan):
         # A run that was killed before its next checkpoint decides again, and has said so.
         if not any(e["kind"] in (KEPT, SWITCH) and e.get("window") == window.number
                    for e in rows(self.records.path / EVENTS)):
-            self.records.event(step, kind, said, window=window.number, reason=window.reason, winner=found["winner"])
+            won = next((c["mutation"] for c in found["challengers"] if c["id"] == found["winner"]), None)
+            self.records.event(step, kind, said, window=window.number, reason=window.reason, winner=found["winner"],
+                               change=won)
         self.display.say(said)
         if kind == KEPT:
             return None

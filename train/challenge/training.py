@@ -19,7 +19,7 @@ from helios.train.config import Config
 from helios.train.evolve.training import Silent
 from helios.train.morph import morph
 from helios.train.progress import Display
-from helios.train.records.layout import METRICS
+from helios.train.records.layout import METRICS, TOKENIZER
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
@@ -127,7 +127,7 @@ def _check_texts(path: Path, start: Checkpoint) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a window that is over; the records of its trainings stay."""
+    """Remove the checkpoints of a window that is over, and vocabularies; the records of its trainings stay."""
     for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
         _remove_all(place)
 
@@ -135,4 +135,6 @@ def remove_checkpoints(folder: Path) -> None:
 def _remove_all(folder: Path) -> None:
     for path in checkpoint.directories(folder):
         checkpoint.remove(path)
+    checkpoint.clean(folder)
+    (folder / TOKENIZER).unlink(missing_ok=True)
 

@@ -72,11 +72,21 @@ def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_pa
         assert [e["step"] for e in events(run.path, kind)] == [e["step"] for e in events(plain.path, kind)]
 
 
-def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training beside the model with nothing changed comes to its very weights: start, batches, masks and rates."""
+RULES = "cusum_grad: lr*0.5 for 5, batch+1; cusum_clip: clip*0.5; cusum_val: guard*50"
+
+
+@pytest.mark.parametrize("settings", [{"accum": 2}, {"actions": RULES},
+                                      {"adaptive_batch": True, "dynamic_lr": "cusum"}])
+def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[int, int],
+                                       settings: dict[str, Any]) -> None:
+    """A training beside the model with nothing changed comes to its very weights: start, batches, masks and rates, also
+    where alerts change them, before the window and in it."""
     from helios.train.challenge import plan
 
-    config = config_of(challenge_error=1e-9, challenge_genes="lr", accum=2)
+    if "accum" not in settings:
+        planted |= {4: 1, 8: 1, 9: 2, 14: 3, 20: 1}  # grad and clip
+    config = config_of(challenge_error=1e-9, challenge_genes="lr", **settings)
+    monkeypatch.setattr(plan, "CONTROLS", plan.PARTS)
     same = lambda space, champion, tried, count, window, before, seed, fits: [
         plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
     monkeypatch.setattr(plan, "born", same)
@@ -188,6 +198,49 @@ def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
     assert [line["opened"] for line in journal.read(run.path)] == [18]
     with pytest.raises(UserError, match="with challengers, which cannot change"):
         Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
+
+
+# -- branches ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("change", "settings"), [
+    ("lr*16", {"lr": 16e-4, "lr_min": 16e-5}), ("clip*0.5", {"grad_clip": 0.5}), ("batch+2", {"batch_size": 6}),
+    ("guard*2", {"spike_threshold": None})])
+def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[int, int],
+                                  change: str, settings: dict[str, Any]) -> None:
+    """It is the window's one challenger, and where it wins the run goes on with its change."""
+    from helios.train.challenge import window
+
+    planted |= {12: 1}
+    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
+    given = {key: SLOW[key] for key in ("lr", "lr_min", "warmup")}
+    config = config_of(**given, mode="none", challenge_interval="auto", actions=f"cusum_grad: branch {change}",
+                       challenge_steps=6, cusum_window=5, cusum_grace=2)
+    run = trained(config, tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert (line["opened"], line["closed"], line["reason"], c["mutation"]) == (12, 18, "cusum_grad: planted", change)
+    assert c["settings"].keys() == settings.keys() and all(
+        value is None or c["settings"][key] == pytest.approx(value) for key, value in settings.items())
+    found, ours = rows(run.path / METRICS), rows(run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS)
+    assert (found[18]["symbio_candidate_id"], found[17]["symbio_candidate_id"]) == (c["id"], "gen0_gelu_1")
+    if change == "lr*16":
+        assert found[18]["lr"] == pytest.approx(16 * training(config).rate(18)) and ours[-1]["lr"] > 5 * found[17]["lr"]
+    elif change == "clip*0.5":
+        assert found[18]["grad_clip"] == 0.5 and "grad_clip" not in found[17] and "grad_clip" not in ours[0]  # its own
+    elif change == "batch+2":
+        assert found[18]["tokens_per_sec"] * found[18]["ms_per_iter"] == pytest.approx(6 * 16 * 1000)
+
+
+def test_a_branch_that_cannot_be_is_said(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {5: 1, 7: 4, 23: 8}
+    config = config_of(mode="none", challenge_interval="auto", challenge_genes="lr",
+                       actions="cusum_grad: branch; cusum_tps: branch lr*0.5; cusum_val: branch clip*2")
+    run = trained(config, tmp_path / "run")
+    assert [(line["opened"], len(line["challengers"])) for line in journal.read(run.path)] == [(5, 1)]
+    said = [(e["step"], e["message"]) for e in events(run.path, "no_challenge")]
+    assert [step for step, _ in said] == [7, 23] and "window 1 is open" in said[0][1] and "ends before" in said[1][1]
+    with pytest.raises(UserError, match="nothing that trains a branch"):
+        Run.create(config, tmp_path / "other")
 
 
 def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
