@@ -138,7 +138,7 @@ ROLES: Mapping[str, Callable[[_Change, int, int], Index]] = {
     "q, k, v": lambda c, i, j: _parts(c.heads, c.was.n_embd, 3, 3),
     "head size": lambda c, i, j: _leading(*c.head_sizes),
     "units": lambda c, i, j: _leading(c.was.ffn_dims[j], c.now.ffn_dims[i]),
-    "gates and values": lambda c, i, j: _parts(_leading(c.was.ffn_dims[j], c.now.ffn_dims[i]), c.was.ffn_dims[j],
+    "inputs of units": lambda c, i, j: _parts(_leading(c.was.ffn_dims[j], c.now.ffn_dims[i]), c.was.ffn_dims[j],
                                                c.was.activations[j].parts, c.now.activations[i].parts),
     "points": lambda c, i, j: np.arange(SPLINE_POINTS),
 }
@@ -148,7 +148,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **{f"{norm}.{part}": ("channels",) for norm in ("ln1", "ln2", "ln_f") for part in ("weight", "bias")},
     "attn.qkv.weight": ("q, k, v", "channels"), "attn.out.weight": ("channels", "heads"),
     "attn.q_norm.weight": ("head size",), "attn.k_norm.weight": ("head size",),
-    "mlp.fc1.weight": ("gates and values", "channels"), "mlp.fc2.weight": ("channels", "units"),
+    "mlp.fc1.weight": ("inputs of units", "channels"), "mlp.fc2.weight": ("channels", "units"),
 }
 LEARNED = ("points", "units")  # the last of them are the axes of all else, mlp.act.<name>
 # What writes to the residual stream → its axis of channels.
@@ -184,7 +184,7 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
     maps = [ROLES[role](c, i, j) for role in roles]
     notes = _notes(c, roles, maps, value.shape)
     if part in WRITERS:
-        value = _written(value, WRITERS[part], scale, c.now)
+        value, fill = (_written(x, WRITERS[part], by, c) for x, by in ((value, scale), (fill, 1.0)))
         maps[WRITERS[part]] = np.arange(c.now.n_embd)
     if part in NORM_WEIGHTS:
         value /= scale
@@ -213,12 +213,11 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
     return result, Line(name, how, state[origin].shape, own.shape, ", ".join(notes))
 
 
-def _written(value: np.ndarray, axis: int, scale: float, now: GPTConfig) -> np.ndarray:
-    """Return a writer with the new model's channels on that axis."""
-    kept = scale * np.take(value, np.arange(min(value.shape[axis], now.n_embd)), axis)
-    new = now.n_embd - kept.shape[axis]
-    mean = kept.mean(axis, keepdims=True) * (now.norm == "layer")
-    return np.concatenate([kept, np.repeat(mean, new, axis)], axis)
+def _written(value: np.ndarray, axis: int, scale: float, c: _Change) -> np.ndarray:
+    """Return a writer with the channels on that axis that both models have, scaled, and behind them the new ones."""
+    kept = scale * np.take(value, np.arange(min(c.was.n_embd, c.now.n_embd)), axis)
+    mean = kept.mean(axis, keepdims=True) * (c.now.norm == "layer")
+    return np.concatenate([kept, np.repeat(mean, c.now.n_embd - kept.shape[axis], axis)], axis)
 
 
 def _scale(state: Mapping[str, np.ndarray], was: GPTConfig, now: GPTConfig) -> float:
@@ -329,19 +328,20 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
-def counts(table: Sequence[Line]) -> str:
-    """Return how many tensors were copied, projected, cloned and are fresh, in words."""
-    often = Counter(line.how for line in table)
-    return ", ".join(f"{often[how]} {how}" for how in ("copied", "projected", "cloned", "fresh") if often[how])
+def summary(found: Morph) -> str:
+    """Return a morph in a line: how many tensors were copied, projected, cloned and are fresh, and what changes."""
+    often = Counter(line.how for line in found.table)
+    counts = ", ".join(f"{often[how]} {how}" for how in ("copied", "projected", "cloned", "fresh") if often[how])
+    function = f"another function: {', '.join(found.changes)}" if found.changes else (
+        "the same function of tokens and positions that both have")
+    return f"tensors: {counts}; {function}"
 
 
 def told(found: Morph, whole: bool = False) -> str:
-    """Return a morph in lines: counts, the tensors that are not plain copies (`whole`: all), and what changes."""
+    """Return a morph in lines: the summary, and the tensors that are not plain copies; `whole`: all of them."""
     shape = lambda x: "×".join(map(str, x)) if x else ""
     rows = [(line.name, line.how, f"{shape(line.was)} → {shape(line.now)}" if line.was != line.now else shape(line.now),
              line.note) for line in grouped(found.table) if whole or line.how != "copied"]
     wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  " + "  ".join(text.ljust(n) for text, n in zip(row, wide, strict=True)).rstrip() for row in rows]
-    function = f"another function: {'; '.join(found.changes)}" if found.changes else (
-        "the same function of tokens and positions that both have")
-    return "\n".join([f"tensors: {counts(found.table)}", *lines, function])
+    return "\n".join([summary(found), *lines])

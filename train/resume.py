@@ -66,7 +66,8 @@ class Initialised(Start):
     def __init__(self, config: Config) -> None:
         assert config.train.init_from is not None
         self.config = config
-        self.parent, self.problems = directory.parent(config.train.init_from)
+        found, self.problems = directory.parent(config.train.init_from)
+        self.parent = found._replace(optimizer={})  # which is of no use, and large
         self.model = GPTConfig.from_dict(self.parent.state["model"])
         self.theirs = tokenizer_of(self.parent)
         if config.data.tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
@@ -91,7 +92,7 @@ class Initialised(Start):
             "sha256": self.parent.state["files"][MODEL]["sha256"], "tokens": _tokens_read(self.parent, saved),
             "how": t.morph, "changes": found.changes, "table": [list(line) for line in morph.grouped(found.table)],
             "begun_with": digest.hexdigest()}
-        return f"weights of {path}, --morph {t.morph}\n{morph.told(found)}"
+        return f"weights of {path}, --morph {t.morph}; {morph.told(found)}"
 
 
 class Resumed(Start):

@@ -179,7 +179,7 @@ class Run:
                  f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}",
                  f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
         if isinstance(start, Initialised):
-            lines += [f"weights of {start.parent.path}, --morph {t.morph}", told(start.morphed(given), whole=True)]
+            lines.append(f"weights of {start.parent.path}, --morph {t.morph}; {told(start.morphed(given), whole=True)}")
             lines += ["not checked: which tokens of the new vocabulary the old one has"] * (given is None)
         if cost := plan.cost():
             lines.append(cost)
@@ -232,7 +232,7 @@ class Run:
                 records.event(start.step, "device_lost", str(lost))
             records.event(start.step, start.event, f"from step {start.step} on {backend.device_name}")
             if made:
-                records.event(start.step, "initialised", made.replace("\n", "; "))
+                records.event(start.step, "initialised", made.partition("\n")[0])
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed and idle:

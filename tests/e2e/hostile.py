@@ -87,6 +87,12 @@ def resumed(where: str, words: str | tuple[str, ...], prepare: Callable[[Path], 
     return Case(("--resume", f"{{tmp}}/{where}", *more), words, prepare, run=True)
 
 
+def begun(where: str, words: str | tuple[str, ...], prepare: Callable[[Path], object] = lambda tmp: None,
+          more: tuple[str, ...] = ()) -> Case:
+    return Case(("--backend", "cpu_ref", "--run-dir", "{tmp}/new", "--init-from", f"{{tmp}}/{where}", *more), words,
+                prepare, run=True)
+
+
 SOON, NOTHING = ("--challenge-interval", "4", "--set", "challenge_steps=2"), lambda tmp: None
 LONG, FOREIGN = "x" * 300, os.fsdecode(b"\xff.txt")
 SAMPLE = ("--run", "{tmp}/run", "--backend", "cpu_ref", "--prompt", "Who?", "--tokens", "2")
@@ -100,8 +106,10 @@ CASES: dict[str, Case] = {
     "a checkpoint renamed": resumed("run", "state.json says step 12; name it step-000012 again", renamed),
     "a run that is there": Case((*TINY, "--run-dir", "{tmp}/run"), "continue it with --resume", run=True),
     # a value that is none
-    **{f"{flag} empty": Case((*TINY, flag, ""), (flag, "''" if flag == "--data" else "is empty"))
-       for flag in ("--resume", "--run-dir", "--config", "--preset", "--search-config", "--data")},
+    **{f"{flag} empty": Case((*TINY, flag, ""), (flag, "''" if flag in ("--data", "--init-from") else
+                                                       "is empty"))
+       for flag in ("--resume", "--run-dir", "--config", "--preset", "--search-config", "--data",
+                    "--init-from")},
     "synth --out empty": Case(("synth", "--size", "1KB", "--out", ""), "is empty", command=data.main),
     "tokenize --out empty": Case(("tokenize", "--data", "synth:9KB", "--out", ""), "is empty", command=data.main),
     "gates --run-dir empty": Case(("gates", "--data", "synth:9KB", "--run-dir", ""), "is empty", command=search.main),
@@ -252,6 +260,36 @@ CASES: dict[str, Case] = {
     "a sample of weights that are too large": Case(SAMPLE, ("logits are not finite", "an earlier checkpoint"),
                                                    weight("lm_head.weight", 3e38), run=True, command=sample.main),
     "a dry run of another seed": resumed("run", "the run has seed 0", more=("--seed", "5", "--dry-run")),
+    # weights of another run
+    "--init-from nowhere": begun("no", ("--init-from: ", "/no is missing; give the directory of a run")),
+    "--init-from a folder of other files": begun("new", ("--init-from: ", "/new is no run directory: config.json"),
+                                                 moved("run/checkpoints", "new")),
+    "--init-from R/checkpoints": begun("run/checkpoints", ("part of a run", "give the run's directory, ")),
+    "--init-from a run without a checkpoint": begun("run", ("--init-from: ", "/run holds no checkpoint"), only_rows),
+    "--init-from a checkpoint without weights": begun(
+        "run/checkpoints/step-000012", "is damaged: model.safetensors: No such file",
+        lambda tmp: (tmp / "run/checkpoints/step-000012/model.safetensors").unlink()),
+    "--init-from weights that are not finite": begun("run", ("ln_f.weight", "not finite", "/step-000006, which"),
+                                                     weight("ln_f.weight", np.nan)),
+    "--init-from without the vocabulary": begun("run", "the weights need this very vocabulary",
+                                                lambda tmp: (tmp / "run/tokenizer.json").unlink()),
+    "--init-from with --resume": resumed("run", ("--init-from /", "the run has begun", "or start a new run"),
+                                         more=("--init-from", "/")),
+    "--morph with --resume": resumed("run", "--morph project: the run has begun", more=("--morph", "project")),
+    "--init-from with a search": begun("run", "the candidates of a search begin with new weights",
+                                       more=("--search", "ffn-activation")),
+    **{f"--morph {how} of {' '.join(more)}": begun("run", f"--morph {how}: {words} can do that",
+                                                   more=("--morph", how, *more))
+       for how, more, words in (
+           ("exact", ("--layers", "3"), "blocks.2.ln1.weight is missing there and [32] here; --morph prefix"),
+           ("exact", ("--layers", "1"), "blocks.1.ln1.weight is [32] there and missing here; --morph prefix"),
+           ("exact", ("--block", "9"), "wpe.weight is [16, 32] there and [9, 32] here; --morph prefix"),
+           ("exact", ("--layers", "3", "--dim", "64"), "wte.weight is [300, 32] there and [300, 64] here; --morph proj"
+            "ect"),
+           ("prefix", ("--activation", "swiglu"), "blocks.0.mlp.fc1.weight is [128, 32] there and [256, 32] here; --mo"
+            "rph project"),
+           ("prefix", ("--norm", "rms"), "blocks.0.ln1.bias is [32] there and missing here; --morph project"))},
+    "--morph in a dry run": begun("run", "--morph project can do that", more=("--dim", "64", "--dry-run")),
     # trainings that come to nothing
     "--lr 1e30": Case((*NEW, "--lr", "1e30"), ("warning: step ", "done, but the loss is not finite"), exit=1),
     "--weight-decay 1e38": Case((*NEW, "--weight-decay", "1e38", "--lr", "1"), "not finite", exit=1),

@@ -21,7 +21,7 @@ FLAGS = """--format --tokenizer
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
 --sample-interval --checkpoint-interval --keep --keep-every --retries --report --search --search-config --max-cost
 --log --dry-run --norm --logit-softcap --attn-dropout --resid-dropout --mlp-dropout --embd-dropout
---zero-init-outputs --qk-norm"""
+--zero-init-outputs --qk-norm --init-from --morph"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:
@@ -234,7 +234,7 @@ def test_the_fingerprint_names_what_influences_the_bits(flags: dict[str, str]) -
 
 @pytest.mark.parametrize("flags", [
     {"sample_interval": "1"}, {"checkpoint_interval": "1"}, {"keep": "0"}, {"keep_every": "5"}, {"retries": "2"},
-    {"backend": "cpu_ref"}, {"device": "0"}])  # the device that computes is named instead
+    {"morph": "project"}, {"backend": "cpu_ref"}, {"device": "0"}])  # the device that computes is named instead
 def test_the_fingerprint_leaves_out_the_rest(flags: dict[str, str]) -> None:
     assert not changes("tiny", {}, flags) and not changes("tiny", {"search": "ffn-activation"}, flags)
 
@@ -251,6 +251,11 @@ def test_evaluations_count_where_they_decide(flags: dict[str, str]) -> None:
 def test_the_device_counts(other: dict[str, str]) -> None:
     config = resolve("tiny")
     assert config.fingerprint(DEVICE) != config.fingerprint(DEVICE | other)
+
+
+def test_the_weights_that_a_run_begins_with_count() -> None:
+    config = resolve("tiny")
+    assert len({config.fingerprint(DEVICE), config.fingerprint(DEVICE, "a"), config.fingerprint(DEVICE, "b")}) == 3
 
 
 def test_canonical_json() -> None:

@@ -185,7 +185,8 @@ def test_there_and_back(after: dict[str, Any], back: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
-@pytest.mark.parametrize("after", [{"n_embd": 24}, {"n_embd": 40, "n_head": 5}])
+@pytest.mark.parametrize("after", [{"n_embd": 24}, {"n_embd": 40, "n_head": 5}, {
+    "n_embd": 24, "n_layer": 3, "ffn_dim": 40, "vocab_size": 40, "block_size": 30}])
 def test_wider_and_back_is_the_same_function(norm: str, after: dict[str, int], each_backend: Backend) -> None:
     was, now = replace(BASE, norm=norm), replace(BASE, norm=norm, **after)
     state = weights(was)
@@ -267,8 +268,8 @@ def test_lines_of_blocks_that_are_alike_are_one() -> None:
     found = morph.morph(weights(was), was, replace(was, activation="gelu", ffn_dim=30), "project", 0)
     lines = {line.name: line for line in grouped(found.table)}
     assert lines["blocks.0-3.ln1.weight"].how == "copied"
-    assert lines["blocks.0,2-3.mlp.fc1.weight"].note == "gates and values 24 → 30"
-    assert lines["blocks.1.mlp.fc1.weight"].note == "gates and values 48 → 30"
+    assert lines["blocks.0,2-3.mlp.fc1.weight"].note == "inputs of units 24 → 30"
+    assert lines["blocks.1.mlp.fc1.weight"].note == "inputs of units 48 → 30"
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -326,6 +327,27 @@ def test_the_fingerprint_tells_what_a_run_began_with(tmp_path: Path, cpu_ref: Ba
     # What a lineage has read.
     run(tmp_path / "d", cpu_ref, init_from=tmp_path / "a", steps=1).train(QUIET)
     assert read_config(tmp_path / "d")["init"]["tokens"] == 4 * 4 * 16 + 8 * 16
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, cpu_ref: Backend) -> None:
+    run(tmp_path / "old", cpu_ref, steps=4).train(QUIET)
+    (tmp_path / "old" / "checkpoints" / "step-000004" / checkpoint.MODEL).write_bytes(b"")
+    run(tmp_path / "new", cpu_ref, init_from=tmp_path / "old", steps=1).train(QUIET)
+    assert read_config(tmp_path / "new")["init"]["step"] == 2
+    kinds = [e["kind"] for e in rows(tmp_path / "new" / EVENTS)]
+    assert kinds[:3] == ["run_start", "initialised", "damaged_checkpoint"]
+
+
+def test_a_dry_run_has_the_whole_table(tmp_path: Path, cpu_ref: Backend) -> None:
+    run(tmp_path / "old", cpu_ref, steps=1).train(QUIET)
+    new = run(tmp_path / "new", cpu_ref, init_from=tmp_path / "old", morph="prefix", n_layer=3, vocab_size=310)
+    said = new.preview()
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert {"blocks.0-1.ln1.weight copied 32", "blocks.2.attn.out.weight cloned 32×32 zero",
+            "wte.weight projected 300×32 → 310×32 tokens 300 → 310",
+            "not checked: which tokens of the new vocabulary the old one has"} <= set(lines)
+    assert "tensors: 19 copied, 2 projected, 8 cloned; the same function of " in said
+    assert not (tmp_path / "new").exists()
 
 
 def test_another_vocabulary(tmp_path: Path, cpu_ref: Backend) -> None:

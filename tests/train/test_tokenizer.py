@@ -58,6 +58,11 @@ def test_vocab_size_is_as_asked_and_ids_stay_below(trained: Tokenizer) -> None:
     assert Tokenizer.train(TEXT, SMALLEST).vocab_size == SMALLEST
 
 
+def test_tokens_have_texts_of_their_own(trained: Tokenizer) -> None:
+    assert len(trained.tokens) == len(set(trained.tokens)) == 700 and trained.tokens[:3] == list(SPECIALS)
+    assert trained.tokens[trained.encode("a")[0]] == "a"
+
+
 def test_merges_learned_from_the_text_pack_it(trained: Tokenizer) -> None:
     assert len(trained.encode(TEXT)) < len(TEXT) / 2
 
