@@ -69,9 +69,9 @@ NERVOUS = ["cusum_sensitivity=1", "cusum_slack=0", "cusum_window=5", "cusum_grac
            "plateau_delta=0.3", "grad_clip=0.5", f"actions={RULES}"]  # so that rules act often
 
 
-@pytest.mark.parametrize("more", [[], NERVOUS], ids=["plain", "rules"])
-def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend, more: list[str]) -> None:
-    settings = ["--preset", "tiny", "--steps", "150", "--checkpoint-interval", "3", "--eval-interval", "10",
+@pytest.mark.parametrize(("steps", "more"), [(150, []), (60, NERVOUS)], ids=["plain", "rules"])
+def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend, steps: int, more: list[str]) -> None:
+    settings = ["--preset", "tiny", "--steps", str(steps), "--checkpoint-interval", "3", "--eval-interval", "10",
                 "--keep", "0", *(f"--set={text}" for text in more)]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(train(each_backend, *settings, "--run-dir", whole))
@@ -90,9 +90,9 @@ def test_killed_at_any_moment(tmp_path: Path, each_backend: Backend, more: list[
         assert process.returncode in (0, -signal.SIGKILL), errors
         command = train(each_backend, "--resume", killed)
     finish(command)
-    assert_same(whole, killed, 150)
+    assert_same(whole, killed, steps)
     acted = [row["action_reason"] for row in map(json.loads, (whole / "metrics.jsonl").read_text().splitlines())
              if row.get("action_reason")]
     assert len(acted) > 10 if more else not acted
     names = os.listdir(killed / "checkpoints")
-    assert sorted(names) == [f"step-{n:06d}" for n in range(3, 151, 3)]
+    assert sorted(names) == [f"step-{n:06d}" for n in range(3, steps + 1, 3)]

@@ -71,6 +71,7 @@ def crippled(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def planted(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     """{how many times a monitor was asked: the alerts it gives then}"""
     alarms: dict[int, int] = {}
+    reasons = lambda found: "; ".join(["planted"] * found.bit_count()) or None
     init, update, state, restore = Monitor.__init__, Monitor.update, Monitor.state, Monitor.restore
 
     def start(self: Any, *args: Any) -> None:
@@ -80,7 +81,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
     def alarm(self: Any, *args: Any) -> dict[str, Any]:
         self.asked += 1
         found = alarms.get(self.asked, 0)
-        return update(self, *args) | {"cusum_alerts": found, "cusum_alert_reason": "planted" if found else None}
+        return update(self, *args) | {"cusum_alerts": found, "cusum_alert_reason": reasons(found)}
 
     def restored(self: Any, kept: dict[str, Any]) -> None:
         self.asked = kept.pop("asked")

@@ -143,8 +143,9 @@ class Monitors:
 
     def _act(self, columns: Mapping[str, Any], usual: float | None, run: Run) -> dict[str, Any]:
         """Let the rules act on a step's alerts. columns: of its monitors. usual: as Actions.update takes it."""
-        bits = columns.get("cusum_alerts", 0)
-        alerts = {c.column: columns["cusum_alert_reason"] for c in CHANNELS if c.bit & bits}
+        raised = [c.column for c in CHANNELS if c.bit & columns.get("cusum_alerts", 0)]
+        # Each has its own reason, lest what is said depends on the clock where what is done does not.
+        alerts = dict(zip(raised, columns["cusum_alert_reason"].split("; "), strict=True)) if raised else {}
         if columns.get("plateau"):
             alerts[PLATEAU] = columns["plateau"]
         self.acted = self.actions.update(alerts, usual, run.fits)
