@@ -62,7 +62,7 @@ class Result(NamedTuple):
 class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    plan: makes the plan of the run from its settings: Plan, that of a training alone; train.search.search.planned also
+    plan: makes the plan of the run from its settings: Plan, that of a training alone; train.plans.planned also
     that of a search. about: what else config.json is to say of the run, in JSON's values by keys of their own; it stays
     as the run goes on in its directory. source: the run or checkpoint directory that it goes on from; None for a new
     run. anew: a new run may take the place of one that ended before its first checkpoint. Raises UserError where the

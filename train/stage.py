@@ -69,7 +69,7 @@ class Plan:
         """Raise UserError where the settings ask for what the plan does not do, or for too much."""
         if self.config.search or self.config.search.continuous:
             raise UserError(f"the settings ask for a search (mode = {self.config.search.mode}), and this run has no "
-                            "plan of one; make it with plan=helios.train.search.search.planned")
+                            "plan of one; make it with plan=helios.train.plans.planned")
         if not self.branches and (asked := self.config.monitor.changes.get("branch")):
             raise UserError(f"actions: {asked}: this run has nothing that trains a branch; leave it out")
 

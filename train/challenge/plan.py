@@ -196,9 +196,9 @@ class Challenge(Plan):
 
     def _reason(self, row: Mapping[str, Any]) -> str:
         """Return why a window is to open after the step of that row; "" where none is."""
-        c, seen = self.cfg, (row.get("cusum_alerts") or 0) & self.cfg.alerts
+        c, bits, alerts = self.cfg, row.get("cusum_alerts") or 0, self.cfg.alerts
         found = [f"every {c.interval:,} steps"] if c.interval and row["step"] % c.interval == 0 else []
-        found += [channel.reason for channel in CHANNELS if channel.bit & seen]
+        found += [channel.reason for channel in CHANNELS if channel.bit & bits and channel.column in alerts]
         found += [str(row["plateau"])] if c.plateau and row.get("plateau") else []
         return "; ".join(found) if self.config.search.continuous else ""
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from helios.errors import UserError
 from helios.model.activations import split
-from helios.train.challenge.config import ChallengeConfig
-from helios.train.config import Config, SearchConfig
+from helios.train.challenge_config import ChallengeConfig
+from helios.train.config import Config
 from helios.train.evolve.config import Asked, EvolveConfig, terms
 from helios.train.evolve.space import MICRO_BATCH, configured, space_of
 from helios.train.search import operators
 from helios.train.search.births import Candidate, children, draws, founder
 from helios.train.search.operators import Born, Genome, Space
+from helios.train.search_config import SearchConfig
 
 FORMULAS = {"global": "global", "per_block": "per_block"}  # by genome; with the others an activation mutates, too
 BATCHES = ("batch_size", "accum", MICRO_BATCH, "block_size")  # genes of which a challenger's batches would be others

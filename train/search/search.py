@@ -17,7 +17,6 @@ from helios.files import write_atomic
 from helios.model import GPTConfig
 from helios.model.activations import kind
 from helios.train import checkpoint, fitness
-from helios.train.challenge.plan import Challenge
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import SETTINGS, Config
 from helios.train.monitors.controls import bound
@@ -320,12 +319,6 @@ class Search(Plan):
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; "
                             f"{way_on(self.folder.parent)}") from error
-
-
-def planned(config: Config) -> Plan:
-    """Return the plan that the settings ask for: of a search before the training or during it, or of a training alone.
-    """
-    return Search(config) if config.search else Challenge(config) if config.challenged else Plan(config)
 
 
 def _line(c: Candidate) -> str:

@@ -13,11 +13,11 @@ from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled
 from helios.train.config import Config, resolve
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records.layout import EVENTS, METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
-from helios.train.search.search import planned
 from helios.train.stage import training
 
 QUIET = Display(quiet=True)

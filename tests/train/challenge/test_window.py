@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from helios.errors import UserError
-from helios.train.challenge.config import ChallengeConfig
 from helios.train.challenge.space import born, configured_as, own, space, window_config
 from helios.train.challenge.window import Training, Window, judge, line, sentence, tried
+from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
 from helios.train.search.births import Candidate
 from helios.train.search.operators import PLACES, Genome, key

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from helios.errors import UserError, nearest
 from helios.model.settings import ANY, COUNT, NATURAL, Range, Settings, declared, setting
-from helios.train.monitors.cusum import CHANNELS, CLIP, GRAD, VAL
+from helios.train.monitor_config import MonitorConfig
+from helios.train.rules import ALERTS as EVERY
+from helios.train.rules import PLATEAU
+from helios.train.search_config import SearchConfig
 
-if TYPE_CHECKING:
-    from helios.train.config import Config
-
-PLATEAU = "plateau"
-# Alerts by name, as bits; not those of speed, waiting and memory: the machine must not decide what is trained.
-ALERTS = {"grad": GRAD, "clip": CLIP, "val": VAL, "cusum": GRAD | CLIP | VAL}
+# Alerts by name, as their columns; not those of speed, waiting and memory: the machine must not decide what is trained.
+ALERTS = {"grad": ("cusum_grad",), "clip": ("cusum_clip",), "val": ("cusum_val",),
+          "cusum": ("cusum_grad", "cusum_clip", "cusum_val")}
 INTERVAL = 200  # steps between windows where nothing else is asked for
 OPENING = ("challenge_interval", "challenge_on")  # settings that ask for windows
 IN_BOTH = {"mode", "max_cost", "activation_pool", "genome"}  # settings of a search before a training and of one in it
@@ -43,7 +42,7 @@ class ChallengeConfig(Settings):
     def check(self) -> None:
         for name in self._names:
             if name not in (*ALERTS, PLATEAU):
-                clock = any(c.column == f"cusum_{name}" for c in CHANNELS)
+                clock = f"cusum_{name}" in EVERY
                 why = "; that alert is the machine's, which must not decide" if clock else nearest(
                     name, (*ALERTS, PLATEAU))
                 raise UserError(f"challenge_on: unknown name {name!r}{why}; there are {', '.join((*ALERTS, PLATEAU))}")
@@ -60,46 +59,40 @@ class ChallengeConfig(Settings):
         return self.challenge_interval
 
     @property
-    def alerts(self) -> int:
-        """Return the bits of the alerts that open a window."""
-        bits = 0
-        for name in self._names:
-            bits |= ALERTS.get(name, 0)
-        return bits
+    def alerts(self) -> set[str]:
+        """Return the columns of the alerts that open a window."""
+        return {column for name in self._names for column in ALERTS.get(name, ())}
 
     @property
     def plateau(self) -> bool:
         """Return whether a plateau opens a window."""
         return PLATEAU in self._names
 
+    def clashes(self, search: SearchConfig, monitor: MonitorConfig, steps: int, eval_interval: int
+                ) -> Iterable[tuple[bool, str]]:
+        """Yield (whether a rule on these settings and others of the run is broken, the message), rule by rule."""
+        asked = next((key for key in OPENING if getattr(self, key) is not None), None)
+        yield asked is not None and not search.continuous, (
+            f"{asked} opens windows of challengers while the run trains, and --search {search.mode} has none; give "
+            "--search continuous, or leave it out")
+        if search.continuous:
+            yield from self._search_clashes(search, monitor)
+        elif not monitor.branches:
+            return
+        yield eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
+        first = self.interval if search.continuous and not self.challenge_on else 1
+        yield first + self.challenge_steps >= steps, (
+            f"challenge_steps: a window of {self.challenge_steps:,} steps that opens at step {first:,} does not end "
+            f"before the run's last, {steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
 
-def clashes(config: Config) -> Iterable[tuple[bool, str]]:
-    """Yield (whether a rule on challengers and other settings is broken, the message), rule by rule."""
-    c, s, t = config.challenge, config.search, config.train
-    asked = next((key for key in OPENING if getattr(c, key) is not None), None)
-    yield asked is not None and not s.continuous, (
-        f"{asked} opens windows of challengers while the run trains, and --search {s.mode} has none; give --search "
-        "continuous, or leave it out")
-    if not config.challenged:
-        return
-    yield t.eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
-    if s.continuous:
-        yield from _search_clashes(config)
-    first = c.interval if s.continuous and not c.challenge_on else 1
-    yield first + c.challenge_steps >= t.steps, (
-        f"challenge_steps: a window of {c.challenge_steps:,} steps that opens at step {first:,} does not end before "
-        f"the run's last, {t.steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
-
-
-def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
-    """Yield the same for the rules on a search that goes on."""
-    c, s, m = config.challenge, config.search, config.monitor
-    other = next((one.key for one in declared(type(s)) if one.key not in IN_BOTH
-                  and getattr(s, one.key) != one.default), None)
-    yield other is not None, (f"{other} is of a search before the training, and --search continuous goes on during it; "
-                              "leave it out, or give --search ffn-activation")
-    yield not (c.interval or c.challenge_on), ("challenge_interval is 0 and challenge_on names nothing, so that no "
-                                               "window of challengers would ever open; give one of them")
-    yield bool(c.alerts) and not m.cusum, "challenge_on names alerts, and cusum = false raises none; set cusum = true"
-    yield c.plateau and not m.plateau_evals, ("challenge_on names plateau, and plateau_evals = 0 finds none; give a "
-                                              "number of evaluations")
+    def _search_clashes(self, search: SearchConfig, monitor: MonitorConfig) -> Iterable[tuple[bool, str]]:
+        other = next((one.key for one in declared(SearchConfig) if one.key not in IN_BOTH
+                      and getattr(search, one.key) != one.default), None)
+        yield other is not None, (f"{other} is of a search before the training, and --search continuous goes on during "
+                                  "it; leave it out, or give --search ffn-activation")
+        yield not (self.interval or self.challenge_on), ("challenge_interval is 0 and challenge_on names nothing, so "
+                                                         "that no window of challengers would ever open; give one")
+        yield bool(self.alerts) and not monitor.cusum, ("challenge_on names alerts, and cusum = false raises none; set "
+                                                        "cusum = true")
+        yield self.plateau and not monitor.plateau_evals, ("challenge_on names plateau, and plateau_evals = 0 finds "
+                                                           "none; give a number of evaluations")
