@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helios.backends.backend import Backend
+from helios.cli import export, sample
 from helios.errors import UserError
+from helios.model import GPT
 from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled
 from helios.train.config import Config, resolve
 from helios.train.plans import planned
+from helios.train.loop import Loop
 from helios.train.progress import Display
+from helios.train.records import overview
 from helios.train.records.layout import EVENTS, METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import training
+
+from ...commands import invoke
 
 QUIET = Display(quiet=True)
 CLOCKED = ("elapsed_ms", "ms_per_iter", "tokens_per_sec")
@@ -122,6 +129,49 @@ def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
     assert read_config(run.path)["train"]["lr"] == 1e-4
 
 
+def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion's own settings, on other batches and masks in every replicate: nothing but noise."""
+    from helios.train.challenge import plan, training
+
+    real = plan.stage_of
+    monkeypatch.setattr(plan, "born", lambda space, champion, tried, count, window, *more: [
+        plan.replace(champion, id=f"same{window}", mutation="nothing")])
+    monkeypatch.setattr(plan, "stage_of", lambda *args: plan.replace(
+        real(*args), offset=real(*args).offset + 32 * training.APART * (plan.CONTROLS in args)))
+    run = trained(config_of(challenge_replicates=4), tmp_path / "run")
+    for line in journal.read(run.path):
+        assert line["verdict"] == "kept" and line["challengers"][0]["error"] > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_without_heavy_dropout_wins_within_three_windows(tmp_path: Path, seed: int) -> None:
+    run = trained(config_of(seed=seed, dropout=0.5, challenge_genes="dropout=0|0.5", challenge_steps=10, steps=48,
+                            challenge_interval=12, challenge_replicates=4, eval_iters=8), tmp_path / "run")
+    won = [line["challengers"][0]["settings"] for line in journal.read(run.path)[:3] if line["verdict"] == "switch"]
+    assert {"dropout": 0.0} in won
+
+
+def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the training beside the run, and the run; both go on to the same end."""
+    whole = trained(config_of(**SLOW), tmp_path / "whole")
+    row, calls = Loop._row, [0]
+
+    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+        calls[0] += "w1" in self.records.path.parts
+        if calls[0] == 6:
+            signal.raise_signal(signal.SIGTERM)
+            calls[0] += 1
+        return row(self, *args)
+
+    monkeypatch.setattr(Loop, "_row", interrupted)
+    run = Run.open(config_of(**SLOW), tmp_path / "run", plan=planned)
+    result = run.train(QUIET)
+    assert (result.finished, result.step, result.signal) == (False, 10, signal.SIGTERM)
+    assert events(run.path, "interrupted")[0]["message"] == "SIGTERM at step 10" and journal.read(run.path) == []
+    trained(config_of(**SLOW), run.path)
+    assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
+
+
 @pytest.mark.parametrize(("genes", "start"), [
     ("activation", {"activation_pool": "gelu|relu"}), ("activation", {"activation_pool": "gelu|swiglu"}),
     ("n_layer=2|3", {}), ("n_layer=1|2", {})])
@@ -140,6 +190,11 @@ def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gene
         c["activation"], c["settings"].get("n_layer", 2)) != ("gelu", 2)
     assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"]
     assert read_config(run.path)["champion"]["parameters"] == sum(x.size for x in found.model.values())
+    out = tmp_path / "model.safetensors"
+    assert invoke(export.main, run.path, "--out", out).exit_code == 0 and GPT.load(out, "cpu_ref")
+    assert invoke(sample.main, "--run", run.path, "--prompt", "Who", "--tokens", "2", "--backend", "cpu_ref"
+                  ).exit_code == 0
+    assert overview.read(run.path)["activation"] == c["activation"]
     longer = Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 26}), plan=planned)
     assert longer.train(QUIET).step == 26
 
