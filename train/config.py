@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ from helios.train.formats import FORMATS
 from helios.train.monitor_config import MonitorConfig
 from helios.train.morph import MODES
 from helios.train.records.client import ADDRESS, is_address
+from helios.train.records.rows import canonical
 from helios.train.search_config import SearchConfig
 from helios.train.tokenizer import Tokenizer
 
@@ -81,7 +81,6 @@ class TrainConfig(Settings):
                               bits=False, gene=any_of(*WIDTHS, part="runtime"))
     seed: int = setting(0, Range("from 0 to 2⁶³-1", lambda x: 0 <= x < 2**63), "seed of all that is random: weights, "
                         "batches, dropout, samples, a search's choices", flag="seed")
-    # What they come to, a fingerprint names itself.
     init_from: str | None = setting(None, ANY, "run or checkpoint whose weights a new run begins with, and whose model "
                                     "and vocabulary it has where nothing else is given; docs/morph.md has the rules",
                                     flag="init-from", bits=False)
@@ -194,14 +193,6 @@ BY_KEY = {s.key: s for s in SETTINGS}
 BY_NAME = {s.flag.replace("-", "_"): s for s in SETTINGS if s.flag} | BY_KEY
 # Names that other trainers use, for the hint on an unknown key.
 ELSEWHERE = {"learning_rate": "lr", "max_iters": "steps", "d_model": "n_embd", "gradient_accumulation_steps": "accum"}
-
-
-_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def canonical(value: Any) -> str:
-    """Return the value as JSON; equal values give equal texts."""
-    return _CANONICAL.encode(value)
 
 
 def presets() -> list[str]:

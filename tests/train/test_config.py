@@ -13,7 +13,8 @@ from helios.model.activations import activation
 from helios.model.config import GPTConfig
 from helios.model.settings import Setting
 from helios.train import settings_page
-from helios.train.config import SETTINGS, Config, TrainConfig, canonical, presets, resolve
+from helios.train.config import SETTINGS, Config, TrainConfig, presets, resolve
+from helios.train.records.rows import canonical
 
 FLAGS = """--format --tokenizer
 --data --val-data --preset --config --set --backend --device --precision --seed --run-dir --resume --quiet

@@ -40,6 +40,14 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
                 yield line, row
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def canonical(value: Any) -> str:
+    """Return the value as JSON; equal values give equal texts."""
+    return _CANONICAL.encode(value)
+
+
 def parse(line: bytes) -> Any:
     """Return the value of a line of JSON, which may hold NaN or Infinity. Raises ValueError or RecursionError."""
     try:

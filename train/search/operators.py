@@ -15,7 +15,8 @@ from helios.formula import Formula
 from helios.model.activations import TABLE, activation, joined, parsed, split
 from helios.model.config import Dropouts, GPTConfig
 from helios.model.genes import Gene
-from helios.train.config import BY_KEY, canonical
+from helios.train.config import BY_KEY
+from helios.train.records.rows import canonical
 from helios.train.search.mutations import TRIES, Draws, mutate
 
 PLACES = tuple(f"{place}_dropout" for place in Dropouts._fields)
