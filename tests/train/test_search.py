@@ -288,12 +288,12 @@ def test_columns_are_those_of_the_interface(search: Make, cpu_ref: Backend, plan
     planted |= {14: CLIP}
     t = search(cpu_ref, adaptive_batch="true", dynamic_lr="entropy", reuse="false", track_mi_profiles="true",
              metrics_interval=5, candidate_eval_interval=1, cusum_grace=5, budget="tokens", tokens_per_candidate=1000,
-             generations=1, replicates=1)
+             generations=1, replicates=1, actions="cusum_clip: clip*0.5")
     assert t.run()
     written = set().union(*rows(t))
     assert written <= {*COLUMNS, *MORE_COLUMNS}
-    assert {*COLUMNS, *MORE_COLUMNS} - written == {  # what faults, longer runs or mixed precision bring
-        "skipped", "skip_reason", "loss_scale", "plateau", "heat_capacity"}
+    assert {*COLUMNS, *MORE_COLUMNS} - written == {  # what faults, longer runs, devices or mixed precision bring
+        "skipped", "skip_reason", "loss_scale", "plateau", "heat_capacity", "cusum_memory", "spike_threshold"}
 
 
 def test_rows_say_which_candidate_they_are_of(search: Make, cpu_ref: Backend) -> None:
