@@ -16,8 +16,8 @@ from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled
 from helios.train.config import Config, resolve
-from helios.train.plans import planned
 from helios.train.loop import Loop
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records import overview
 from helios.train.records.layout import EVENTS, METRICS, read_config
