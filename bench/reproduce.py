@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from helios.train import history
 from helios.train.config import Config, resolve
+from helios.train.plans import planned as plan_of
 from helios.train.progress import Display
 from helios.train.records.layout import finished
 from helios.train.report import against, reading
 from helios.train.run import Run
-from helios.train.search.search import planned as plan_of
 
 # The ways to run 5ke3 again. With evaluations every 40 steps some are at the original's, 200 and 400.
 WAYS: Mapping[str, tuple[str, ...]] = {

@@ -8,10 +8,10 @@ import click
 
 from helios.cli.common import Given, HeliosCommand, interrupted, setting_options
 from helios.train.config import SETTINGS, presets, resolve
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.resume import settings_of
 from helios.train.run import Run
-from helios.train.search.search import planned
 
 
 @click.command(cls=HeliosCommand)

@@ -32,9 +32,10 @@ def imported(node: ast.AST, known: set[str], later: bool = False) -> Iterator[st
 
 ROOMS = ("helios.kernels", "helios.model", "helios.train", "helios.bench", "helios.cli")  # each below the next
 WITHIN_TRAIN = ("helios.train.records", "helios.train.history", "helios.train.board", "helios.train.monitors",
-                "helios.train.search", "helios.train.evolve", "helios.train.gates", "helios.train.report")
+                "helios.train.search", "helios.train.evolve", "helios.train.challenge", "helios.train.gates",
+                "helios.train.report")
 ORDER = ("helios.train.stage", "helios.train.loop", "helios.train.run", "helios.train.search",
-         "helios.train.evolve")  # none reaches a later one
+         "helios.train.evolve", "helios.train.challenge")  # none reaches a later one
 
 
 def room(module: str) -> str:

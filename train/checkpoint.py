@@ -85,7 +85,7 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     A kill at any moment leaves the old one or the new one whole. Raises UserError where it cannot be written."""
     clean(run_dir)
     parent = run_dir / CHECKPOINTS
-    path, partial = parent / f"step-{step:06d}", parent / f"{PARTIAL}{step:06d}"
+    path, partial = path_of(run_dir, step), parent / f"{PARTIAL}{step:06d}"
     try:
         parent.mkdir(exist_ok=True)  # without its parents: a run directory that was removed stays so
         partial.mkdir()
@@ -106,6 +106,21 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
     finally:
         clean(run_dir)
     return path
+
+
+def copy(path: Path, run_dir: Path) -> Path:
+    """Copy a checkpoint directory to where one of the directory `run_dir` would be, which is made, and return that.
+    A kill at any moment leaves it whole or absent."""
+    there = run_dir / CHECKPOINTS / path.name
+    partial = there.with_name(f"{PARTIAL}{path.name}")
+    try:
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(path, partial)
+        partial.rename(there)
+    except OSError as error:
+        raise UserError(f"cannot write to {run_dir}: {obstacle(there.parent) or error.strerror or error}") from error
+    return there
 
 
 def clean(run_dir: Path) -> None:
@@ -155,6 +170,11 @@ def _own_loss(path: Path) -> float:
         return math.inf
     loss = state.get("val_loss")
     return math.inf if loss is None or searching(state) else loss
+
+
+def path_of(run_dir: Path, step: int) -> Path:
+    """Return the directory of the run's checkpoint of a step."""
+    return run_dir / CHECKPOINTS / f"step-{step:06d}"
 
 
 def directories(run_dir: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,6 @@ class Loop:
                  weights: Mapping[str, np.ndarray] | None = None) -> None:
         self.config, self.plan, self.backend, self.dataset = config, plan, backend, dataset
         self.records, self.display, self.until = records, display, until
-        self.monitors = Monitors(config)
         self.best: Evaluation | None = None  # the stage's lowest validation loss
         self.latest: Evaluation | None = None  # its last finite one
         self.elapsed = 0.0  # seconds that earlier processes took
@@ -61,6 +61,7 @@ class Loop:
         self.state: TrainState
         plan.begin(records, backend.device_name, display, resumed and resumed.state["search"])
         self.stage = plan.stage()
+        self.monitors = Monitors(self._settings())
         # Steps of the run and batches drawn before the stage began.
         self.first, self.offset = (self.stage.first, self.stage.offset) if self.stage else (0, 0)
         self._prepare(resumes=resumed is not None)
@@ -81,18 +82,26 @@ class Loop:
             if hasattr(self, "state"):
                 del self.state
                 gc.collect()  # frees its memory before more is taken
-            self.state = TrainState(stage.model, t, self.backend, stage.init_seed)
+            self.state = TrainState(stage.model, stage.train or t, self.backend, stage.init_seed)
         # Takes all memory now, so that a run too large is refused before its first step, not at its first evaluation.
         m = self.config.monitor
         evaluated = self.config.eval_batch
         self.state.prepare(self.monitors.batch_size, evaluated if t.eval_interval else 0,
                            evaluated if m.track_mi_profiles and m.metrics_interval else 0)
         if stage.start is not None and not resumes:
-            self._load(checkpoint.load(stage.start))
+            found = checkpoint.load(stage.start)
+            self._load(found)
+            self.done, kept = stage.done, found.state["monitors"]
+            self.monitors.restore({name: kept[name] for name in stage.monitors if name in kept})
+
+    def _settings(self) -> Config:
+        """Return the settings of the present stage's training."""
+        return replace(self.config, train=self.stage.train) if self.stage and self.stage.train else self.config
 
     def _load(self, found: Checkpoint) -> None:
         self.state.model.load_state_dict(found.model)
-        self.state.opt.load_state_dict(found.optimizer)
+        if found.optimizer:  # else it begins anew
+            self.state.opt.load_state_dict(found.optimizer)
 
     def _resume(self, found: Checkpoint) -> None:
         state = found.state
@@ -166,6 +175,9 @@ class Loop:
             row = self._evaluated(stage, row)
         batches = self._batches(stage)
         while not (self.over or self.paused) and self.signal is None:
+            if self.plan.due(self.step):
+                stage = self._decide(stage)
+                continue
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
             micro, data_ms = batches
@@ -234,15 +246,37 @@ class Loop:
         # What they do must not depend on where a run was paused.
         seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
         row |= {name: value for name, value in seen.items() if value is not None}
+        if self.monitors.wanted is not None:
+            self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
         self.plan.observe(row)  # may end the stage
         end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
-        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step)):
+        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
             return row
         self._record(row)
         self._checkpoint()  # before the samples, which may fail
         if samples and not end:
             self.sample()
         return None
+
+    def _decide(self, stage: Stage) -> Stage:
+        """Let the plan decide, and go on with what it chose; return the present stage."""
+        try:
+            chosen = self.plan.decide(self.evaluate, self._stopped)
+        except Stopped as error:
+            self.signal = self.signal or error.signal
+            return stage
+        if chosen is None:
+            return stage
+        found, self.stage = checkpoint.load(chosen), self.plan.stage()
+        assert self.stage is not None
+        del self.state
+        gc.collect()
+        self._prepare(resumes=True)
+        self._load(found)
+        self.latest, self.monitors = None, Monitors(self._settings())
+        self.monitors.restore(found.state["monitors"])
+        self._checkpoint()
+        return self.stage
 
     def fits(self, batch_size: int) -> bool:
         """Return whether a step of `batch_size` sequences fits in memory once the present recording is given back."""
@@ -304,7 +338,7 @@ class Loop:
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
         checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)
-        self.plan.prune()
+        self.plan.saved()
 
     def _save(self, folder: Path) -> Path:
         t, model = self.config.train, self.state.model

@@ -53,6 +53,11 @@ class MonitorConfig(Settings):
         return rules(self.actions)
 
     @property
+    def branches(self) -> bool:
+        """Return whether a rule may ask for a branch."""
+        return any(rule.what == "branch" for rule in self.rules)
+
+    @property
     def acts(self) -> bool:
         """Return whether alerts or the population may change the training."""
         return self.adaptive_batch or self.dynamic_lr != "none" or bool(self.actions)

@@ -120,10 +120,12 @@ class Resumed(Start):
                             f"{self.step}, or give a new --run-dir")
 
     def _check(self, config: Config, found: Checkpoint) -> None:
-        searches = self.state["search"] is not None
-        if bool(config.search) != searches:
-            raise UserError(f"{found.path} is of a run {'with' if searches else 'without'} a search, which cannot "
-                            "change; start a new run")
+        kept = self.state["search"]
+        was = "without" if kept is None else "challenged" if "windows" in kept else "with"
+        now = "challenged" if config.challenged else "with" if config.search else "without"
+        if was != now and (was, now) != ("without", "challenged"):  # which may begin at any step
+            what = {"with": "with a search", "without": "without a search", "challenged": "with challengers"}[was]
+            raise UserError(f"{found.path} is of a run {what}, which cannot change; start a new run")
         self.plan.check_resumed(found, self.saved)
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:
             raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "

@@ -52,6 +52,7 @@ class Result(NamedTuple):
     summary: str  # in one line
     trouble: str = ""  # why a finished training came to nothing; "" where it did not
     paused: bool = False  # by `until`, and all that is to be measured there was
+    signal: int | None = None  # the one that ended it
 
     def __str__(self) -> str:
         return self.summary
@@ -61,7 +62,7 @@ class Result(NamedTuple):
 class Run:
     """A run in the directory `path`; `create`, `resume` and `open` make one. Nothing is written before `train`.
 
-    plan: makes the plan of the run from its settings: Plan, that of a training alone; train.search.search.planned also
+    plan: makes the plan of the run from its settings: Plan, that of a training alone; train.plans.planned also
     that of a search. about: what else config.json is to say of the run, in JSON's values by keys of their own; it stays
     as the run goes on in its directory. source: the run or checkpoint directory that it goes on from; None for a new
     run. anew: a new run may take the place of one that ended before its first checkpoint. Raises UserError where the
@@ -168,7 +169,7 @@ class Run:
         for name in filter(None, (*(source.name for source in named), d.val_data)):
             if not name.startswith(texts.SYNTH):  # the embedded corpus is always there
                 texts.read(name, d.format)
-        most = max(memory_needed(model, t.batch_size) for model in plan.models())
+        most = max(memory_needed(model, t.batch_size, plan.beside()) for model in plan.models())
         lines = [f"{m.parameters():,} parameters: {m.n_layer} blocks, {m.n_head} heads, width {m.n_embd}, "
                  f"MLPs of {', '.join(map(str, dict.fromkeys(m.ffn_dims)))} with {m.activation}, vocabulary "
                  f"{m.vocab_size:,}",
@@ -208,7 +209,7 @@ class Run:
             raise UserError(f"{lost}; it has not come back, and {device['name']} is another device: to go on there, "
                             f"give --resume {path}")
         for model in plan.models():
-            check_memory(model, t.batch_size, backend)
+            check_memory(model, t.batch_size, backend, beside=plan.beside())
         dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
                             start.tokenizer, display.say, display.warn)
         made = start.prepare(dataset.tokenizer)
@@ -257,7 +258,8 @@ class Run:
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
             trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
             paused = not finished and loop.signal is None
-            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble, paused)
+            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble, paused,
+                            loop.signal)
             display.final(result.summary)
             return result
         except Diverged as error:

@@ -19,8 +19,9 @@ activation. The last column says what helios-evolve may make of a setting, unles
 ABOUT = {
     "model": "What a GPT is made of.", "data": "The texts that a run reads.",
     "train": "How a run trains, and what it writes on the way.",
-    "search": "The search for an activation before the training; see [search.md](search.md).",
+    "search": "What is searched for, and the search for an activation before the training; see [search.md](search.md).",
     "monitor": "What is watched in a run, and what may change its training; see [search.md](search.md#monitors).",
+    "challenge": "Challengers of a run's model while it trains; see [challenge.md](challenge.md).",
     "evolve": "How an experiment evolves configs; these are no settings of a run. See [evolve.md](evolve.md).",
     "stops": "When a training of an experiment ends before its last step; these are no settings of a run either."}
 

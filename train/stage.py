@@ -12,7 +12,7 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.checkpoint import Checkpoint, State
-from helios.train.config import Config
+from helios.train.config import Config, TrainConfig
 from helios.train.progress import Display
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate
@@ -37,6 +37,9 @@ class Stage:
     columns: Mapping[str, Any] = field(default_factory=dict)  # added to each of its rows
     start: Path | None = None  # checkpoint whose weights and moments it begins with; None: new ones
     offset: int = 0  # batches that were drawn before it
+    done: int = 0  # steps of it that `start` is after
+    monitors: Sequence[str] = ()  # parts of Monitors that it takes over from there, too
+    train: TrainConfig | None = None  # settings of its training; None: the run's
 
 
 def training(config: Config, first: int = 0) -> Stage:
@@ -64,15 +67,19 @@ class Plan:
     # -- before the run begins ----------------------------------------------------------------------------------------
     def check(self) -> None:
         """Raise UserError where the settings ask for what the plan does not do, or for too much."""
-        if self.config.search:
+        if self.config.search or self.config.search.continuous:
             raise UserError(f"the settings ask for a search (mode = {self.config.search.mode}), and this run has no "
-                            "plan of one; make it with plan=helios.train.search.search.planned")
+                            "plan of one; make it with plan=helios.train.plans.planned")
         if not self.branches and (asked := self.config.monitor.changes.get("branch")):
             raise UserError(f"actions: {asked}: this run has nothing that trains a branch; leave it out")
 
     def models(self) -> list[GPTConfig]:
         """Return the models that may be trained; others are no larger than these."""
         return [self.config.model]
+
+    def beside(self) -> GPTConfig | None:
+        """Return a model that is trained while another stays in memory; None: there is none."""
+        return None
 
     def cost(self) -> str:
         """Return in words what may be trained besides the training that the run is for; "" where nothing is."""
@@ -118,8 +125,26 @@ class Plan:
     def finish(self, state: TrainState, save: Callable[[Path], Path]) -> None:
         """Take the result of a stage that is over and choose the next. save: writes a checkpoint into a folder."""
 
-    def prune(self) -> None:
-        """Remove files of the plan's own that no checkpoint of the run needs."""
+    def branch(self, step: int, change: str, reason: str, usual: float | None) -> None:
+        """Hear that a rule asks for a branch after that step, and why. change: an action such as lr*0.5; "": any.
+        usual: the gradient norm's usual value, None where it is not known."""
+
+    def saves(self, step: int) -> bool:
+        """Return whether a checkpoint is to be written after that step of the run, whatever the settings say."""
+        return False
+
+    def saved(self) -> None:
+        """Keep and remove files of the plan's own, as the checkpoints of the run need them, after one was written."""
+
+    def due(self, step: int) -> bool:
+        """Return whether `decide` is to be called after that step of the run, of which there is a checkpoint."""
+        return False
+
+    def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
+        """Decide with what the present stage, whose steps go on, is trained from here on: return the checkpoint of
+        other weights, and `stage` has their model; None: as before. evaluate: returns the validation loss of the
+        present weights. Raises Stopped where `stopped` says so; asked again, it goes on."""
+        return None
 
     def state(self) -> dict[str, Any] | None:
         """Return what a checkpoint keeps of the plan, as plain values; None where that is nothing."""

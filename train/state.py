@@ -19,7 +19,11 @@ KEPT = 2  # recordings of a step that are kept, where the batch size changes
 
 
 class Stopped(Exception):
-    """A step or an evaluation was given up between two of its parts."""
+    """A step or an evaluation was given up between two of its parts. signal: the one that another loop heard."""
+
+    def __init__(self, signal: int | None = None) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 class TrainState:

@@ -93,6 +93,7 @@ def begun(where: str, words: str | tuple[str, ...], prepare: Callable[[Path], ob
                 prepare, run=True)
 
 
+SOON, NOTHING = ("--challenge-interval", "4", "--set", "challenge_steps=2"), lambda tmp: None
 LONG, FOREIGN = "x" * 300, os.fsdecode(b"\xff.txt")
 SAMPLE = ("--run", "{tmp}/run", "--backend", "cpu_ref", "--prompt", "Who?", "--tokens", "2")
 FLOAT32 = "that float32 can tell from 0, 1 and infinity"
@@ -190,6 +191,23 @@ CASES: dict[str, Case] = {
     "an unknown setting": Case((*NEW, "--set", "batchsize=2"), "did you mean batch_size?"),
     "an unknown setting like no other": Case((*NEW, "--set", "quiet=1"), "helios-info --settings lists them"),
     "an unknown preset": Case(("--preset", "quikstart"), "did you mean quickstart?"),
+    # challengers
+    **{f"challengers: {name}": Case((*NEW, "--search", "continuous", *more), words, prepare)
+       for name, more, words, prepare in (
+        ("no evaluation", ("--eval-interval", "0", *SOON), "--eval-interval 0: challengers are judged", NOTHING),
+        ("no validation text", ("--val-data", "{tmp}/no.txt", *SOON), "No such file", NOTHING),
+        ("an unknown alert", ("--challenge-on", "cusun"), ("unknown name 'cusun'", "did you mean cusum?"), NOTHING),
+        ("an alert of the machine", ("--challenge-on", "tps"), "must not decide", NOTHING),
+        ("an unknown gene", ("--set", "challenge_genes=lrr", *SOON), ("challenge_genes: unknown gene 'lrr'",
+                                                                      "did you mean lr?"), NOTHING),
+        ("a gene of the batches", ("--set", "challenge_genes=batch_size", *SOON), "on its batches", NOTHING),
+        ("a window longer than the run", ("--challenge-interval", "1", "--set", "challenge_steps=11"),
+         ("a window of 11 steps that opens at step 1", "the run's last, 12"), NOTHING),
+        ("neither interval nor alert", ("--challenge-interval", "0"), "no window of challengers would", NOTHING),
+        ("a search before it, too", (*SOON, "--search-config", "{tmp}/a.toml"), "generations is of a search before",
+         bytes_of("a.toml", "generations = 3")),
+        ("another search", (*SOON, "--search", "ffn-activation"), "opens windows of challengers", NOTHING),
+        ("more than --max-cost", (*SOON, "--max-cost", "100"), "more than --max-cost 100", NOTHING))},
     # paths
     **{f"{flag}: {name}": Case((*(NEW if flag != "--run-dir" else TINY), flag, f"{{tmp}}/{path}"), words, prepare)
        for flag in ("--data", "--config", "--run-dir") for name, path, words, prepare in (

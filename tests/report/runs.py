@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from helios.train.config import resolve
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.report import page, reading
 from helios.train.run import Run
 from helios.train.search import report as search_report
-from helios.train.search.search import planned
 
 from ..train.runs import SMALL
 

@@ -14,10 +14,10 @@ from helios.train import checkpoint
 from helios.train.data import Dataset
 from helios.train.loop import Loop
 from helios.train.monitors.cusum import Monitor
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records.records import Records
 from helios.train.search import report
-from helios.train.search.search import planned
 from helios.train.tokenizer import Tokenizer
 
 from . import made_up

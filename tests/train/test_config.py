@@ -22,7 +22,7 @@ FLAGS = """--format --tokenizer
 --warmup --beta1 --beta2 --eps --weight-decay --grad-clip --spike-threshold --accum --eval-interval --eval-iters
 --sample-interval --checkpoint-interval --keep --keep-every --retries --report --search --search-config --max-cost
 --log --dry-run --norm --logit-softcap --attn-dropout --resid-dropout --mlp-dropout --embd-dropout
---zero-init-outputs --qk-norm --init-from --morph"""
+--zero-init-outputs --qk-norm --init-from --morph --challenge-interval --challenge-on"""
 
 
 def test_the_command_has_exactly_the_flags_of_the_interface() -> None:

@@ -20,6 +20,7 @@ from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.config import resolve
 from helios.train.export import upload
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records import log as logs
 from helios.train.records import push as pushing
@@ -30,7 +31,6 @@ from helios.train.records.push import Push
 from helios.train.records.reporter import push
 from helios.train.records.rows import lines
 from helios.train.run import Run
-from helios.train.search.search import planned
 
 from ..boards import TOKEN, Board, assert_holds
 from ..commands import invoke, refused

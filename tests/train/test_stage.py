@@ -11,13 +11,14 @@ from helios.backends.backend import Backend
 from helios.errors import UserError
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
+from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records import layout
 from helios.train.records.layout import EVENTS, METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Planner, Run
 from helios.train.search import report
-from helios.train.search.search import Search, planned
+from helios.train.search.search import Search
 from helios.train.stage import Plan
 
 from .runs import SMALL, configured

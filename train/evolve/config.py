@@ -153,7 +153,7 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     mine = {key: value for key, value in flags.items() if key in EvolveConfig.__dataclass_fields__}
     own["evolve"] |= {key: value for key, value in mine.items() if value is not None}
     base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=origin)
-    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else _terms(genes),
+    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else terms(genes),
                  [_values(run) for run in seed_from], StopsConfig.from_dict(own["stops"]))
 
 
@@ -163,7 +163,8 @@ def _values(run: Path) -> dict[str, Any]:
     return values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
 
 
-def _terms(text: str) -> dict[str, Any]:
+def terms(text: str) -> dict[str, Any]:
+    """Return the names of genes, each with what narrows it, as a text gives them. Raises UserError."""
     found: dict[str, Any] = {}
     for term in text.split(","):
         name, equals, narrow = (part.strip() for part in term.partition("="))

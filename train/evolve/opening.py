@@ -14,6 +14,7 @@ from helios.train.evolve.state import State
 from helios.train.evolve.warm import FRESH
 from helios.train.fitness import formula
 from helios.train.records.journal import JOURNAL, MEASURES
+from helios.train.rules import rules
 
 
 def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
@@ -25,10 +26,12 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
     if asked.base.train.init_from:
         raise UserError("init_from: an experiment's first candidates begin with new weights, and children with those "
                         "that --warm-start says; leave init_from out")
-    if asked.base.search:
-        raise UserError("an experiment's runs do not search themselves; leave --search out")
-    if asked.base.monitor.adaptive_batch:
-        raise UserError("adaptive_batch makes steps of different sizes, and budgets with them; leave it out")
+    if asked.base.search or asked.base.challenged:
+        raise UserError("an experiment's runs do not search themselves; leave --search, and branch in actions, out")
+    for key, acts in (("adaptive_batch", asked.base.monitor.adaptive_batch),
+                      ("a batch in actions", any(rule.what == "batch" for rule in rules(asked.base.monitor.actions)))):
+        if acts:
+            raise UserError(f"{key} makes steps of different sizes, and budgets with them; leave it out")
     if evolve.fitness and (lacking := [name for name in formula(evolve.fitness).needs if name not in MEASURES]):
         raise UserError(f"--fitness {evolve.fitness} needs {lacking[0]}, which is not measured in an experiment; there "
                         f"are {', '.join(MEASURES)}")

@@ -90,6 +90,11 @@ class Monitors:
         none; None where no branch was asked for."""
         return self.actions.wanted
 
+    @property
+    def why_wanted(self) -> str:
+        """Return why that branch was asked for."""
+        return next((f"{acted.alert}: {acted.reason}" for acted in self.acted if acted.action.startswith("branch")), "")
+
     def state(self) -> dict[str, Any]:
         """Return what `restore` takes."""
         return {name: part.state() for name in PARTS if (part := getattr(self, name))}

@@ -64,7 +64,7 @@ class Overview:
     def config(self, about: Mapping[str, Any]) -> None:
         """Take in the content of config.json."""
         names = ("run_id", "created", "chat", "model", "train", "search", "device", "parameters", "symbio_winner",
-                 "evolve")
+                 "champion", "evolve")
         self.about = {name: about[name] for name in names if name in about}
 
     def metrics(self, row: Mapping[str, Any]) -> None:
@@ -91,7 +91,8 @@ class Overview:
         """Return what is known, by name; None: not known. locked: as `status` takes it. updated: seconds since the
         epoch at which the last news came; now: the present, likewise. Losses are in nats a token."""
         section = lambda name: value if isinstance(value := self.about.get(name), dict) else {}
-        model, train, search, device, evolve = map(section, ("model", "train", "search", "device", "evolve"))
+        model, train, search, device, evolve, champion = map(
+            section, ("model", "train", "search", "device", "evolve", "champion"))
         created = self.about.get("created")
         found = status(self.life, locked, (time.time() if now is None else now) - updated)
         known = all(isinstance(model.get(key), int) for key in ("n_layer", "n_embd", "n_head", "block_size"))
@@ -103,7 +104,7 @@ class Overview:
             "steps": None if steps is None else steps + self.searched,
             "model": "L{n_layer} D{n_embd} H{n_head} T{block_size}".format(**model) if known else None,
             "parameters": _whole(self.about.get("parameters")),
-            "activation": self.about.get("symbio_winner") or model.get("activation"),
+            "activation": self.about.get("symbio_winner") or champion.get("activation") or model.get("activation"),
             "precision": train.get("precision"), "device": device.get("name"), "loss": self.loss,
             "val_loss": self.val_loss, "best_val_loss": self.best and self.best[0],
             "best_val_step": self.best and self.best[1],

@@ -229,15 +229,15 @@ def child(space: Space, genome: Genome, others: Sequence[Parent], taken: Collect
     return Born(genome, "clone")
 
 
-def mutated(space: Space, genome: Genome, draws: Draws) -> tuple[Genome, list[str], int]:
+def mutated(space: Space, genome: Genome, draws: Draws, alone: bool = False) -> tuple[Genome, list[str], int]:
     """Return the genome with a change of one gene, each as likely as the others and the activation being one of them,
-    and of any further one with a probability of one over their number; the changes in words; and how many formulas
-    were refused. A number moves by LEAST to MOST of its range, in its scale."""
+    and, unless it is to change alone, of any further one with a probability of one over their number; the changes in
+    words; and how many formulas were refused. A number moves by LEAST to MOST of its range, in its scale."""
     text, words, refused = genome.activation, list[str](), 0
     before = space.values(genome)
     now, first = dict(before), draws.pick(range(space.size))
     for i, one in enumerate((*((None,) if space.pool else ()), *space.genes)):
-        if i != first and not draws.chance(1 / space.size):
+        if i != first and (alone or not draws.chance(1 / space.size)):
             continue
         if one is None:
             text, said, refused = _other_block(text, space, before, draws) or _family(text, space, draws)

@@ -248,7 +248,7 @@ class Search(Plan):
             self.records.event(step, "report_failed", message)
             self.display.warn(f"warning: {message}")
 
-    def prune(self) -> None:
+    def saved(self) -> None:
         """Remove checkpoints of candidates that neither this search nor a checkpoint of the run refers to."""
         states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
         named = {state[key] for state in states if state for key in ("start", "pending")}
@@ -319,11 +319,6 @@ class Search(Plan):
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}; "
                             f"{way_on(self.folder.parent)}") from error
-
-
-def planned(config: Config) -> Plan:
-    """Return the plan that the settings ask for: of a search, or of a training alone."""
-    return Search(config) if config.search else Plan(config)
 
 
 def _line(c: Candidate) -> str:

@@ -195,6 +195,7 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
     ({"mode": "ffn-activation"}, "do not search themselves"),
     ({"adaptive_batch": "true"}, "adaptive_batch makes steps of different sizes"),
+    ({"actions": "cusum_clip: batch+4"}, "a batch in actions makes steps of different sizes"),
     ({"genes": "adaptive_batch=true|false,accum"}, "gene adaptive_batch: candidates are compared by trainings"),
     ({"genes": "cusum=true|false", "fitness": "-instability"}, "gene cusum: it says what an alert is"),
     ({"genes": "lr,cusum_sensitivity=1..99", "objectives": "val_loss,alerts"}, "gene cusum_sensitivity: it says what"),

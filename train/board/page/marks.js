@@ -1,5 +1,5 @@
-// Marks on the loss: activation switches, the warm-up's end, what rules did, checkpoints, spikes, the best validation
-// loss.
+// Marks on the loss: activation switches, the warm-up's end, windows of challengers and those that won, what rules did,
+// checkpoints, spikes, the best validation loss.
 
 import { colourOf, shortName } from "./colours.js";
 import { plain } from "./format.js";
@@ -14,6 +14,13 @@ export function marksOf(run, { to }) {
   const warmup = run.config.train?.warmup, start = afterSearch(run);
   if (warmup && start !== null && start + warmup <= run.step) {
     found.push({ kind: "warmup", x: to(start + warmup), colour: css("--muted"), label: "warm-up ends" });
+  }
+  for (const { step, window } of run.events.filter((row) => row.kind === "challenge")) {
+    found.push({ kind: "challenge", x: to(step), colour: css("--muted"), label: `window ${plain(window)}` });
+  }
+  for (const { step, change } of run.events.filter((row) => row.kind === "switch")) {
+    if (spans.some(({ from }, i) => i && from === step + 1)) continue; // marked as a switch of activations
+    found.push({ kind: "champion", x: to(step), colour: css("--text"), label: plain(change) });
   }
   for (const { step, action } of run.events.filter((row) => row.kind === "action")) {
     found.push({ kind: "action", x: to(step), colour: css("--alarm"), label: plain(action) });

@@ -97,7 +97,7 @@ export class Run {
     }
     const fresh = data.rows.slice(Math.max(0, list.length - data.from));
     list.push(...fresh);
-    const telling = /^(checkpoint|search_complete|run_start|resumed|run_complete)$/;
+    const telling = /^(checkpoint|search_complete|switch|run_start|resumed|run_complete)$/;
     if (event === "events" && fresh.some((row) => telling.test(row.kind))) return "refresh";
     return fresh.length ? event : null;
   }

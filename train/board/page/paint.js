@@ -99,6 +99,8 @@ export function areas(u, lines) {
 export const MARKS = {
   switch: { sign: "┆", word: "activation switch" },
   warmup: { sign: "╎", word: "warm-up end" },
+  challenge: { sign: "┊", word: "challengers" },
+  champion: { sign: "┃", word: "a challenger won" },
   action: { sign: "┊", word: "action" },
   checkpoint: { sign: "▴", word: "checkpoint" },
   spike: { sign: "▾", word: "spike" },
@@ -106,7 +108,7 @@ export const MARKS = {
   picked: { sign: "○", word: "selected" },
 };
 
-const DASHES = { switch: [2, 3], warmup: [6, 3], action: [1, 2] }; // of those that are lines
+const DASHES = { switch: [2, 3], warmup: [6, 3], challenge: [1, 5], champion: [], action: [1, 2] }; // of those that are lines
 
 export function marks(u, list) {
   within(u, (ctx, { px, py, box, ratio }) => {

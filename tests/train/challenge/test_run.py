@@ -1,0 +1,335 @@
+"""Runs with challengers, really trained."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helios.backends.backend import Backend
+from helios.cli import export, sample
+from helios.errors import UserError
+from helios.model import GPT
+from helios.train import checkpoint
+from helios.train.challenge import journal
+from helios.train.challenge.training import settled
+from helios.train.config import Config, resolve
+from helios.train.loop import Loop
+from helios.train.plans import planned
+from helios.train.progress import Display
+from helios.train.records import overview
+from helios.train.records.layout import EVENTS, METRICS, read_config
+from helios.train.records.rows import rows
+from helios.train.run import Run
+from helios.train.stage import training
+
+from ...commands import invoke
+
+QUIET = Display(quiet=True)
+CLOCKED = ("elapsed_ms", "ms_per_iter", "tokens_per_sec")
+
+
+def config_of(**settings: Any) -> Config:
+    """A tiny run of 24 steps, with windows of a challenger in two replicates at 6, 12 and 18, unless told otherwise."""
+    given = {"steps": 24, "challenge_interval": 6, "challenge_steps": 4, "challenge_replicates": 2, "challengers": 1,
+             "keep": 0, "eval_interval": 6, "backend": "cpu_ref", "dropout": 0.1} | settings
+    return resolve("tiny", assignments=[f"{k}={v}" for k, v in given.items()])
+
+
+def trained(config: Config, path: Path, until: int | None = None) -> Run:
+    run = Run.open(config, path, plan=planned)
+    run.train(QUIET, until)
+    return run
+
+
+def weights(path: Path, step: int = 0) -> bytes:
+    found = checkpoint.path_of(path, step) if step else checkpoint.directories(path)[-1]
+    return (found / checkpoint.MODEL).read_bytes() + (found / checkpoint.OPTIMIZER).read_bytes()
+
+
+def log(path: Path) -> list[dict[str, Any]]:
+    """The rows, without what the clock measures."""
+    return [{k: v for k, v in row.items() if k not in CLOCKED and not k.startswith(("timing_", "symbio_", "gpu_",
+                                                                                   "cusum_tps"))}
+            for row in rows(path / METRICS)]
+
+
+def events(path: Path, *kinds: str) -> list[dict[str, Any]]:
+    return [e for e in rows(path / EVENTS) if e["kind"] in kinds]
+
+
+# A challenger that is better by construction: the model hardly learns.
+SLOW = {"lr": 1e-4, "lr_min": 1e-5, "warmup": 0, "challenge_genes": "lr=1e-4|1e-2", "challenge_replicates": 3}
+
+
+def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
+                                                                          ) -> None:
+    common: dict[str, Any] = {"backend": each_backend.name, "plateau_evals": 1, "plateau_delta": 9}
+    config = config_of(challenge_error=1e-9, **common)
+    run = trained(config, tmp_path / "challenged")
+    plain = Run.create(resolve("tiny", assignments=[f"{k}={v}" for k, v in (
+        {"steps": 24, "keep": 0, "eval_interval": 6, "dropout": 0.1} | common).items()]), tmp_path / "plain")
+    plain.train(QUIET)
+    assert weights(run.path) == weights(plain.path) and log(run.path) == log(plain.path)
+    assert [line["verdict"] for line in journal.read(run.path)] == ["kept"] * 3
+    assert "champion" not in read_config(run.path)
+    for kind in ("alert", "plateau"):
+        assert [e["step"] for e in events(run.path, kind)] == [e["step"] for e in events(plain.path, kind)]
+
+
+RULES = "cusum_grad: lr*0.5 for 5, batch+1; cusum_clip: clip*0.5; cusum_val: guard*50"
+
+
+@pytest.mark.parametrize("settings", [{"accum": 2}, {"actions": RULES},
+                                      {"adaptive_batch": True, "dynamic_lr": "cusum"}])
+def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[int, int],
+                                       settings: dict[str, Any]) -> None:
+    """A training beside the model with nothing changed comes to its very weights: start, batches, masks and rates, also
+    where alerts change them, before the window and in it."""
+    from helios.train.challenge import plan
+
+    if "accum" not in settings:
+        planted |= {4: 1, 8: 1, 9: 2, 14: 3, 20: 1}  # grad and clip
+    config = config_of(challenge_error=1e-9, challenge_genes="lr", **settings)
+    monkeypatch.setattr(plan, "CONTROLS", plan.PARTS)
+    same = lambda space, champion, tried, count, window, before, seed, fits: [
+        plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
+    monkeypatch.setattr(plan, "born", same)
+    monkeypatch.setattr(plan, "remove_checkpoints", lambda folder: None)
+    run = trained(config, tmp_path / "run")
+    for line in journal.read(run.path):
+        (c,) = line["challengers"]
+        assert c["losses"][0] == line["losses"][0] and c["losses"][1] == line["losses"][1] != line["losses"][0]
+        there = run.path / "search" / f"w{line['window']}" / f"{c['id']}.r0"
+        assert weights(there) == weights(run.path, line["closed"])
+        ours = {row["step"]: row for row in rows(run.path / METRICS)}
+        assert [row["step"] for row in rows(there / METRICS)] == list(range(line["opened"] + 1, line["closed"] + 1))
+        assert all(row[key] == ours[row["step"]][key] for row in rows(there / METRICS) for key in (
+            "loss", "lr", "grad_norm", "grad_clip", "adaptive_batch_size") if key in row)
+
+
+def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
+    run = trained(config_of(**SLOW, backend=each_backend.name), tmp_path / "run")
+    first, *rest = journal.read(run.path)
+    (c,) = first["challengers"]
+    assert (first["verdict"], first["winner"], c["settings"]) == ("switch", c["id"], {"lr": 1e-2})
+    assert c["difference"] < 0 and c["p"] <= 0.05 and [line["verdict"] for line in rest] == ["kept"] * 2
+    assert rest[0]["champion"] == c["id"] and rest[0]["challengers"][0]["settings"] == {}
+    (opened, *_), (switch,) = events(run.path, "challenge"), events(run.path, "switch")
+    assert (opened["step"], switch["step"], switch["winner"]) == (6, 10, c["id"])
+    assert "every 6 steps" in opened["message"] and "lr 0.0001→0.01" in switch["message"] and "p " in switch["message"]
+    found = rows(run.path / METRICS)
+    assert [row["symbio_candidate_id"] for row in found] == ["gen0_gelu_1"] * 10 + [c["id"]] * 14
+    assert found[9]["lr"] < 1e-4 < found[10]["lr"] and [row["step"] for row in found] == list(range(1, 25))
+    champion = read_config(run.path)["champion"]
+    assert (champion["id"], champion["settings"], champion["lineage"], champion["since"]) == (
+        c["id"], {"lr": 1e-2}, ["gen0_gelu_1"], 10)
+    assert read_config(run.path)["train"]["lr"] == 1e-4
+
+
+def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion's own settings, on other batches and masks in every replicate: nothing but noise."""
+    from helios.train.challenge import plan, training
+
+    real = plan.stage_of
+    monkeypatch.setattr(plan, "born", lambda space, champion, tried, count, window, *more: [
+        plan.replace(champion, id=f"same{window}", mutation="nothing")])
+    monkeypatch.setattr(plan, "stage_of", lambda *args: plan.replace(
+        real(*args), offset=real(*args).offset + 32 * training.APART * (plan.CONTROLS in args)))
+    run = trained(config_of(challenge_replicates=4), tmp_path / "run")
+    for line in journal.read(run.path):
+        assert line["verdict"] == "kept" and line["challengers"][0]["error"] > 0
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_one_without_heavy_dropout_wins_within_three_windows(tmp_path: Path, seed: int) -> None:
+    run = trained(config_of(seed=seed, dropout=0.5, challenge_genes="dropout=0|0.5", challenge_steps=10, steps=48,
+                            challenge_interval=12, challenge_replicates=4, eval_iters=8), tmp_path / "run")
+    won = [line["challengers"][0]["settings"] for line in journal.read(run.path)[:3] if line["verdict"] == "switch"]
+    assert {"dropout": 0.0} in won
+
+
+def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the training beside the run, and the run; both go on to the same end."""
+    whole = trained(config_of(**SLOW), tmp_path / "whole")
+    row, calls = Loop._row, [0]
+
+    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+        calls[0] += "w1" in self.records.path.parts
+        if calls[0] == 6:
+            signal.raise_signal(signal.SIGTERM)
+            calls[0] += 1
+        return row(self, *args)
+
+    monkeypatch.setattr(Loop, "_row", interrupted)
+    run = Run.open(config_of(**SLOW), tmp_path / "run", plan=planned)
+    result = run.train(QUIET)
+    assert (result.finished, result.step, result.signal) == (False, 10, signal.SIGTERM)
+    assert events(run.path, "interrupted")[0]["message"] == "SIGTERM at step 10" and journal.read(run.path) == []
+    trained(config_of(**SLOW), run.path)
+    assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
+
+
+@pytest.mark.parametrize(("genes", "start"), [
+    ("activation", {"activation_pool": "gelu|relu"}), ("activation", {"activation_pool": "gelu|swiglu"}),
+    ("n_layer=2|3", {}), ("n_layer=1|2", {})])
+def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any]) -> None:
+    """A challenger of another activation or depth is trained, taken over and trained on; the checkpoint is its model's,
+    with which all that reads checkpoints works."""
+    from helios.train.challenge import window
+
+    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0 if len(model) == 2 else None))
+    run = trained(config_of(challenge_genes=genes, challenge_interval=18, **start), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    found, problems = checkpoint.find(run.path)
+    model = found.state["model"]
+    assert not problems and (model["activation"], model["n_layer"]) == (
+        c["activation"], c["settings"].get("n_layer", 2)) != ("gelu", 2)
+    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"]
+    assert read_config(run.path)["champion"]["parameters"] == sum(x.size for x in found.model.values())
+    out = tmp_path / "model.safetensors"
+    assert invoke(export.main, run.path, "--out", out).exit_code == 0 and GPT.load(out, "cpu_ref")
+    assert invoke(sample.main, "--run", run.path, "--prompt", "Who", "--tokens", "2", "--backend", "cpu_ref"
+                  ).exit_code == 0
+    assert overview.read(run.path)["activation"] == c["activation"]
+    longer = Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 26}), plan=planned)
+    assert longer.train(QUIET).step == 26
+
+
+def test_paused_anywhere_it_is_the_same_run(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "whole")
+    for step in range(1, 24):
+        parts = trained(config, tmp_path / "parts", step)
+    parts = trained(config, tmp_path / "parts")
+    assert weights(parts.path) == weights(whole.path) and journal.read(parts.path) == journal.read(whole.path)
+    assert log(parts.path)[-1] == log(whole.path)[-1]
+    strip = lambda path: [(e["step"], e["message"]) for e in events(path, "challenge", "kept", "switch")]
+    assert strip(parts.path) == strip(whole.path)
+
+
+def test_an_earlier_checkpoint_goes_on_without_what_came_later(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "run")
+    lines, end = journal.read(whole.path), weights(whole.path)
+    for path in checkpoint.directories(whole.path):
+        if checkpoint.step_of(path) > 6:
+            checkpoint.remove(path)
+    again = Run.resume(whole.path, plan=planned)
+    again.train(QUIET, until=7)
+    assert journal.read(whole.path) == [] and not (whole.path / "search" / "w2").exists()
+    assert "champion" not in read_config(whole.path)
+    trained(config, whole.path)
+    assert journal.read(whole.path) == lines and weights(whole.path) == end
+
+
+def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {5: 1, 6: 8, 13: 4, 19: 2}  # grad, val, tps, clip
+    run = trained(config_of(challenge_interval=0, challenge_on="grad,val,plateau", plateau_evals=2, plateau_delta=9,
+                            challenge_genes="lr"), tmp_path / "run")
+    found = [(e["step"], e["reason"]) for e in events(run.path, "challenge")]
+    assert [step for step, _ in found] == [5, 18] and "grad" in found[0][1] and "validation" in found[1][1]
+
+
+def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    trained(config, tmp_path / "run", 8)
+    changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
+    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
+        Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    trained(config, tmp_path / "run", 11)
+    Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
+    plain = resolve("tiny", flags={"backend": "cpu_ref"})
+    run = Run.create(plain, tmp_path / "run", plan=planned)
+    run.train(QUIET)
+    found = Run.resume(run.path, config_of(), plan=planned)
+    found.train(QUIET)
+    assert [line["opened"] for line in journal.read(run.path)] == [18]
+    with pytest.raises(UserError, match="with challengers, which cannot change"):
+        Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
+
+
+# -- branches ---------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("change", "settings"), [
+    ("lr*16", {"lr": 16e-4, "lr_min": 16e-5}), ("clip*0.5", {"grad_clip": 0.5}), ("batch+2", {"batch_size": 6}),
+    ("guard*2", {"spike_threshold": None})])
+def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[int, int],
+                                  change: str, settings: dict[str, Any]) -> None:
+    """It is the window's one challenger, and where it wins the run goes on with its change."""
+    from helios.train.challenge import window
+
+    planted |= {12: 1}
+    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
+    given = {key: SLOW[key] for key in ("lr", "lr_min", "warmup")}
+    config = config_of(**given, mode="none", challenge_interval="auto", actions=f"cusum_grad: branch {change}",
+                       challenge_steps=6, cusum_window=5, cusum_grace=2)
+    run = trained(config, tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert (line["opened"], line["closed"], line["reason"], c["mutation"]) == (12, 18, "cusum_grad: planted", change)
+    assert c["settings"].keys() == settings.keys() and all(
+        value is None or c["settings"][key] == pytest.approx(value) for key, value in settings.items())
+    found, ours = rows(run.path / METRICS), rows(run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS)
+    assert (found[18]["symbio_candidate_id"], found[17]["symbio_candidate_id"]) == (c["id"], "gen0_gelu_1")
+    if change == "lr*16":
+        assert found[18]["lr"] == pytest.approx(16 * training(config).rate(18)) and ours[-1]["lr"] > 5 * found[17]["lr"]
+    elif change == "clip*0.5":
+        assert found[18]["grad_clip"] == 0.5 and "grad_clip" not in found[17] and "grad_clip" not in ours[0]  # its own
+    elif change == "batch+2":
+        assert found[18]["tokens_per_sec"] * found[18]["ms_per_iter"] == pytest.approx(6 * 16 * 1000)
+
+
+def test_a_branch_that_cannot_be_is_said(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {5: 1, 7: 4, 23: 8}
+    config = config_of(mode="none", challenge_interval="auto", challenge_genes="lr",
+                       actions="cusum_grad: branch; cusum_tps: branch lr*0.5; cusum_val: branch clip*2")
+    run = trained(config, tmp_path / "run")
+    assert [(line["opened"], len(line["challengers"])) for line in journal.read(run.path)] == [(5, 1)]
+    said = [(e["step"], e["message"]) for e in events(run.path, "no_challenge")]
+    assert [step for step, _ in said] == [7, 23] and "window 1 is open" in said[0][1] and "ends before" in said[1][1]
+    with pytest.raises(UserError, match="nothing that trains a branch"):
+        Run.create(config, tmp_path / "other")
+
+
+def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
+    run = trained(config_of(challenge_genes="lr=1e-2|1e30", challenge_interval=18), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
+    assert c["why"] in events(run.path, "kept")[0]["message"]
+
+
+def test_a_new_optimizer_warms_up() -> None:
+    stage = training(config_of(warmup=8))
+    assert [settled(6 + step, stage.rate, 6, 4) / stage.rate(6 + step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
+
+
+def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
+    config = config_of(challenge_replicates=4, challengers=2)
+    said = "challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all"
+    assert said in Run.create(config, tmp_path / "run", plan=planned).preview().splitlines()
+    with pytest.raises(UserError, match=r"3 windows of 2,816 tokens, 8,448 in all, more than --max-cost 5e\+03"):
+        Run.create(config.replaced("search", max_cost=5e3), tmp_path / "run", plan=planned)
+    config = config_of(challenge_on="cusum")
+    assert "at most 4 windows" in planned(config).cost()
+    config = config_of(challenge_interval=4)
+    assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
+
+
+def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.train.device import memory_needed
+
+    config = config_of()
+    once = memory_needed(config.model, 4)
+    monkeypatch.setattr(type(cpu_ref), "memory", lambda self: {"available": 1.5 * once, "pool": 0, "used": 0,
+                                                               "total": 2 * once})
+    with pytest.raises(UserError, match="twice, with a challenger beside the model"):
+        Run.create(config, tmp_path / "run", plan=planned).train(QUIET)
+

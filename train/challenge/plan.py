@@ -1,0 +1,309 @@
+"""The plan of a run with challengers: its training goes on as ever, and now and then others are trained beside it.
+
+A window opens after a step: a checkpoint is written, and challengers are drawn. The run trains on. Where the window
+closes there is another checkpoint; then the challengers train from the first one as many steps as the run did, on its
+batches, and so do further replicates of it and of them on batches of their own. One that is separated replaces the
+run's model from that step on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from helios.errors import UserError
+from helios.model import GPTConfig
+from helios.train import checkpoint
+from helios.train.challenge import journal
+from helios.train.challenge.space import born, branched, configured_as, own, space, window_config
+from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
+from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
+from helios.train.checkpoint import Checkpoint
+from helios.train.config import SETTINGS, Config
+from helios.train.monitors.cusum import CHANNELS
+from helios.train.monitors.monitors import PARTS
+from helios.train.progress import Display
+from helios.train.records.layout import EVENTS
+from helios.train.records.records import Records
+from helios.train.records.rows import rows
+from helios.train.search.births import Candidate
+from helios.train.search.operators import Genome, Space, described
+from helios.train.stage import Plan, Stage, training
+
+KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
+OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
+CONTROLS = ("batch", "lr", "actions")  # parts of the monitors that hold what is in force; the others learned the model
+SETTLING = 10  # a new optimizer warms up over one in so many of a window's steps
+
+
+class Challenge(Plan):
+    """A plan of a training that challengers may take over.
+
+        Run.create(config, path, plan=Challenge).train()
+    """
+
+    branches = True
+    keys = ("champion",)
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.cfg = config.challenge
+        self.windows: list[dict[str, Any]] = []  # that are over, as the journal has them
+        self.open: Window | None = None
+        self.champion = own(config)
+        self.cleared = set[int]()  # numbers of windows whose checkpoints are removed
+
+    # -- before the run begins ----------------------------------------------------------------------------------------
+    def check(self) -> None:
+        if not self.config.challenged:
+            raise UserError("a plan of challengers was given for settings without any; set mode = continuous")
+        most, tokens = self._most()
+        if most * tokens > self.config.search.max_cost:
+            raise UserError(f"challengers may take {most:,} windows of {tokens:,} tokens, {most * tokens:,} in all, "
+                            f"more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval or "
+                            "--max-cost, or lower challenge_steps, challengers or challenge_replicates")
+        if self._draws:
+            space(self.config)
+
+    @property
+    def _draws(self) -> bool:
+        """Return whether challengers are drawn, or may be; else they are branches with a change of their own."""
+        return self.config.search.continuous or any(
+            rule.what == "branch" and rule.change is None for rule in self.config.monitor.rules)
+
+    @cached_property
+    def space(self) -> Space:
+        """Return what challengers may be. Raises UserError."""
+        return space(self.config)
+
+    def _most(self) -> tuple[int, int]:
+        """Return how many windows there may be, and the tokens that the trainings of one read."""
+        c, t = self.cfg, self.config.train
+        step = t.batch_size * t.accum * self.config.model.block_size
+        tokens = self._trainings() * c.challenge_steps * step
+        if c.challenge_on or not self.config.search.continuous:  # one after the other
+            return max(0, -(-(t.steps - 1 - c.challenge_steps) // (c.challenge_steps + 1))), tokens
+        each = c.interval * -(-(c.challenge_steps + 1) // c.interval)
+        return max(0, (t.steps - 1 - c.challenge_steps - c.interval) // each + 1), tokens
+
+    def _trainings(self) -> int:
+        return ((self.cfg.challengers if self._draws else 1) + 1) * self.cfg.challenge_replicates - 1
+
+    def cost(self) -> str:
+        most, tokens = self._most()
+        return (f"challengers: at most {most:,} windows of {self._trainings():,} trainings of "
+                f"{self.cfg.challenge_steps:,} steps, {most * tokens:,} tokens in all")
+
+    def beside(self) -> GPTConfig:
+        return self.config.model  # of a larger one its own training says that memory does not suffice
+
+    def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
+        state = found.state["search"]
+        champion = self.champion if state is None else msgspec.convert(state["champion"], Candidate)
+        checkpoint.check_model(found, configured_as(self.config, champion).model.to_dict())
+        if state is None or state["open"] is None:
+            return
+        free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
+        for section, values in self.config.to_dict().items():
+            for key, value in values.items():
+                was = saved.get(section, {}).get(key, value)
+                if key not in free and section != "data" and was != value:
+                    raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
+                                    f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
+                                    "over; continue without it, or from an earlier checkpoint")
+
+    def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
+        if not state or not any(found["verdict"] == SWITCH for found in state["windows"]):
+            return {}
+        c = msgspec.convert(state["champion"], Candidate)
+        model = configured_as(self.config, c).model
+        return {"champion": {"id": c.id, "name": c.name, "activation": c.activation, "settings": c.settings,
+                             "mutation": c.mutation, "parent_id": c.parent_id, "lineage": c.lineage,
+                             "parameters": model.parameters(), "since": next(
+                                 w["closed"] for w in reversed(state["windows"]) if w["verdict"] == SWITCH)}}
+
+    def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
+        self.records, self.display = records, display
+        if state is not None:
+            self.windows = [dict(found) for found in state["windows"]]
+            self.open = msgspec.convert(state["open"], Window | None)
+            self.champion = msgspec.convert(state["champion"], Candidate)
+        journal.write(records.path, self.windows)
+        # Folders of windows that the run has not opened yet, for it goes on from before them.
+        known = {f"w{n}" for n in range(1, len(self.windows) + 1 + bool(self.open))}
+        for path in self.folder.glob("w*"):
+            if path.is_dir() and path.name not in known:
+                shutil.rmtree(path)
+        self.saved()
+
+    def state(self) -> dict[str, Any]:
+        return {"windows": self.windows, "open": self.open and dataclasses.asdict(self.open),
+                "champion": self.champion.to_json()}
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of the windows' folders and of the journal."""
+        return self.records.path / journal.FOLDER
+
+    # -- during the run -----------------------------------------------------------------------------------------------
+    def stage(self) -> Stage:
+        config, c = configured_as(self.config, self.champion), self.champion
+        columns = {
+            "symbio_candidate_id": c.id, "symbio_candidate_name": c.name, "symbio_candidate_activation": c.activation,
+            "symbio_candidate_parent_id": c.parent_id, "symbio_candidate_parent_name": c.parent_name,
+            "symbio_generation": c.generation, "symbio_mutation_applied": c.mutation}
+        return replace(training(config), columns=columns, train=config.train)
+
+    def observe(self, row: Mapping[str, Any]) -> None:
+        step = row["step"]
+        if self._may_open(step) and (reason := self._reason(row)):
+            self._open(step, reason, self._born())
+
+    def branch(self, step: int, change: str, reason: str, usual: float | None) -> None:
+        number, before = self._numbers()
+        found: str | list[Candidate]
+        if not self._may_open(step):
+            found = f"window {self.open.number} is open" if self.open else "the run ends before a window would"
+        elif change:
+            one = branched(self.config, self.champion, change, usual, number, before)
+            found = one if isinstance(one, str) else [one]
+        else:
+            found = self._born()
+        if isinstance(found, str):
+            self.records.event(step, NONE, f"{reason}: no branch, since {found}", reason=reason)
+        else:
+            self._open(step, reason, found)
+
+    def _may_open(self, step: int) -> bool:
+        return self.open is None and step + self.cfg.challenge_steps < self.config.train.steps
+
+    def _numbers(self) -> tuple[int, int]:
+        """Return the number of the next window, and of the candidates so far."""
+        return len(self.windows) + 1, 1 + sum(len(found["challengers"]) for found in self.windows)
+
+    def _born(self) -> list[Candidate]:
+        number, before = self._numbers()
+        return born(self.space, self.champion, tried(self.windows, self.champion), self.cfg.challengers, number, before,
+                    self.config.train.seed, self._fits)
+
+    def _reason(self, row: Mapping[str, Any]) -> str:
+        """Return why a window is to open after the step of that row; "" where none is."""
+        c, bits, alerts = self.cfg, row.get("cusum_alerts") or 0, self.cfg.alerts
+        found = [f"every {c.interval:,} steps"] if c.interval and row["step"] % c.interval == 0 else []
+        found += [channel.reason for channel in CHANNELS if channel.bit & bits and channel.column in alerts]
+        found += [str(row["plateau"])] if c.plateau and row.get("plateau") else []
+        return "; ".join(found) if self.config.search.continuous else ""
+
+    def _open(self, step: int, reason: str, challengers: list[Candidate]) -> None:
+        number, _ = self._numbers()
+        if not challengers:
+            self.records.event(step, NONE, f"{reason}: no challengers, since no gene has another value", reason=reason)
+            return
+        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers)
+        said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
+        self.records.event(step, OPENED, f"window {number}, {reason}: to step {self.open.closes} {self.champion.id} "
+                           f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])
+
+    def _fits(self, genome: Genome) -> bool:
+        try:
+            configured_as(self.config, replace(self.champion, activation=genome.activation,
+                                               settings=dict(genome.settings)))
+        except UserError:
+            return False
+        return True
+
+    def saves(self, step: int) -> bool:
+        return self.open is not None and step in (self.open.opened, self.open.closes)
+
+    def saved(self) -> None:
+        """Keep the checkpoint at which a window opened, and remove those of windows that no checkpoint of the run is
+        in."""
+        if self.open is not None:
+            keep_start(self.records.path, self.folder / self.open.name, self.open.opened)
+        states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
+        needed = {state["open"]["number"] for state in states if state and state["open"]}
+        for number in {found["window"] for found in self.windows} - needed - self.cleared:
+            if (folder := self.folder / f"w{number}").is_dir():
+                remove_checkpoints(folder)
+            self.cleared.add(number)
+
+    def due(self, step: int) -> bool:
+        return self.open is not None and step >= self.open.closes
+
+    def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
+        window = self.open
+        assert window is not None
+        model, trained = self._trained(window, evaluate, stopped)
+        found = line(window, self.champion, model, trained, self.cfg.challenge_error)
+        said = sentence(found, self.champion)
+        self.windows, self.open = [*self.windows, found], None
+        journal.write(self.records.path, self.windows)
+        kind, step = found["verdict"], window.closes
+        # A run that was killed before its next checkpoint decides again, and has said so.
+        if not any(e["kind"] in (KEPT, SWITCH) and e.get("window") == window.number
+                   for e in rows(self.records.path / EVENTS)):
+            won = next((c["mutation"] for c in found["challengers"] if c["id"] == found["winner"]), None)
+            self.records.event(step, kind, said, window=window.number, reason=window.reason, winner=found["winner"],
+                               change=won)
+        self.display.say(said)
+        if kind == KEPT:
+            return None
+        self.champion = next(c for c in window.challengers if c.id == found["winner"])
+        self.records.config(**self.found(self.state()))
+        (path,) = checkpoint.directories(self.folder / window.name / f"{self.champion.id}.r0")[-1:]
+        return path
+
+    def _trained(self, window: Window, evaluate: Callable[[], float], stopped: Callable[[], bool]
+                 ) -> tuple[list[float | None], list[Training]]:
+        """Make the trainings of a window; return the losses of the run's model by replicate, and what came of each
+        challenger."""
+        folder = self.folder / window.name
+        path = start_in(folder)
+        if path is None:
+            raise UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; "
+                            "put it back, or continue from an earlier checkpoint")
+        start = checkpoint.load(path)
+        self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
+                         f"{window.opened}")
+
+        def made(c: Candidate, replicate: int, begin: Path, parts: Sequence[str], settling: int = 0
+                 ) -> tuple[float | None, str | None]:
+            whole = configured_as(self.config, c)
+            stage = stage_of(whole, window, begin, replicate, start.state["position"], parts, settling)
+            config = window_config(whole, window.closes, self.config.eval_batch)
+            about = {"run_id": self.records.about["run_id"], "number": window.number, "id": c.id,
+                     "replicate": replicate, "step": window.opened}
+            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, self.display, stopped,
+                         keep=replicate == 0)
+
+        replicates = range(self.cfg.challenge_replicates)
+        model = [finite(evaluate()), *(made(self.champion, r, path, PARTS)[0] for r in replicates[1:])]
+        trained = []
+        for c in window.challengers:
+            begin, moments, changes = started(start, configured_as(self.config, c).model, folder / f"{c.id}.start",
+                                              self.config.train.seed)
+            losses, why = list[float | None](), None
+            for r in replicates:
+                loss, failed = (None, why) if why else made(
+                    c, r, begin, CONTROLS, 0 if moments else max(1, window.steps // SETTLING))
+                losses.append(loss)
+                why = why or failed
+            trained.append(Training(losses, moments, changes, why))
+        return model, trained
+
+    def outcome(self) -> str:
+        switches = sum(found["verdict"] == SWITCH for found in self.windows)
+        if not self.windows:
+            return ""
+        genome = described(self.champion.activation, self.champion.settings)
+        now = f", now {self.champion.id} ({genome})" * bool(switches)
+        return f"{len(self.windows)} windows of challengers, {switches} of them won{now}"
+
