@@ -174,7 +174,7 @@ CASES: dict[str, Case] = {
            ("cusum_grad: batch*2", "expected batch+N or batch-N"), ("cusum_grad: batch+1.5", "a whole number"),
            ("cusum_grad: lr*0.5 for ever", "expected a whole number of steps, at least 1, after for, got 'ever'"),
            ("cusum_grad: stop for 9", "stop is for good"), ("cusum_grad: branch stop", "a branch changes one of lr, "),
-           ("cusum_grad: branch", "this run has nothing that trains a branch"),
+           ("cusum_grad: branch", "a window of 50 steps that opens at step 1 does not end before the run's last, 12"),
            ("cusum_grad: stop; cusum_grad: lr*2", "cusum_grad is given twice"),
            ("cusum_grad: lr*0.5, lr*0.25", "lr is given twice"),
            ("cusum_grad: batch+4", "batch_size 4 is not between batch_min 5 and batch_max 64", "batch_min=5"),

@@ -135,14 +135,14 @@ def test_a_branch_is_asked_for(make: Make, cpu_ref: Backend, planted: dict[int, 
     planted |= {3: GRAD}
     wanted, observe = [], Monitors.observe
     monkeypatch.setattr(Monitors, "observe", lambda self, *args: (observe(self, *args), wanted.append(self.wanted))[0])
-    t = make(cpu_ref, actions="cusum_grad: branch lr*0.5")
+    t = make(cpu_ref, actions="cusum_grad: branch lr*0.5", challenge_steps=10)  # too many for a window at step 3
     assert t.run()
     assert wanted == [None, None, "lr*0.5"] + [None] * 9
     assert said(t) == [(3, "cusum_grad: branch lr*0.5: a branch is asked for (planted)")]
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({"actions": "cusum_grad: branch lr*0.5"}, "this run has nothing that trains a branch; leave it out"),
+    ({"actions": "cusum_grad: branch lr*0.5", "challenge_steps": 2}, "nothing that trains a branch; leave it out"),
     (SMALL | {"actions": "plateau: stop"}, "actions: stop: a search has many trainings"),
     (SMALL | {"actions": "plateau: batch+1"}, "batch in actions makes steps of different sizes: set budget = tokens"),
 ])

@@ -50,8 +50,8 @@ def test_equal_challengers_seldom_replace_the_model() -> None:
 
 @pytest.mark.parametrize("shared", [0.0, 0.5])
 def test_a_better_one_wins_within_three_windows(shared: float) -> None:
-    """By 2.5 standard deviations of a difference between two trainings, however noisy the batches are."""
-    found = [windows(seed, 2.5 * 0.02 * np.sqrt(2), 3, shared=shared)[-1] for seed in range(400)]
+    """By 2 standard deviations of a difference between two trainings, however noisy the batches are."""
+    found = [windows(seed, 2 * 0.02 * np.sqrt(2), 3, shared=shared)[-1] for seed in range(400)]
     assert np.mean([one["winner"] == "c0" for one in found]) >= 0.95
     assert np.mean([one["winner"] == "c1" for one in found]) <= RATE
 
