@@ -18,6 +18,7 @@ from helios.train.evolve.terms import bullets, spelt
 from helios.train.markdown import YES_NO, duration, escaped, listed, number, share_of, with_error
 from helios.train.markdown import block as code
 from helios.train.markdown import table as markdown_table
+from helios.train.search import statistics
 from helios.train.search.ranking import labels
 
 AMOUNT = re.compile(r"(?:([-+.\de]+) (?=worse than ))?(.*)", re.DOTALL)  # how much worse, and what else a reason says
@@ -120,7 +121,8 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
             rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)",
                          _said(name, measured(experiment, state, id, name, "validation")),
                          str(len(state.of(id, "validation"))), with_error(apart, one["error"], "+.4g"),
-                         number(one["p"], ".2g"), YES_NO[None if one["same"] else one["separated"]]])
+                         "–" if one["p"] is None else statistics.spelt(one["p"]),
+                         YES_NO[None if one["same"] else one["separated"]]])
         yield from ("", *_table(("role", "candidate", f"{name} on fresh seeds", "seeds", "evolved − this", "p",
                                  "separated"), rows))
         yield from ("", f"“Evolved − this” {'below' if side > 0 else 'above'} 0: the evolved is better. p is corrected "

@@ -11,9 +11,9 @@ from helios.train.evolve import breeding, trainings
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import VERSION, Entry
 from helios.train.evolve.space import described
-from helios.train.evolve.state import State
+from helios.train.evolve.state import State, mean
 from helios.train.evolve.trainings import Job
-from helios.train.records.journal import more
+from helios.train.records.journal import MEASURES, WITH_FITNESS, more
 from helios.train.search import births, statistics
 
 
@@ -81,8 +81,9 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
         return {"better": False, "winner": roles["evolved"],
                 "sentences": [f"{name} came first; without trainings on fresh seeds nothing is called better"]}
     values = {role: experiment.replicates(state, id, "validation") for role, id in roles.items()}
+    first = experiment.objectives[0]
     found = statistics.verdict(values, {role: births.genome_key(state.born[id]) for role, id in roles.items()},
-                               unit="nats" if "loss" in experiment.objectives[0] else experiment.objectives[0])
+                               unit="nats" if "loss" in first else first, settled=WITH_FITNESS[first].settled)
     worse, prices = _prices(experiment, state)
     return {"better": found.better and not worse, "winner": roles["evolved"], "roles": roles, "values": values,
             "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
@@ -102,11 +103,20 @@ def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
     if (preset := state.finalists.get("preset", evolved)) == evolved:
         return worse, said
     for name in experiment.objectives[1:]:
-        test = statistics.compare(state.values(evolved, name, "validation"), state.values(preset, name, "validation"))
-        if test is None:
+        values = [state.values(id, name, "validation") for id in (evolved, preset)]
+        if MEASURES[name].settled:
+            here, there = map(mean, values)
+            if not (here and there):
+                continue
+            this = here != there and (here > there) != more(name)
+            said.append(f"it has as many {name} as the preset" if here == there else
+                        f"it has {here:,.10g} {name}, {here / there:.3g} times the preset's")
+        elif (test := statistics.compare(*values)) is None:
             continue
-        this = (test.difference > 0) != more(name) and test.p <= statistics.RATE
-        said.append(f"its {name} is {test.difference:+.3g} ± {test.error:.2g} from the preset's (p {test.p:.1g})"
-                    + ", which is worse: so it is not called better" * this)
+        else:
+            this = (test.difference > 0) != more(name) and test.p <= statistics.RATE
+            said.append(f"in {name} it is {test.difference:+.3g} ± {test.error:.2g} from the preset "
+                        f"(p {statistics.spelt(test.p)})")
+        said[-1] += ", which is worse: so it is not called better" * this
         worse |= this
     return worse, said
