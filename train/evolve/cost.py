@@ -24,6 +24,12 @@ def most(experiment: Experiment, generations: int | None = None) -> float:
     return evolve.per_candidate * searched + of_validation(experiment)
 
 
+def at_most(experiment: Experiment) -> float:
+    """Return the most tokens or seconds that the whole experiment may use."""
+    whole = most(experiment)
+    return min(whole, experiment.asked.evolve.total or whole)
+
+
 def of_validation(experiment: Experiment) -> float:
     """Return the tokens or seconds of the trainings at the end."""
     evolve = experiment.asked.evolve

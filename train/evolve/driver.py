@@ -26,6 +26,7 @@ from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL, RUNS
 from helios.train.records.layout import LOCK
+from helios.train.resume import Initialised
 from helios.train.run import Run
 
 
@@ -49,9 +50,11 @@ class Driver:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
         experiment = experiment_of(asked, secrets.token_hex(4))
         run = Run.create(asked.base, folder / RUNS / "preset")
-        run.preview()  # raises UserError where a text or a vocabulary is not there
-        if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
-            data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
+        run.preview()  # raises UserError where a text, a vocabulary or weights are not there
+        m, t = run.config.model, run.config.train
+        longest = max((m.block_size, *(x for one in experiment.space.genes for x in one.ends("block_size"))))
+        data.load(run.config.data, m.vocab_size, longest, cache_dir() / "data", experiment.seed,
+                  Initialised(run.config).tokenizer if t.init_from else None, warn=display.warn)
         asked = dataclasses.replace(asked, base=run.config)  # whose paths hold anywhere
         return cls(folder, dataclasses.replace(experiment, asked=asked, texts=_digest(asked)), display)
 

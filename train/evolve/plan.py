@@ -103,15 +103,15 @@ def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
     if (preset := state.finalists.get("preset", evolved)) == evolved:
         return worse, said
     for name in experiment.objectives[1:]:
-        values = [state.values(id, name, "validation") for id in (evolved, preset)]
+        ours, theirs = (state.values(id, name, "validation") for id in (evolved, preset))
         if MEASURES[name].settled:
-            here, there = map(mean, values)
+            here, there = mean(ours), mean(theirs)
             if not (here and there):
                 continue
             this = here != there and (here > there) != more(name)
             said.append(f"it has as many {name} as the preset" if here == there else
                         f"it has {here:,.10g} {name}, {here / there:.3g} times the preset's")
-        elif (test := statistics.compare(*values)) is None:
+        elif (test := statistics.compare(ours, theirs)) is None:
             continue
         else:
             this = (test.difference > 0) != more(name) and test.p <= statistics.RATE

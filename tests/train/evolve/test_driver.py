@@ -190,7 +190,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"fitness": "__import__('os')"}, "cannot be part|unknown function"),
     ({"fitness": "inverse"}, "needs free_energy, which is not measured in an experiment"),
     ({"population_size": 1}, "at least 2"), ({"per_candidate": 0}, "greater than 0"), ({"budget": "steps"}, "budget"),
-    ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
+    ({"max_cost": 1000}, "may come to 178,000 tokens, more than --max-cost 1,000;"),
+    ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
     ({"mode": "ffn-activation"}, "do not search themselves"),
@@ -201,6 +202,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"genes": "activation=gelu", "activations": "global"}, "gene activation: gelu alone leaves nothing to vary"),
     ({"genes": "lr,lr=1e-4..1e-3"}, "gene lr is there twice"),
     ({"genes": "lr=,beta2"}, "gene lr: nothing follows the ="), ({"per_candidate": 10}, "less than a step"),
+    ({"stop_loss": 5.0}, "stop_loss 5 ends nothing while stop_loss_after is 0"),
+    ({"fitness": "quality", "objectives": "val_loss"}, "--set: fitness and objectives are both given"),
     ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
@@ -214,12 +217,18 @@ def test_what_it_comes_to_in_words(tmp_path: Path) -> None:
     assert said.startswith("genes: activation\nat most 4 generations of 4 to 12 and as many random ones, ")
 
 
-def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("hello world " * 40)
-    asked = question("block_size=16|1024", per_candidate=10_000)
-    asked = replace(asked, base=asked.base.replaced("data", val_data=str(tmp_path / "short.txt")))
-    with pytest.raises(UserError, match="a block of 1,024 needs at least 1,025"):
+@pytest.mark.parametrize(("genes", "texts", "message"), [
+    ("block_size=16|1024", {"val_data": "hello world " * 40}, "a block of 1,024 needs at least 1,025"),
+    ("lr", {"val_data": "hello"}, "the validation text has . tokens, but a block of 16 needs at least 17"),
+    ("lr", {"data": "hello world " * 99}, "vocabulary")])
+def test_texts_that_do_not_suffice(genes: str, texts: dict[str, str], message: str, tmp_path: Path) -> None:
+    asked = question(genes, per_candidate=10_000)
+    for key, text in texts.items():
+        (tmp_path / key).write_text(text)
+        asked = replace(asked, base=asked.base.replaced("data", **{key: str(tmp_path / key)}))
+    with pytest.raises(UserError, match=message):
         Driver.create(asked, tmp_path / "x", QUIET)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(("genes", "settings", "given"), [
