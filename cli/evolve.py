@@ -76,6 +76,8 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
         return
     if not driver.run(trainer):
         interrupted()
+    if (driver.state.verdict or {}).get("winner") is None:  # which the report has said
+        raise click.exceptions.Exit(1)
 
 
 @main.command("report")

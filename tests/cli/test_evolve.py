@@ -59,6 +59,14 @@ def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
     assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
 
 
+def test_one_that_comes_to_nothing(tmp_path: Path) -> None:
+    nothing = ("--set", "stop_loss=0.1", "--set", "stop_loss_after=1", "--per-candidate", "1024")
+    result = invoke(main, *ASKED, *nothing, "--dir", tmp_path / "x")
+    assert result.exit_code == 1 and "\nall 5 candidates were stopped: after step 1 the loss was above" in result.output
+    assert "fresh seed" not in (tmp_path / "x" / "report.md").read_text().split("## What was asked")[0]
+    assert invoke(main, "--resume", tmp_path / "x").exit_code == 1
+
+
 def test_dry_run(tmp_path: Path) -> None:
     result = invoke(main, *ASKED, "--dir", tmp_path / "x", "--dry-run")
     assert result.exit_code == 0 and "tokens in all" in result.output and not (tmp_path / "x").exists()

@@ -105,7 +105,7 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
         yield from bullets(sentences(found))
         yield ""
         yield ("The winner is better than the preset." if verdict["better"] else
-               "Nothing was shown to be better than the preset.") + f" {winner.fresh(experiment)}"
+               "Nothing was shown to be better than the preset.") + f" {winner.fresh(experiment)}" * bool(leader)
     if leader:
         c = state.born[leader]
         yield ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from helios.train.evolve.state import State, mean
 from helios.train.evolve.trainings import Job
 from helios.train.records.journal import MEASURES, WITH_FITNESS, more
 from helios.train.search import births, statistics
+
+ENDS = {"stopped": "were stopped", "diverged": "diverged", "failed": "failed"}  # statuses of candidates
 
 
 def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
@@ -75,7 +78,7 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     """Return what the experiment has shown, as plain values; `sentences` say it."""
     roles = state.finalists
     if "evolved" not in roles:
-        return {"better": False, "winner": None, "sentences": ["no evolved candidate has a value to be chosen by"]}
+        return {"better": False, "winner": None, "sentences": [_came_to(experiment, state)]}
     name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],
@@ -92,6 +95,20 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
                             for role, words in statistics.CONTROLS.items()
                             if role not in roles and (role == "preset" or experiment.asked.evolve.random_control)),
                           *prices]}
+
+
+def _came_to(experiment: Experiment, state: State) -> str:
+    """Return in words what all candidates came to, or all evolved ones, where none of them has a value."""
+    every = nothing(experiment, state)
+    ids = [id for id, c in state.born.items() if every or c.arm != "random"]
+    what, ends = "candidates" if every else "evolved candidates", Counter(str(state.status(id)) for id in ids)
+    how = ", ".join(f"{n} {end}" for end, n in ends.items())
+    told = next((f"all {n} {what} {ENDS[end]}" for end, n in ends.items() if n == len(ids) and end in ENDS),
+                f"none of {len(ids)} {what} has a value to be chosen by ({how})")
+    whys = Counter(next((r.why for r in state.trained(id) if r.why), state.dropped.get(id)) for id in ids)
+    del whys[None]
+    shown = [str(why) for why, _ in whys.most_common(2)]
+    return "; ".join([": ".join([told, *shown[:1]]), *shown[1:], *["and others"] * (len(whys) > 2)])
 
 
 def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:

@@ -19,6 +19,7 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     """Yield what is not fair, or may differ, a sentence each."""
     evolve, base = experiment.asked.evolve, experiment.asked.base
     needs = formula(evolve.fitness).needs if evolve.fitness else experiment.objectives
+    nobody = found["verdict"] is not None and found["leader"] is None  # is there to train again
     for name in needs:
         if name in MEASURES and MEASURES[name].clock:
             yield (f"{name} is measured by the clock: another machine, other work on this one or several trainings "
@@ -31,7 +32,9 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if not evolve.random_control:
         yield ("There were no random candidates, so that nothing tells whether evolving them is better than drawing as "
                "many at random.")
-    if not evolve.validation_replicates:
+    if nobody:
+        pass
+    elif not evolve.validation_replicates:
         yield "No training at the end on fresh seeds: nothing may be called better."
     elif evolve.validation_replicates == 1:
         yield "One fresh seed at the end shows no noise: nothing can be separated."
@@ -43,7 +46,7 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if evolve.halving:
         yield ("Candidates were stopped early by what they had come to; those that learn slowly at first had less of a "
                "chance. Figures of generations, operators and genes are of those that went on.")
-    if len(experiment.objectives) > 1:
+    if len(experiment.objectives) > 1 and not nobody:
         yield (f"The finalists are the best by {experiment.objectives[0]}, and better means better in that, without "
                "being worse in another; the front was not trained again.")
     arms = {arm: found["cost"][arm] for arm in ("evolved", "random") if arm in found["cost"]}
