@@ -54,9 +54,30 @@ def test_the_winner_is_a_preset(done: Path, tmp_path: Path) -> None:
 def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
     before = (done / "journal.jsonl").read_bytes()
     resumed = invoke(main, "--resume", done)
-    assert resumed.exit_code == 0 and "trainings are over; going on" in resumed.output
+    assert resumed.exit_code == 0 and "it is finished after" in resumed.output
     result = invoke(main, "report", done)
     assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
+
+
+def test_a_training_keeps_its_last_checkpoint_and_the_best(done: Path) -> None:
+    for run in (done / "runs").iterdir():
+        assert read_config(run)["train"]["keep"] == 1 and 1 <= len(list((run / "checkpoints").iterdir())) <= 2
+
+
+def test_what_other_numbers_of_checkpoints_keep(tmp_path: Path) -> None:
+    """One that is asked for, and that of a training which an older version began."""
+    once = ("--generations", "1", "--set", "validation_replicates=0")
+    assert invoke(main, *ASKED, *once, "--set", "keep=5", "--dir", tmp_path / "x").exit_code == 0
+    config = next((tmp_path / "x" / "runs").iterdir()) / "config.json"
+    assert read_config(config.parent)["train"]["keep"] == 5
+    folder = tmp_path / "y"
+    assert invoke(main, *ASKED, *once, "--dir", folder).exit_code == 0
+    for config in (folder / "runs").glob("*/config.json"):
+        config.write_text(config.read_text().replace('"keep": 1,', '"keep": 3,'))
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_text("".join(line for line in lines if '"result"' not in line
+                                                  and '"end"' not in line and '"finalists"' not in line))
+    assert invoke(main, "--resume", folder).exit_code == 0
 
 
 def test_one_that_comes_to_nothing(tmp_path: Path) -> None:

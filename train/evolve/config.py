@@ -182,9 +182,9 @@ def _levelled(levels: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]
 
 
 def _values(run: Path) -> dict[str, Any]:
-    """Return the settings of a run that may vary, by key."""
+    """Return the settings of a run that may vary, by key, and where it is as `run`."""
     found = settings_of(run)
-    return values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
+    return {"run": str(run)} | values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
 
 
 def _terms(text: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
                 if one.name.startswith("cusum"):
                     raise UserError(f"gene {one.name}: it says what an alert is, and candidates are chosen by {name}, "
                                     "which counts them; leave one of them out")
-    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
+    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.steps(found)[1]):
         raise UserError(f"--per-candidate {evolve.per_candidate:,.10g} tokens are less than a step of the largest "
                         f"batch that may be tried, {step:,}; give more, or a narrower gene")
     if evolve.halving and len(found.objectives) > 1:

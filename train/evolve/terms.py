@@ -7,7 +7,7 @@ from typing import Any
 
 from helios.model.settings import Settings
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.space import MICRO_BATCH, SECTIONS
+from helios.train.evolve.space import MICRO_BATCH, SECTIONS, given
 from helios.train.evolve.state import State
 from helios.train.evolve.summary import Summary
 from helios.train.fitness import formula
@@ -75,7 +75,6 @@ def asked(experiment: Experiment) -> Iterator[str]:
     evolve, base, space = experiment.asked.evolve, experiment.asked.base, experiment.space
     preset = {key: value for section in SECTIONS for key, value in other(getattr(base, section)).items()}
     stops = other(experiment.asked.stops)
-    chosen = f"the fitness {evolve.fitness}" if evolve.fitness else listed(experiment.objectives)
     texts = [base.data.data] if isinstance(base.data.data, str) else base.data.data
     sizes = str(evolve.population_size) if evolve.bounds[0] == evolve.bounds[1] else (
         f"{evolve.population_size} at first, then {evolve.bounds[0]} to {evolve.bounds[1]}")
@@ -83,8 +82,7 @@ def asked(experiment: Experiment) -> Iterator[str]:
         f"The preset: {', '.join(f'{key} {value}' for key, value in preset.items()) or 'nothing'}; "
         f"other settings as by default.",
         f"Text {listed(list(texts))}; validation text {base.data.val_data}.",
-        f"Chosen by {chosen}" + ", none worth more than another; finalists by the first alone"
-        * (len(experiment.objectives) > 1) + ".",
+        f"Chosen by {chosen_by(experiment)}.", *(f"{line}." for line in seeds(experiment)),
         f"At most {count(evolve.generations, 'generation')} of {sizes}"
         + " and as many random candidates" * evolve.random_control
         + f"; each trained {count(evolve.replicates, 'time')}, on the seeds from "
@@ -98,6 +96,24 @@ def asked(experiment: Experiment) -> Iterator[str]:
     rows += [["activation", "architecture", "no order", escaped(", ".join(space.pool))
               + " and formulas" * space.formulas, escaped(space.activation)]] if space.pool else []
     yield from ("", *table(("gene", "part", "scale", "from", "preset"), rows, left=5))
+
+
+def chosen_by(experiment: Experiment) -> str:
+    """Return what candidates are chosen by."""
+    if fitness := experiment.asked.evolve.fitness:
+        return f"the fitness {fitness}"
+    several = len(experiment.objectives) > 1
+    return listed(experiment.objectives) + ", none worth more than another; finalists by the first alone" * several
+
+
+def seeds(experiment: Experiment) -> Iterator[str]:
+    """Yield what each of the first candidates has that was given, as far as it varies."""
+    space = experiment.space
+    for values, genome in zip(experiment.asked.given, given(experiment.asked, space), strict=True):
+        taken = {key: value for key, value in genome.settings.items() if value != space.own.get(key)}
+        taken |= {"activation": genome.activation} if genome.activation != space.activation else {}
+        told = ", ".join(f"{key} {spelt(value)}" for key, value in taken.items()) or "nothing that varies here"
+        yield f"a first candidate has of {values.get('run', 'a run')}: {told}; all else is the preset's"
 
 
 def other(settings: Settings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from helios.errors import Diverged, TooLarge, UserError
+from helios.train.config import TrainConfig
 from helios.train.evolve.measure import measure
 from helios.train.evolve.state import Result
 from helios.train.evolve.stops import Stopping
@@ -14,6 +15,8 @@ from helios.train.progress import Display
 from helios.train.records.journal import RUNS
 from helios.train.records.layout import CONFIG, read_object
 from helios.train.run import Run
+
+KEPT = 1  # checkpoints of a training besides the best, unless `keep` asks for another number than by default
 
 
 def train(job: Job, folder: Path, display: Display) -> Result:
@@ -28,8 +31,11 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     if there and there.get("evolve", {}).get("experiment") != job.about["experiment"]:
         raise UserError(f"{path} is of another experiment; give --resume the directory as helios-evolve left it, or "
                         "begin anew in another --dir")
+    own = job.config.train.keep
+    keep = there["train"].get("keep", own) if "train" in there else KEPT if own == TrainConfig.keep else own
     try:
-        run = Run.open(job.config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
+        run = Run.open(job.config.replaced("train", keep=keep), path, "candidate", plan=plan,
+                       about={"evolve": dict(job.about)})
         if not run.finished:
             ended = run.train(Silent(display), until)
             if not (ended.finished or ended.paused):

@@ -170,12 +170,12 @@ def rungs(shares: Sequence[float] = (0.25, 0.5, 1.0), replicates: int = 1) -> li
 
 
 def drop(values: Sequence[Values], history: Sequence[Values], plan: Sequence[Rung], generations: int,
-         rate: float = RATE, keep: int = KEEP) -> dict[int, str]:
+         rate: float = RATE, keep: int = KEEP, among: str = "") -> dict[int, str]:
     """Return the candidates of a generation to stop at its latest rung, by index, each with the reason.
 
     values: [candidates][rungs so far], what was measured at each rung of the plan by the replicate that trained; that
     of a candidate stopped earlier ends earlier. history: the same of the experiment's earlier candidates, stopped ones
-    too. generations: the most that the experiment may have.
+    too. generations: the most that the experiment may have. among: in the reason, what kind of candidates these are.
 
     A candidate is stopped if it is worse than the best by more than chance explains. Chance is
     (a) the seeds: differences between replicates that candidates do not share, pooled over all of them;
@@ -218,8 +218,9 @@ def drop(values: Sequence[Values], history: Sequence[Values], plan: Sequence[Run
     where = (f"at {at.share:.0%} of the tokens" if at.share < 1 else
              f"after {at.replicates} seed{'s' * (at.replicates > 1)}")
     why = " and ".join(f"{x:.2g} by {name}" for name, x in limits.items())
-    return gone | {i: f"{now[i] - best:.3g} worse than the best {where}, more than chance explains at {rate:.0%} an "
-                      f"experiment: {why}" for i in sorted(now, key=now.__getitem__)[keep:] if now[i] - best > limit}
+    behind = [i for i in sorted(now, key=now.__getitem__)[keep:] if now[i] - best > limit]
+    return gone | {i: f"{now[i] - best:.3g} worse than the best {among}{where}, more than chance explains at "
+                      f"{rate:.0%} an experiment: {why}" for i in behind}
 
 
 class _Noise(NamedTuple):
