@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helios.cli.evolve import main
+from helios.cli.report import main as report
 from helios.cli.train import main as train
 from helios.train.records.layout import read_config
 
@@ -78,6 +79,18 @@ def test_what_other_numbers_of_checkpoints_keep(tmp_path: Path) -> None:
     (folder / "journal.jsonl").write_text("".join(line for line in lines if '"result"' not in line
                                                   and '"end"' not in line and '"finalists"' not in line))
     assert invoke(main, "--resume", folder).exit_code == 0
+
+
+def test_help_tells_of_the_report_and_what_is_needed() -> None:
+    said = " ".join(invoke(main, "--help").output.split())
+    assert "helios-evolve report DIR writes" in said and "by which candidates are chosen; to be given" in said
+    assert "a tenth of the documents" not in said and "run [OPTIONS]" not in said
+
+
+def test_an_experiments_directory_is_no_runs(done: Path, tmp_path: Path) -> None:
+    told = (f"{done} is an experiment's: helios-evolve report {done} tells of it", str(done / "runs"))
+    refused(invoke(report, done), *told)
+    refused(invoke(main, *ASKED, "--seed-from", done, "--dir", tmp_path / "x"), *told)
 
 
 def test_one_that_comes_to_nothing(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from helios.train.records import layout
 from helios.train.records.overview import number
 
-JOURNAL = "journal.jsonl"  # in an experiment's directory
-RUNS = "runs"  # beside it: the folder of the experiment's run directories
+JOURNAL, RUNS = layout.JOURNAL, layout.RUNS
 # Kinds of lines. There are also reused (a candidate has the results of another, `of`, whose settings are the same),
 # speed and finalists.
 EXPERIMENT, GENERATION, BIRTH, RESULT, DROPPED, END = "experiment", "generation", "birth", "result", "dropped", "end"
