@@ -22,6 +22,12 @@ from helios.train.progress import Output
 INTERRUPTED = 130  # exit code, a shell's for SIGINT
 
 
+class _Context(click.Context):
+    @property
+    def command_path(self) -> str:
+        return super().command_path.rstrip()  # of a default command, which has no name
+
+
 class HeliosCommand(click.Command):
     """A command whose errors are one line on stderr; exit codes are 2 for a UserError, a file that cannot be used or
     wrong usage, 1 for a lost device or a training that diverged, 130 for Ctrl-C.
@@ -29,6 +35,8 @@ class HeliosCommand(click.Command):
     Any other exception is a bug, with Python's traceback and exit code 1. Characters that standard output's encoding
     lacks are replaced.
     """
+
+    context_class = _Context
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -96,7 +104,10 @@ class DefaultGroup(HeliosGroup):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         named = args and args[0] in self.commands
-        return super().parse_args(ctx, args if named else [next(iter(self.commands)), *args])
+        return super().parse_args(ctx, args if named else ["", *args])
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, name or next(iter(self.commands)))
 
 
 def setting_options(*keys: str | Setting) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

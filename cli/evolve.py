@@ -11,14 +11,16 @@ from rich.console import Console
 from helios.cli.common import DefaultGroup, Given, HeliosCommand, interrupted, new_folder, setting_options, whole
 from helios.errors import UserError
 from helios.model.settings import declared
-from helios.train.config import presets
+from helios.train.config import BY_KEY, presets
 from helios.train.evolve import report
 from helios.train.evolve.config import EvolveConfig, asked, experiments
 from helios.train.evolve.driver import Driver
 from helios.train.evolve.executors import EXECUTORS, executor
 from helios.train.progress import Display
 
-RUNS = ("data", "val_data", "format", "tokenizer", "vocab_size", "backend", "device", "precision", "seed")
+VAL_DATA = BY_KEY["val_data"]._replace(
+    help="validation text, by which candidates are chosen; to be given, here or in a file")
+RUNS = ("data", VAL_DATA, "format", "tokenizer", "vocab_size", "backend", "device", "precision", "seed")
 
 
 @click.group(cls=DefaultGroup, no_args_is_help=False)
@@ -26,12 +28,13 @@ def main() -> None:
     """Evolve the configs of runs, or report on an experiment."""
 
 
-@main.command("run", cls=HeliosCommand)
+@main.command("run", cls=HeliosCommand, epilog="helios-evolve report DIR writes an experiment's report again, also "
+              "while it goes on; helios-evolve report --help tells more.")
 @click.option("--preset", type=Given(), metavar="NAME", help=f"Run to start from: {', '.join(presets())}.")
 @click.option("--experiment", type=Given(), metavar="NAME",
               help=f"Genes and settings to start from: {', '.join(experiments())}.")
 @click.option("--config", "file", type=Given(), metavar="FILE.toml",
-              help="File of settings, with the tables [evolve] and [genes], too; they win over the preset's.")
+              help="File of settings, with the tables [evolve], [stops] and [genes], too; they win over the preset's.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting that wins over the file's.")
 @click.option("--genes", type=Given(), metavar="NAME[=LOW..HIGH|=A|B],…",
               help="What varies: settings, and the values they may have, where not all that docs/settings.md says.")
@@ -53,8 +56,7 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
     """Evolve the configs of runs: train candidates, choose, cross, mutate, and train the best again on fresh seeds.
 
     Writes DIR/journal.jsonl, runs/, report.md, summary.json and winner.toml, with which helios-train --config goes on.
-    After an interruption, --resume DIR goes on where it was; helios-evolve report DIR writes the page again, also while
-    it goes on. docs/evolve.md explains it.
+    After an interruption, --resume DIR goes on where it was. docs/evolve.md explains it.
     """
     display = Display(quiet)
     if resume is not None:
@@ -76,6 +78,8 @@ def run_(preset: str | None, experiment: str | None, file: str | None, assignmen
         return
     if not driver.run(trainer):
         interrupted()
+    if (driver.state.verdict or {}).get("winner") is None:  # which the report has said
+        raise click.exceptions.Exit(1)
 
 
 @main.command("report")

@@ -111,7 +111,9 @@ class Run:
         Raises UserError where a run with other settings is there; the message calls it `what`."""
         path = Path(path).absolute()
         if not layout.finished(path) and not checkpoint.directories(path):
-            return replace(cls.create(config, path, plan=plan, about=about), anew=True)
+            run = replace(cls.create(config, path, plan=plan, about=about), anew=True)
+            begun = layout.read_object(path / layout.CONFIG) or {}  # and killed before its first checkpoint
+            return replace(run, run_id=begun.get("run_id", run.run_id))
         with directory.locked(path, new=False):
             run, theirs = cls.resume(path, config, plan=plan, about=about), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helios.cli.evolve import main
+from helios.cli.report import main as report
 from helios.cli.train import main as train
 from helios.train.records.layout import read_config
 
@@ -54,9 +55,50 @@ def test_the_winner_is_a_preset(done: Path, tmp_path: Path) -> None:
 def test_an_ended_experiment_does_nothing_more(done: Path) -> None:
     before = (done / "journal.jsonl").read_bytes()
     resumed = invoke(main, "--resume", done)
-    assert resumed.exit_code == 0 and "trainings are over; going on" in resumed.output
+    assert resumed.exit_code == 0 and "it is finished after" in resumed.output
     result = invoke(main, "report", done)
     assert result.exit_code == 0 and (done / "journal.jsonl").read_bytes() == before
+
+
+def test_a_training_keeps_its_last_checkpoint_and_the_best(done: Path) -> None:
+    for run in (done / "runs").iterdir():
+        assert read_config(run)["train"]["keep"] == 1 and 1 <= len(list((run / "checkpoints").iterdir())) <= 2
+
+
+def test_what_other_numbers_of_checkpoints_keep(tmp_path: Path) -> None:
+    """One that is asked for, and that of a training which an older version began."""
+    once = ("--generations", "1", "--set", "validation_replicates=0")
+    assert invoke(main, *ASKED, *once, "--set", "keep=5", "--dir", tmp_path / "x").exit_code == 0
+    config = next((tmp_path / "x" / "runs").iterdir()) / "config.json"
+    assert read_config(config.parent)["train"]["keep"] == 5
+    folder = tmp_path / "y"
+    assert invoke(main, *ASKED, *once, "--dir", folder).exit_code == 0
+    for config in (folder / "runs").glob("*/config.json"):
+        config.write_text(config.read_text().replace('"keep": 1,', '"keep": 3,'))
+    lines = (folder / "journal.jsonl").read_text().splitlines(keepends=True)
+    (folder / "journal.jsonl").write_text("".join(line for line in lines if '"result"' not in line
+                                                  and '"end"' not in line and '"finalists"' not in line))
+    assert invoke(main, "--resume", folder).exit_code == 0
+
+
+def test_help_tells_of_the_report_and_what_is_needed() -> None:
+    said = " ".join(invoke(main, "--help").output.split())
+    assert "helios-evolve report DIR writes" in said and "by which candidates are chosen; to be given" in said
+    assert "a tenth of the documents" not in said and "run [OPTIONS]" not in said
+
+
+def test_an_experiments_directory_is_no_runs(done: Path, tmp_path: Path) -> None:
+    told = (f"{done} is an experiment's: helios-evolve report {done} tells of it", str(done / "runs"))
+    refused(invoke(report, done), *told)
+    refused(invoke(main, *ASKED, "--seed-from", done, "--dir", tmp_path / "x"), *told)
+
+
+def test_one_that_comes_to_nothing(tmp_path: Path) -> None:
+    nothing = ("--set", "stop_loss=0.1", "--set", "stop_loss_after=1", "--per-candidate", "1024")
+    result = invoke(main, *ASKED, *nothing, "--dir", tmp_path / "x")
+    assert result.exit_code == 1 and "\nall 5 candidates were stopped: after step 1 the loss was above" in result.output
+    assert "fresh seed" not in (tmp_path / "x" / "report.md").read_text().split("## What was asked")[0]
+    assert invoke(main, "--resume", tmp_path / "x").exit_code == 1
 
 
 def test_dry_run(tmp_path: Path) -> None:

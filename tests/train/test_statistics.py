@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from helios.train.search.statistics import ENOUGH, RATE, Difference, Rung, compare, drop, holm, rungs, verdict
+from helios.train.search.statistics import ENOUGH, RATE, Difference, Rung, compare, drop, holm, rungs, spelt, verdict
 
 
 def draws(*key: int) -> np.random.Generator:
@@ -64,6 +64,12 @@ def test_holm() -> None:
 
 
 WIDE, CLOSE = [0.0, 0.3, -0.3, 0.1, -0.1], [0.01, -0.01, 0.005, -0.005, 0.0]
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.0501, "0.0501"), (0.0499, "0.05"), (0.048, "0.048"), (0.052, "0.052"),
+                                          (0.0502, "0.0502"), (0.3, "0.3"), (0.002, "0.002"), (1.0, "1")])
+def test_p_shows_its_side(p: float, words: str) -> None:
+    assert spelt(p) == words
 
 
 @pytest.mark.parametrize(("gains", "genomes", "better", "sentences"), [

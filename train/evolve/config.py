@@ -14,7 +14,7 @@ from helios.errors import UserError, nearest
 from helios.files import read_toml
 from helios.model import GPTConfig
 from helios.model.settings import ANY, COUNT, NATURAL, POSITIVE, Range, Settings, declared, one_of, setting
-from helios.train.config import Config, SearchConfig, resolve
+from helios.train.config import SECTIONS, Config, SearchConfig, resolve
 from helios.train.evolve.stops import StopsConfig
 from helios.train.morph import MODES
 from helios.train.resume import settings_of
@@ -117,6 +117,9 @@ class Asked:
 OWN: Mapping[str, type[Settings]] = {"evolve": EvolveConfig, "stops": StopsConfig}  # tables of an experiment alone
 
 
+TABLES = (*SECTIONS, "activations", *OWN, "genes")
+
+
 def experiments() -> list[str]:
     """Return the names of the experiments that come with Helios."""
     return sorted(file.name.removesuffix(".toml") for file in EXPERIMENTS.iterdir() if file.name.endswith(".toml"))
@@ -127,21 +130,27 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     """Return what is asked for. Each source wins over those before it: the run's preset, the experiment `name`, a TOML
     file, whose tables [evolve], [stops] and [genes] are of the experiment, --set, flags. genes: their names with commas
     between, each with =LOW..HIGH or =A|B behind it where it is narrowed. seed_from: runs. Raises UserError."""
-    tables: dict[str, Any] = {}
+    sources: dict[str, dict[str, Any]] = {}
     if name is not None:
         if name not in experiments():
             raise UserError(f"unknown experiment {name!r}{nearest(name, experiments())}; there are "
                             f"{', '.join(experiments())}")
-        tables = tomllib.loads(EXPERIMENTS.joinpath(f"{name}.toml").read_text("utf-8"))
+        sources[name] = tomllib.loads(EXPERIMENTS.joinpath(f"{name}.toml").read_text("utf-8"))
     if file is not None:
-        tables = _merged(tables, read_toml(file))
-    origin = str(file or name)
-    given = {name: _table(tables.pop(name, {}), name, origin) for name in ("evolve", "stops", "genes")}
+        sources[str(file)] = read_toml(file)
     names = {s.flag.replace("-", "_"): s.key for s in declared(EvolveConfig) if s.flag}
+    tables, stops, narrowed, levels = dict[str, Any](), dict[str, Any](), dict[str, Any](), list[tuple[str, Any]]()
+    for origin, found in sources.items():
+        for key, value in found.items():
+            if isinstance(value, Mapping) and key not in TABLES:
+                raise UserError(f"{origin}: unknown table [{key}]{nearest(key, TABLES)}; there are "
+                                f"{', '.join(f'[{name}]' for name in TABLES)}")
+        evolve, more = (_table(found.pop(key, {}), key, origin) for key in OWN)
+        narrowed = _table(found.pop("genes", narrowed), "genes", origin)
+        levels.append((origin, {names.get(key.replace("-", "_"), key): value for key, value in evolve.items()}))
+        stops, tables = stops | more, _merged(tables, found)
     own: dict[str, dict[str, Any]] = {name: {} for name in OWN}
     run: list[str] = []
-    for name in OWN:
-        own[name] |= {names.get(key.replace("-", "_"), key): value for key, value in given[name].items()}
     for text in assignments:
         key, equals, value = text.partition("=")
         key = names.get(key.strip().replace("-", "_"), key.strip())
@@ -151,16 +160,34 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
         else:
             run.append(text)
     mine = {key: value for key, value in flags.items() if key in EvolveConfig.__dataclass_fields__}
-    own["evolve"] |= {key: value for key, value in mine.items() if value is not None}
-    base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=origin)
-    return Asked(base, EvolveConfig.from_dict(own["evolve"]), given["genes"] if genes is None else terms(genes),
-                 [_values(run) for run in seed_from], StopsConfig.from_dict(own["stops"]))
+    levels += [("--set", own["evolve"]), ("flags", {key: value for key, value in mine.items() if value is not None})]
+    base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=str(file or name))
+    found_stops = StopsConfig.from_dict(stops | own["stops"])
+    if found_stops.stop_loss is not None and not found_stops.stop_loss_after:
+        raise UserError(f"stop_loss {found_stops.stop_loss:g} ends nothing while stop_loss_after is 0; give the number "
+                        "of steps that may have such a loss as stop_loss_after, too")
+    return Asked(base, EvolveConfig.from_dict(_levelled(levels)), narrowed if genes is None else terms(genes),
+                 [_values(run) for run in seed_from], found_stops)
+
+
+def _levelled(levels: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the settings of [evolve] that sources give, each winning over those before it, and objectives over their
+    fitness. Raises UserError where one gives both."""
+    found: dict[str, Any] = {}
+    for origin, level in levels:
+        if level.keys() >= {"fitness", "objectives"}:
+            raise UserError(f"{origin}: fitness and objectives are both given, and candidates are chosen by one of "
+                            "them; leave one out")
+        if "objectives" in level:
+            found.pop("fitness", None)
+        found |= level
+    return found
 
 
 def _values(run: Path) -> dict[str, Any]:
-    """Return the settings of a run that may vary, by key."""
+    """Return the settings of a run that may vary, by key, and where it is as `run`."""
     found = settings_of(run)
-    return values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
+    return {"run": str(run)} | values_in_effect(GPTConfig.from_dict(found["model"])) | found["train"] | found["monitor"]
 
 
 def terms(text: str) -> dict[str, Any]:
@@ -183,9 +210,9 @@ def _table(value: Any, name: str, origin: str) -> dict[str, Any]:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return two files' tables in one; the genes are those of the second where it has any."""
+    """Return two files' tables in one."""
     found = dict(one)
     for key, value in other.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping) and key != "genes"
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
         found[key] = {**found[key], **value} if both else value
     return found

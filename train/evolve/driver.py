@@ -21,11 +21,11 @@ from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import Entry, Journal
 from helios.train.evolve.opening import experiment_of, opened
 from helios.train.evolve.state import Result, State
-from helios.train.evolve.terms import count
+from helios.train.evolve.terms import chosen_by, count, seeds
 from helios.train.evolve.training import begun
 from helios.train.evolve.trainings import Job
 from helios.train.progress import Display
-from helios.train.records.journal import JOURNAL, RUNS
+from helios.train.records.journal import EVOLVED, JOURNAL, RUNS
 from helios.train.records.layout import LOCK
 from helios.train.run import Run
 
@@ -50,9 +50,11 @@ class Driver:
             raise UserError(f"{folder} is not empty; give a new or empty --dir")
         experiment = experiment_of(asked, secrets.token_hex(4))
         run = Run.create(asked.base, folder / RUNS / "preset")
-        run.preview()  # raises UserError where a text or a vocabulary is not there
-        if longest := max((x for one in experiment.space.genes for x in one.ends("block_size")), default=0):
-            data.load(run.config.data, run.config.model.vocab_size, longest, cache_dir() / "data", experiment.seed)
+        run.preview()  # raises UserError where a text, a vocabulary or weights are not there
+        m = run.config.model
+        longest = max((m.block_size, *(x for one in experiment.space.genes for x in one.ends("block_size"))))
+        data.load(run.config.data, m.vocab_size, longest, cache_dir() / "data", experiment.seed,
+                  warn=display.warn)
         asked = dataclasses.replace(asked, base=run.config)  # whose paths hold anywhere
         return cls(folder, dataclasses.replace(experiment, asked=asked, texts=_digest(asked)), display)
 
@@ -69,7 +71,7 @@ class Driver:
 
     def preview(self) -> str:
         """Return in words what `run` would do. Raises UserError where it cannot be done."""
-        return "\n".join([*cost_in_words(self.experiment), f"experiment in {self.folder}"])
+        return "\n".join([*in_words(self.experiment), f"experiment in {self.folder}"])
 
     def run(self, executor: Executor, together: int = 1) -> bool:
         """Make the experiment, or the rest of it. Return False where a signal came; everything up to then is kept.
@@ -79,10 +81,15 @@ class Driver:
             journal = Journal(self.folder / JOURNAL)
             self.state = State()
             self.state.take(journal.read(mend=True))
-            for line in cost_in_words(self.experiment):
-                self.display.say(line)
-            if self.state.results:
-                self.display.say(f"{len(self.state.results)} trainings are over; going on")
+            self.display.say(f"experiment {self.experiment.id} in {self.folder}")
+            if self.state.verdict is not None:
+                self.display.say(f"it is finished after {count(len(self.state.results), 'training')}; only its report "
+                                 "is written again")
+            else:
+                for line in in_words(self.experiment):
+                    self.display.say(line)
+                if self.state.results:
+                    self.display.say(f"{count(len(self.state.results), 'training')} over; going on")
             try:
                 while moves := plan.next_move(self.experiment, self.state):
                     if isinstance(moves[0], Job):
@@ -103,9 +110,12 @@ class Driver:
         """Show a line that was decided."""
         if line["kind"] == "generation":
             random = " and as many random ones" if self.experiment.asked.evolve.random_control else ""
-            self.display.say(f"generation {line['generation']}: {line['size']} candidates{random}, {line['why']}")
+            preset = "the preset, " * (not line["generation"])
+            self.display.say(f"generation {line['generation']}: {preset}{line['size']} candidates{random}, "
+                             f"{line['why']}")
         if line["kind"] == "dropped":
-            self.display.say(f"{line['id']} goes no further: {line['why']}")
+            arm = self.state.born[line["id"]].arm
+            self.display.say(f"{line['id']}{_marked(arm)} goes no further: {line['why']}")
 
     def _train(self, journal: Journal, executor: Executor, jobs: Sequence[Job], together: int) -> None:
         """Have trainings made, and write their results in the order of `jobs`, whoever is first."""
@@ -113,15 +123,17 @@ class Driver:
         self._check_parents(jobs)
         waiting: dict[int, Result] = {}
         lines = list[Entry]()
-        done = 0
+        done, over, most = 0, {*self.state.results}, sum(cost.trainings(self.experiment))
         try:
             with closing(executor(jobs)) as results:  # so that nothing trains on where a line cannot be written
                 for at, result in results:
                     waiting[at] = result
                     while done in waiting:
                         lines.append(entry(waiting.pop(done), self.experiment, jobs[done]))
-                        done += 1
-                        self.display.say(_said(lines[-1], jobs[done - 1], len(jobs) - done))
+                        job, done = jobs[done], done + 1
+                        over |= {(job.id, job.phase, job.replicate)} if job.phase != "speed" else set()
+                        self.display.say(f"{_said(lines[-1], job)}; {len(jobs) - done} to come in this round, "
+                                         f"{len(over):,} of at most {most:,} made")
                     if len(lines) >= together:
                         self._write(journal, lines)
         finally:
@@ -172,28 +184,40 @@ def entry(result: Result, experiment: Experiment, job: Job) -> dict[str, Any]:
             "seconds": each}
 
 
-def _said(line: Mapping[str, Any], job: Job, left: int) -> str:
-    """Return in words what a training came to. left: how many are still to come before the next decision."""
+def _marked(arm: str) -> str:
+    return "" if arm == EVOLVED else f" ({arm})"
+
+
+def _said(line: Mapping[str, Any], job: Job) -> str:
+    """Return in words what a training came to."""
+    name = job.name + _marked(job.about["arm"])
     if line["kind"] == "speed":
-        return f"{job.name}: {line['steps']:,} steps in the budget; {left} to come"
+        return f"{name}: {line['steps']:,} steps in the budget"
     loss = "no validation loss" if line["val_loss"] is None else f"val {line['val_loss']:.4f}"
     speed = "" if line["tokens_per_sec_mean"] is None else f", {line['tokens_per_sec_mean']:,.0f} tok/s"
     why = f", {line['status']}: {line['why']}" if line["status"] != "complete" else ""
     part = f" at {job.share:.0%}" if job.share < 1 else ""
-    return f"{job.name}{part}: {loss}{speed}{why}; {left} to come"
+    return f"{name}{part}: {loss}{speed}{why}"
 
 
-def cost_in_words(experiment: Experiment) -> list[str]:
-    """Return in words what the experiment may come to, a line each."""
+def in_words(experiment: Experiment) -> list[str]:
+    """Return in words what is asked of the experiment, and what it may come to, a line each."""
     evolve = experiment.asked.evolve
-    most = cost.most(experiment)
+    search, end = cost.trainings(experiment)
     genes = [*(one.name for one in experiment.space.genes), *["activation"][:len(experiment.space.pool)]]
     sizes = " to ".join(map(str, dict.fromkeys(evolve.bounds)))
+    steps = lambda factor: "as many steps as are in the time" if evolve.budget == "seconds" else " to ".join(
+        f"{max(1, int(evolve.per_candidate * factor / n)):,}" for n in dict.fromkeys(cost.steps(experiment)[::-1])
+        ) + " steps"
     apart = {"seconds": ", starts, evaluations and a training of some steps for each candidate's speed not counted",
              "tokens": ""}[evolve.budget]
-    return [f"genes: {', '.join(genes)}",
+    return [f"genes: {', '.join(genes)}", *seeds(experiment), f"chosen by {chosen_by(experiment)}",
             f"at most {count(evolve.generations, 'generation')} of {sizes}"
             f"{' and as many random ones' if evolve.random_control else ''}, "
             f"{count(evolve.replicates, 'training')} each of {evolve.per_candidate:,.0f} {evolve.budget}",
-            f"at most {min(most, evolve.total or most):,.0f} {evolve.budget} in all, "
-            f"{cost.of_validation(experiment):,.0f} of them for the best on fresh seeds{apart}"]
+            f"at most {count(search, 'training')} of {steps(1)}, and {end:,} of {steps(evolve.validation_factor)} at "
+            "the end, of the best on fresh seeds",
+            f"at most {cost.at_most(experiment):,.0f} {evolve.budget} in all, "
+            f"{cost.of_validation(experiment):,.0f} of them at the end{apart}",
+            f"at most {cost.disk(experiment) / 1e6:,.0f} MB of disk, two checkpoints of 12 bytes a parameter for each "
+            "training, where models are as large as the preset's"]

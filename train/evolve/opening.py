@@ -49,21 +49,21 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
                 if one.name.startswith("cusum"):
                     raise UserError(f"gene {one.name}: it says what an alert is, and candidates are chosen by {name}, "
                                     "which counts them; leave one of them out")
-    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.largest_step(found)):
-        raise UserError(f"--per-candidate {evolve.per_candidate:g} tokens are less than a step of the largest batch "
-                        f"that may be tried, {step:,}; give more, or a narrower gene")
+    if evolve.budget == "tokens" and evolve.per_candidate < (step := cost.steps(found)[1]):
+        raise UserError(f"--per-candidate {evolve.per_candidate:,.10g} tokens are less than a step of the largest "
+                        f"batch that may be tried, {step:,}; give more, or a narrower gene")
     if evolve.halving and len(found.objectives) > 1:
         raise UserError("--halving stops those that are behind in one objective; give a single one, or a --fitness")
     if evolve.halving and evolve.warm_start != FRESH:
         raise UserError(f"--halving goes by how much trainings that begin alike come to differ, and with --warm-start "
                         f"{evolve.warm_start} they do not begin alike; leave one of both out")
-    most, unit = cost.most(found), evolve.budget
-    if evolve.total is not None and cost.most(found, 1) > evolve.total:
-        raise UserError(f"--total {evolve.total:g} {unit} do not suffice for one generation and the trainings at the "
-                        f"end, {cost.most(found, 1):g}; give more, or a lower --per-candidate")
-    if min(most, evolve.total or most) > evolve.max_cost:
-        raise UserError(f"the experiment may come to {most:.3g} {unit}, more than --max-cost {evolve.max_cost:.3g}; "
-                        f"lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
+    unit = evolve.budget
+    if evolve.total is not None and (least := cost.most(found, 1)) > evolve.total:
+        raise UserError(f"--total {evolve.total:,.10g} {unit} do not suffice for one generation and the trainings at "
+                        f"the end, {least:,.10g}; give more, or a lower --per-candidate")
+    if (most := cost.at_most(found)) > evolve.max_cost:
+        raise UserError(f"the experiment may come to {most:,.10g} {unit}, more than --max-cost {evolve.max_cost:,.10g}"
+                        "; lower --generations, --population, --replicates or --per-candidate, or raise --max-cost")
     if asked.base.data.val_data is None:
         raise UserError("an experiment chooses by validation loss; give a text with --val-data")
     return found

@@ -20,6 +20,7 @@ from helios.train.markdown import YES_NO, duration, escaped, listed, number, sha
 from helios.train.markdown import block as code
 from helios.train.markdown import table as markdown_table
 from helios.train.records.journal import RUNS
+from helios.train.search import statistics
 from helios.train.search.ranking import labels
 
 AMOUNT = re.compile(r"(?:([-+.\de]+) (?=worse than ))?(.*)", re.DOTALL)  # how much worse, and what else a reason says
@@ -107,7 +108,7 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
         yield from bullets(sentences(found))
         yield ""
         yield ("The winner is better than the preset." if verdict["better"] else
-               "Nothing was shown to be better than the preset.") + f" {winner.fresh(experiment)}"
+               "Nothing was shown to be better than the preset.") + f" {winner.fresh(experiment)}" * bool(leader)
     if leader:
         c = state.born[leader]
         yield ""
@@ -123,7 +124,8 @@ def _verdict(experiment: Experiment, state: State, found: Summary) -> Iterator[s
             rows.append([ROLES[role], f"{escaped(state.born[id].name)} (`{id}`)",
                          _said(name, measured(experiment, state, id, name, "validation")),
                          str(len(state.trained(id, "validation"))), with_error(apart, one["error"], "+.4g"),
-                         number(one["p"], ".2g"), YES_NO[None if one["same"] else one["separated"]]])
+                         "–" if one["p"] is None else statistics.spelt(one["p"]),
+                         YES_NO[None if one["same"] else one["separated"]]])
         yield from ("", *_table(("role", "candidate", f"{name} on fresh seeds", "seeds", "evolved − this", "p",
                                  "separated"), rows))
         yield from ("", f"“Evolved − this” {'below' if side > 0 else 'above'} 0: the evolved is better. p is corrected "

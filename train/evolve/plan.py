@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from helios.train.evolve import breeding, trainings
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.journal import VERSION, Entry
 from helios.train.evolve.space import described
-from helios.train.evolve.state import State
+from helios.train.evolve.state import State, mean
 from helios.train.evolve.trainings import Job
-from helios.train.records.journal import more
+from helios.train.records.journal import MEASURES, WITH_FITNESS, more
 from helios.train.search import births, statistics
+
+ENDS = {"stopped": "were stopped", "diverged": "diverged", "failed": "failed"}  # statuses of candidates
 
 
 def next_move(experiment: Experiment, state: State) -> list[Entry] | list[Job]:
@@ -77,14 +80,15 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
     """Return what the experiment has shown, as plain values; `sentences` say it."""
     roles = state.finalists
     if "evolved" not in roles:
-        return {"better": False, "winner": None, "sentences": ["no evolved candidate has a value to be chosen by"]}
+        return {"better": False, "winner": None, "sentences": [_came_to(experiment, state)]}
     name = f"{state.born[roles['evolved']].name} ({roles['evolved']})"
     if not experiment.asked.evolve.validation_replicates:
         return {"better": False, "winner": roles["evolved"],
                 "sentences": [f"{name} came first; without trainings on fresh seeds nothing is called better"]}
     values = {role: experiment.replicates(state, id, "validation") for role, id in roles.items()}
+    first = experiment.objectives[0]
     found = statistics.verdict(values, {role: births.genome_key(state.born[id]) for role, id in roles.items()},
-                               unit="nats" if "loss" in experiment.objectives[0] else experiment.objectives[0])
+                               unit="nats" if "loss" in first else first, settled=WITH_FITNESS[first].settled)
     worse, prices = _prices(experiment, state)
     return {"better": found.better and not worse, "winner": roles["evolved"], "roles": roles, "values": values,
             "comparisons": [dataclasses.asdict(c) for c in found.comparisons],
@@ -93,6 +97,20 @@ def verdict(experiment: Experiment, state: State) -> dict[str, Any]:
                             for role, words in statistics.CONTROLS.items()
                             if role not in roles and (role == "preset" or experiment.asked.evolve.random_control)),
                           *prices]}
+
+
+def _came_to(experiment: Experiment, state: State) -> str:
+    """Return in words what all candidates came to, or all evolved ones, where none of them has a value."""
+    every = nothing(experiment, state)
+    ids = [id for id, c in state.born.items() if every or c.arm != "random"]
+    what, ends = "candidates" if every else "evolved candidates", Counter(str(state.status(id)) for id in ids)
+    how = ", ".join(f"{n} {end}" for end, n in ends.items())
+    told = next((f"all {n} {what} {ENDS[end]}" for end, n in ends.items() if n == len(ids) and end in ENDS),
+                f"none of {len(ids)} {what} has a value to be chosen by ({how})")
+    whys = Counter(next((r.why for r in state.trained(id) if r.why), state.dropped.get(id)) for id in ids)
+    del whys[None]
+    shown = [str(why) for why, _ in whys.most_common(2)]
+    return "; ".join([": ".join([told, *shown[:1]]), *shown[1:], *["and others"] * (len(whys) > 2)])
 
 
 def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
@@ -104,11 +122,20 @@ def _prices(experiment: Experiment, state: State) -> tuple[bool, list[str]]:
     if (preset := state.finalists.get("preset", evolved)) == evolved:
         return worse, said
     for name in experiment.objectives[1:]:
-        test = statistics.compare(state.values(evolved, name, "validation"), state.values(preset, name, "validation"))
-        if test is None:
+        ours, theirs = (state.values(id, name, "validation") for id in (evolved, preset))
+        if MEASURES[name].settled:
+            here, there = mean(ours), mean(theirs)
+            if not (here and there):
+                continue
+            this = here != there and (here > there) != more(name)
+            said.append(f"it has as many {name} as the preset" if here == there else
+                        f"it has {here:,.10g} {name}, {here / there:.3g} times the preset's")
+        elif (test := statistics.compare(ours, theirs)) is None:
             continue
-        this = (test.difference > 0) != more(name) and test.p <= statistics.RATE
-        said.append(f"its {name} is {test.difference:+.3g} ± {test.error:.2g} from the preset's (p {test.p:.1g})"
-                    + ", which is worse: so it is not called better" * this)
+        else:
+            this = (test.difference > 0) != more(name) and test.p <= statistics.RATE
+            said.append(f"in {name} it is {test.difference:+.3g} ± {test.error:.2g} from the preset "
+                        f"(p {statistics.spelt(test.p)})")
+        said[-1] += ", which is worse: so it is not called better" * this
         worse |= this
     return worse, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ OWN = frozenset((ACTIVATION, MICRO_BATCH, *COMBINED))
 SECTIONS = ("model", "train", "monitor")  # whose settings may vary
 # But for these, which say what a candidate is given and how it is measured.
 FIXED = frozenset(("seed", "steps", "eval_interval", "eval_iters", "eval_batch", "vocab_size", "adaptive_batch"))
+SPAN = re.compile(r"\s*[\d.]+(e[-+]?\d+)?\s*[-–:,]\s*[\d.]+(e[-+]?\d+)?\s*")  # how others write a range
 # Settings that also say what others are, where these are not given.
 IMPLIED = {"dropout": ("attn_dropout", "resid_dropout", "mlp_dropout")}
 
@@ -181,6 +183,8 @@ def _narrowed(setting: Setting, given: Any) -> Gene:
         if low >= high:
             raise UserError(f"{origin}: the range {given} is empty; give the lower end first")
         return Gene("linear", low, high, whole=isinstance(low, int) and isinstance(high, int))
+    if isinstance(given, str) and SPAN.fullmatch(given):
+        raise UserError(f"{origin}: a range is LOW..HIGH, and values are A|B; {shown(given)} is neither")
     parts = given if isinstance(given, list) else str(given).split("|")
     values = list(dict.fromkeys(setting.read(part.strip() if isinstance(part, str) else part, origin)
                                 for part in parts))

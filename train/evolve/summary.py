@@ -151,7 +151,6 @@ class Summary(TypedDict):
 
 def summary(experiment: Experiment, state: State) -> Summary:
     """Return what an experiment has come to so far."""
-    evolve, most = experiment.asked.evolve, cost.most(experiment)
     entries = _ranking(experiment, state)
     ids = [e["id"] for e in entries]
     values = {id: float(x) for id, x in zip(ids, experiment.of(state, ids)[:, 0] if ids else [], strict=True)
@@ -163,14 +162,14 @@ def summary(experiment: Experiment, state: State) -> Summary:
         "version": VERSION, "id": experiment.id, "status": "complete" if state.verdict else "unfinished",
         "objectives": list(experiment.objectives),
         "better": {name: "more" if sign(name) < 0 else "less" for name in experiment.objectives}, "leader": leader,
-        "verdict": state.verdict, "unit": evolve.budget, "spent": cost.spent(experiment, state),
-        "most": min(most, evolve.total or most), "cost": _cost(state),
+        "verdict": state.verdict, "unit": experiment.asked.evolve.budget, "spent": cost.spent(experiment, state),
+        "most": cost.at_most(experiment), "cost": _cost(state),
         "counts": {word: n for word, n in sorted(status.items()) if n},
         "refused": sum(c.refused for c in state.born.values()), "ranking": entries,
         "front": [e["id"] for e in entries if e["front"]] if len(experiment.objectives) > 1 else [],
         "generations": _generations(experiment, state, values), "operators": _operators(state, values),
         "genes": _genes(experiment, state, values, leader), "lost": list(_lost(state)),
-        "warm": _warm(experiment, state, values) if evolve.warm_start != warm.FRESH else None}
+        "warm": _warm(experiment, state, values) if experiment.asked.evolve.warm_start != warm.FRESH else None}
 
 
 def sign(objective: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from helios.model.settings import Settings
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.space import MICRO_BATCH, SECTIONS
+from helios.train.evolve.space import MICRO_BATCH, SECTIONS, given
 from helios.train.evolve.state import State
 from helios.train.evolve.summary import Summary
 from helios.train.evolve.warm import FRESH
@@ -20,6 +20,7 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     """Yield what is not fair, or may differ, a sentence each."""
     evolve, base = experiment.asked.evolve, experiment.asked.base
     needs = formula(evolve.fitness).needs if evolve.fitness else experiment.objectives
+    nobody = found["verdict"] is not None and found["leader"] is None  # is there to train again
     for name in needs:
         if name in MEASURES and MEASURES[name].clock:
             yield (f"{name} is measured by the clock: another machine, other work on this one or several trainings "
@@ -37,7 +38,9 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if not evolve.random_control:
         yield ("There were no random candidates, so that nothing tells whether evolving them is better than drawing as "
                "many at random.")
-    if not evolve.validation_replicates:
+    if nobody:
+        pass
+    elif not evolve.validation_replicates:
         yield "No training at the end on fresh seeds: nothing may be called better."
     elif evolve.validation_replicates == 1:
         yield "One fresh seed at the end shows no noise: nothing can be separated."
@@ -49,7 +52,7 @@ def unfair(experiment: Experiment, state: State, found: Summary) -> Iterator[str
     if evolve.halving:
         yield ("Candidates were stopped early by what they had come to; those that learn slowly at first had less of a "
                "chance. Figures of generations, operators and genes are of those that went on.")
-    if len(experiment.objectives) > 1:
+    if len(experiment.objectives) > 1 and not nobody:
         yield (f"The finalists are the best by {experiment.objectives[0]}, and better means better in that, without "
                "being worse in another; the front was not trained again.")
     arms = {arm: found["cost"][arm] for arm in ("evolved", "random") if arm in found["cost"]}
@@ -79,7 +82,6 @@ def asked(experiment: Experiment) -> Iterator[str]:
     evolve, base, space = experiment.asked.evolve, experiment.asked.base, experiment.space
     preset = {key: value for section in SECTIONS for key, value in other(getattr(base, section)).items()}
     stops = other(experiment.asked.stops)
-    chosen = f"the fitness {evolve.fitness}" if evolve.fitness else listed(experiment.objectives)
     texts = [base.data.data] if isinstance(base.data.data, str) else base.data.data
     sizes = str(evolve.population_size) if evolve.bounds[0] == evolve.bounds[1] else (
         f"{evolve.population_size} at first, then {evolve.bounds[0]} to {evolve.bounds[1]}")
@@ -87,8 +89,7 @@ def asked(experiment: Experiment) -> Iterator[str]:
         f"The preset: {', '.join(f'{key} {value}' for key, value in preset.items()) or 'nothing'}; "
         f"other settings as by default.",
         f"Text {listed(list(texts))}; validation text {base.data.val_data}.",
-        f"Chosen by {chosen}" + ", none worth more than another; finalists by the first alone"
-        * (len(experiment.objectives) > 1) + ".",
+        f"Chosen by {chosen_by(experiment)}.", *(f"{line}." for line in seeds(experiment)),
         f"At most {count(evolve.generations, 'generation')} of {sizes}"
         + " and as many random candidates" * evolve.random_control
         + f"; each trained {count(evolve.replicates, 'time')}, on the seeds from "
@@ -102,6 +103,24 @@ def asked(experiment: Experiment) -> Iterator[str]:
     rows += [["activation", "architecture", "no order", escaped(", ".join(space.pool))
               + " and formulas" * space.formulas, escaped(space.activation)]] if space.pool else []
     yield from ("", *table(("gene", "part", "scale", "from", "preset"), rows, left=5))
+
+
+def chosen_by(experiment: Experiment) -> str:
+    """Return what candidates are chosen by."""
+    if fitness := experiment.asked.evolve.fitness:
+        return f"the fitness {fitness}"
+    several = len(experiment.objectives) > 1
+    return listed(experiment.objectives) + ", none worth more than another; finalists by the first alone" * several
+
+
+def seeds(experiment: Experiment) -> Iterator[str]:
+    """Yield what each of the first candidates has that was given, as far as it varies."""
+    space = experiment.space
+    for values, genome in zip(experiment.asked.given, given(experiment.asked, space), strict=True):
+        taken = {key: value for key, value in genome.settings.items() if value != space.own.get(key)}
+        taken |= {"activation": genome.activation} if genome.activation != space.activation else {}
+        told = ", ".join(f"{key} {spelt(value)}" for key, value in taken.items()) or "nothing that varies here"
+        yield f"a first candidate has of {values.get('run', 'a run')}: {told}; all else is the preset's"
 
 
 def other(settings: Settings) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helios.errors import Diverged, TooLarge, UserError
 from helios.train import checkpoint
-from helios.train.config import Config
+from helios.train.config import Config, TrainConfig
 from helios.train.evolve.measure import measure
 from helios.train.evolve.state import Result
 from helios.train.evolve.stops import Stopping, StopsConfig
@@ -18,6 +18,8 @@ from helios.train.records.journal import RUNS
 from helios.train.records.layout import CONFIG, finished, read_object
 from helios.train.run import Run
 from helios.train.stage import Stage
+
+KEPT = 1  # checkpoints of a training besides the best, unless `keep` asks for another number than by default
 
 
 def train(job: Job, folder: Path, display: Display) -> Result:
@@ -32,7 +34,9 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     if there and there.get("evolve", {}).get("experiment") != job.about["experiment"]:
         raise UserError(f"{path} is of another experiment; give --resume the directory as helios-evolve left it, or "
                         "begin anew in another --dir")
-    config = job.config
+    own = job.config.train.keep
+    keep = there["train"].get("keep", own) if "train" in there else KEPT if own == TrainConfig.keep else own
+    config = job.config.replaced("train", keep=keep)
     if begun(path):  # and needs its parent no more, which had another path if the experiment has moved since
         config = config.replaced("train", init_from=there.get("train", {}).get("init_from"))
     try:

@@ -87,7 +87,8 @@ def _dropped(experiment: Experiment, state: State, plan: Sequence[statistics.Run
     lines = list[Entry]()
     for control in (False, True):
         ids = [id for id in state.generations[-1] if id not in state.reused and random(id) == control]
-        found = statistics.drop([row(id, at + 1) for id in ids], earlier, plan, evolve.generations, evolve.halving)
+        found = statistics.drop([row(id, at + 1) for id in ids], earlier, plan, evolve.generations, evolve.halving,
+                                among="random one " if control else "evolved one ")
         lines += [{"kind": "dropped", "id": ids[i], "generation": last, "why": why} for i, why in sorted(found.items())
                   if ids[i] not in state.dropped and state.born[ids[i]].arm != "preset"]
     return lines

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from helios.train.records import layout
 from helios.train.records.overview import number
 
-JOURNAL = "journal.jsonl"  # in an experiment's directory
-RUNS = "runs"  # beside it: the folder of the experiment's run directories
+JOURNAL, RUNS = layout.JOURNAL, layout.RUNS
 # Kinds of lines. There are also reused (a candidate has the results of another, `of`, whose settings are the same),
 # speed and finalists.
 EXPERIMENT, GENERATION, BIRTH, RESULT, DROPPED, END = "experiment", "generation", "birth", "result", "dropped", "end"
@@ -22,12 +22,13 @@ FITNESS = "fitness"  # the name of the measure that a formula gives
 class Measure(NamedTuple):
     """What may be an objective, or stand in a fitness. field: of the line of a result; share: it is divided by the
     steps; more: whether more is better; clock: whether a clock measures it, by which an experiment may come to another
-    end on another machine, or the next time."""
+    end on another machine, or the next time; settled: whether the settings alone say it, whatever the seed."""
 
     field: str
     share: bool = False
     more: bool = False
     clock: bool = False
+    settled: bool = False
 
 
 MEASURES: Mapping[str, Measure] = MappingProxyType({
@@ -36,8 +37,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType({
     "instability": Measure("trouble", share=True), "spikes": Measure("spikes", share=True),
     "clip_rate": Measure("clip_rate"), "max_grad_norm": Measure("max_grad_norm"),
     "skipped": Measure("skipped", share=True), "alerts": Measure("cusum_alerts", share=True),
-    "parameters": Measure("parameters"), "seconds": Measure("seconds", clock=True), "tokens": Measure("tokens"),
-    "memory_mb": Measure("memory_mb")})
+    "parameters": Measure("parameters", settled=True), "tokens": Measure("tokens", settled=True),
+    "seconds": Measure("seconds", clock=True), "memory_mb": Measure("memory_mb")})
 WITH_FITNESS = {**MEASURES, FITNESS: Measure(FITNESS, more=True)}
 
 

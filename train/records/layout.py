@@ -17,6 +17,8 @@ METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jso
 CHECKPOINTS = "checkpoints"
 PLAN = "search"  # folder of files that the plan of a run has beside these, as a search has
 REPORT = "report.json"  # what boards have of the run
+JOURNAL = "journal.jsonl"  # in an experiment's directory
+RUNS = "runs"  # beside it: the folder of the experiment's run directories
 # Kind of an event that begins or ends a run's life → how the run stands then.
 LIFE = {"run_start": "active", "resumed": "active", "run_complete": "completed", "interrupted": "interrupted",
         "paused": "interrupted", "stopped": "completed", "diverged": "failed", "device_lost": "failed",
@@ -39,6 +41,9 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads((path / CONFIG).read_bytes())
     except OSError as error:
+        if (path / JOURNAL).exists():
+            raise UserError(f"{path} is an experiment's: helios-evolve report {path} tells of it, and its runs are in "
+                            f"{path / RUNS}") from error
         raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is damaged: {error}") from error

@@ -19,6 +19,7 @@ from helios.train.evolve.journal import Journal
 from helios.train.evolve.trainings import Job, Results
 from helios.train.progress import Display
 from helios.train.records.journal import JOURNAL
+from helios.train.synth import corpus
 
 QUIET = Display(quiet=True)
 
@@ -79,22 +80,23 @@ def test_killed_before_its_first_line_it_can_begin_anew(left: str, tmp_path: Pat
 def test_a_text_that_has_changed(tmp_path: Path) -> None:
     """Its results would not compare with those before; of an experiment that is over nothing is trained any more."""
     text, rest = tmp_path / "text.txt", tmp_path / "rest.txt"
-    text.write_text("a text " * 5000)
-    rest.write_text("a text " * 1000)
+    whole, end = corpus(64_000, 0), corpus(8_000, 1)
+    text.write_text(whole)
+    rest.write_text(end)
     asked = question(generations=2)
     asked = replace(asked, base=asked.base.replaced("data", data=str(text), val_data=str(rest)))
     driver = Driver.create(asked, tmp_path / "x", QUIET)
     assert not driver.run(Interrupted(driver.experiment.space, often=0.5))
     assert not Driver.resume(tmp_path / "x", QUIET).run(Interrupted(driver.experiment.space, often=1))
-    text.write_text("another text " * 5000)
+    text.write_text(whole[::-1])
     with pytest.raises(UserError, match=r"text\.txt or .*rest\.txt is no longer what the experiment began with"):
         Driver.resume(tmp_path / "x", QUIET)
-    text.write_text("a text " * 4999)  # the same in all, divided elsewhere
-    rest.write_text("a text " * 1001)
+    text.write_text(whole[:-7])  # the same in all, divided elsewhere
+    rest.write_text(whole[-7:] + end)
     with pytest.raises(UserError, match="is no longer what the experiment began with"):
         Driver.resume(tmp_path / "x", QUIET)
-    text.write_text("a text " * 5000)
-    rest.write_text("a text " * 1000)
+    text.write_text(whole)
+    rest.write_text(end)
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
     text.unlink()
     assert Driver.resume(tmp_path / "x", QUIET).run(Planted(driver.experiment.space))
@@ -190,7 +192,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"fitness": "__import__('os')"}, "cannot be part|unknown function"),
     ({"fitness": "inverse"}, "needs free_energy, which is not measured in an experiment"),
     ({"population_size": 1}, "at least 2"), ({"per_candidate": 0}, "greater than 0"), ({"budget": "steps"}, "budget"),
-    ({"max_cost": 1000}, "more than --max-cost 1e[+]03"), ({"total": 10}, "do not suffice for one generation"),
+    ({"max_cost": 1000}, "may come to 178,000 tokens, more than --max-cost 1,000;"),
+    ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
     ({"mode": "ffn-activation"}, "do not search themselves"),
@@ -202,6 +205,8 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"genes": "activation=gelu", "activations": "global"}, "gene activation: gelu alone leaves nothing to vary"),
     ({"genes": "lr,lr=1e-4..1e-3"}, "gene lr is there twice"),
     ({"genes": "lr=,beta2"}, "gene lr: nothing follows the ="), ({"per_candidate": 10}, "less than a step"),
+    ({"stop_loss": 5.0}, "stop_loss 5 ends nothing while stop_loss_after is 0"),
+    ({"fitness": "quality", "objectives": "val_loss"}, "--set: fitness and objectives are both given"),
     ({"generations": 10**13}, "more than --max-cost"), ({"seed": 2**63 - 1}, "have the seeds after it")])
 def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
@@ -212,15 +217,65 @@ def test_what_is_refused(settings: dict[str, Any], message: str, tmp_path: Path)
 def test_what_it_comes_to_in_words(tmp_path: Path) -> None:
     asked = question("activation", population_min=4, population_max=12)
     said = Driver.create(asked, tmp_path / "x", QUIET).preview()
-    assert said.startswith("genes: activation\nat most 4 generations of 4 to 12 and as many random ones, ")
+    assert said.startswith("genes: activation\nchosen by val_loss\nat most 4 generations of 4 to 12 and as many random "
+                           "ones, 2 trainings each of 1,000 tokens\nat most 178 trainings of 15 steps, and 24 of 31 ")
 
 
-def test_a_text_too_short_for_the_longest_block(tmp_path: Path) -> None:
-    (tmp_path / "short.txt").write_text("hello world " * 40)
-    asked = question("block_size=16|1024", per_candidate=10_000)
-    asked = replace(asked, base=asked.base.replaced("data", val_data=str(tmp_path / "short.txt")))
-    with pytest.raises(UserError, match="a block of 1,024 needs at least 1,025"):
+def test_steps_and_disk_in_words(tmp_path: Path) -> None:
+    asked = question("batch=2|4|8", fitness="-val_loss", generations=1)
+    said = Driver.create(replace(asked, given=[{"run": "runs/a", "batch_size": 8, "lr": 9.0}, {"lr": 1.0}]),
+                         tmp_path / "x", QUIET).preview().splitlines()
+    assert said[1:4] == ["a first candidate has of runs/a: batch_size 8; all else is the preset's",
+                         "a first candidate has of a run: nothing that varies here; all else is the preset's",
+                         "chosen by the fitness -val_loss"]
+    size = 24 * asked.base.model.parameters() * 58 / 1e6
+    assert "at most 34 trainings of 7 to 31 steps, and 24 of 15 to 62 steps at the end" in said[5]
+    assert said[7].startswith(f"at most {size:,.0f} MB of disk")
+
+
+class Told(Display):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.lines = list[str]()
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_what_is_said_meanwhile(tmp_path: Path) -> None:
+    told = Told()
+    driver = Driver.create(question(generations=3, halving=0.5, replicates=2), tmp_path / "x", told)
+    assert driver.run(Planted(driver.experiment.space))
+    text, arms = "\n".join(told.lines), {id: c.arm for id, c in driver.state.born.items()}
+    assert told.lines[0] == f"experiment {driver.experiment.id} in {tmp_path / 'x'}"
+    assert "generation 0: the preset, 8 candidates and as many random ones, as asked" in text
+    assert "generation 1: 8 candidates and as many random ones" in text
+    for id, arm in arms.items():
+        if id not in driver.state.reused:
+            assert f"{id}.s0{'' if arm == 'evolved' else f' ({arm})'} at 25%: val " in text
+    assert {arms[id] for id in driver.state.dropped} == {"evolved", "random"}
+    for id, why in driver.state.dropped.items():
+        assert f"worse than the best {arms[id]} one " in why
+        assert f"{id}{' (random)' * (arms[id] == 'random')} goes no further: " in text
+    trained = {(r.id, r.phase, r.replicate) for r in driver.state.results.values()}
+    assert told.lines[-1].endswith(f"; 0 to come in this round, {len(trained)} of at most 122 made")
+    told.lines.clear()
+    assert Driver.resume(tmp_path / "x", told).run(Planted(driver.experiment.space))
+    assert len(told.lines) == 2 and told.lines[1].startswith(f"it is finished after {len(trained)} trainings")
+
+
+@pytest.mark.parametrize(("genes", "texts", "message"), [
+    ("block_size=16|1024", {"val_data": "hello world " * 40}, "a block of 1,024 needs at least 1,025"),
+    ("lr", {"val_data": "hello"}, "the validation text has . tokens, but a block of 16 needs at least 17"),
+    ("lr", {"data": "hello world " * 99}, "vocabulary")])
+def test_texts_that_do_not_suffice(genes: str, texts: dict[str, str], message: str, tmp_path: Path) -> None:
+    asked = question(genes, per_candidate=10_000)
+    for key, text in texts.items():
+        (tmp_path / key).write_text(text)
+        asked = replace(asked, base=asked.base.replaced("data", **{key: str(tmp_path / key)}))
+    with pytest.raises(UserError, match=message):
         Driver.create(asked, tmp_path / "x", QUIET)
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(("genes", "settings", "given"), [

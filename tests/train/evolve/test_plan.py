@@ -96,6 +96,33 @@ def test_better_in_one_objective_is_no_better_where_another_pays(price: float) -
     assert ("so it is not called better" in verdict["sentences"][-1]) == (price > 0)
 
 
+@pytest.mark.parametrize("seeds", [2, 5, 8])
+@pytest.mark.parametrize(("objectives", "lr"), [("val_loss,parameters", True), ("parameters,val_loss", False)])
+def test_what_the_settings_say_needs_no_test(objectives: str, lr: bool, seeds: int) -> None:
+    """However few seeds there are, more parameters are more."""
+    class Sized(Planted):
+        def result(self, job: Job) -> Result:
+            large = job.config.train.lr != 1e-2
+            found = super().result(job)
+            return replace(found, parameters=138_408 if large == lr else 44_968,
+                           val_loss=(found.val_loss or 0) - 9 * large * lr)
+
+    found = experiment("lr", objectives=objectives, generations=2, validation_replicates=seeds)
+    assert found.space.own["lr"] == 1e-2
+    verdict = run(found, Sized(found.space, flat)).verdict
+    assert verdict and all("± 0 " not in sentence for sentence in verdict["sentences"])
+    if lr:
+        assert verdict["comparisons"][0]["separated"] and not verdict["better"]
+        assert verdict["sentences"][-1] == ("it has 138,408 parameters, 3.08 times the preset's, which is worse: so it "
+                                            "is not called better")
+    else:
+        assert verdict["comparisons"][0] | {"n": 0, "sentence": ""} == {
+            "control": "preset", "same": False, "difference": -93_440, "error": None, "p": None, "n": 0,
+            "separated": True, "sentence": ""}
+        assert "93,440 parameters better than the preset" in verdict["sentences"][0] and verdict["better"]
+        assert "not separated from the best of random search: it has the same parameters" in verdict["sentences"][1]
+
+
 def test_a_control_without_a_value_is_told_of() -> None:
     class Without(Planted):
         def result(self, job: Job) -> Result:

@@ -282,14 +282,30 @@ def test_without_results_there_are_no_pictures(done: tuple[Path, Experiment, Sta
 
 class Hopeless(planted.Planted):
     def result(self, job: Job) -> Result:
-        return replace(super().result(job), status="diverged", val_loss=None)
+        why = "too large" if job.id.endswith("_3") else "no finite loss"
+        return replace(super().result(job), status="diverged", val_loss=None, why=why)
 
 
 def test_nobody_comes_to_a_result(tmp_path: Path) -> None:
-    page, found, state = written(tmp_path, Hopeless)
-    assert "no evolved candidate has a value" in page.splitlines()[0] and not (tmp_path / winner.FILE).exists()
-    assert "no evolved candidate has a value" in report.write(tmp_path, found, state)[0]
+    page, found, state = written(tmp_path, Hopeless, objectives="val_loss,instability")
+    told = f"all {len(state.born)} candidates diverged: no finite loss; too large"
+    assert page.splitlines()[0] == f"# {told}" and not (tmp_path / winner.FILE).exists()
+    assert report.write(tmp_path, found, state)[0] == told and NOTHING in page
+    assert "fresh seed" not in section(page, "The verdict") + section(page, "What is not fair, or may differ")
+    assert "finalists" not in section(page, "What is not fair, or may differ")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_no_evolved_one_comes_to_a_result(tmp_path: Path) -> None:
+    class Partly(planted.Planted):
+        def result(self, job: Job) -> Result:
+            status = {"evolved": "stopped", "preset": "failed"}.get(job.about["arm"], "complete")
+            return replace(super().result(job), status=status, why=None)
+
+    _, _, state = written(tmp_path, Partly)
+    assert state.verdict
+    assert re.fullmatch(r"none of \d+ evolved candidates has a value to be chosen by \(1 failed, \d+ stopped\)",
+                        state.verdict["sentences"][0])
 
 
 def test_the_directory_alone_gives_the_same(done: tuple[Path, Experiment, State]) -> None:

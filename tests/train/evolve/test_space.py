@@ -163,6 +163,31 @@ def test_a_file_wins_over_an_experiment_and_flags_over_the_file(tmp_path: Path) 
     assert type(found).from_dict(found.to_dict()) == found
 
 
+def test_a_fitness_or_objectives(tmp_path: Path) -> None:
+    """Who says both says nothing; whose source wins over another's may say the other."""
+    (tmp_path / "x.toml").write_text('[evolve]\nfitness = "quality"\n[genes]\nlr = true\n')
+    (tmp_path / "y.toml").write_text('[evolve]\nfitness = "quality"\nobjectives = "val_loss"\n[genes]\nlr = true\n')
+    given = {"val_data": "synth:64KB"}
+    assert asked("tiny", "stability-9", tmp_path / "x.toml", [], given, None).evolve.fitness == "quality"
+    assert asked("tiny", None, tmp_path / "x.toml", [], given | {"objectives": "spikes"}, None).evolve.fitness is None
+    for file, flags in (("y.toml", {}), ("x.toml", {"fitness": "quality", "objectives": "val_loss"})):
+        with pytest.raises(UserError, match=r"(y\.toml|flags): fitness and objectives are both given"):
+            asked("tiny", None, tmp_path / file, [], given | flags, None)
+
+
+def test_a_misspelt_table(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text('[stop]\nstop_spikes = 0.2\n')
+    with pytest.raises(UserError, match=r"x\.toml: unknown table \[stop\]; did you mean stops\?; .*\[genes\]"):
+        asked("tiny", None, tmp_path / "x.toml", [], {}, "lr")
+
+
+@pytest.mark.parametrize("text", ["0.001-0.01", "1e-4 - 1e-3", "0.001:0.01", "0.001,0.01"])
+def test_a_range_in_another_spelling(text: str) -> None:
+    found = question()
+    with pytest.raises(UserError, match=r"a range is LOW\.\.HIGH"):
+        space_of(type(found)(found.base, found.evolve, {"lr": text}))
+
+
 def test_seeds_from_runs() -> None:
     found = question("lr,dropouts")
     other = found.base.replaced("train", lr=0.0005, lr_min=0.0001).replaced("model", dropout=0.2, norm="rms")

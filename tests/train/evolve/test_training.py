@@ -15,6 +15,7 @@ from helios.train.evolve.training import train
 from helios.train.evolve.trainings import job
 from helios.train.loop import Loop
 from helios.train.progress import Display
+from helios.train.records.layout import read_config
 
 CLOCKED = ("seconds", "tokens_per_sec_mean", "memory_mb")
 
@@ -38,3 +39,20 @@ def test_a_signal_at_a_pause_ends_the_experiment_and_changes_no_result(where: st
     one, other = (vars(train(asked, tmp_path / folder, Display(quiet=True))) for folder in "ab")
     assert other["val_loss"] is not None and other["steps"] == 2
     assert {k: v for k, v in one.items() if k not in CLOCKED} == {k: v for k, v in other.items() if k not in CLOCKED}
+
+
+def test_ended_before_its_first_checkpoint_it_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a board would hold another one, which nobody goes on with."""
+    found = experiment("lr", per_candidate=128, generations=1, validation_replicates=0, backend="cpu_ref")
+    asked = job(found, run(found, Planted(found.space, flat)), "gen0_gelu_1", 0, 1.0, "search")
+
+    def ended(self: Loop) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "run", ended)
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, tmp_path, Display(quiet=True))
+    before = read_config(tmp_path / "runs" / asked.name)["run_id"]
+    assert train(asked, tmp_path, Display(quiet=True)).status == "complete"
+    assert read_config(tmp_path / "runs" / asked.name)["run_id"] == before
