@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import resources
@@ -97,3 +98,11 @@ def test_a_run_knows_nothing_of_searches() -> None:
             found |= new
             ahead += new
         assert not {room(module) for module in found} & set(ORDER[at + 1:]), f"{name} reaches what is made of it"
+
+
+def test_all_packages_are_installed() -> None:
+    root = Path(__file__).parents[1]
+    rooms = ("helios", *(name.removeprefix("helios.") for name in ROOMS))
+    there = [path.parent.relative_to(root).parts for name in rooms for path in (root / name).rglob("__init__.py")]
+    named = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+    assert sorted(named) == sorted(".".join(parts if parts[0] == "helios" else ("helios", *parts)) for parts in there)
