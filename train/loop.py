@@ -24,6 +24,7 @@ from helios.train.data import EVAL, TRAIN, Dataset
 from helios.train.device import MIB, check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
+from helios.train.records.events import events_of, skip_reason
 from helios.train.records.layout import SAMPLES
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
@@ -31,10 +32,6 @@ from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, prin
 from helios.train.signals import caught, told
 from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import Stopped, TrainState
-
-# Column of a row → kind of the event that it also is.
-EVENT_COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
-                 "plateau": "plateau"}
 
 
 class Loop:
@@ -314,9 +311,9 @@ class Loop:
         """Let the model continue the dataset's prompts, record and show what it says; that depends on weights, seed
         and step alone."""
         seed, data = self.config.train.seed * SEED_STRIDE + self.step, self.dataset
+        asked = SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed
         try:
-            texts = answer(self.state.sampler, data.tokenizer, data.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed,
-                           data.chat)
+            texts = answer(self.state.sampler, data.tokenizer, data.prompts, *asked, data.chat)
         except FloatingPointError as error:
             self.display.warn(f"warning: nothing to show at step {self.step}: {error}")
             return
@@ -389,26 +386,14 @@ class Loop:
         if opt.loss_scaling:
             row["loss_scale"] = s["loss_scale"]
         if s["skipped"]:
-            row |= {"skipped": True, "skip_reason": self._reason(s)}
+            row |= {"skipped": True, "skip_reason": skip_reason(s, opt.loss_scaling)}
         return row
 
-    def _reason(self, stats: dict[str, float]) -> str:
-        if not math.isfinite(stats["loss"]):
-            return "loss not finite"
-        if math.isfinite(stats["grad_norm"]):
-            return "spike"
-        return "overflow" if self.state.opt.loss_scaling else "gradient not finite"
-
     def _record(self, row: dict[str, Any]) -> None:
+        for kind, message, more in events_of(row):
+            self.records.event(row["step"], kind, message, **more)
         if row.get("skipped"):
-            reason = row["skip_reason"]
-            scale = f", loss scale now {row['loss_scale']:g}" if reason == "overflow" else ""
-            self.records.event(row["step"], "skipped", f"update skipped: {reason}, gradient norm "
-                               f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}{scale}", reason=reason)
-            self._warn(row, reason)
-        for column, kind in EVENT_COLUMNS.items():
-            if row.get(column):
-                self.records.event(row["step"], kind, str(row[column]))
+            self._warn(row, row["skip_reason"])
         if row.get("action_reason"):  # of which there may be several
             for acted in self.monitors.acted:
                 self.records.event(row["step"], "action", str(acted), alert=acted.alert, action=acted.action,
