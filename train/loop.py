@@ -173,7 +173,9 @@ class Loop:
         batches = self._batches(stage)
         while not (self.over or self.paused) and self.signal is None:
             if self.plan.due(self.step):
-                stage = self._decide(stage)
+                before, stage = stage, self._decide(stage)
+                if stage is not before:  # whose batches may have another size
+                    batches = self._batches(stage)
                 continue
             start = time.perf_counter()
             rate = stage.rate(self.done) * self.monitors.lr_factor
