@@ -101,6 +101,8 @@ class Actions(Restorable):
             self.stopped = f"{text} ({reason})"
             return "the training ends"
         if rule.what == "branch":
+            if self.wanted is not None:
+                return "another branch is asked for at this step"
             self.wanted = rule.change.text if rule.change else ""
             return "a branch is asked for"
         if rule.what == "guard":
