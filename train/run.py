@@ -213,7 +213,7 @@ class Run:
         for model in plan.models():
             check_memory(model, t.batch_size, backend, beside=plan.beside())
         dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
-                            start.tokenizer, display.say, display.warn)
+                            start.tokenizer or plan.tokenizer, display.say, display.warn)
         made = start.prepare(dataset.tokenizer)
         about = describe(config, self.run_id, backend, start.init) | {"chat": dataset.chat}
         if taken := {*about, *SECTIONS, *plan.keys, "init"} & self.about.keys():
@@ -238,7 +238,9 @@ class Run:
             for problem in start.problems:
                 records.event(start.step, "damaged_checkpoint", problem)
             if changed and idle:
-                display.warn(f"warning: the run is at its end, and this is not used: {changed}; give more --steps")
+                over, why = loop.why
+                remedy = f"{why} ended it, so change that rule" if over == "actions" else "give more --steps"
+                display.warn(f"warning: the run is at its end, and this is not used: {changed}; {remedy}")
             elif changed:
                 records.event(start.step, "settings_changed", changed)
                 display.say(f"settings changed: {changed}")

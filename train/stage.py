@@ -17,6 +17,7 @@ from helios.train.progress import Display
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
+from helios.train.tokenizer import Tokenizer
 
 SEED_STRIDE = 1_000_003  # distance of seeds whose draws have nothing in common
 
@@ -60,6 +61,7 @@ class Plan:
     samples = True  # whether the model is to write something at the end
     branches = False  # whether it can train a branch beside the run
     keys: Sequence[str] = ()  # of config.json: those that `found` may give
+    tokenizer: Tokenizer | None = None  # vocabulary of a new run; None: what its settings ask for
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -107,7 +107,8 @@ def run_of(backend: Backend, path: Path, **settings: Any) -> Run:
                               flags={"backend": backend.name}), path)
 
 
-def test_stop(tmp_path: Path, each_backend: Backend, planted: dict[int, int]) -> None:
+def test_stop(tmp_path: Path, each_backend: Backend, planted: dict[int, int], capsys: pytest.CaptureFixture[str]
+              ) -> None:
     planted |= {5: VAL}
     run = run_of(each_backend, tmp_path / "run", actions="cusum_val: stop")
     result = run.train(QUIET)
@@ -118,7 +119,8 @@ def test_stop(tmp_path: Path, each_backend: Backend, planted: dict[int, int]) ->
         "stopped", 5, "cusum_val: stop (planted)", "actions")
     assert [checkpoint.step_of(path) for path in checkpoint.directories(run.path)] == [5]
     assert [s["step"] for s in rows_of(run.path / "samples.jsonl")][:1] == [5]
-    assert Run.resume(run.path).train(QUIET).step == 5  # it stays so
+    assert Run.resume(run.path, run.config.replaced("train", steps=15)).train(QUIET).step == 5  # it stays so
+    assert "steps 12 → 15; cusum_val: stop (planted) ended it, so change that rule\n" in capsys.readouterr().err
     on = Run.resume(run.path, run.config.replaced("monitor", actions="")).train(QUIET)
     assert (on.step, on.finished) == (12, True) and rows_of(run.path / EVENTS)[-1]["kind"] == "run_complete"
 

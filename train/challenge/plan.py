@@ -30,12 +30,13 @@ from helios.train.config import SETTINGS, Config
 from helios.train.monitors.cusum import CHANNELS
 from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
-from helios.train.records.layout import EVENTS
+from helios.train.records.layout import EVENTS, TOKENIZER
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, Space, described
 from helios.train.stage import Plan, Stage, training
+from helios.train.tokenizer import Tokenizer
 
 KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
 OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
@@ -88,7 +89,7 @@ class Challenge(Plan):
         c, t = self.cfg, self.config.train
         step = t.batch_size * t.accum * self.config.model.block_size
         tokens = self._trainings() * c.challenge_steps * step
-        if c.challenge_on or not self.config.search.continuous:  # one after the other
+        if c.challenge_on or self.config.monitor.branches:  # one after the other
             return max(0, -(-(t.steps - 1 - c.challenge_steps) // (c.challenge_steps + 1))), tokens
         each = c.interval * -(-(c.challenge_steps + 1) // c.interval)
         return max(0, (t.steps - 1 - c.challenge_steps - c.interval) // each + 1), tokens
@@ -270,7 +271,7 @@ class Challenge(Plan):
         if path is None:
             raise UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; "
                             "put it back, or continue from an earlier checkpoint")
-        start = checkpoint.load(path)
+        start, tokenizer = checkpoint.load(path), Tokenizer.load(self.records.path / TOKENIZER)
         self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
                          f"{window.opened}")
 
@@ -281,8 +282,8 @@ class Challenge(Plan):
             config = window_config(whole, window.closes, self.config.eval_batch)
             about = {"run_id": self.records.about["run_id"], "number": window.number, "id": c.id,
                      "replicate": replicate, "step": window.opened}
-            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, self.display, stopped,
-                         keep=replicate == 0)
+            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, tokenizer,
+                         self.display, stopped, keep=replicate == 0)
 
         replicates = range(self.cfg.challenge_replicates)
         model = [finite(evaluate()), *(made(self.champion, r, path, PARTS)[0] for r in replicates[1:])]

@@ -24,6 +24,7 @@ from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
 from helios.train.state import Stopped
+from helios.train.tokenizer import Tokenizer
 
 APART = 1 << 26  # batches between the replicates' first ones; dropout masks repeat after 2³²
 
@@ -33,9 +34,9 @@ class Beside(Plan):
 
     samples = False
 
-    def __init__(self, given: Stage, config: Config) -> None:
+    def __init__(self, given: Stage, tokenizer: Tokenizer, config: Config) -> None:
         super().__init__(config)
-        self.given = given
+        self.given, self.tokenizer = given, tokenizer
 
     def stage(self) -> Stage:
         return self.given
@@ -90,16 +91,18 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     return there, False, made.changes
 
 
-def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, display: Display,
-          stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
+def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, tokenizer: Tokenizer,
+          display: Display, stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
     """Make a training of a window with the settings `config`, unless it is there, or go on with it; return its
-    validation loss, None where it is not finite, and why there is none. keep: whether its last checkpoint stays, too.
+    validation loss, None where it is not finite, and why there is none. start: the run's checkpoint where the window
+    opened. tokenizer: the run's vocabulary. keep: whether its last checkpoint stays, too.
 
     Raises Stopped where a signal came, and UserError for what is not the challenger's fault.
     """
     if stopped():
         raise Stopped
-    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage), about={"window": dict(about)})
+    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, tokenizer),
+                   about={"window": dict(about)})
     try:
         if not run.finished:
             ended = run.train(Silent(display))

@@ -284,6 +284,22 @@ def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert found[18]["grad_clip"] == 0.5 and "grad_clip" not in found[17] and "grad_clip" not in ours[0]  # its own
     elif change == "batch+2":
         assert found[18]["tokens_per_sec"] * found[18]["ms_per_iter"] == pytest.approx(6 * 16 * 1000)
+    # The checkpoint of the switch is all that the run goes on from.
+    again = Run.resume(checkpoint.path_of(run.path, 18), path=tmp_path / "again", plan=planned)
+    again.train(QUIET)
+    assert weights(again.path) == weights(run.path)
+
+
+def test_of_branches_at_one_step_the_first_is_made(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {6: 9}  # grad and val
+    config = config_of(mode="none", challenge_interval="auto",
+                       actions="cusum_grad: branch lr*0.5; cusum_val: branch clip*2")
+    run = trained(config, tmp_path / "run", 7)
+    (opened,) = events(run.path, "challenge")
+    assert opened["reason"] == "cusum_grad: planted" and "(lr*0.5)" in opened["message"]
+    assert [e["message"].partition(" (")[0] for e in events(run.path, "action")] == [
+        "cusum_grad: branch lr*0.5: a branch is asked for",
+        "cusum_val: branch clip*2: another branch is asked for at this step"]
 
 
 def test_a_branch_that_cannot_be_is_said(tmp_path: Path, planted: dict[int, int]) -> None:
@@ -321,6 +337,23 @@ def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
     assert "at most 4 windows" in planned(config).cost()
     config = config_of(challenge_interval=4)
     assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
+
+
+def test_branches_and_windows_by_the_step_count_together(tmp_path: Path) -> None:
+    config = config_of(actions="cusum_grad: branch lr*0.5")
+    with pytest.raises(UserError, match="may take 4 windows of 768 tokens"):
+        Run.create(config.replaced("search", max_cost=3000), tmp_path / "run", plan=planned)
+
+
+def test_a_run_that_began_with_weights_has_windows_of_its_vocabulary(tmp_path: Path) -> None:
+    """Its text would make another one."""
+    parent = Run.create(resolve("tiny", flags={"backend": "cpu_ref", "steps": 2}), tmp_path / "parent")
+    parent.train(QUIET)
+    given = {"steps": 8, "challenge_interval": 2, "challenge_steps": 4, "challenge_replicates": 2, "challengers": 1,
+             "n_layer": 3, "morph": "prefix", "data": "synth:100KB", "backend": "cpu_ref", "init_from": parent.path}
+    run = trained(resolve(assignments=[f"{k}={v}" for k, v in given.items()]), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    assert None not in (*line["losses"], *line["challengers"][0]["losses"])
 
 
 def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
