@@ -147,6 +147,10 @@ class Resumed(Start):
             named = ", ".join(map(str, sources(config.data.data)))
             raise UserError(f"{named} or the validation text is no longer what the run began with; "
                             f"restore it, or name the other text with --data")
+        if self.state["text_hash"] != text_hash and (window := (self.state["search"] or {}).get("open")):
+            raise UserError("the texts are others than when a window of challengers opened at step "
+                            f"{window['opened']}: they can change once the window is over; continue with those, or "
+                            "from an earlier checkpoint")
         if self.origin != path:
             self._copy_to(path)
         else:

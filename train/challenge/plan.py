@@ -22,7 +22,7 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.space import born, branched, configured_as, own, space, window_config
+from helios.train.challenge.space import born, branched, configured_as, own, shared, space, window_config
 from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
 from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
 from helios.train.checkpoint import Checkpoint
@@ -115,7 +115,8 @@ class Challenge(Plan):
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
                 was = saved.get(section, {}).get(key, value)
-                if key not in free and section != "data" and was != value:
+                same = shared(was) == shared(value) if key == "actions" else was == value
+                if not (same or key in free or section == "data"):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
                                     f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
                                     "over; continue without it, or from an earlier checkpoint")

@@ -12,6 +12,7 @@ from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config
 from helios.train.evolve.config import Asked, EvolveConfig, terms
 from helios.train.evolve.space import MICRO_BATCH, configured, space_of
+from helios.train.rules import rules
 from helios.train.search import operators
 from helios.train.search.births import Candidate, children, draws, founder
 from helios.train.search.operators import Born, Genome, Space
@@ -60,12 +61,17 @@ def window_config(whole: Config, steps: int, eval_batch: int) -> Config:
     the run, whatever the batch."""
     train = whole.train.replaced(steps=steps, eval_batch=eval_batch, log="none", report="none", sample_interval=0,
                                  keep=1, keep_every=0, retries=0, init_from=None)
-    actions = dict[str, list[str]]()
-    for rule in whole.monitor.rules:
+    monitor = whole.monitor.replaced(metrics_interval=0, actions=shared(whole.monitor.actions))
+    return replace(whole, train=train, monitor=monitor, search=SearchConfig(), challenge=ChallengeConfig())
+
+
+def shared(actions: str) -> dict[str, list[str]]:
+    """Return the rules that hold for challengers, too, as a table."""
+    found = dict[str, list[str]]()
+    for rule in rules(actions):
         if rule.what not in ENDING:
-            actions.setdefault(rule.alert, []).append(rule.text)
-    return replace(whole, train=train, monitor=whole.monitor.replaced(metrics_interval=0, actions=actions),
-                   search=SearchConfig(), challenge=ChallengeConfig())
+            found.setdefault(rule.alert, []).append(rule.text)
+    return found
 
 
 def branched(config: Config, champion: Candidate, change: str, usual: float | None, window: int, before: int

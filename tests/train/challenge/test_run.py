@@ -240,8 +240,22 @@ def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
     changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
     with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
         Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    with pytest.raises(UserError, match="texts are others than when a window of challengers opened at step 6"):
+        Run.resume(tmp_path / "run", resolve(base=config.to_dict(), flags={"data": "synth:90KB"}), plan=planned).train(
+            QUIET)
     trained(config, tmp_path / "run", 11)
     Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_a_rule_that_stopped_a_run_in_a_window_may_go(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {8: 1}
+    config = config_of(actions="cusum_grad: stop; plateau: lr*0.5", challenge_genes="lr")
+    assert Run.create(config, tmp_path / "run", plan=planned).train(QUIET).step == 8
+    changed = config.replaced("monitor", actions="")
+    with pytest.raises(UserError, match="actions was"):  # challengers go by the other rule, too
+        Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    changed = config.replaced("monitor", actions="plateau: lr*0.5")
+    assert Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET).step == 24
 
 
 def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
