@@ -111,6 +111,7 @@ class Loop:
         # Derived, since the run may go on with another accum than the stage began with.
         self.offset = state["position"] - self.done * self.config.train.accum
         self.monitors.restore(state["monitors"])
+        self._prune()  # what a kill may have left after the checkpoint
 
     @property
     def step(self) -> int:
@@ -329,15 +330,18 @@ class Loop:
     def _checkpoint(self) -> None:
         self.records.sync()
         try:
-            path, t = self._save(self.records.path), self.config.train
+            path = self._save(self.records.path)
         except Diverged:
             if self.plan.over:  # the run has ended, and an event says why
                 return
             raise
         self.saved = self.step
         self.records.event(self.step, "checkpoint", f"checkpoint {path.name}")
-        checkpoint.prune(self.records.path, self.step, t.keep, t.keep_every)
+        self._prune()
         self.plan.saved()
+
+    def _prune(self) -> None:
+        checkpoint.prune(self.records.path, self.step, self.config.train.keep, self.config.train.keep_every)
 
     def _save(self, folder: Path) -> Path:
         t, model = self.config.train, self.state.model

@@ -53,7 +53,8 @@ def test_experiments_are_found_where_runs_are_and_their_runs_are_tied_to_them(ru
         assert (entry["name"], entry["generation"], entry["candidates"]) == ("deep", 2, 60)
         assert entry["ended"] and entry["sentences"] == rows[-1]["verdict"]["sentences"]
         assert [o["more"] for o in entry["objectives"]] == [False, True, False]
-        assert found["measures"]["instability"] == {"field": "trouble", "share": True, "more": False, "clock": False}
+        assert found["measures"]["instability"] == {"field": "trouble", "share": True, "more": False, "clock": False,
+                                                          "settled": False}
         run = b.get("runs", experiment="one")["runs"][0]
         result = next(r for r in rows if r["kind"] == "result" and run["run_id"].endswith(r["run"]))
         assert (run["candidate"], run["replicate"], run["phase"]) == (result["id"], result["replicate"], "search")

@@ -22,7 +22,7 @@ SHIFTS = {"cusum_grad": 2.5, "cusum_clip": 0.6, "cusum_tps": 0.7, "cusum_val": 1
 
 
 def made(table: str, **more: Any) -> Actions:
-    return Actions(configured(actions=table, **{"batch_size": 16, "batch_max": 32} | more))
+    return Actions(configured(actions=table, **{"steps": 100, "batch_size": 16, "batch_max": 32} | more))
 
 
 def fed(actions: Actions, steps: list[str], usual: float | None = None, fits: bool = True) -> list[list[str]]:

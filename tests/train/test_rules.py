@@ -21,7 +21,7 @@ CALM = st.sampled_from([0, 1, 200])
 
 
 def read(value: Any) -> str:
-    return configured(actions=value).monitor.actions
+    return configured(actions=value, steps=100).monitor.actions
 
 
 def test_every_channel_has_its_alert() -> None:

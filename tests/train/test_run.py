@@ -240,7 +240,7 @@ def test_a_device_that_does_not_come_back(tmp_path: Path, losing: Callable, monk
     losing(5)
     opened: list[str] = []
 
-    def once(name: str, device: str | None, say: object, precision: str, width: str) -> Backend:
+    def once(name: str, device: str | None, say: object, precision: str, *more: object) -> Backend:
         opened.append(name)
         if len(opened) > 1:
             raise UserError("no Vulkan device")

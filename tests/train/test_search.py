@@ -266,7 +266,7 @@ def test_what_an_older_checkpoint_goes_on_from_is_kept(search: Make, cpu_ref: Ba
         states = [found["search"] for found in checkpoint.states(t.records.path)]
         return {state[key] for state in states for key in ("start", "pending")} - {None}
 
-    prune = t.plan.prune
+    prune = t.plan.saved
 
     def pruned() -> None:
         prune()
@@ -274,7 +274,7 @@ def test_what_an_older_checkpoint_goes_on_from_is_kept(search: Make, cpu_ref: Ba
         folders.update(there)
         assert named() <= there and len(there) <= 4
 
-    t.plan.prune = pruned  # type: ignore[method-assign]
+    t.plan.saved = pruned  # type: ignore[method-assign]
     assert t.run() and len(folders) == 3
     # The best candidate was found, and its rivals' weights dropped, between the two newest checkpoints.
     newest = checkpoint.directories(t.records.path)[-1]

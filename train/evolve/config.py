@@ -195,7 +195,7 @@ def terms(text: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for term in text.split(","):
         name, equals, narrow = (part.strip() for part in term.partition("="))
-        if name in found:
+        if name and name in found:
             raise UserError(f"gene {name} is there twice; name each once")
         if equals and not narrow:
             raise UserError(f"gene {name}: nothing follows the =; give {name}=LOW..HIGH, {name}=A|B, or {name} alone")
