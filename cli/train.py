@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from helios.cli.common import Given, HeliosCommand, interrupted, setting_options
+from helios.errors import UserError
 from helios.train.config import SETTINGS, presets, resolve
+from helios.train.morph import MODES
 from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.resume import settings_of
@@ -40,6 +42,8 @@ def main(preset: str | None, file: str | None, assignments: tuple[str, ...], sea
     """
     base = settings_of(resume) if resume else None
     config = resolve(preset, file, assignments, flags, base, search_file)
+    if config.train.morph != MODES[0] and not config.train.init_from and not resume:
+        raise UserError(f"--morph {config.train.morph} says what may differ from --init-from; give that, too")
     run = (Run.resume(resume, config, run_dir, plan=planned) if resume else
            Run.create(config, run_dir, plan=planned))
     if dry_run:

@@ -27,7 +27,6 @@ DRAWS = 100  # of one challenger, before one is tried again that was judged alre
 def space(config: Config) -> Space:
     """Return the space of the run's challengers. Raises UserError for a gene that is unknown or that a model in
     training cannot change."""
-    genes = terms(config.challenge.challenge_genes)
     activations = FORMULAS.get(config.search.genome, "formula")
     if len(split(config.model.activation)) > 1:
         activations = "per_block"
@@ -35,7 +34,7 @@ def space(config: Config) -> Space:
     evolve = EvolveConfig(activation_pool=config.search.activation_pool, activations=activations,
                           per_candidate=float(tokens))
     try:
-        found = space_of(Asked(config, evolve, genes))
+        found = space_of(Asked(config, evolve, terms(config.challenge.challenge_genes)))
     except UserError as error:
         raise UserError(f"challenge_genes: {error}") from error
     for one in found.genes:

@@ -144,6 +144,7 @@ def test_a_child_of_a_champion_keeps_what_that_has_changed() -> None:
 @pytest.mark.parametrize(("genes", "words"), [
     ("lr,heads9", "unknown gene 'heads9'"), ("batch_size", "on its batches"), ("block_size", "on its batches"),
     ("micro_batch", "on its batches"), ("seed", "alike in it"), (",", "unknown gene"),
+    ("lr,lr", "gene lr is there twice"),
     ("lr=1e-2..1e-3", "is empty"), ("n_layer=1|1", "one value"), ("simd_width", "as the run does")])
 def test_genes_that_a_run_cannot_change(genes: str, words: str) -> None:
     with pytest.raises(UserError, match="challenge_genes: ") as error:
