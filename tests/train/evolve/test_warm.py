@@ -33,6 +33,8 @@ from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.search.births import genome_key
 
+from .test_plan import lines as continued
+
 QUIET = Display(quiet=True)
 STEPS = 16  # of a candidate
 GUESS = math.log(300)  # loss of new weights
@@ -242,15 +244,7 @@ def test_finalists_of_one_genome_are_trained_again_once() -> None:
 def test_cut_anywhere_it_goes_on_as_it_would_have(settings: dict[str, Any]) -> None:
     found = experiment("lr,n_embd,n_head", population_size=4, generations=3, **settings)
 
-    def rest(state: State) -> list[dict[str, Any]]:
-        written, executor = list[dict[str, Any]](), Planted(found.space)
-        while moves := plan.next_move(found, state):
-            if isinstance(moves[0], Job):
-                moves = [entry(result, found, moves[i]) for i, result in executor(moves)]
-            written += json.loads(json.dumps(moves, allow_nan=False))
-            state.take(moves)
-        return written
-
+    rest = lambda state: continued(found, Planted(found.space), state)
     whole = rest(State())
     assert {"start", "inherited"} <= {name for line in whole for name in line}
     for cut in random.Random(0).sample(range(len(whole)), 6):
