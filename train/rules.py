@@ -78,6 +78,7 @@ def _action(alert: str, text: str) -> Action:
     def fail(why: str) -> UserError:
         return UserError(f"{alert}: {shown(text)}: {why}")
 
+    # Any line matches.
     name, rest, steps = re.fullmatch(r"([A-Za-z_]*)(.*?)(?: for (.*))?", text).groups()  # type: ignore[union-attr]
     rest, calm = rest.strip(), 0
     sign, amount = rest[:1], rest[1:].strip()

@@ -54,6 +54,16 @@ def test_begun_continued_and_longer(tmp_path: Path) -> None:
     assert run.finished and len(rows(run.path / METRICS)) == 12  # untouched
 
 
+def test_what_a_kill_left_after_a_checkpoint_is_pruned(tmp_path: Path) -> None:
+    run = Run.create(tiny(steps=6, checkpoint_interval=2, keep=2), tmp_path / "run")
+    run.train(QUIET, until=4)
+    checkpoint.copy(checkpoint.path_of(run.path, 2), tmp_path / "aside")
+    assert Run.resume(run.path).train(QUIET).finished
+    checkpoint.copy(checkpoint.path_of(tmp_path / "aside", 2), run.path)  # as if it had not been pruned any more
+    Run.resume(run.path).train(QUIET)
+    assert [path.name for path in checkpoint.directories(run.path)] == ["step-000004", "step-000006"]
+
+
 def test_an_evaluation_has_the_same_texts_whatever_the_batch(tmp_path: Path) -> None:
     losses = []
     for batch, accum, given in ((4, 1, "auto"), (1, 4, 4), (1, 4, "auto")):

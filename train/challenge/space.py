@@ -18,7 +18,6 @@ from helios.train.search.births import Candidate, children, draws, founder
 from helios.train.search.operators import Born, Genome, Space
 from helios.train.search_config import SearchConfig
 
-FORMULAS = {"global": "global", "per_block": "per_block"}  # by genome; with the others an activation mutates, too
 BATCHES = ("batch_size", "accum", MICRO_BATCH, "block_size")  # genes of which a challenger's batches would be others
 ENDING = ("stop", "branch")  # actions that are the run's alone
 DRAWS = 100  # of one challenger, before one is tried again that was judged already
@@ -27,7 +26,8 @@ DRAWS = 100  # of one challenger, before one is tried again that was judged alre
 def space(config: Config) -> Space:
     """Return the space of the run's challengers. Raises UserError for a gene that is unknown or that a model in
     training cannot change."""
-    activations = FORMULAS.get(config.search.genome, "formula")
+    genome = config.search.genome
+    activations = genome if genome in ("global", "per_block") else "formula"  # with which an activation mutates, too
     if len(split(config.model.activation)) > 1:
         activations = "per_block"
     tokens = config.train.steps * config.train.batch_size * config.train.accum * config.model.block_size

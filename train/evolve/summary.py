@@ -341,13 +341,12 @@ def _genes(experiment: Experiment, state: State, values: Mapping[str, float], le
 
 
 def _lost(state: State) -> Iterator[Lost]:
-    about = lambda id: {"id": id, "name": state.born[id].name}
-    told = set[str]()
+    name, told = lambda id: state.born[id].name, set[str]()
     for r in state.results.values():
         if r.status != "complete" or (r.over and r.val_loss is None):
             told.add(r.id)
-            yield {**about(r.id), "status": r.status if r.status != "complete" else "diverged",  # type: ignore[typeddict-item]
-                   "phase": r.phase, "run": r.run, "why": r.why or NO_LOSS}
+            yield Lost(id=r.id, name=name(r.id), status=r.status if r.status != "complete" else "diverged",
+                       phase=r.phase, run=r.run, why=r.why or NO_LOSS)
     for id, why in state.dropped.items():
         if id not in told:  # and so dropped for what it came to
-            yield {**about(id), "status": "dropped", "phase": "search", "run": None, "why": why}  # type: ignore[typeddict-item]
+            yield Lost(id=id, name=name(id), status="dropped", phase="search", run=None, why=why)

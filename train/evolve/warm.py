@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from helios.errors import UserError
 from helios.train import morph
+from helios.train.checkpoint import path_of
 from helios.train.evolve.experiment import Experiment
 from helios.train.evolve.space import configured
 from helios.train.evolve.state import State
 from helios.train.records.journal import RUNS
-from helios.train.records.layout import CHECKPOINTS
 from helios.train.search.births import Candidate
 
 FRESH = "fresh"  # what begins with new weights
@@ -49,7 +50,7 @@ def origin(experiment: Experiment, state: State, id: str, replicate: int) -> Ori
     if (of := state.start_of(id)) is None:
         return None
     last = state.results[of, "search", replicate]
-    place = f"{RUNS}/{last.run}/{CHECKPOINTS}/step-{last.steps:06d}"
+    place = str(path_of(Path(RUNS, last.run), last.steps))
     tokens = batches = 0
     at: str | None = of
     while at is not None:
