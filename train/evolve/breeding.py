@@ -28,7 +28,7 @@ def first_generation(experiment: Experiment, state: State) -> list[Entry]:
     """
     space, seed, size = experiment.space, experiment.seed, experiment.asked.evolve.population_size
     own = Genome(space.activation)
-    found = [dataclasses.replace(births.founder(own, 0, 0, seed), arm="preset", operator="preset")]
+    found = [births.founder(own, 0, 0, seed, "preset", arm="preset")]
     known = [*given(experiment.asked, space), *(Genome(text) for text in space.pool)]
     unlike = {operators.key(genome): genome for genome in known}
     unlike.pop(operators.key(own), None)
@@ -42,7 +42,7 @@ def first_generation(experiment: Experiment, state: State) -> list[Entry]:
         else:
             genome, words, _ = operators.mutated(space, own, numbers)
             operator, mutation = "mutation", "; ".join(words)
-        found.append(dataclasses.replace(births.founder(genome, len(found), 0, seed, operator), mutation=mutation))
+        found.append(births.founder(genome, len(found), 0, seed, operator, mutation=mutation))
     return _generation(experiment, state, found, size, "as asked")
 
 
@@ -89,8 +89,7 @@ def _generation(experiment: Experiment, state: State, found: list[Candidate], si
     if experiment.asked.evolve.random_control:
         for i in range(size):
             genome = operators.drawn(experiment.space, births.draws(seed, number, RANDOM + i))
-            found.append(dataclasses.replace(births.founder(genome, before + len(found), number, seed, "random"),
-                                             arm="random"))
+            found.append(births.founder(genome, before + len(found), number, seed, "random", arm="random"))
     lines = list[Entry]()
     known = ChainMap[str, str]({}, state.known)
     for c in found:

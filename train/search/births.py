@@ -165,12 +165,13 @@ def children(parents: Sequence[Candidate], living: Sequence[Candidate], size: in
     return found
 
 
-def founder(genome: Genome, before: int, generation: int, seed: int, operator: str = "founder") -> Candidate:
-    """Return a candidate without parents. before: candidates of the experiment so far."""
+def founder(genome: Genome, before: int, generation: int, seed: int, operator: str = "founder", **fields: Any
+            ) -> Candidate:
+    """Return a candidate without parents. before: candidates of the experiment so far. fields: its others."""
     lap, text = before // len(GREEK), genome.activation
     greek = GREEK[before % len(GREEK)] + (str(lap + 1) if lap else "")
     return Candidate(id=_id(text, generation, before + 1), name=f"{_prefix(text)}-{greek}", activation=text,
-                     generation=generation, seed=seed, settings=dict(genome.settings), operator=operator)
+                     generation=generation, seed=seed, settings=dict(genome.settings), operator=operator, **fields)
 
 
 def living_before(generation: int, candidates: Sequence[Candidate], elitism: bool) -> list[Candidate]:

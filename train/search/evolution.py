@@ -10,7 +10,6 @@ texts; formulas may be written in several ways (see genome_key).
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Sequence
@@ -170,8 +169,8 @@ def _random_ones(cfg: SearchConfig, model: GPTConfig, generation: int, seed: int
         genome, changes, refused = (_random_genome(space, most, numbers) if cfg.genome == "operators" else
                                     _random_formula(cfg, taken, most, numbers))
         taken.add(operators.key(genome))
-        found.append(dataclasses.replace(founder(genome, _position(cfg, generation, i), generation, seed, "random"),
-                                         mutation="; ".join(changes), refused=refused))
+        found.append(founder(genome, _position(cfg, generation, i), generation, seed, "random",
+                             mutation="; ".join(changes), refused=refused))
     return found
 
 
