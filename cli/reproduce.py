@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from helios.bench import reproduce
-from helios.bench.reproduce import LONGEST, NAMES, page, plans
+from helios.bench.reproduce import AGAIN, WAYS, page, plans
 from helios.cli.common import Given, HeliosCommand, HeliosGroup, interrupted, new_folder, setting_options, whole
 from helios.files import check_writable, write_text
+from helios.train import history
 from helios.train.progress import Display
 
 TEXT = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -51,20 +52,37 @@ def search_run(faithful: bool, fair: bool, **given: Any) -> None:
     Neither --faithful nor --fair means both.
     """
     wanted = {"faithful": faithful, "fair": fair}
-    _reproduce("5ke3", [name for name in NAMES["5ke3"] if wanted[name] or not any(wanted.values())], **given)
+    _reproduce("5ke3", [name for name in WAYS["5ke3"] if wanted[name] or not any(wanted.values())], **given)
+
+
+def steps(run: str, usual: int) -> Callable[..., Any]:
+    most = history.read(run).planned
+    return click.option("--steps", type=whole(1, most), default=usual, show_default=True, metavar="N",
+                        help=f"Step to go to, of {most:,}; more of them later go on from there.")
 
 
 @main.command("4kwo", cls=HeliosCommand)
-@click.option("--steps", type=whole(1, LONGEST), default=300, show_default=True, metavar="N",
-              help=f"Steps to train, at most the {LONGEST} of the original's warm-up.")
+@steps("4kwo", 300)
 @options
-def long_run(steps: int, **given: Any) -> None:
+def long_run(**given: Any) -> None:
     """Train the first steps of a long run with gelu."""
-    _reproduce("4kwo", NAMES["4kwo"], steps=steps, **given)
+    _reproduce("4kwo", **given)
 
 
-def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder: Path | None, page_file: Path | None,
-               backend: str | None, device: str | None, quiet: bool, steps: int = 0) -> None:
+@main.command("2ao8", cls=HeliosCommand)
+@steps("2ao8", history.read("2ao8").steps)
+@options
+def larger_run(**given: Any) -> None:
+    """Search over four activations with a larger model, and train the winner for the first of many steps.
+
+    The batch varies from 12 to 64 sequences of 512 tokens: 610 steps take hours on a CPU.
+    """
+    _reproduce("2ao8", **given)
+
+
+def _reproduce(run: str, ways: Sequence[str] = (AGAIN,), *, data: Path, val_data: Path, folder: Path | None,
+               page_file: Path | None, backend: str | None, device: str | None, quiet: bool, steps: int | None = None
+               ) -> None:
     if page_file is not None:
         check_writable(page_file)
     folder = (folder or new_folder(f"reproduce-{run}")).absolute()
@@ -75,7 +93,7 @@ def _reproduce(run: str, ways: Sequence[str], data: Path, val_data: Path, folder
         display.final(f"go on with the same command and --run-dir {folder}")
         interrupted()
     page_file = page_file or folder / f"{run}.md"
-    write_text(page_file, page(run, folder))
+    write_text(page_file, page(run, folder, ways))
     display.final(str(page_file))
 
 

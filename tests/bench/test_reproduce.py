@@ -21,7 +21,7 @@ def config(run: str, way: str, **more: Any) -> Config:
 
 
 def test_5ke3_is_160_steps_of_search_and_340_after() -> None:
-    for way in WAYS:
+    for way in WAYS["5ke3"]:
         c = config("5ke3", way)
         assert c.train.steps == 340 and c.search.steps_per_candidate == 20
         assert c.model.parameters() == history.read("5ke3").parameters
@@ -35,11 +35,22 @@ def test_5ke3_is_160_steps_of_search_and_340_after() -> None:
     assert len(POOL) * fair.replicates * 20 == 160
 
 
-def test_4kwo_has_the_rates_of_its_50_000_steps() -> None:
-    run = history.read("4kwo")
-    short, preset = config("4kwo", AGAIN, steps=500), config("4kwo", AGAIN, steps=500, more=["steps=50000"])
-    assert (short.train.steps, preset.train.steps) == (500, run.planned)
-    assert [training(short).rate(s) for s in range(500)] == [training(preset).rate(s) for s in range(500)]
-    for step, lr in run.column("lr").items():
-        assert step > 500 or training(short).rate(step - 1) == pytest.approx(lr, rel=2e-3)
-    assert short.model.parameters() == run.parameters
+@pytest.mark.parametrize(("run", "after"), [("4kwo", 50_000), ("2ao8", 50_000 - 160)])
+def test_the_others_have_the_rates_of_all_their_steps_and_pause(run: str, after: int) -> None:
+    known, (plan,) = history.read(run), plans(run, [AGAIN], {"data": "text.txt", "val_data": "val.txt"}, 7)
+    assert plan.until == 7 and plan.config.train.steps == after
+    rate = training(plan.config).rate
+    for step, lr in known.column("lr").items():
+        assert rate(step - 1) == pytest.approx(lr, rel=2e-3)
+    assert plan.config.model.parameters() == known.parameters
+    for section in ("model", "train"):
+        there, here = known.config[section], plan.config.to_dict()[section]
+        differ = {key for key, value in there.items() if here[key] != value}
+        assert differ <= {"eval_interval", "sample_interval", "checkpoint_interval", "steps", "ffn_dim"}, differ
+
+
+def test_2ao8_is_160_steps_of_search_where_no_alert_changes_the_batch() -> None:
+    c = config("2ao8", AGAIN)
+    each = c.search.tokens_per_candidate / (c.train.batch_size * c.model.block_size)
+    assert each == 20 and trainings(c.search, 6) * each == 160
+    assert (c.monitor.batch_min, c.train.batch_size, c.monitor.batch_max) == (12, 12, 64)

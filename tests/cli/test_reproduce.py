@@ -25,13 +25,17 @@ run = partial(invoke, reproduce.main)
 # Models and budgets of seconds, above the settings of the historic runs.
 MODEL = ("vocab_size=300", "block_size=16", "n_layer=2", "n_embd=32", "n_head=4", "batch_size=4", "eval_iters=1",
          "warmup=2", "checkpoint_interval=5", "metrics_interval=0")
-SEARCH = ("steps=6", "steps_per_candidate=2", "eval_interval=3", "checkpoint_interval=0")
+OF: dict[str, tuple[str, ...]] = {
+    "5ke3": ("steps=6", "steps_per_candidate=2", "eval_interval=3", "checkpoint_interval=0"),
+    "4kwo": ("sample_interval=5",),
+    "2ao8": ("batch_min=4", "batch_max=8", "tokens_per_candidate=128", "eval_interval=3", "sample_interval=0"),
+}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     def plans(run: str, *args: Any, **kwargs: Any) -> list[Plan]:
-        return made(run, *args, more=MODEL + (SEARCH if run == "5ke3" else ()), **kwargs)
+        return made(run, *args, more=MODEL + OF[run], **kwargs)
 
     made = reproduce.plans
     monkeypatch.setattr(reproduce, "plans", plans)
@@ -91,6 +95,33 @@ def test_4kwo(texts: list[str], tmp_path: Path) -> None:
     assert f"{found[9]['loss']:.3f}" in text and f"{found[-1]['val_loss']:.3f}" in text
 
 
+def test_2ao8(texts: list[str], tmp_path: Path) -> None:
+    """Its search, then steps of another model than that of the settings."""
+    result = again(texts, "2ao8", tmp_path / "runs", "--steps", 20)
+    assert result.exit_code == 0, result.output
+    found = rows(tmp_path / "runs" / "again")
+    assert [r["step"] for r in found] == list(range(1, 21))
+    assert {r["symbio_phase"] for r in found} == {"search", "after"}
+    text = (tmp_path / "runs" / "2ao8.md").read_text()
+    assert text.startswith("# Run 2ao8, and 20 steps of Helios") and "27.6 % of the GPU" in text
+
+
+@pytest.mark.parametrize(("name", "first"), [("4kwo", 7), ("2ao8", 9), ("2ao8", 18)])
+def test_more_steps_later_are_those_of_a_run_that_made_them_at_once(name: str, first: int, texts: list[str],
+                                                                    tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert again(texts, name, whole, "--steps", 22).exit_code == 0
+    assert again(texts, name, parts, "--steps", first).exit_code == 0
+    assert len(rows(parts / "again")) == first
+    assert again(texts, name, parts, "--steps", 22).exit_code == 0
+    drop = {"elapsed_ms", "ms_per_iter", "tokens_per_sec", "val_loss"}
+    same = lambda path: [{key: value for key, value in row.items() if key not in drop and not key.startswith("timing")}
+                         for row in rows(path / "again")]
+    assert same(parts) == same(whole)
+    model = Path("again", "checkpoints", "step-000022", checkpoint.MODEL)
+    assert (parts / model).read_bytes() == (whole / model).read_bytes()
+
+
 def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert again(texts, "4kwo", whole, "--steps", 12).exit_code == 0
@@ -115,7 +146,7 @@ def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypa
     shutil.rmtree(parts / "again" / "checkpoints")
     (parts / "again" / directory.EVENTS).unlink()
     result = again(texts, "4kwo", parts, "--steps", 12)
-    assert result.exit_code == 0 and "step 1/12 " in result.stdout
+    assert result.exit_code == 0 and "step 1/50000 " in result.stdout
     assert [r["loss"] for r in rows(parts / "again")] == [r["loss"] for r in rows(whole / "again")]
 
 
@@ -126,7 +157,6 @@ def test_a_finished_run_is_not_run_again(texts: list[str], tmp_path: Path, monke
     monkeypatch.setattr(Run, "_train", lambda *args: pytest.fail("trained again"))
     assert again(texts, "4kwo", tmp_path, "--steps", 2).exit_code == 0
     assert (tmp_path / "4kwo.md").read_text() == page
-    refused(again(texts, "4kwo", tmp_path, "--steps", 3), "again holds another run: steps is 2 there and 3 here")
     refused(again(["--data", texts[3], *texts[2:]], "4kwo", tmp_path, "--steps", 2), "data is", "talk.txt there and")
     with directory.locked(tmp_path / "again", new=False):
         refused(again(texts, "4kwo", tmp_path, "--steps", 2), "in use by another process")
@@ -140,7 +170,7 @@ def test_user_errors_are_one_line(texts: list[str], tmp_path: Path) -> None:
     refused(run("5ke3", *texts[:2]), "--val-data")
     refused(again(["--data", str(tmp_path / "no.txt"), *texts[2:]], "5ke3", folder), "no.txt", "does not exist")
     refused(again(["--data", str(tmp_path), *texts[2:]], "4kwo", folder), "is a directory")
-    refused(again(texts, "4kwo", folder, "--steps", 501), "--steps: expected from 1 to 500")
+    refused(again(texts, "4kwo", folder, "--steps", 50_001), "--steps: expected from 1 to 50,000")
     refused(again(texts, "4kwo", folder, "--fair"), "--fair")
     refused(again(texts, "5ke3", folder, "--page", tmp_path / "no" / "page.md"), "cannot write", "no folder")
     refused(run("4kwo", *texts, "--run-dir", folder, "--backend", "cuda"), "one of auto, vulkan, cpu_ref")
