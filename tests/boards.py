@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helios.train.records.push import CANDIDATES, LOGS
+from helios.train.records.layout import REPLACED
+from helios.train.records.push import LOGS
 from helios.train.records.rows import lines
 
 TOKEN = "a-token-of-the-tests"
@@ -58,7 +59,7 @@ class Board:
 
 def assert_holds(board: Board, run_id: str, path: Path) -> None:
     """The board has each row of the run directory `path` once, as it is, and no other."""
-    for kind, name in (LOGS | {"candidates": CANDIDATES}).items():
+    for kind, name in (LOGS | REPLACED).items():
         ours = [line.decode().rstrip("\n") for line, _ in lines(path / name)]
         theirs = board.lines(run_id, kind)
         wrong = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if len(set(pair)) > 1), None)

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from helios.train.records.layout import REPLACED
+
 TOKEN = "a token of the tests"
 CONFIG = {"run_id": "one", "created": "2026-11-30T04:15:35Z", "chat": True, "parameters": 1000, "train": {"steps": 10},
           "data": {}, "model": {"n_layer": 2, "n_embd": 32, "n_head": 2, "block_size": 16, "activation": "gelu"},
@@ -182,12 +184,12 @@ def follow(holds: dict[str, list[Any]], event: str, data: Any) -> None:
     if event == "cut":
         for kind in ("metrics", "events", "samples"):
             holds[kind] = [r for r in holds[kind] if r["step"] <= data["step"]]
-    elif event == "candidates":
+    elif event in REPLACED:
         holds[event][data["from"]:] = data["rows"]
     else:
         assert data["from"] <= len(holds[event]), "rows were lost"
         holds[event] += data["rows"][len(holds[event]) - data["from"]:]
 
 
-KINDS = ("metrics", "events", "samples", "candidates")
+KINDS = ("metrics", "events", "samples", *REPLACED)
 Mirror = dict[str, dict[str, list[Any]]]

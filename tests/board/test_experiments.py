@@ -196,6 +196,7 @@ def test_a_database_of_an_earlier_board_is_brought_up(tmp_path: Path) -> None:
     with store.reading() as db:
         assert journals.entries(db) == [] and queries.entries(db, {}) == []
         assert db.execute("SELECT action_reason, cusum_flush FROM metrics").fetchall() == []
+        assert db.execute("SELECT verdict FROM windows").fetchall() == []
     store.close()
 
 

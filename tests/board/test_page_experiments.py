@@ -287,6 +287,45 @@ def test_it_grows_as_its_journal_does(tab: Callable[..., Tab], runs: Path) -> No
     page.wait_for_selector(".title .status.active")
 
 
+def test_whose_weights_candidates_began_with(tab: Callable[..., Tab], runs: Path) -> None:
+    rows, why = list(journal(60, "warm", end=True)), "n_layer is 3, that of its parent 2"
+    children = [row for row in rows if row["kind"] == "birth" and row["parents"]]
+    for i, row in enumerate(children):
+        row["start"] = ({"how": "project", "of": row["parents"][0], "why": None} if i % 3 else
+                        {"how": "fresh", "of": None, "why": why})
+    heirs = {row["id"] for row in children if row["start"]["of"]}
+    for row in rows:
+        if row["kind"] == "result":
+            row["inherited"] = 123_456 if row["id"] in heirs and row["phase"] == "search" else 0
+    write(runs / "warm", rows)
+    page = tab().open()
+    page.locator("table.groups a", has_text="warm").click()
+    page.wait_for_selector(".scatter .point")
+    page.get_by_role("button", name="of all").click()
+    assert page.locator(".tree .lines .inherits").count() == len(heirs) < len(children)
+    assert page.locator(".key", has_text="thick: with its weights").is_visible()
+    measured_ = {row["id"] for row in rows if row["kind"] == "result"}
+    names = {row["id"]: row["name"] for row in rows if row["kind"] == "birth"}
+    heir = next(row for row in children if row["id"] in heirs & measured_)
+    fresh = next(row for row in children if row["id"] not in heirs)
+    founder = next(row for row in rows if row["kind"] == "birth" and row["arm"] == "random")
+    chosen = page.locator(".chosen")
+    for one in (heir, fresh, founder):
+        page.locator(f".tree [data-id={one['id']}]").focus()
+        page.keyboard.press("Enter")
+        chosen.locator("h3", has_text=one["id"]).wait_for()
+        if one is heir:
+            said = chosen.locator("p", has_text="Began with the weights of").inner_text()
+            assert said.endswith("(project), which had read 123,456 tokens") and names[one["start"]["of"]] in said
+        elif one is fresh:
+            assert f"Began with new weights: {why}" in chosen.inner_text()
+        else:
+            assert "Began with" not in chosen.inner_text()
+    page.goto(f"{page.url.split('#')[0]}#experiment=small")
+    page.wait_for_selector(".scatter .point")
+    assert not page.locator(".key", has_text="dashed").locator("text=thick").is_visible()
+
+
 def test_two_thousand_candidates(tab: Callable[..., Tab]) -> None:
     page = shown(tab().open(), "large")
     assert points(page) == front(LARGE, "val_loss", "tokens_per_sec")

@@ -31,7 +31,7 @@ def test_what_a_page_asks_for(shared: Board) -> None:
     assert shared.get("health") == {"ok": True, "version": helios.__version__}
     about = {"config": CONFIG | {"run_id": "page"}, "summary": {"winner": "c1"},
              "checkpoints": [{"step": 20, "val_loss": 1.5, "bytes": 7}]}
-    zero = {"metrics": 0, "events": 0, "samples": 0, "candidates": 0}
+    zero = {"metrics": 0, "events": 0, "samples": 0, "candidates": 0, "windows": 0}
     assert shared.ingest({"run_id": "page", "kind": "run", "rows": [{"config": None}, about]})["next"] == zero
     rows = [row(i + 1, nested={"a.b": i, "flag": i > 3}, name=f"n{i}") for i in range(50)]
     assert shared.post("page", "metrics", 0, rows) == 50
@@ -40,7 +40,7 @@ def test_what_a_page_asks_for(shared: Board) -> None:
     assert shared.post("page", "candidates", 0, [{"id": "c1"}]) == 1
 
     found = shared.get("runs/page")
-    assert found["rows"] == {"metrics": 50, "events": 2, "samples": 1, "candidates": 1, "checkpoints": 1}
+    assert found["rows"] == {"metrics": 50, "events": 2, "samples": 1, "candidates": 1, "windows": 0, "checkpoints": 1}
     assert found["keys"] == ["loss", "nested.a.b", "nested.flag", "step", "tokens_per_sec"]
     assert found["config"] == about["config"] and found["summary"] == about["summary"]
     assert found["overview"] in shared.get("runs")["runs"]
@@ -94,7 +94,7 @@ def test_gaps_repeats_and_cuts(shared: Board) -> None:
     assert answer.json() == {"next": 20}
     assert shared.post("gap", "metrics", 2, rows[2:4]) == 4
     assert shared.rows("gap") == rows
-    assert shared.cut("gap", 12) == {"metrics": 12, "events": 0, "samples": 0, "candidates": 0}
+    assert shared.cut("gap", 12) == {"metrics": 12, "events": 0, "samples": 0, "candidates": 0, "windows": 0}
     assert shared.cut("gap", 12)["metrics"] == 12
     assert shared.rows("gap") == rows[:12] and shared.entry("gap")["step"] == 12
 

@@ -35,10 +35,10 @@ NAMES = ["step", "loss", "val_loss", "kind", "message", "time", "symbio_phase", 
          "config", "summary", "checkpoints", "bytes", "model", "train", "search", "run_id", "chat", "device"]
 OBJECT = st.dictionaries(st.sampled_from(NAMES), JSON | st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4),
                          max_size=5)
-KINDS = ["run", "metrics", "events", "samples", "candidates"]
+KINDS = ["run", "metrics", "events", "samples", "candidates", "windows"]
 PATHS = ["runs/x", *(f"runs/x/{what}" for what in (
-    "series", "rows", "events", "samples", "candidates", "checkpoints", "files/y", "files/y/parts", "files/y/parts/0")),
-    "runs", "health", "ingest", "stream"]
+    "series", "rows", "events", "samples", "candidates", "windows", "checkpoints", "files/y", "files/y/parts",
+    "files/y/parts/0")), "runs", "health", "ingest", "stream"]
 
 
 def well(answer: httpx.Response) -> Any:

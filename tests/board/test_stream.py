@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from helios.train.board import ingest, queries
 from helios.train.board import store as stores
 from helios.train.board.store import Store
+from helios.train.records.layout import REPLACED
 
 from .boards import KINDS, Board, Stream, event, follow, row, until
 
@@ -26,7 +27,7 @@ def whole(of: Board, run_id: str) -> dict[str, list[Any]]:
 
 
 def scribble(of: Board, run_id: str, rng: random.Random, posts: int) -> None:
-    """Post at random: rows, repeated rows, cuts and candidates; and at last, an end."""
+    """Post at random: rows, repeated rows, cuts, candidates and windows; and at last, an end."""
     own = Board.__new__(Board)
     own.client, own.url = httpx.Client(base_url=of.url, headers=of.client.headers, timeout=60, verify=False), of.url
     step = n = events = 0
@@ -46,7 +47,8 @@ def scribble(of: Board, run_id: str, rng: random.Random, posts: int) -> None:
             counts = own.cut(run_id, step)
             n, events = counts["metrics"], counts["events"]
         else:
-            own.post(run_id, "candidates", 0, [{"id": str(i), "loss": rng.random()} for i in range(rng.randint(0, 5))])
+            own.post(run_id, rng.choice([*REPLACED]), 0,
+                     [{"id": str(i), "loss": rng.random()} for i in range(rng.randint(0, 5))])
     own.post(run_id, "events", events, [event(step, "run_complete")])
     own.client.close()
 

@@ -61,6 +61,7 @@ def write(path: Path, run_id: str, steps: int, seed: int = 0) -> Path:
     put(path / EVENTS, [{"step": i, "kind": "checkpoint", "message": str(draw.random())} for i in range(0, steps, 5)])
     put(path / SAMPLES, [{"step": i, "text": "<b>é</b>\u2028"} for i in range(10, steps, 10)])
     put(path / "search" / "candidates.jsonl", [{"id": f"c{i}", "status": None} for i in range(4)])
+    put(path / "search" / "windows.jsonl", [{"window": i, "losses": [draw.random(), None]} for i in (1, 2)])
     return path
 
 
@@ -84,7 +85,7 @@ def send(path: Path, board: Board) -> int:
 
 
 def test_it_is_sent_once(made: Path, board: Board) -> None:
-    assert send(made, board) == 40 + 8 + 3 + 4
+    assert send(made, board) == 40 + 8 + 3 + 4 + 2
     noted = json.loads((made / REPORT).read_text())[board.url]
     assert noted["metrics"] == {"rows": 40, "bytes": (made / METRICS).stat().st_size}
     assert send(made, board) == 0
@@ -118,6 +119,7 @@ def test_rows_that_are_no_longer_in_the_files_go(made: Path, board: Board, keep:
         rows = [row for _, row in lines(made / name) if row["step"] <= keep]
         put(made / name, rows + [{"step": i, "loss": -i} for i in range(keep + 1, 30)])
     put(made / "search" / "candidates.jsonl", [{"id": "c0", "status": None}, {"id": "c1", "status": "complete"}])
+    put(made / "search" / "windows.jsonl", [])
     send(made, board)
 
 
@@ -150,7 +152,7 @@ def test_the_board_may_have_lost_what_it_had(made: Path, tmp_path: Path) -> None
         for path in tmp_path.glob("board.sqlite*"):
             path.unlink()
         board.start()
-        assert send(made, board) == 55
+        assert send(made, board) == 57
 
 
 def test_a_late_post_of_rows_that_are_no_longer_there(made: Path, board: Board) -> None:
@@ -191,7 +193,7 @@ def test_values_survive(made: Path, board: Board) -> None:
 def test_many_rows_and_long_ones(made: Path, board: Board) -> None:
     add(made / METRICS, *(f'{{"step": {i}, "x": {i}}}' for i in range(41, 1700)))
     add(made / EVENTS, *(json.dumps({"step": i, "message": "m" * 3_000_000}) for i in range(41, 44)))
-    assert send(made, board) == 55 + 1659 + 3
+    assert send(made, board) == 57 + 1659 + 3
     add(made / EVENTS, json.dumps({"step": 50, "kind": "long", "message": "m" * 9_000_000}), '{"step": 51}', "{damaged")
     said: list[str] = []
     for more in (2, 0):
@@ -287,11 +289,11 @@ def test_what_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch:
 
 def test_push_as_a_command(made: Path, board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke(report, "push", made, "--to", board.url)
-    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{made}: 55 rows sent\n", "")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, f"{made}: 57 rows sent\n", "")
     add(made / METRICS, '{"step": 41}')
     absent = Board(made)
     refused(invoke(report, "push", made, "--to", absent.url, "--wait", "0.2"), "does not answer: Connection refused",
-            f"56 rows of {made} are still to be sent")
+            f"58 rows of {made} are still to be sent")
     refused(invoke(report, "push", made / "search", "--to", board.url), "is no run directory")
     monkeypatch.setenv("HELIOS_TOKEN", "another")
     refused(invoke(report, "push", made, "--to", board.url), "answers 401")
@@ -306,7 +308,7 @@ def test_rows_that_are_no_utf8_are_damaged(made: Path, board: Board) -> None:
     with open(made / METRICS, "ab") as file:
         file.write(b'{"step": 41, "half": "\xed\xa0\x80"}\n{"step": 42}\n')
     said: list[str] = []
-    assert push(made, board.url, 10, said.append, lambda *_: None) == 56
+    assert push(made, board.url, 10, said.append, lambda *_: None) == 58
     assert said == [f"warning: {made / METRICS}: 1 line is damaged, and not sent"]
     assert_holds(board, made_id := "test_rows_that_are_no_utf8_are_damaged", made)
     assert board.lines(made_id, "metrics")[-1] == '{"step": 42}'
@@ -355,7 +357,7 @@ def test_push_leaves_out_what_is_no_run(made: Path, board: Board) -> None:
     foreign = made / "board.sqlite"
     foreign.touch()
     done = invoke(report, "push", foreign, made, made / "search", "--to", board.url)
-    assert (done.exit_code, done.stdout) == (0, f"{made}: 55 rows sent\n")
+    assert (done.exit_code, done.stdout) == (0, f"{made}: 57 rows sent\n")
     assert [line.split(" is no run")[0] for line in done.stderr.splitlines()] == [
         f"warning: {foreign}", f"warning: {made / 'search'}"]
     done = invoke(report, "push", foreign, made / "search", "--to", board.url)

@@ -14,7 +14,7 @@ def put(db: sqlite3.Connection) -> None:
     """Write what is known of them, in place of what was, where that is something else."""
     for run in map(history.read, history.names()):
         entry, when = text(run.entry()), overview.seconds(run.ended or run.begun)
-        rows = dict(zip(LINES, (run.rows(), run.events(), run.said(), run.searched()), strict=True))
+        rows = dict(zip(LINES, (run.rows(), run.events(), run.said(), run.searched(), []), strict=True))
         found = db.execute("SELECT historic FROM runs WHERE run_id = ?", (run.run_id,)).fetchone()
         if found == (entry,) and ingest.counts(db, run.run_id) == {kind: len(rows[kind]) for kind in LINES}:
             continue

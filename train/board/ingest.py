@@ -8,6 +8,7 @@ from typing import Any
 
 from helios.train.board import series
 from helios.train.board.schema import LINES, parse, text
+from helios.train.records.layout import REPLACED
 from helios.train.records.overview import Overview
 
 SEGMENTS = ("symbio_candidate_id", "symbio_candidate_activation", "symbio_generation", "symbio_phase")
@@ -29,18 +30,18 @@ class Gap(Exception):
 def put(db: sqlite3.Connection, run_id: str, kind: str, start: int, rows: Sequence[Row], now: float) -> int:
     """Add rows of a run, of which the first has the number `start`, and return how many there are.
 
-    Rows that are there already stay; those of candidates are replaced. Raises Gap where rows before them are missing,
+    Rows that are there already stay; those of REPLACED are replaced. Raises Gap where rows before them are missing,
     or others are in their place.
     """
     have = count(db, run_id, kind)
     if start > have:
         raise Gap(kind, have, start)
-    if kind == "candidates":
+    if kind in REPLACED:
         old, new = _lines(db, run_id, kind, start), [line for line, _ in rows]
         same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
         if same == len(old) == len(rows):
             return have
-        db.execute("DELETE FROM candidates_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
+        db.execute(f"DELETE FROM {kind}_lines WHERE run_id = ? AND n >= ?", (run_id, start + same))
         rows, have = rows[same:], start + same
         _announce(db, run_id, kind, have, have)
         if not rows:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from helios.train.board import ingest, journals, series
 from helios.train.board.schema import LINES, parse, strict, text
+from helios.train.records.layout import REPLACED
 from helios.train.records.overview import Overview
 
 PAGE = 8 * 2**20  # characters after which an answer with rows ends
@@ -108,7 +109,7 @@ def changes(db: sqlite3.Connection, locks: Mapping[str, bool], since: int, runs:
             messages.append(Message(id, kind, f'{{"experiment":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))
         elif kind == "cut" and run_id in runs:
             messages.append(Message(id, kind, text({"run_id": run_id, "step": a})))
-        elif kind in LINES and run_id in runs and (a < b or kind == "candidates"):
+        elif kind in LINES and run_id in runs and (a < b or kind in REPLACED):
             lines = [strict(line) for line, in db.execute(
                 f"SELECT line FROM {kind}_lines WHERE run_id = ? AND n >= ? AND n < ? ORDER BY n", (run_id, a, b))]
             messages.append(Message(id, kind, f'{{"run_id":{text(run_id)},"from":{a},"rows":[{",".join(lines)}]}}'))

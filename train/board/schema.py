@@ -25,7 +25,8 @@ _OF_CONFIG = {"created": "created", "ffn_activation": "model.activation", "symbi
 # View → the columns that it shows of its rows.
 _OF_LINES = {"metrics": [name for name in (*COLUMNS, *MORE_COLUMNS) if name != "step"],
              "events": ["time", "kind", "message"], "samples": ["time", "prompt", "text"],
-             "candidates": ["id", "name", "activation", "parent_id", "generation"]}
+             "candidates": ["id", "name", "activation", "parent_id", "generation"],
+             "windows": ["window", "opened", "closed", "reason", "champion", "verdict", "winner"]}
 LINES = tuple(_OF_LINES)  # kinds of rows
 
 # n counts a run's rows from 0 on; `line` is a row as it was written. A step of metrics never decreases: it is the
@@ -35,9 +36,10 @@ _VIEWS = {kind: f"""
 CREATE VIEW {kind} AS SELECT run_id, n, step,
     {", ".join(f'{_VALUE.format("line", name)} AS "{name}"' for name in names)}, line FROM {kind}_lines;"""
           for kind, names in _OF_LINES.items()}
-TABLES = "".join(f"""
+_ROWS = {kind: f"""
 CREATE TABLE {kind}_lines (run_id TEXT, n INTEGER, step INTEGER NOT NULL, line TEXT NOT NULL, PRIMARY KEY (run_id, n))
-    WITHOUT ROWID;{_VIEWS[kind]}""" for kind in LINES) + f"""
+    WITHOUT ROWID;{_VIEWS[kind]}""" for kind in LINES}
+TABLES = "".join(_ROWS[kind] for kind in LINES if kind != "windows") + f"""
 CREATE TABLE runs (run_id TEXT PRIMARY KEY, config TEXT, summary TEXT, overview TEXT NOT NULL, updated REAL NOT NULL,
     historic TEXT,
     {", ".join(f'{name} AS ({_VALUE.format("config", path)})' for name, path in _OF_CONFIG.items())},
@@ -76,7 +78,7 @@ CREATE VIEW journal AS SELECT run_id AS experiment, n,
 CONTROL = f"DROP VIEW metrics;{_VIEWS['metrics']}"
 # Scripts, each from the version before to its own, which PRAGMA user_version names. Cursors of the stream begin with
 # the time, so that none of an earlier database of that name is one of this.
-MIGRATIONS = (TABLES, EXPERIMENTS, CONTROL)
+MIGRATIONS = (TABLES, EXPERIMENTS, CONTROL, _ROWS["windows"])
 
 
 def connect(path: Path, write: bool = False) -> sqlite3.Connection:

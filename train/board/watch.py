@@ -21,7 +21,16 @@ from helios.train.board.guard import ID
 from helios.train.board.journals import Reader
 from helios.train.board.store import Store, warn
 from helios.train.records.journal import JOURNAL
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, Signature, read_config, read_object
+from helios.train.records.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    EVENTS,
+    METRICS,
+    REPLACED,
+    Signature,
+    read_config,
+    read_object,
+)
 from helios.train.records.layout import signature as _signature
 from helios.train.records.overview import STALE, locked
 
@@ -29,8 +38,8 @@ TICK = 0.4  # seconds between two looks at the runs under way
 WARM = 10.0  # seconds for which a run is under way after a change; others are looked through as often, or with new rows
 DEPTH = 3  # levels of folders in which runs and experiments are found
 OF_EXPERIMENT = 2  # levels below an experiment's directory in which its runs are found, wherever it lies
-CANDIDATES, SUMMARY = "search/candidates.jsonl", "search/summary.json"
-KINDS = {f"{kind}.jsonl": kind for kind in ("metrics", "events", "samples")}
+SUMMARY = "search/summary.json"
+KINDS = {f"{kind}.jsonl": kind for kind in ingest.LOGS}
 ABOUT = (CONFIG, SUMMARY, CHECKPOINTS)  # read whole when one of them changes
 _STEP = re.compile(r"step-(\d{6,})")
 _STATE = "state.json"
@@ -196,7 +205,7 @@ class Watcher:
 
     def _look(self, run: _Run) -> bool:
         """Read what is new of a run; return whether there is more."""
-        now = {name: _signature(run.path, name) for name in (*ABOUT, CANDIDATES, *KINDS)}
+        now = {name: _signature(run.path, name) for name in (*ABOUT, *REPLACED.values(), *KINDS)}
         changed = {name for name, found in now.items() if found != run.seen.get(name)}
         updated = min(max((found[2] for found in now.values() if found), default=0) / 1e9, time.time())
         if changed and (run.seen or updated > time.time() - WARM):
@@ -204,8 +213,8 @@ class Watcher:
         if run.places is None:
             self._begin(run)
         works = [self._about(run, updated)] if changed & set(ABOUT) else []
-        if now[CANDIDATES] and CANDIDATES in changed:
-            works.append(self._candidates(run, updated))
+        works += [self._replacing(run, kind, updated) for kind, name in REPLACED.items()
+                  if now[name] and name in changed]
         places, same, more = dict(run.places or {}), True, False
         for name, kind in KINDS.items():
             if now[name] and name in changed:
@@ -251,12 +260,12 @@ class Watcher:
         summary, listed = read_object(os.path.join(run.path, SUMMARY)), [about for _, about in run.checkpoints.values()]
         return lambda db: ingest.about(db, run.run_id, config, summary, listed, updated)
 
-    def _candidates(self, run: _Run, updated: float) -> Callable[[sqlite3.Connection], Any]:
+    def _replacing(self, run: _Run, kind: str, updated: float) -> Callable[[sqlite3.Connection], Any]:
         place, found = None, []
-        while (part := tail.read(f"{run.path}/{CANDIDATES}", place, self._warn)) and part[1] != place:
+        while (part := tail.read(f"{run.path}/{REPLACED[kind]}", place, self._warn)) and part[1] != place:
             place = part[1]
             found += part[0]
-        return lambda db: ingest.put(db, run.run_id, "candidates", 0, found, updated)
+        return lambda db: ingest.put(db, run.run_id, kind, 0, found, updated)
 
     def _begin(self, run: _Run) -> None:
         """Look up how far a run was read by an earlier board, and compare what was never read with what was sent."""

@@ -16,6 +16,8 @@ CONFIG, TOKENIZER, LOCK = "config.json", "tokenizer.json", "lock"
 METRICS, EVENTS, SAMPLES = LOGS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 CHECKPOINTS = "checkpoints"
 PLAN = "search"  # folder of files that the plan of a run has beside these, as a search has
+# Kind of rows → the file in it that is written anew, and not only added to.
+REPLACED = {kind: f"{PLAN}/{kind}.jsonl" for kind in ("candidates", "windows")}
 REPORT = "report.json"  # what boards have of the run
 JOURNAL = "journal.jsonl"  # in an experiment's directory
 RUNS = "runs"  # beside it: the folder of the experiment's run directories

@@ -18,12 +18,22 @@ from urllib.parse import quote
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.client import BoardError, Client, part_of
-from helios.train.records.layout import CHECKPOINTS, CONFIG, EVENTS, METRICS, REPORT, SAMPLES, read_config, read_object
+from helios.train.records.layout import (
+    CHECKPOINTS,
+    CONFIG,
+    EVENTS,
+    METRICS,
+    REPLACED,
+    REPORT,
+    SAMPLES,
+    read_config,
+    read_object,
+)
 from helios.train.records.log import ROWS, SIZE, Cut, Log, fitting
 from helios.train.records.rows import finite, lines
 
 LOGS = {"metrics": METRICS, "events": EVENTS, "samples": SAMPLES}  # files by kind; rows are only added to them
-CANDIDATES, SUMMARY = Path("search", "candidates.jsonl"), Path("search", "summary.json")
+SUMMARY = "search/summary.json"
 ALIVE = 60.0  # seconds without a post after which one says that the run lives
 NOTED = 5.0  # seconds between writings of report.json
 HIGHEST = 2**53  # no step is higher
@@ -42,13 +52,14 @@ class Push:
         noted = self._noted().get(client.url, {})
         self.logs = {kind: Log(path / name, pause, *_counts(noted.get(kind))) for kind, name in LOGS.items()}
         self.have = {kind: log.base for kind, log in self.logs.items()}  # rows that the board has, as ours
-        self.ours: list[tuple[bytes, str]] = []  # candidates: as they are sent, and as `_text` has them
-        self.theirs: list[str] = []  # the board's, as `_text` has them
+        # By kind in REPLACED; `ours` as they are sent, and as `_text` has them.
+        self.ours: dict[str, list[tuple[bytes, str]]] = {kind: [] for kind in REPLACED}
+        self.theirs: dict[str, list[str]] = {kind: [] for kind in REPLACED}  # the board's, as `_text` has them
+        self.read: dict[str, tuple[int, ...] | None] = dict.fromkeys(REPLACED)  # stamp of the file as it was read
         self.run_id = ""
         self.agreed = False  # whether `have` and `theirs` are what the board said
         self.conflicts = self.sent = 0  # conflicts in a row; rows sent in all
         self.stamps: tuple[Any, ...] = ()  # of the files of the last post of kind run
-        self.read: tuple[int, ...] | None = None  # stamp of candidates.jsonl as it was read
         self.checkpoints: dict[str, tuple[int, dict[str, Any]]] = {}  # by name: when it was made, what is told of it
         self.posted = self.saved = 0.0  # by time.monotonic()
         self.warned: set[tuple[Path, str]] = set()
@@ -57,7 +68,7 @@ class Push:
     def left(self) -> int:
         """Return how many rows are still to be sent, of those seen so far."""
         return (sum(max(0, log.count - self.have[kind]) for kind, log in self.logs.items())
-                + len(self.ours) - self._same_candidates())
+                + sum(len(self.ours[kind]) - self._same_rows(kind) for kind in REPLACED))
 
     def round(self) -> bool:
         """Send at most one post of each kind, of what is new; return whether more waits to be sent.
@@ -65,18 +76,19 @@ class Push:
         Raises BoardError, and UserError where the directory holds no run; the next round begins by asking the board.
         """
         changed = [log.look() for log in self.logs.values()]
-        self._look_at_candidates()
+        self._look()
         agreed, self.agreed = self.agreed and not any(changed), False
         try:
             if not agreed or self._changed():
                 counts = self._about()
-                known = self.have | {"candidates": len(self.theirs)}
-                if not agreed or any(counts[kind] != number for kind, number in known.items()):
+                known = self.have | {kind: len(rows) for kind, rows in self.theirs.items()}
+                if not agreed or any(counts.get(kind, 0) != number for kind, number in known.items()):
                     self._agree(counts)
             for kind, log in self.logs.items():
                 if self.have[kind] < log.count:
                     self._send(kind, log.lines(self.have[kind]))
-            self._send_candidates()
+            for kind in REPLACED:
+                self._replace(kind)
         except (BoardError, Cut) as error:
             passing = isinstance(error, Cut) or error.status in (404, 409)  # the files or the board have changed
             self.conflicts = self.conflicts + 1 if passing else 0
@@ -158,7 +170,8 @@ class Push:
         else:
             raise BoardError(f"{self.client.url} does not let rows go that {self.path} no longer holds", 500)
         self.have = {kind: counts[kind] for kind in self.logs}
-        self.theirs = [_text(row) for row in self._get("candidates")]
+        # A board of an earlier version knows nothing of windows, which it says where it is sent some.
+        self.theirs = {kind: [_text(row) for row in self._get(kind)] if counts.get(kind) else [] for kind in REPLACED}
 
     def _same(self, kind: str, count: int) -> tuple[int, int]:
         """Return how many of the board's `count` rows are ours, and the lowest step of the others. Raises UserError
@@ -204,22 +217,25 @@ class Push:
         self.have[kind] += len(rows)
         self.sent += len(rows)
 
-    def _look_at_candidates(self) -> None:
-        if (stamp := _stamp(self.path / CANDIDATES)) != self.read:
-            ours = [fitting(line[:-1]) for line, _ in lines(self.path / CANDIDATES)]
-            self.ours, self.read = [(line, _text(json.loads(line))) for line in ours], stamp
+    def _look(self) -> None:
+        for kind, name in REPLACED.items():
+            if (stamp := _stamp(self.path / name)) != self.read[kind]:
+                ours = [fitting(line[:-1]) for line, _ in lines(self.path / name)]
+                self.ours[kind], self.read[kind] = [(line, _text(json.loads(line))) for line in ours], stamp
 
-    def _same_candidates(self) -> int:
-        """Return how many candidates the board has as they are, before the first that it lacks or has otherwise."""
-        pairs = enumerate(zip(self.ours, self.theirs, strict=False))
-        return next((i for i, (a, b) in pairs if a[1] != b), min(len(self.ours), len(self.theirs)))
+    def _same_rows(self, kind: str) -> int:
+        """Return how many rows the board has as they are, before the first that it lacks or has otherwise."""
+        ours, theirs = self.ours[kind], self.theirs[kind]
+        pairs = enumerate(zip(ours, theirs, strict=False))
+        return next((i for i, (a, b) in pairs if a[1] != b), min(len(ours), len(theirs)))
 
-    def _send_candidates(self) -> None:
-        """Send candidates from the first one on that the board lacks or has otherwise; all of its go from there."""
-        if self.read and (first := self._same_candidates()) < max(len(self.ours), len(self.theirs)):
-            rows = _batch([line for line, _ in self.ours[first:]])
-            self._post("candidates", first, rows)
-            self.theirs[first:] = [text for _, text in self.ours[first:first + len(rows)]]
+    def _replace(self, kind: str) -> None:
+        """Send rows from the first one on that the board lacks or has otherwise; all of its go from there."""
+        ours, theirs = self.ours[kind], self.theirs[kind]
+        if self.read[kind] and (first := self._same_rows(kind)) < max(len(ours), len(theirs)):
+            rows = _batch([line for line, _ in ours[first:]])
+            self._post(kind, first, rows)
+            theirs[first:] = [text for _, text in ours[first:first + len(rows)]]
             self.sent += len(rows)
 
     def _post(self, kind: str, first: int | None = None, rows: Sequence[bytes] | None = None,

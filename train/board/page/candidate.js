@@ -1,7 +1,7 @@
 // What is known of one candidate: where it comes from, what it differs in, and its results.
 
 import { h } from "./dom.js";
-import { number, plain, said } from "./format.js";
+import { count, number, plain, said } from "./format.js";
 import { ARMS, spread } from "./journal.js";
 import { status } from "./list.js";
 
@@ -18,17 +18,21 @@ export const mark = ({ arm }, ...more) => h("span", { class: `sign ${arm}` },
 /** Nodes about a candidate. names: of all, by id; runs: entries of the experiment's; pick(id): another was chosen. */
 export function about(journal, one, names, runs, pick) {
   const { state, why, values } = journal.stats(one), own = runs.filter((run) => run.candidate === one.id);
-  const rows = [...one.results.values()];
+  const rows = [...one.results.values()], { how, of, why: fresh } = one.start;
+  const read = new Set(rows.map((row) => row.inherited).filter((tokens) => tokens > 0)); // replicates may differ
+  const link = (id) => (!journal.candidates.has(id) ? plain(id)
+    : h("button", { type: "button", class: "link", onclick: () => pick(id) }, names.get(id)));
   return [
     h("h3", {}, names.get(one.id), h("small", {}, ` ${one.id}`)),
     h("p", {}, mark(one), ` · generation ${one.generation}`, one.operator && one.operator !== one.arm
       && ` · ${one.operator}`),
     h("p", { class: why ? "reason" : "note" }, why ? `${state}: ${why}` : state,
-      journal.candidates.has(one.of) && [": the results of ", h("button", { type: "button", class: "link",
-        onclick: () => pick(one.of) }, names.get(one.of))]),
+      journal.candidates.has(one.of) && [": the results of ", link(one.of)]),
     one.parents.length > 0 && h("p", {}, one.parents.length > 1 ? "Parents: " : "Parent: ", one.parents.map((id, i) =>
-      h("span", {}, i ? ", " : "", journal.candidates.has(id) ? h("button", { type: "button", class: "link",
-        onclick: () => pick(id) }, names.get(id)) : id))),
+      h("span", {}, i ? ", " : "", link(id)))),
+    of ? h("p", {}, "Began with the weights of ", link(of), ` (${plain(how)})`, read.size > 0
+      && `, which had read ${[...read].map(count).join(" or ")} tokens`)
+      : fresh && h("p", {}, `Began with new weights: ${plain(fresh)}`),
     pairs(`Differs from ${one.parents.length ? "its parent" : "the base"}`, one.difference.map(([key, [old, next]]) => [key, `${said(old)} → ${said(next)}`])),
     pairs("Settings of its own", Object.entries(one.settings).map(([key, set]) => [key, said(set)])),
     pairs("Means of its replicates", journal.measures.filter((name) => values.has(name))

@@ -21,7 +21,8 @@ export class Family {
       onclick: () => view.set({ family: word }, { small: true }) }, text)]));
     this.element = h("div", {}, h("p", { class: "key" },
       h("span", { class: "group", role: "group", "aria-label": "Lineage" }, [...this.buttons.values()]),
-      h("span", {}, "dashed: further parents"), this.note), this.tree.box);
+      h("span", {}, "dashed: further parents"), this.heirs = h("span", {}, "thick: with its weights"), this.note),
+      this.tree.box);
   }
 
   /** front: candidates; measure: the objective that is told of each. */
@@ -32,6 +33,7 @@ export class Family {
     const found = family === "all" ? new Set(all) : ancestors(journal, [...begun, ...(chosen ? [chosen] : [])]);
     if (family === "selected" && chosen) for (const one of descendants(journal, chosen)) found.add(one);
     const shown = all.filter((one) => found.has(one)).slice(0, MOST);
+    this.heirs.hidden = !shown.some((one) => one.start.of);
     const missing = family === "selected" && !chosen ? ": select a candidate" : "";
     this.note.textContent = `${shown.length} of ${all.length}${missing}`;
     const shape = JSON.stringify([measure, family, shown.map((one) => [one.id, one.parents, journal.stats(one).state,
@@ -49,8 +51,8 @@ export class Family {
 function look(journal, one, measure) {
   const { state, why } = journal.stats(one), [parent = null, ...others] = one.parents;
   return { id: one.id, name: one.name, generation: one.generation, parent_id: parent, others, arm: one.arm,
-           measure, why, operator: one.operator, status: state === "waiting" ? null : state, out: why !== null,
-           value: journal.value(one, measure) };
+           line: one.start.of && "inherits", measure, why, operator: one.operator, out: why !== null,
+           status: state === "waiting" ? null : state, value: journal.value(one, measure) };
 }
 
 function ancestors(journal, begun) {

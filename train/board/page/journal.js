@@ -150,7 +150,7 @@ function candidate(row, before) {
     id: row.id, name: isText(row.name) && row.name ? row.name : row.id, arm, generation: whole(row.generation, 0),
     parents: list(row.parents).filter(isText), operator: isText(row.operator) ? row.operator : null,
     difference: Object.entries(dict(row.difference)).filter(([, pair]) => Array.isArray(pair)),
-    settings: dict(row.settings), activation: isText(row.activation) ? row.activation : null,
+    settings: dict(row.settings), start: dict(row.start), activation: isText(row.activation) ? row.activation : null,
     results: before?.results ?? new Map(), dropped: before?.dropped ?? null, stats: null, of: before?.of ?? null,
   };
 }

@@ -1,4 +1,4 @@
-// Marks on the loss: activation switches, the warm-up's end, windows of challengers and those that won, what rules did,
+// Marks on the loss: activation switches, the warm-up's end, challengers that won, windows, what rules did,
 // checkpoints, spikes, the best validation loss.
 
 import { colourOf, shortName } from "./colours.js";
@@ -15,12 +15,12 @@ export function marksOf(run, { to }) {
   if (warmup && start !== null && start + warmup <= run.step) {
     found.push({ kind: "warmup", x: to(start + warmup), colour: css("--muted"), label: "warm-up ends" });
   }
-  for (const { step, window } of run.events.filter((row) => row.kind === "challenge")) {
-    found.push({ kind: "challenge", x: to(step), colour: css("--muted"), label: `window ${plain(window)}` });
-  }
   for (const { step, change } of run.events.filter((row) => row.kind === "switch")) {
     if (spans.some(({ from }, i) => i && from === step + 1)) continue; // marked as a switch of activations
     found.push({ kind: "champion", x: to(step), colour: css("--text"), label: plain(change) });
+  }
+  for (const { step, window } of run.events.filter((row) => row.kind === "challenge")) {
+    found.push({ kind: "challenge", x: to(step), colour: css("--muted"), label: `window ${plain(window)}` });
   }
   for (const { step, action } of run.events.filter((row) => row.kind === "action")) {
     found.push({ kind: "action", x: to(step), colour: css("--alarm"), label: plain(action) });

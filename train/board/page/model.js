@@ -4,7 +4,8 @@ import { get } from "./api.js";
 import { Column, numbers } from "./column.js";
 import { moment } from "./format.js";
 
-const FILES = ["events", "samples", "candidates", "checkpoints"];
+const REPLACED = ["candidates", "windows"]; // of which any row may change, or go
+const FILES = ["events", "samples", ...REPLACED, "checkpoints"];
 
 export class Run {
   constructor(id) {
@@ -91,7 +92,7 @@ export class Run {
     if (event === "metrics") return this.#rows(data.rows);
     const list = this[event];
     if (!list) return null;
-    if (event === "candidates") {
+    if (REPLACED.includes(event)) {
       list.splice(data.from, list.length, ...data.rows);
       return event;
     }

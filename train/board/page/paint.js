@@ -113,7 +113,7 @@ const DASHES = { switch: [2, 3], warmup: [6, 3], challenge: [1, 5], champion: []
 export function marks(u, list) {
   within(u, (ctx, { px, py, box, ratio }) => {
     const bottom = box.top + box.height, size = 4 * ratio;
-    let labelled = -Infinity;
+    const labelled = []; // from where to where there are labels, of the first marks of the list
     for (const { x, kind, colour, y, label } of list) {
       const at = px(x);
       if (at < box.left - 1 || at > box.left + box.width + 1) continue;
@@ -129,9 +129,10 @@ export function marks(u, list) {
         ctx.font = `${10 * ratio}px system-ui, sans-serif`;
         ctx.textAlign = "left";
         ctx.textBaseline = "alphabetic";
-        if (label && at > labelled) {
+        const end = at + ctx.measureText(label ?? "").width + 8 * ratio;
+        if (label && labelled.every(([from, to]) => end < from || at > to)) {
           ctx.fillText(label, at + 3 * ratio, box.top + 18 * ratio); // below the spikes
-          labelled = at + ctx.measureText(label).width + 8 * ratio;
+          labelled.push([at, end]);
         }
       } else if (kind === "picked") {
         ctx.lineWidth = 2 * ratio;

@@ -11,10 +11,12 @@ import { Run } from "./model.js";
 import { Search } from "./search.js";
 import { Settings } from "./settings.js";
 import { Events, Samples } from "./texts.js";
+import { Windows } from "./windows.js";
 
 const TABS = {
   charts: { word: "Charts", several: true },
   search: { word: "Search", there: (run) => run.candidates.length > 0, count: (run) => run.candidates.length },
+  windows: { word: "Windows", there: (run) => run.windows.length > 0, count: (run) => run.windows.length },
   samples: { word: "Samples", there: (run) => run.samples.length > 0, count: (run) => run.samples.length },
   events: { word: "Events", count: (run) => run.events.length },
   settings: { word: "Settings", several: true },
@@ -98,8 +100,8 @@ export class RunPage {
     const { view, runs } = this, [{ run }] = runs, several = runs.length > 1;
     const make = {
       charts: () => new Grid(CHARTS, runs, view, this.trouble), search: () => new Search(run, view, this.trouble),
-      samples: () => new Samples(run), events: () => new Events(run), files: () => new Files(run),
-      settings: () => new Settings(runs),
+      windows: () => new Windows(run, view), samples: () => new Samples(run), events: () => new Events(run),
+      files: () => new Files(run), settings: () => new Settings(runs),
     };
     this.open?.destroy?.();
     this.open = make[this.#shown(view.now.tab, several) ? view.now.tab : "charts"]();
@@ -134,7 +136,7 @@ export class RunPage {
   }
 
   #alone(run) {
-    const { entry, config } = run, { device, host } = config;
+    const { entry, config } = run, { device, host, champion } = config;
     const activation = entry.symbio_winner ?? entry.activation ?? config.model?.activation;
     const last = (key) => run.columns.get(key)?.last.at(-1) ?? null;
     const left = timeLeft(run), taken = last("elapsed_ms") ?? moment(entry.updated) - moment(entry.created);
@@ -155,8 +157,9 @@ export class RunPage {
           left !== null && `${duration(taken)} so far`),
         figure("Activation",
           h("span", { title: activation }, swatch(colourOf(activation)), shortName(activation) || "–"),
-          entry.symbio && (entry.symbio_winner ? ["found by the search", settings(config.symbio_winner_settings)]
-            .filter(Boolean).join(" with ") : "being searched")),
+          champion ? told(`since step ${count(champion.since)}`, champion.settings)
+            : entry.symbio_winner ? told("found by the search", config.symbio_winner_settings)
+              : entry.symbio && config.search?.mode !== "continuous" && "being searched"),
         figure("Parameters", short(entry.parameters), entry.model)),
       entry.experiment && h("p", { class: "facts" }, h("span", {}, "a training of ", h("a", { href:
         `#experiment=${encodeURIComponent(entry.experiment)}&pick=${encodeURIComponent(entry.candidate)}` },
@@ -192,6 +195,8 @@ export class RunPage {
     if (focus) [...element.querySelectorAll("a")].find((a) => a.getAttribute("href") === focus)?.focus();
   }
 }
+
+const told = (words, own) => [words, settings(own)].filter(Boolean).join(" with ");
 
 /** What a run of the original system says of itself, and how much of it the records hold. */
 const historic = ({ reason, coverage }) => ["A run of the original system", reason, Number.isFinite(coverage) &&

@@ -7,7 +7,7 @@ import { h, reveal, soon, svg, swatch } from "./dom.js";
 import { count, labels, loss, number, settings } from "./format.js";
 import { Grid } from "./grid.js";
 import { Table } from "./table.js";
-import { Tree } from "./tree.js";
+import { key, Tree } from "./tree.js";
 
 export class Search {
   constructor(run, view, trouble) {
@@ -55,7 +55,7 @@ export class Search {
     this.names = labels(candidates);
     this.ranks = new Map((summary?.ranking ?? []).map((row) => [row.id, row]));
     this.tree.show(candidates, winner);
-    this.#key();
+    this.tree.box.previousSibling.replaceChildren(...key(candidates), h("span", {}, "◯ winner has a ring"));
     this.table.show(candidates);
     this.log.show(this.#switches());
     this.shares.replaceChildren(distribution(candidates));
@@ -95,12 +95,6 @@ export class Search {
       before = activation;
     }
     return found;
-  }
-
-  #key() {
-    const used = kinds(this.run.candidates.map((c) => c.activation));
-    this.tree.box.previousSibling.replaceChildren(
-      ...used.map((name) => h("span", {}, swatch(colourOf(name)), name)), h("span", {}, "◯ winner has a ring"));
   }
 
   #name(id, name) {
@@ -153,7 +147,8 @@ export class Search {
   }
 }
 
-const named = ({ activation, settings: own }) =>
+/** An activation with its colour, and settings of its own. */
+export const named = ({ activation, settings: own }) =>
   h("span", { title: activation }, activation && swatch(colourOf(activation)), shortName(activation) || "–",
     settings(own) && h("small", {}, ` ${settings(own)}`));
 

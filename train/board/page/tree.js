@@ -1,15 +1,19 @@
 // The lineage tree of a search or an experiment: generations from left to right, children beside their parents.
 
 import { colourOf, kind, kinds, shortName } from "./colours.js";
-import { h, reveal, svg } from "./dom.js";
+import { h, reveal, svg, swatch } from "./dom.js";
 import { labels, loss, settings } from "./format.js";
 import { stratify, tree } from "./vendor/d3-hierarchy/d3-hierarchy.js";
 
 const ACROSS = 160, WIDEST = 280, DOWN = 30, RADIUS = 6, LETTER = 6.4, EDGE = 16, ROOT = "/";
 
+/** What their colours mean, in words. */
+export const key = (candidates) => kinds(candidates.map((c) => c.activation)).map((name) =>
+  h("span", {}, swatch(colourOf(name)), name));
+
 /** How the candidates of a search look: colours(all) gives that of one, under(one) is what stands below its name,
  *  about(one) what is said of it besides, kind(one) a class. */
-const LOOK = {
+export const LOOK = {
   colours: (all) => {
     const shown = kinds(all.map((c) => c.activation));
     return (c) => colourOf(kind(c.activation, shown));
@@ -40,7 +44,7 @@ export class Tree {
         d: `M${start} ${from.y}C${middle} ${from.y} ${middle} ${node.y} ${node.x} ${node.y}` });
     };
     const lines = nodes.flatMap((node) => [[node.candidate.parent_id], node.candidate.others ?? []].flatMap((ids, i) =>
-      ids.filter((id) => at.has(id)).map((id) => line(at.get(id), node, i ? "other" : null))));
+      ids.filter((id) => at.has(id)).map((id) => line(at.get(id), node, i ? "other" : node.candidate.line))));
     const circles = nodes.map((node) => this.#node(node, winner, colour));
     this.box.replaceChildren(svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group",
       "aria-label": "Lineage: generations from left to right" }, svg("g", { class: "lines" }, lines), circles));

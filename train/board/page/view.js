@@ -5,7 +5,7 @@ const START = { runs: [], tab: "charts", x: "step", smooth: 0, log: [], zoom: nu
                 family: "front" };
 const TEXTS = ["pick", "q", "status", "sort", "experiment", "across", "up", "of"];
 const RANGES = { zoom: 1, area: 2 }; // how many each is of
-export const CHOICES = { tab: ["charts", "search", "samples", "events", "settings", "files"],
+export const CHOICES = { tab: ["charts", "search", "windows", "samples", "events", "settings", "files"],
                          x: ["step", "tokens", "time"], family: ["front", "selected", "all"] };
 
 /** Read a hash; what is missing or wrong in it is as at the start. */
