@@ -68,7 +68,7 @@ class Training(NamedTuple):
 
     losses: list[float | None]  # of validation, by replicate
     moments: bool  # whether the optimizer's moments went on, too
-    changes: list[str]  # of the weights, where shapes differ
+    changes: list[str]  # why it began as another function than the model, a setting each
     why: str | None = None  # a training came to nothing
 
 

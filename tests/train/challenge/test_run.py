@@ -14,7 +14,7 @@ from helios.errors import UserError
 from helios.model import GPT
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.training import settled
+from helios.train.challenge.training import settled, started
 from helios.train.config import Config, resolve
 from helios.train.loop import Loop
 from helios.train.plans import planned
@@ -172,10 +172,12 @@ def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: 
     assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
-@pytest.mark.parametrize(("genes", "start"), [
-    ("activation", {"activation_pool": "gelu|relu"}), ("activation", {"activation_pool": "gelu|swiglu"}),
-    ("n_layer=2|3", {}), ("n_layer=1|2", {})])
-def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("genes", "start", "changes"), [
+    ("activation", {"activation_pool": "gelu|relu"}, ["activation gelu → relu"]),
+    ("activation", {"activation_pool": "gelu|swiglu"}, ["activation gelu → swiglu"]),
+    ("n_layer=2|3", {}, []), ("n_layer=1|2", {}, ["n_layer 2 → 1"])])
+def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any],
+                           changes: list[str]) -> None:
     """A challenger of another activation or depth is trained, taken over and trained on; the checkpoint is its model's,
     with which all that reads checkpoints works."""
     from helios.train.challenge import window
@@ -188,7 +190,7 @@ def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gene
     model = found.state["model"]
     assert not problems and (model["activation"], model["n_layer"]) == (
         c["activation"], c["settings"].get("n_layer", 2)) != ("gelu", 2)
-    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"]
+    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"] and c["changes"] == changes
     assert read_config(run.path)["champion"]["parameters"] == sum(x.size for x in found.model.values())
     out = tmp_path / "model.safetensors"
     assert invoke(export.main, run.path, "--out", out).exit_code == 0 and GPT.load(out, "cpu_ref")
@@ -197,6 +199,16 @@ def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gene
     assert overview.read(run.path)["activation"] == c["activation"]
     longer = Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 26}), plan=planned)
     assert longer.train(QUIET).step == 26
+
+
+@pytest.mark.parametrize(("values", "changes"), [
+    ({"n_head": 2}, ["n_head 4 → 2, of 8 → 16 channels"]), ({"softcap": 0.0}, ["softcap 30 → 0"]),
+    ({"dropout": 0.5}, []), ({"activation": "mine: 2*silu(x)"}, ["activation gelu → mine"])])
+def test_one_with_the_same_shapes_has_the_weights_and_its_changes(tmp_path: Path, values: dict[str, Any],
+                                                                  changes: list[str]) -> None:
+    model = resolve("tiny").model
+    found = checkpoint.Checkpoint(tmp_path, {"model": model.to_dict()}, {}, {})  # type: ignore[typeddict-item]
+    assert started(found, model.replaced(**values), tmp_path, 0) == (tmp_path, True, changes)
 
 
 def test_paused_anywhere_it_is_the_same_run(tmp_path: Path) -> None:
