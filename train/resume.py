@@ -16,6 +16,7 @@ from helios.model.settings import declared
 from helios.train import checkpoint, directory, morph
 from helios.train.checkpoint import MODEL, Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
+from helios.train.data import given_tokenizer
 from helios.train.morph import Morph
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
@@ -70,9 +71,10 @@ class Initialised(Start):
         self.parent = found._replace(optimizer={})  # which is of no use, and large
         self.model = GPTConfig.from_dict(self.parent.state["model"])
         self.theirs = tokenizer_of(self.parent)
-        if config.data.tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
+        if (d := config.data).tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
             self.tokenizer = self.theirs
-        morph.check(self.model, config.model, config.train.morph, self._tokens(self.tokenizer))
+        given = given_tokenizer(d.tokenizer, config.model.vocab_size) if d.tokenizer else self.tokenizer
+        morph.check(self.model, config.model, config.train.morph, self._tokens(given))
 
     def morphed(self, tokenizer: Tokenizer | None) -> Morph:
         """Return the weights for this vocabulary; None: one that is not made yet. Raises UserError."""
