@@ -111,15 +111,16 @@ class Challenge(Plan):
         checkpoint.check_model(found, configured_as(self.config, champion).model.to_dict())
         if state is None or state["open"] is None:
             return
+        then = state["open"].get("settings") or saved  # which may have changed since, where this is not the last one
         free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
-                was = saved.get(section, {}).get(key, value)
+                was = then.get(section, {}).get(key, value)
                 same = shared(was) == shared(value) if key == "actions" else was == value
                 if not (same or key in free or section == "data"):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
                                     f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
-                                    "over; continue without it, or from an earlier checkpoint")
+                                    "over; continue with what it was, or from an earlier checkpoint")
 
     def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
@@ -209,7 +210,8 @@ class Challenge(Plan):
         if not challengers:
             self.records.event(step, NONE, f"{reason}: no challengers, since no gene has another value", reason=reason)
             return
-        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers)
+        settings = {name: values for name, values in self.config.to_dict().items() if name != "data"}
+        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers, settings)
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
         self.records.event(step, OPENED, f"window {number}, {reason}: to step {self.open.closes} {self.champion.id} "
                            f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])

@@ -51,6 +51,7 @@ class Window:
     steps: int
     reason: str
     challengers: list[Candidate] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the run by then; older ones have none
 
     @property
     def closes(self) -> int:

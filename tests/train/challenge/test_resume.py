@@ -1,4 +1,4 @@
-"""Runs with challengers that go on: from a pause or an earlier checkpoint, with other settings, in another directory."""
+"""Runs with challengers that go on: from a pause, an earlier checkpoint, with other settings, in another directory."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
             QUIET)
     trained(config, tmp_path / "run", 11)
     Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_they_are_those_of_when_it_opened(tmp_path: Path) -> None:
+    """Whatever the run had later, before it goes on from a checkpoint in the window."""
+    config = config_of(**SLOW)
+    run = trained(config, tmp_path / "run", 8)
+    trained(config, run.path)
+    lines, end = journal.read(run.path), weights(run.path)
+    changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5, "steps": 25})
+    Run.resume(run.path, changed, plan=planned).train(QUIET)
+    for path in checkpoint.directories(run.path):
+        if checkpoint.step_of(path) > 8:
+            checkpoint.remove(path)
+    with pytest.raises(UserError, match=r"steps was 24 when .* at step 6, and is 25: .* continue with what it was"):
+        Run.resume(run.path, plan=planned).train(QUIET)
+    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when .* opened at step 6, and is 0\.5"):
+        Run.resume(run.path, changed.replaced("train", steps=24), plan=planned).train(QUIET)
+    Run.resume(run.path, config, plan=planned).train(QUIET)
+    assert journal.read(run.path) == lines and weights(run.path) == end
 
 
 def test_a_rule_that_stopped_a_run_in_a_window_may_go(tmp_path: Path, planted: dict[int, int]) -> None:
