@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,25 @@ def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
     assert [line["opened"] for line in journal.read(run.path)] == [18]
     with pytest.raises(UserError, match="with challengers, which cannot change"):
         Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
+
+
+def test_in_another_directory_a_window_goes_on(tmp_path: Path) -> None:
+    """With the checkpoint where it opened, which a run that is killed there has among its own alone."""
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "whole")
+    old = trained(config, tmp_path / "old", 6)
+    shutil.rmtree(old.path / "search" / "w1")
+    other = Run.resume(old.path, path=tmp_path / "other", plan=planned)
+    other.train(QUIET, until=8)
+    trained(config, other.path)
+    assert weights(other.path) == weights(whole.path) and journal.read(other.path) == journal.read(whole.path)
+
+
+def test_a_window_without_its_start_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    old = trained(config_of(**SLOW), tmp_path / "old", 8)
+    shutil.rmtree(old.path / "search" / "w1")
+    checkpoint.remove(checkpoint.path_of(old.path, 6))
+    for path in (tmp_path / "other", None):
+        with pytest.raises(UserError, match=r"search/w1 lacks the checkpoint of step 6, from which .* put it back"):
+            Run.resume(old.path, path=path, plan=planned).train(QUIET)
+    assert not (tmp_path / "other").exists() and not events(old.path, "resumed")
