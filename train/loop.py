@@ -25,7 +25,7 @@ from helios.train.device import MIB, check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
 from helios.train.records.events import events_of, skip_reason
-from helios.train.records.layout import SAMPLES
+from helios.train.records.layout import SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable
@@ -111,7 +111,8 @@ class Loop:
         # Derived, since the run may go on with another accum than the stage began with.
         self.offset = state["position"] - self.done * self.config.train.accum
         self.monitors.restore(state["monitors"])
-        self._prune()  # what a kill may have left after the checkpoint
+        if not (self.over and finished(self.records.path)):  # one that has ended keeps what it has
+            self._prune()  # what a kill may have left after the checkpoint
 
     @property
     def step(self) -> int:
