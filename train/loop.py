@@ -234,18 +234,15 @@ class Loop:
         t = self.config.train
         due = lambda interval, n: interval > 0 and n % interval == 0
         regular = (self.over and t.eval_interval) or due(stage.eval_interval, self.done)
-        if regular or (self.paused and stage.final and t.eval_interval):
-            try:
-                row["val_loss"] = self.evaluate()
-            except Stopped:
-                self.pending = row
-                return None
-            if math.isfinite(row["val_loss"]):
-                self.latest = {"step": self.step, "loss": row["val_loss"]}
-                if self.best is None or self.latest["loss"] < self.best["loss"]:
-                    self.best = self.latest
+        measured = regular or (self.paused and stage.final and t.eval_interval)
+        if measured and not self._measure(row):
+            return None
+        before = self.monitors.state()
         # What they do must not depend on where a run was paused.
         seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
+        if self.monitors.stopped and t.eval_interval and not measured and not self._measure(row):
+            self.monitors.restore(before)  # they observe the row once more when it is taken up again
+            return None
         row |= {name: value for name, value in seen.items() if value is not None}
         if self.monitors.wanted is not None:
             self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
@@ -258,6 +255,19 @@ class Loop:
         if samples and not end:
             self.sample()
         return None
+
+    def _measure(self, row: dict[str, Any]) -> bool:
+        """Evaluate after a step; return False where a signal came meanwhile: then its row waits in `pending`."""
+        try:
+            row["val_loss"] = self.evaluate()
+        except Stopped:
+            self.pending = row
+            return False
+        if math.isfinite(row["val_loss"]):
+            self.latest = {"step": self.step, "loss": row["val_loss"]}
+            if self.best is None or self.latest["loss"] < self.best["loss"]:
+                self.best = self.latest
+        return True
 
     def _decide(self, stage: Stage) -> Stage:
         """Let the plan decide, and go on with what it chose; return the present stage."""
