@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from helios.errors import UserError
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.config import resolve
+from helios.train.challenge_config import ChallengeConfig
+from helios.train.config import Config, resolve
 from helios.train.plans import planned
 from helios.train.records.layout import read_config
 from helios.train.run import Run
@@ -88,15 +90,57 @@ def test_a_rule_that_stopped_a_run_in_a_window_may_go(tmp_path: Path, planted: d
     assert Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET).step == 24
 
 
-def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
-    plain = resolve("tiny", flags={"backend": "cpu_ref"})
-    run = Run.create(plain, tmp_path / "run", plan=planned)
+def test_a_run_goes_on_with_challengers(tmp_path: Path) -> None:
+    run = Run.create(resolve("tiny", flags={"backend": "cpu_ref"}), tmp_path / "run", plan=planned)
     run.train(QUIET)
-    found = Run.resume(run.path, config_of(), plan=planned)
-    found.train(QUIET)
+    Run.resume(run.path, config_of(), plan=planned).train(QUIET)
     assert [line["opened"] for line in journal.read(run.path)] == [18]
-    with pytest.raises(UserError, match="with challengers, which cannot change"):
-        Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
+
+
+def without(config: Config) -> Config:
+    """The settings as --search none leaves them."""
+    return resolve(base=json.loads(json.dumps(config.to_dict())), flags={"mode": "none"})
+
+
+def test_a_run_that_none_won_goes_on_without_challengers(tmp_path: Path) -> None:
+    config = config_of(challenge_error=1e-9)
+    plain = trained(without(config), tmp_path / "plain")
+    run = trained(config, tmp_path / "run", 11)
+    with pytest.raises(UserError, match="challenge_interval opens windows"):
+        resolve(base=config.to_dict(), flags={"mode": "none", "challenge_interval": 6})
+    assert Run.resume(run.path, without(config), plan=planned).train(QUIET, until=18).paused
+    assert Run.resume(run.path, plan=planned).train(QUIET).finished  # it stays so
+    assert weights(run.path) == weights(plain.path)
+    assert [row for row in log(run.path) if row["step"] != 11] == [row for row in log(plain.path) if row["step"] != 11]
+    ours, theirs = (read_config(path) | checkpoint.states(path)[-1] for path in (run.path, plain.path))
+    assert ours.keys() == theirs.keys() and ours["config_hash"] == theirs["config_hash"] and ours["search"] is None
+    assert events(run.path, "settings_changed")[0]["message"] == "mode continuous → none, " + ", ".join(
+        f"{key} {value} → {ChallengeConfig().to_dict()[key]}" for key, value in config.challenge.to_dict().items()
+        if value != ChallengeConfig().to_dict()[key])
+    assert len(journal.read(run.path)) == 1 and (run.path / "search" / "w1").exists()
+
+
+def test_a_run_leaves_the_rules_that_branch(tmp_path: Path) -> None:
+    config = config_of(mode="none", challenge_interval="auto", actions="plateau: branch lr*0.5")
+    run = trained(config, tmp_path / "run", 8)
+    on = Run.resume(run.path, config.replaced("monitor", actions=""), plan=planned)
+    assert on.train(QUIET).finished and checkpoint.states(run.path)[-1]["search"] is None
+
+
+def test_in_a_window_and_after_a_switch_it_keeps_challengers(tmp_path: Path) -> None:
+    config = config_of(**SLOW, checkpoint_interval=4)
+    run = trained(config, tmp_path / "run", 8)
+    with pytest.raises(UserError, match=r"opened at step 6: .* without them once that is over, after step 10; leave"):
+        Run.resume(run.path, without(config), plan=planned).train(QUIET)
+    trained(config, run.path, 11)
+    with pytest.raises(UserError, match=r"since step 10 the run trains gen1_gelu_2, a challenger, .* --init-from$"):
+        Run.resume(run.path, without(config), plan=planned).train(QUIET)
+    for path in checkpoint.directories(run.path)[1:]:
+        checkpoint.remove(path)
+    Run.resume(run.path, without(config), plan=planned).train(QUIET)  # from step 4
+    plain = trained(without(config), tmp_path / "plain")
+    assert weights(run.path) == weights(plain.path)
+    assert read_config(run.path).keys() == read_config(plain.path).keys()
 
 
 def test_in_another_directory_a_window_goes_on(tmp_path: Path) -> None:
