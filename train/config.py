@@ -216,8 +216,7 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
     """
     values: dict[str, Any] = {}
     own: dict[str, str] = {}  # activations
-    if base is not None:
-        values |= _flatten(base, "config.json", own)
+    before = {} if base is None else _flatten(base, "config.json", own)
     if preset is not None:
         values |= _preset(preset, own)
     size = values.pop("vocab_size", None)
@@ -246,6 +245,9 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         size = Tokenizer.of(values["tokenizer"]).vocab_size
     if size is not None:
         values = {"vocab_size": size} | values
+    if before.get("mode") == "continuous" and values.get("mode") == "none":  # what opened windows goes with the search
+        before = {key: value for key, value in before.items() if key not in OPENING}
+    values = before | values
     if not values.keys().isdisjoint(OPENING):  # asking for windows asks for the search that has them
         values = {"mode": "continuous"} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one

@@ -25,7 +25,7 @@ from helios.train.device import MIB, check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
 from helios.train.records.events import events_of, skip_reason
-from helios.train.records.layout import SAMPLES
+from helios.train.records.layout import SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable
@@ -111,7 +111,8 @@ class Loop:
         # Derived, since the run may go on with another accum than the stage began with.
         self.offset = state["position"] - self.done * self.config.train.accum
         self.monitors.restore(state["monitors"])
-        self._prune()  # what a kill may have left after the checkpoint
+        if not (self.over and finished(self.records.path)):  # one that has ended keeps what it has
+            self._prune()  # what a kill may have left after the checkpoint
 
     @property
     def step(self) -> int:
@@ -233,18 +234,15 @@ class Loop:
         t = self.config.train
         due = lambda interval, n: interval > 0 and n % interval == 0
         regular = (self.over and t.eval_interval) or due(stage.eval_interval, self.done)
-        if regular or (self.paused and stage.final and t.eval_interval):
-            try:
-                row["val_loss"] = self.evaluate()
-            except Stopped:
-                self.pending = row
-                return None
-            if math.isfinite(row["val_loss"]):
-                self.latest = {"step": self.step, "loss": row["val_loss"]}
-                if self.best is None or self.latest["loss"] < self.best["loss"]:
-                    self.best = self.latest
+        measured = regular or (self.paused and stage.final and t.eval_interval)
+        if measured and not self._measure(row):
+            return None
+        before = self.monitors.state()
         # What they do must not depend on where a run was paused.
         seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
+        if self.monitors.stopped and t.eval_interval and not measured and not self._measure(row):
+            self.monitors.restore(before)  # they observe the row once more when it is taken up again
+            return None
         row |= {name: value for name, value in seen.items() if value is not None}
         if self.monitors.wanted is not None:
             self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
@@ -257,6 +255,19 @@ class Loop:
         if samples and not end:
             self.sample()
         return None
+
+    def _measure(self, row: dict[str, Any]) -> bool:
+        """Evaluate after a step; return False where a signal came meanwhile: then its row waits in `pending`."""
+        try:
+            row["val_loss"] = self.evaluate()
+        except Stopped:
+            self.pending = row
+            return False
+        if math.isfinite(row["val_loss"]):
+            self.latest = {"step": self.step, "loss": row["val_loss"]}
+            if self.best is None or self.latest["loss"] < self.best["loss"]:
+                self.best = self.latest
+        return True
 
     def _decide(self, stage: Stage) -> Stage:
         """Let the plan decide, and go on with what it chose; return the present stage."""

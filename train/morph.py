@@ -80,7 +80,7 @@ def morph(state: Mapping[str, np.ndarray], was: GPTConfig, now: GPTConfig, how: 
     scale = _scale(state, was, now)
     found = {name: _tensor(name, own, state, c, scale) for name, own in initial_state(now, seed).items()}
     return Morph({name: value for name, (value, _) in found.items()}, [line for _, line in found.values()],
-                 list(_changes(c)))
+                 list(changes(was, now)))
 
 
 # -- axes -------------------------------------------------------------------------------------------------------------
@@ -277,8 +277,9 @@ def _obstacles(c: _Change) -> Iterator[tuple[int, str]]:
             yield 1 if (block or 0) >= shared or (part == "wpe.weight" and rows) else 2, why
 
 
-def _changes(c: _Change) -> Iterator[str]:
-    was, now, (there, here) = c.was, c.now, c.head_sizes
+def changes(was: GPTConfig, now: GPTConfig) -> Iterator[str]:
+    """Yield why a model `now` that is made from a model `was` is another function, as Morph.changes has it."""
+    there, here = _Change(was, now, None).head_sizes
     told = lambda key: f"{key} {spelt(getattr(was, key))} → {spelt(getattr(now, key))}"
     yield from (told(key) for key in ("n_layer", "n_embd") if getattr(now, key) < getattr(was, key))
     if was.n_head != now.n_head and there != here:

@@ -16,6 +16,7 @@ from helios.model.settings import declared
 from helios.train import checkpoint, directory, morph
 from helios.train.checkpoint import MODEL, Checkpoint
 from helios.train.config import SECTIONS, SETTINGS, Config
+from helios.train.data import given_tokenizer
 from helios.train.morph import Morph
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
@@ -70,9 +71,10 @@ class Initialised(Start):
         self.parent = found._replace(optimizer={})  # which is of no use, and large
         self.model = GPTConfig.from_dict(self.parent.state["model"])
         self.theirs = tokenizer_of(self.parent)
-        if config.data.tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
+        if (d := config.data).tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
             self.tokenizer = self.theirs
-        morph.check(self.model, config.model, config.train.morph, self._tokens(self.tokenizer))
+        given = given_tokenizer(d.tokenizer, config.model.vocab_size) if d.tokenizer else self.tokenizer
+        morph.check(self.model, config.model, config.train.morph, self._tokens(given))
 
     def morphed(self, tokenizer: Tokenizer | None) -> Morph:
         """Return the weights for this vocabulary; None: one that is not made yet. Raises UserError."""
@@ -123,7 +125,11 @@ class Resumed(Start):
         kept = self.state["search"]
         was = "without" if kept is None else "challenged" if "windows" in kept else "with"
         now = "challenged" if config.challenged else "with" if config.search else "without"
-        if was != now and (was, now) != ("without", "challenged"):  # which may begin at any step
+        self.left = kept if (was, now) == ("challenged", "without") else None
+        if self.left and (why := _bound(self.left)):
+            raise UserError(f"{found.path}: {why}; leave --search and actions as they were, or begin a new run "
+                            "with --init-from")
+        if was != now and not self.left and (was, now) != ("without", "challenged"):  # which may begin at any step
             what = {"with": "with a search", "without": "without a search", "challenged": "with challengers"}[was]
             raise UserError(f"{found.path} is of a run {what}, which cannot change; start a new run")
         self.plan.check_resumed(found, self.saved)
@@ -155,7 +161,8 @@ class Resumed(Start):
             self._copy_to(path)
         else:
             about["created"] = self.saved.get("created")  # None: its first event tells
-            about |= {key: value for key, value in self.saved.items() if key not in (*about, *self.plan.keys)}
+            gone = *SECTIONS, *self.plan.keys, *(("champion",) if self.left else ())
+            about |= {key: value for key, value in self.saved.items() if key not in (*about, *gone)}
         about |= self.plan.found(self.state["search"])
         return self._changes(about)
 
@@ -173,8 +180,9 @@ class Resumed(Start):
     def _changes(self, about: Mapping[str, Any]) -> str:
         if self.state["config_hash"] == about["config_hash"]:
             return ""
-        places = [(s.section, s.key) for s in SETTINGS] + [("device", key) for key in about["device"]]
-        both = [(key, *(where.get(section, {}).get(key) for where in (self.saved, about))) for section, key in places]
+        places = [(s.section, s.key, s.default) for s in SETTINGS] + [("device", key, None) for key in about["device"]]
+        both = [(key, *(where.get(section, {}).get(key, default) for where in (self.saved, about)))
+                for section, key, default in places]
         return ", ".join(f"{key} {was} → {now}" for key, was, now in both if was != now) or "since the checkpoint"
 
 
@@ -207,3 +215,15 @@ def _tokens_read(found: Checkpoint, saved: Mapping[str, Any]) -> int | None:
 def is_chat(found: Checkpoint) -> bool:
     """Return whether the checkpoint's run trains on conversations, as all runs did that do not say."""
     return bool(layout.read_config(found.path.parent.parent).get("chat", True))
+
+
+def _bound(state: Mapping[str, Any]) -> str:
+    """Return why a run with challengers, by the state that its plan keeps, cannot go on without them; "" where it can:
+    as long as it has its own model, and outside of a window."""
+    if switched := [window for window in state["windows"] if window["verdict"] == "switch"]:
+        return (f"since step {switched[-1]['closed']} the run trains {switched[-1]['winner']}, a challenger, whose "
+                "settings it would not have without challengers")
+    if window := state["open"]:
+        return (f"a window of challengers opened at step {window['opened']}: the run can go on without them once that "
+                f"is over, after step {window['opened'] + window['steps']}")
+    return ""

@@ -125,6 +125,36 @@ def test_stop(tmp_path: Path, each_backend: Backend, planted: dict[int, int], ca
     assert (on.step, on.finished) == (12, True) and rows_of(run.path / EVENTS)[-1]["kind"] == "run_complete"
 
 
+def test_a_stopped_run_has_a_validation_loss(make: Make, each_backend: Backend, planted: dict[int, int],
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also between evaluations, and where a signal comes during that one."""
+    planted |= {5: GRAD, 6: GRAD}
+    settings = {"actions": "cusum_grad: stop", "eval_interval": 4, "cusum_window": 9}
+    whole, cut = (make(each_backend, name, **settings) for name in ("whole", "cut"))
+    assert whole.run() and whole.step == 5
+
+    def interrupted(self: Loop) -> float:
+        if self.done == 5:
+            self.signal = 15
+            raise Stopped
+        return real(self)
+
+    real = Loop.evaluate
+    monkeypatch.setattr(Loop, "evaluate", interrupted)
+    assert not cut.run() and not [e for e in rows(cut, EVENTS) if e["kind"] == "action"]
+    monkeypatch.setattr(Loop, "evaluate", real)
+    again = make(each_backend, "cut", **settings)
+    assert again.pending is not None and again.run() and again.step == 5
+    for t in (whole, again):
+        assert [row["step"] for row in rows(t) if row["val_loss"] is not None] == [4, 5]
+        assert t.best == {"step": 5, "loss": rows(t)[-1]["val_loss"]}
+    assert final(again) == final(whole) and log(again) == log(whole) and actions_told(again) == actions_told(whole)
+    ours, theirs = (checkpoint.states(t.records.path)[-1] for t in (whole, again))
+    assert ours["val_loss"] == theirs["val_loss"] == whole.best["loss"]
+    assert ours["monitors"]["cusum"]["cusum_grad"] == theirs["monitors"]["cusum"]["cusum_grad"]
+    assert ours["monitors"]["actions"] == theirs["monitors"]["actions"]
+
+
 def test_at_the_last_step_there_is_nothing_to_stop(tmp_path: Path, cpu_ref: Backend, planted: dict[int, int]) -> None:
     planted |= {12: VAL}
     run = run_of(cpu_ref, tmp_path / "run", actions="cusum_val: stop")

@@ -358,6 +358,13 @@ def test_another_vocabulary(tmp_path: Path, cpu_ref: Backend) -> None:
     assert lines["wte.weight"][1] == "projected" and lines["wte.weight"][4] == "300 of 320 tokens known"
     run(tmp_path / "named", cpu_ref, tokenizer=tmp_path / "larger", **given).train(QUIET)
     assert checkpoint.load(tmp_path / "named" / "checkpoints" / "step-000001").model["wte.weight"].shape == (320, 32)
+    del given["morph"]
+    for size in (300, 310):
+        with pytest.raises(UserError, match=rf"^--vocab-size {size}: .* has 320 tokens; leave --vocab-size out"):
+            run(tmp_path / "c", cpu_ref, tokenizer=tmp_path / "larger", vocab_size=size, **given).preview()
+    with pytest.raises(UserError, match=r"\[300, 32\] there and \[320, 32\] here, for a vocabulary of other tokens; "
+                                        "--morph project"):
+        run(tmp_path / "c", cpu_ref, tokenizer=tmp_path / "larger", **given).preview()
 
 
 def test_settings_begin_with_the_parents(tmp_path: Path, cpu_ref: Backend) -> None:

@@ -54,14 +54,34 @@ def test_begun_continued_and_longer(tmp_path: Path) -> None:
     assert run.finished and len(rows(run.path / METRICS)) == 12  # untouched
 
 
-def test_what_a_kill_left_after_a_checkpoint_is_pruned(tmp_path: Path) -> None:
+def names(path: Path) -> list[str]:
+    return [path.name for path in checkpoint.directories(path)]
+
+
+def test_what_a_kill_left_after_a_checkpoint_is_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.create(tiny(steps=6, checkpoint_interval=2, keep=2), tmp_path / "run")
     run.train(QUIET, until=4)
-    checkpoint.copy(checkpoint.path_of(run.path, 2), tmp_path / "aside")
-    assert Run.resume(run.path).train(QUIET).finished
-    checkpoint.copy(checkpoint.path_of(tmp_path / "aside", 2), run.path)  # as if it had not been pruned any more
+
+    def killed(self: Loop) -> None:
+        if self.step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Loop, "_prune", killed)
+        Run.resume(run.path).train(QUIET)
+    assert names(run.path) == ["step-000002", "step-000004", "step-000006"]
     Run.resume(run.path).train(QUIET)
-    assert [path.name for path in checkpoint.directories(run.path)] == ["step-000004", "step-000006"]
+    assert names(run.path) == ["step-000004", "step-000006"]
+
+
+def test_a_run_that_has_ended_keeps_its_checkpoints(tmp_path: Path) -> None:
+    run = Run.create(tiny(steps=6, checkpoint_interval=2), tmp_path / "run")
+    run.train(QUIET)
+    fewer = run.config.replaced("train", keep=1)
+    assert Run.resume(run.path, fewer).train(QUIET).finished
+    assert names(run.path) == ["step-000002", "step-000004", "step-000006"]
+    Run.resume(run.path, fewer.replaced("train", steps=7)).train(QUIET)
+    assert names(run.path)[-1] == "step-000007" and len(names(run.path)) <= 2  # the best one, too
 
 
 def test_an_evaluation_has_the_same_texts_whatever_the_batch(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class Challenge(Plan):
         self.open: Window | None = None
         self.champion = own(config)
         self.cleared = set[int]()  # numbers of windows whose checkpoints are removed
+        self.origin: Path | None = None  # the run that this one goes on from, where a window is open
 
     # -- before the run begins ----------------------------------------------------------------------------------------
     def check(self) -> None:
@@ -111,15 +112,20 @@ class Challenge(Plan):
         checkpoint.check_model(found, configured_as(self.config, champion).model.to_dict())
         if state is None or state["open"] is None:
             return
+        then = state["open"].get("settings") or saved  # which may have changed since, where this is not the last one
         free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
-                was = saved.get(section, {}).get(key, value)
+                was = then.get(section, {}).get(key, value)
                 same = shared(was) == shared(value) if key == "actions" else was == value
                 if not (same or key in free or section == "data"):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
                                     f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
-                                    "over; continue without it, or from an earlier checkpoint")
+                                    "over; continue with what it was, or from an earlier checkpoint")
+        self.origin, window = found.path.parent.parent, msgspec.convert(state["open"], Window)
+        folder = self.origin / journal.FOLDER / window.name
+        if start_in(folder) is None and not checkpoint.path_of(self.origin, window.opened).is_dir():
+            raise _lost(folder, window)
 
     def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
@@ -144,6 +150,8 @@ class Challenge(Plan):
         for path in self.folder.glob("w*"):
             if path.is_dir() and path.name not in known:
                 shutil.rmtree(path)
+        if self.open and self.origin:  # which may have been killed before it kept that
+            keep_start(self.origin, self.folder / self.open.name, self.open.opened)
         self.saved()
 
     def state(self) -> dict[str, Any]:
@@ -209,7 +217,8 @@ class Challenge(Plan):
         if not challengers:
             self.records.event(step, NONE, f"{reason}: no challengers, since no gene has another value", reason=reason)
             return
-        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers)
+        settings = {name: values for name, values in self.config.to_dict().items() if name != "data"}
+        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers, settings)
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
         self.records.event(step, OPENED, f"window {number}, {reason}: to step {self.open.closes} {self.champion.id} "
                            f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])
@@ -270,8 +279,7 @@ class Challenge(Plan):
         folder = self.folder / window.name
         path = start_in(folder)
         if path is None:
-            raise UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; "
-                            "put it back, or continue from an earlier checkpoint")
+            raise _lost(folder, window)
         start, tokenizer = checkpoint.load(path), Tokenizer.load(self.records.path / TOKENIZER)
         self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
                          f"{window.opened}")
@@ -309,3 +317,8 @@ class Challenge(Plan):
         now = f", now {self.champion.id} ({genome})" * bool(switches)
         return f"{len(self.windows)} windows of challengers, {switches} of them won{now}"
 
+
+def _lost(folder: Path, window: Window) -> UserError:
+    """Return what is raised where a window lacks its start."""
+    return UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; put it "
+                     "back, or continue from an earlier checkpoint")

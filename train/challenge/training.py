@@ -17,7 +17,7 @@ from helios.train.challenge.window import Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
 from helios.train.evolve.training import Silent
-from helios.train.morph import morph
+from helios.train.morph import changes, morph
 from helios.train.progress import Display
 from helios.train.records.layout import METRICS, TOKENIZER
 from helios.train.records.rows import rows
@@ -73,14 +73,14 @@ def start_in(folder: Path) -> Path | None:
 
 def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tuple[Path, bool, list[str]]:
     """Return the checkpoint that a challenger with this model begins with, whether it holds the optimizer's moments,
-    too, and how the weights' function changed with their shapes.
+    too, and why it is another function than the run's model.
 
     Where all shapes are the run's it is the run's own; else it is written into `folder`, unless it is there. Raises
     UserError where no weights can be made.
     """
     was = GPTConfig.from_dict(found.state["model"])
     if was.shapes() == model.shapes():
-        return found.path, True, []
+        return found.path, True, list(changes(was, model))
     made = morph(found.model, was, model, "project", seed)
     there = start_in(folder)
     if there is None:

@@ -51,6 +51,7 @@ class Window:
     steps: int
     reason: str
     challengers: list[Candidate] = field(default_factory=list)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the run by then; older ones have none
 
     @property
     def closes(self) -> int:
@@ -68,7 +69,7 @@ class Training(NamedTuple):
 
     losses: list[float | None]  # of validation, by replicate
     moments: bool  # whether the optimizer's moments went on, too
-    changes: list[str]  # of the weights, where shapes differ
+    changes: list[str]  # why it began as another function than the model, a setting each
     why: str | None = None  # a training came to nothing
 
 

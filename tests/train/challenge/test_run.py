@@ -14,54 +14,18 @@ from helios.errors import UserError
 from helios.model import GPT
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.training import settled
-from helios.train.config import Config, resolve
+from helios.train.challenge.training import settled, started
+from helios.train.config import resolve
 from helios.train.loop import Loop
 from helios.train.plans import planned
-from helios.train.progress import Display
 from helios.train.records import overview
-from helios.train.records.layout import EVENTS, METRICS, read_config
+from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import training
 
 from ...commands import invoke
-
-QUIET = Display(quiet=True)
-CLOCKED = ("elapsed_ms", "ms_per_iter", "tokens_per_sec")
-
-
-def config_of(**settings: Any) -> Config:
-    """A tiny run of 24 steps, with windows of a challenger in two replicates at 6, 12 and 18, unless told otherwise."""
-    given = {"steps": 24, "challenge_interval": 6, "challenge_steps": 4, "challenge_replicates": 2, "challengers": 1,
-             "keep": 0, "eval_interval": 6, "backend": "cpu_ref", "dropout": 0.1} | settings
-    return resolve("tiny", assignments=[f"{k}={v}" for k, v in given.items()])
-
-
-def trained(config: Config, path: Path, until: int | None = None) -> Run:
-    run = Run.open(config, path, plan=planned)
-    run.train(QUIET, until)
-    return run
-
-
-def weights(path: Path, step: int = 0) -> bytes:
-    found = checkpoint.path_of(path, step) if step else checkpoint.directories(path)[-1]
-    return (found / checkpoint.MODEL).read_bytes() + (found / checkpoint.OPTIMIZER).read_bytes()
-
-
-def log(path: Path) -> list[dict[str, Any]]:
-    """The rows, without what the clock measures."""
-    return [{k: v for k, v in row.items() if k not in CLOCKED and not k.startswith(("timing_", "symbio_", "gpu_",
-                                                                                   "cusum_tps"))}
-            for row in rows(path / METRICS)]
-
-
-def events(path: Path, *kinds: str) -> list[dict[str, Any]]:
-    return [e for e in rows(path / EVENTS) if e["kind"] in kinds]
-
-
-# A challenger that is better by construction: the model hardly learns.
-SLOW = {"lr": 1e-4, "lr_min": 1e-5, "warmup": 0, "challenge_genes": "lr=1e-4|1e-2", "challenge_replicates": 3}
+from .runs import QUIET, SLOW, config_of, events, log, trained, weights
 
 
 def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
@@ -172,10 +136,12 @@ def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: 
     assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
-@pytest.mark.parametrize(("genes", "start"), [
-    ("activation", {"activation_pool": "gelu|relu"}), ("activation", {"activation_pool": "gelu|swiglu"}),
-    ("n_layer=2|3", {}), ("n_layer=1|2", {})])
-def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("genes", "start", "changes"), [
+    ("activation", {"activation_pool": "gelu|relu"}, ["activation gelu → relu"]),
+    ("activation", {"activation_pool": "gelu|swiglu"}, ["activation gelu → swiglu"]),
+    ("n_layer=2|3", {}, []), ("n_layer=1|2", {}, ["n_layer 2 → 1"])])
+def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, genes: str, start: dict[str, Any],
+                           changes: list[str]) -> None:
     """A challenger of another activation or depth is trained, taken over and trained on; the checkpoint is its model's,
     with which all that reads checkpoints works."""
     from helios.train.challenge import window
@@ -188,7 +154,7 @@ def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gene
     model = found.state["model"]
     assert not problems and (model["activation"], model["n_layer"]) == (
         c["activation"], c["settings"].get("n_layer", 2)) != ("gelu", 2)
-    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"]
+    assert c["moments"] == (c["activation"] == "relu") and None not in c["losses"] and c["changes"] == changes
     assert read_config(run.path)["champion"]["parameters"] == sum(x.size for x in found.model.values())
     out = tmp_path / "model.safetensors"
     assert invoke(export.main, run.path, "--out", out).exit_code == 0 and GPT.load(out, "cpu_ref")
@@ -199,31 +165,14 @@ def test_a_switch_of_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gene
     assert longer.train(QUIET).step == 26
 
 
-def test_paused_anywhere_it_is_the_same_run(tmp_path: Path) -> None:
-    config = config_of(**SLOW)
-    whole = trained(config, tmp_path / "whole")
-    for step in range(1, 24):
-        parts = trained(config, tmp_path / "parts", step)
-    parts = trained(config, tmp_path / "parts")
-    assert weights(parts.path) == weights(whole.path) and journal.read(parts.path) == journal.read(whole.path)
-    assert log(parts.path)[-1] == log(whole.path)[-1]
-    strip = lambda path: [(e["step"], e["message"]) for e in events(path, "challenge", "kept", "switch")]
-    assert strip(parts.path) == strip(whole.path)
-
-
-def test_an_earlier_checkpoint_goes_on_without_what_came_later(tmp_path: Path) -> None:
-    config = config_of(**SLOW)
-    whole = trained(config, tmp_path / "run")
-    lines, end = journal.read(whole.path), weights(whole.path)
-    for path in checkpoint.directories(whole.path):
-        if checkpoint.step_of(path) > 6:
-            checkpoint.remove(path)
-    again = Run.resume(whole.path, plan=planned)
-    again.train(QUIET, until=7)
-    assert journal.read(whole.path) == [] and not (whole.path / "search" / "w2").exists()
-    assert "champion" not in read_config(whole.path)
-    trained(config, whole.path)
-    assert journal.read(whole.path) == lines and weights(whole.path) == end
+@pytest.mark.parametrize(("values", "changes"), [
+    ({"n_head": 2}, ["n_head 4 → 2, of 8 → 16 channels"]), ({"softcap": 0.0}, ["softcap 30 → 0"]),
+    ({"dropout": 0.5}, []), ({"activation": "mine: 2*silu(x)"}, ["activation gelu → mine"])])
+def test_one_with_the_same_shapes_has_the_weights_and_its_changes(tmp_path: Path, values: dict[str, Any],
+                                                                  changes: list[str]) -> None:
+    model = resolve("tiny").model
+    found = checkpoint.Checkpoint(tmp_path, {"model": model.to_dict()}, {}, {})  # type: ignore[typeddict-item]
+    assert started(found, model.replaced(**values), tmp_path, 0) == (tmp_path, True, changes)
 
 
 def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
@@ -232,41 +181,6 @@ def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int
                             challenge_genes="lr"), tmp_path / "run")
     found = [(e["step"], e["reason"]) for e in events(run.path, "challenge")]
     assert [step for step, _ in found] == [5, 18] and "grad" in found[0][1] and "validation" in found[1][1]
-
-
-def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
-    config = config_of(**SLOW)
-    trained(config, tmp_path / "run", 8)
-    changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
-    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
-        Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
-    with pytest.raises(UserError, match="texts are others than when a window of challengers opened at step 6"):
-        Run.resume(tmp_path / "run", resolve(base=config.to_dict(), flags={"data": "synth:90KB"}), plan=planned).train(
-            QUIET)
-    trained(config, tmp_path / "run", 11)
-    Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
-
-
-def test_a_rule_that_stopped_a_run_in_a_window_may_go(tmp_path: Path, planted: dict[int, int]) -> None:
-    planted |= {8: 1}
-    config = config_of(actions="cusum_grad: stop; plateau: lr*0.5", challenge_genes="lr")
-    assert Run.create(config, tmp_path / "run", plan=planned).train(QUIET).step == 8
-    changed = config.replaced("monitor", actions="")
-    with pytest.raises(UserError, match="actions was"):  # challengers go by the other rule, too
-        Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
-    changed = config.replaced("monitor", actions="plateau: lr*0.5")
-    assert Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET).step == 24
-
-
-def test_a_run_goes_on_with_challengers_but_not_without(tmp_path: Path) -> None:
-    plain = resolve("tiny", flags={"backend": "cpu_ref"})
-    run = Run.create(plain, tmp_path / "run", plan=planned)
-    run.train(QUIET)
-    found = Run.resume(run.path, config_of(), plan=planned)
-    found.train(QUIET)
-    assert [line["opened"] for line in journal.read(run.path)] == [18]
-    with pytest.raises(UserError, match="with challengers, which cannot change"):
-        Run.resume(run.path, plain.replaced("train", steps=30), plan=planned).train(QUIET)
 
 
 # -- branches ---------------------------------------------------------------------------------------------------------
