@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # One for each of pytest's processes, or they wait for each other; read when numpy is imported.
@@ -27,6 +28,15 @@ from helios.errors import UserError
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test crashes the machine, so none has to wait until the disk has what was written; nor have its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "unsynced"), prepend=os.pathsep)
+        yield
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
