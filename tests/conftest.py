@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 # One for each of pytest's processes, or they wait for each other; read when numpy is imported.
@@ -27,6 +29,26 @@ from helios.errors import UserError
 for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
+
+# Workgroups along one axis of a grid: few, for lavapipe takes minutes for the kernels for GPUs in more than it has.
+SIMT_GROUPS = 1000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """No test crashes the machine, so none has to wait until the disk has what was written; nor have its processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "unsynced"), prepend=os.pathsep)
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on the device under test: `-m device` chooses it."""
+    for item in items:
+        given = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if "backend" in item.fixturenames or "device" in (given.get("each_backend"), given.get("each_mixed")):
+            item.add_marker("device")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -45,7 +67,9 @@ def device_under_test(precision: str = "f32") -> Backend:
         if name == "simt":
             from helios.backends.vulkan.backend import VulkanBackend
 
-            return VulkanBackend(device or None, profile=name, precision=precision)
+            be = VulkanBackend(device or None, profile=name, precision=precision)
+            be.profile = be.device.profile = replace(be.profile, max_groups=SIMT_GROUPS)
+            return be
         return get_backend(name, device or None, precision)
     except (ImportError, OSError, UserError) as error:  # no module or no Vulkan loader, no usable device
         reason = f"no backend {name}: {type(error).__name__}: {error}"

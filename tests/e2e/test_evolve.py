@@ -16,7 +16,7 @@ from typing import Any
 
 KILLS, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default)) for name, default in (("KILLS", "2"), ("SEED", "0")))
 ASKED = ("--preset", "tiny", "--genes", "lr,beta2,dropout", "--val-data", "synth:64KB:1", "--backend", "cpu_ref",
-         "--per-candidate", "1920", "--population", "3", "--generations", "2", "--replicates", "3", "--halving", "0.05",
+         "--per-candidate", "960", "--population", "3", "--generations", "2", "--replicates", "3", "--halving", "0.05",
          "--set", "validation_replicates=2", "--set", "checkpoint_interval=3")
 CLOCKED = ("seconds", "tokens_per_sec_mean", "memory_mb")
 

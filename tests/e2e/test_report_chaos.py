@@ -1,6 +1,6 @@
 """A board holds what the runs' files hold, however often it and the trainings are killed.
 
-HELIOS_TEST_KILLS (default 12) is how many kills there are, HELIOS_TEST_ABSENCE (default 6) for how many seconds the
+HELIOS_TEST_KILLS (default 6) is how many kills there are, HELIOS_TEST_ABSENCE (default 3) for how many seconds the
 board is away afterwards, and HELIOS_TEST_SEED (default 0) draws whom they meet, and when.
 """
 
@@ -28,7 +28,7 @@ from helios.train.run import Run
 from ..boards import TOKEN, Board, assert_holds
 
 KILLS, ABSENCE, SEED = (int(os.environ.get(f"HELIOS_TEST_{name}", default))
-                        for name, default in (("KILLS", 12), ("ABSENCE", 6), ("SEED", 0)))
+                        for name, default in (("KILLS", 6), ("ABSENCE", 3), ("SEED", 0)))
 ENDLESS = ("--steps", "1000000", "--max-cost", "1e12", "--checkpoint-interval", "150", "--eval-interval", "7",
            "--sample-interval", "150", "--keep", "2")
 SEARCH = ("--search", "ffn-activation", "--set", "population_size=4", "--set", "generations=50", "--set",

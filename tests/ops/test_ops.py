@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -29,13 +30,15 @@ def case(name: str, i: int) -> tuple[OpInfo, Sample]:
 
 
 @cache
-def true_value(name: str, i: int) -> np.ndarray:
-    return forward(*case(name, i), ORACLE)[0].numpy()
+def value(name: str, i: int, be: Backend) -> np.ndarray:
+    out, _ = forward(*case(name, i), be)
+    assert out.node is None and not out.requires_grad
+    return out.numpy()
 
 
 @cache
-def true_gradients(name: str, i: int) -> list[np.ndarray]:
-    return gradients(*case(name, i), ORACLE)
+def slopes(name: str, i: int, be: Backend) -> list[np.ndarray]:
+    return gradients(*case(name, i), be)
 
 
 def test_oracle_by_definition() -> None:
@@ -120,13 +123,13 @@ def test_gradient_is_the_derivative(name: str, i: int) -> None:
     """Along random directions, in float64, with a random gradient flowing in."""
     op, sample = case(name, i)
     rng, step = generator(name), 1e-4
-    weight = upstream(op, sample, true_value(name, i).shape)
+    weight = upstream(op, sample, value(name, i, ORACLE).shape)
 
     def value_at(inputs: tuple[np.ndarray | None, ...]) -> float:
         moved = Sample(inputs, sample.kwargs)
         return float((forward(op, moved, ORACLE)[0].numpy() * weight).sum())
 
-    for place, grad in zip(sample.differentiable, true_gradients(name, i), strict=True):
+    for place, grad in zip(sample.differentiable, slopes(name, i, ORACLE), strict=True):
         x = sample.inputs[place]
         assert x is not None
         for _ in range(3):
@@ -142,26 +145,24 @@ def test_gradient_is_the_derivative(name: str, i: int) -> None:
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_forward(name: str, i: int, each_backend: Backend) -> None:
     op, sample = case(name, i)
-    out, _ = forward(op, sample, each_backend)
-    assert out.node is None and not out.requires_grad
+    out = value(name, i, each_backend)
     assert out.dtype == np.float32
-    close(out.numpy(), true_value(name, i), op.tolerance(sample), sample.scale)
+    close(out, value(name, i, ORACLE), op.tolerance(sample), sample.scale)
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_gradients(name: str, i: int, each_backend: Backend) -> None:
     op, sample = case(name, i)
-    for got, expected in zip(gradients(op, sample, each_backend), true_gradients(name, i), strict=True):
+    for got, expected in zip(slopes(name, i, each_backend), slopes(name, i, ORACLE), strict=True):
         close(got, expected, op.tolerance(sample), sample.scale)
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_same_bits_twice(name: str, i: int, backend: Backend) -> None:
-    def run() -> list[bytes]:
-        arrays = [forward(*case(name, i), backend)[0].numpy(), *gradients(*case(name, i), backend)]
-        return [x.tobytes() for x in arrays]
+    def bits(value: Callable[..., np.ndarray], slopes: Callable[..., list[np.ndarray]]) -> list[bytes]:
+        return [x.tobytes() for x in (value(name, i, backend), *slopes(name, i, backend))]
 
-    assert run() == run()
+    assert bits(value, slopes) == bits(value.__wrapped__, slopes.__wrapped__)
 
 
 @pytest.mark.parametrize(("op", "bad"), BAD)
