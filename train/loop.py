@@ -15,20 +15,19 @@ from typing import Any
 import numpy as np
 
 from helios import random
-from helios.backends.backend import STATS, Backend
+from helios.backends.backend import Backend
 from helios.errors import Diverged, UserError
-from helios.train import checkpoint, data
+from helios.train import checkpoint, data, samples
 from helios.train.checkpoint import Checkpoint, Evaluation
 from helios.train.config import Config
 from helios.train.data import EVAL, TRAIN, Dataset
-from helios.train.device import MIB, check_memory, device_kind
+from helios.train.device import check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
-from helios.train.records.events import events_of, skip_reason
+from helios.train.records.events import events_of
 from helios.train.records.layout import SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
-from helios.train.samples import SAMPLE_TOKENS, TEMPERATURE, TOP_K, answer, printable
 from helios.train.signals import caught, told
 from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import Stopped, TrainState
@@ -247,12 +246,12 @@ class Loop:
         if self.monitors.wanted is not None:
             self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
         self.plan.observe(row)  # may end the stage
-        end, samples = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
-        if not (end or samples or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
+        end, sampled = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
+        if not (end or sampled or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
             return row
         self._record(row)
         self._checkpoint()  # before the samples, which may fail
-        if samples and not end:
+        if sampled and not end:
             self.sample()
         return None
 
@@ -322,20 +321,15 @@ class Loop:
         return data.batch(self.dataset.val, i, config.eval_batch, config.model.block_size, config.train.seed, EVAL)
 
     def sample(self) -> None:
-        """Let the model continue the dataset's prompts, record and show what it says; that depends on weights, seed
-        and step alone."""
-        seed, data = self.config.train.seed * SEED_STRIDE + self.step, self.dataset
-        asked = SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed
-        try:
-            texts = answer(self.state.sampler, data.tokenizer, data.prompts, *asked, data.chat)
-        except FloatingPointError as error:
-            self.display.warn(f"warning: nothing to show at step {self.step}: {error}")
+        """Let the model continue the dataset's prompts; record and show what it says."""
+        said = samples.taken(self.state.sampler, self.dataset, self.config.train.seed * SEED_STRIDE + self.step)
+        if isinstance(said, str):
+            self.display.warn(f"warning: nothing to show at step {self.step}: {said}")
             return
         self.display.say(f"samples at step {self.done}:")
-        for prompt, text in zip(data.prompts, texts, strict=True):
-            self.records.sample(self.step, prompt=prompt, text=text, temperature=TEMPERATURE, top_k=TOP_K, seed=seed)
-            shown = " ".join(f"{prompt}{' ' if data.chat else ''}{text}".split())
-            self.display.say(f"  {printable(shown)}")
+        for sample in said:
+            self.records.sample(self.step, **sample)
+            self.display.say(f"  {samples.shown(sample, self.dataset.chat)}")
 
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:
@@ -382,29 +376,9 @@ class Loop:
         return 1000 * (self.elapsed + time.perf_counter() - self.began)
 
     def _row(self, stage: Stage, loss: np.ndarray, stats: np.ndarray, rate: float, ms: float) -> dict[str, Any]:
-        s = dict(zip(STATS, stats.tolist(), strict=True))
-        row: dict[str, Any] = {
-            "step": self.step, "loss": float(loss), "val_loss": None, "lr": rate,
-            "grad_norm": s["grad_norm"], "clip_coef": s["clip_coef"],
-            "elapsed_ms": self._elapsed_ms(), "ms_per_iter": ms,
-            "tokens_per_sec": 1000 * self._tokens() / ms,
-            **self.state.timings(), **stage.columns,
-        }
-        if self.backend.name == "cpu_ref":
-            row["gpu_ops_count"] = None
-        else:
-            memory = self.backend.memory()
-            row |= {"gpu_vram_used_mb": memory["used"] / MIB, "gpu_vram_total_mb": memory["total"] / MIB,
-                    "gpu_mem_pool_mb": memory["pool"] / MIB}
-        opt, t = self.state.opt, self.config.train
-        row |= {name: now for name, now, given in (
-            ("grad_clip", opt.grad_clip, t.grad_clip), ("spike_threshold", opt.spike_threshold, t.spike_threshold))
-            if now != given}
-        if opt.loss_scaling:
-            row["loss_scale"] = s["loss_scale"]
-        if s["skipped"]:
-            row |= {"skipped": True, "skip_reason": skip_reason(s, opt.loss_scaling)}
-        return row
+        return {"step": self.step, "loss": float(loss), "val_loss": None, "lr": rate, "elapsed_ms": self._elapsed_ms(),
+                "ms_per_iter": ms, "tokens_per_sec": 1000 * self._tokens() / ms,
+                **self.state.columns(stats, self.config.train), **stage.columns}
 
     def _record(self, row: dict[str, Any]) -> None:
         for kind, message, more in events_of(row):

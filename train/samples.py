@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from helios.model import Sampler
 from helios.train.tokenizer import ASSISTANT, END, USER, Tokenizer
+
+if TYPE_CHECKING:
+    from helios.train.data import Dataset
 
 PROMPTS = ("Who are you?", "Socrates, what is virtue?", "Tell me about your childhood.", "What did you do in the war?",
            "Give me a word on wisdom.")
@@ -48,6 +52,22 @@ def answer(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], token
     rows = sampler([tokenizer.encode(p or END).tolist() for p in prompts], tokens, temperature, top_k, seed, stop=stop)
     texts = [tokenizer.decode(row).removesuffix(END) for row in rows]
     return [text.removesuffix(USER).strip() for text in texts] if chat else texts
+
+
+def taken(sampler: Sampler, given: Dataset, seed: int) -> list[dict[str, Any]] | str:
+    """Return how the model continues a dataset's prompts, as the records have it; why it cannot, where it cannot. That
+    depends on weights and seed alone."""
+    try:
+        texts = answer(sampler, given.tokenizer, given.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed, given.chat)
+    except FloatingPointError as error:
+        return str(error)
+    return [{"prompt": prompt, "text": text, "temperature": TEMPERATURE, "top_k": TOP_K, "seed": seed}
+            for prompt, text in zip(given.prompts, texts, strict=True)]
+
+
+def shown(sample: Mapping[str, Any], chat: bool) -> str:
+    """Return a sample on one line of a terminal."""
+    return printable(" ".join(f"{sample['prompt']}{' ' if chat else ''}{sample['text']}".split()))
 
 
 def printable(text: str) -> str:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from helios import ops, random
-from helios.backends.backend import Backend
+from helios.backends.backend import STATS, Backend
 from helios.capture import Capture
 from helios.model import GPT, GPTConfig, Sampler
 from helios.model.gpt import initial_state
 from helios.optim import AdamW
 from helios.tensor import Tensor
 from helios.train.config import TrainConfig
+from helios.train.device import MIB
+from helios.train.records.events import skip_reason
 
+MEMORY = {"vram_used": "used", "vram_total": "total", "mem_pool": "pool"}  # columns, gpu_…_mb, and the backend's words
 KEPT = 2  # recordings of a step that are kept, where the batch size changes
 
 
@@ -105,6 +109,24 @@ class TrainState:
                 raise Stopped
             losses.append(float(self.evaluation(*batch)[0]))
         return sum(losses) / len(losses)
+
+    def columns(self, stats: np.ndarray, given: TrainConfig) -> dict[str, Any]:
+        """Return what a row tells of the last step on the device. stats: the optimizer's, [len(STATS)]. given: the
+        settings, whose limits are told where others hold."""
+        s, opt = dict(zip(STATS, stats.tolist(), strict=True)), self.opt
+        row: dict[str, Any] = {"grad_norm": s["grad_norm"], "clip_coef": s["clip_coef"], **self.timings()}
+        if self.backend.name == "cpu_ref":
+            row["gpu_ops_count"] = None
+        else:
+            memory = self.backend.memory()
+            row |= {f"gpu_{name}_mb": memory[what] / MIB for name, what in MEMORY.items()}
+        row |= {name: now for name in ("grad_clip", "spike_threshold")
+                if (now := getattr(opt, name)) != getattr(given, name)}
+        if opt.loss_scaling:
+            row["loss_scale"] = s["loss_scale"]
+        if s["skipped"]:
+            row |= {"skipped": True, "skip_reason": skip_reason(s, opt.loss_scaling)}
+        return row
 
     def timings(self) -> dict[str, float]:
         """Return the last step's dispatches, "gpu_ops_count", and milliseconds by phase, "timing_<phase>_ms"."""
