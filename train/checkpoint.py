@@ -109,15 +109,22 @@ def save(run_dir: Path, step: int, model: Tensors, optimizer: Tensors, state: Ma
 
 
 def copy(path: Path, run_dir: Path) -> Path:
-    """Copy a checkpoint directory to where one of the directory `run_dir` would be, which is made, and return that.
-    A kill at any moment leaves it whole or absent."""
+    """Put the files of a checkpoint, linked where the file system can, to where one of the directory `run_dir` would
+    be, which is made, and return that. A kill at any moment leaves it whole or absent."""
     there = run_dir / CHECKPOINTS / path.name
     partial = there.with_name(f"{PARTIAL}{path.name}")
     try:
         there.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(path, partial)
+        partial.mkdir()
+        for file in path.iterdir():
+            try:
+                os.link(file, partial / file.name)  # which nothing writes to any more
+            except OSError:
+                _write(partial / file.name, file.read_bytes())
+        sync_folder(partial)
         partial.rename(there)
+        sync_folder(there.parent)
     except OSError as error:
         raise UserError(f"cannot write to {run_dir}: {obstacle(there.parent) or error.strerror or error}") from error
     return there

@@ -25,7 +25,7 @@ from helios.train.device import check_memory, device_kind
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
 from helios.train.records.events import events_of
-from helios.train.records.layout import SAMPLES, finished
+from helios.train.records.layout import METRICS, SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.signals import caught, told
@@ -243,9 +243,11 @@ class Loop:
             self.monitors.restore(before)  # they observe the row once more when it is taken up again
             return None
         row |= {name: value for name, value in seen.items() if value is not None}
-        if self.monitors.wanted is not None:
-            self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
         self.plan.observe(row)  # may end the stage
+        if not self.monitors.stopped:
+            if self.monitors.wanted is not None:
+                self.plan.branch(self.step, self.monitors.wanted, self.monitors.why_wanted, self.monitors.actions.usual)
+            self.plan.opens(row)
         end, sampled = self.over and stage.final, stage.final and due(t.sample_interval, self.step)
         if not (end or sampled or self.paused or due(t.checkpoint_interval, self.step) or self.plan.saves(self.step)):
             return row
@@ -281,10 +283,16 @@ class Loop:
         assert self.stage is not None
         del self.state
         gc.collect()
+        self.monitors = Monitors(self._settings())
+        self.monitors.restore(found.state["monitors"])
         self._prepare(resumes=True)
         self._load(found)
-        self.latest, self.monitors = None, Monitors(self._settings())
-        self.monitors.restore(found.state["monitors"])
+        # The weights that had been evaluated at this step are gone: its loss is that of these.
+        seen = [(row["val_loss"], row["step"]) for row in rows(self.records.path / METRICS)]
+        own = found.state["val_loss"]
+        assert own is not None  # else it would not have won
+        loss, step = min([(own, self.step), *(one for one in seen if one[0] is not None and one[1] < self.step)])
+        self.best, self.latest = {"step": step, "loss": loss}, {"step": self.step, "loss": own}
         self._checkpoint()
         return self.stage
 

@@ -21,7 +21,7 @@ from helios.train.morph import Morph
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
 from helios.train.records.rows import rows
-from helios.train.stage import Plan
+from helios.train.stage import Plan, kind_of
 from helios.train.texts import sent, sources
 from helios.train.tokenizer import Tokenizer
 
@@ -122,16 +122,8 @@ class Resumed(Start):
                             f"{self.step}, or give a new --run-dir")
 
     def _check(self, config: Config, found: Checkpoint) -> None:
-        kept = self.state["search"]
-        was = "without" if kept is None else "challenged" if "windows" in kept else "with"
-        now = "challenged" if config.challenged else "with" if config.search else "without"
-        self.left = kept if (was, now) == ("challenged", "without") else None
-        if self.left and (why := _bound(self.left)):
-            raise UserError(f"{found.path}: {why}; leave --search and actions as they were, or begin a new run "
-                            "with --init-from")
-        if was != now and not self.left and (was, now) != ("without", "challenged"):  # which may begin at any step
-            what = {"with": "with a search", "without": "without a search", "challenged": "with challengers"}[was]
-            raise UserError(f"{found.path} is of a run {what}, which cannot change; start a new run")
+        if (was := kind_of(self.state)) not in self.plan.continues:
+            raise UserError(f"{found.path} is of a run {was}, which cannot change; start a new run")
         self.plan.check_resumed(found, self.saved)
         if config.data.tokenizer != self.saved["data"]["tokenizer"]:
             raise UserError(f"--tokenizer {config.data.tokenizer}: the run has a vocabulary of its own, which cannot "
@@ -161,8 +153,8 @@ class Resumed(Start):
             self._copy_to(path)
         else:
             about["created"] = self.saved.get("created")  # None: its first event tells
-            gone = *SECTIONS, *self.plan.keys, *(("champion",) if self.left else ())
-            about |= {key: value for key, value in self.saved.items() if key not in (*about, *gone)}
+            about |= {key: value for key, value in self.saved.items()
+                      if key not in (*about, *SECTIONS, *self.plan.keys)}
         about |= self.plan.found(self.state["search"])
         return self._changes(about)
 
@@ -215,15 +207,3 @@ def _tokens_read(found: Checkpoint, saved: Mapping[str, Any]) -> int | None:
 def is_chat(found: Checkpoint) -> bool:
     """Return whether the checkpoint's run trains on conversations, as all runs did that do not say."""
     return bool(layout.read_config(found.path.parent.parent).get("chat", True))
-
-
-def _bound(state: Mapping[str, Any]) -> str:
-    """Return why a run with challengers, by the state that its plan keeps, cannot go on without them; "" where it can:
-    as long as it has its own model, and outside of a window."""
-    if switched := [window for window in state["windows"] if window["verdict"] == "switch"]:
-        return (f"since step {switched[-1]['closed']} the run trains {switched[-1]['winner']}, a challenger, whose "
-                "settings it would not have without challengers")
-    if window := state["open"]:
-        return (f"a window of challengers opened at step {window['opened']}: the run can go on without them once that "
-                f"is over, after step {window['opened'] + window['steps']}")
-    return ""

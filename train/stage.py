@@ -11,6 +11,8 @@ from typing import Any
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
+from helios.train.challenge import journal
+from helios.train.challenge.standing import standing
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import Config, TrainConfig
 from helios.train.progress import Display
@@ -19,6 +21,7 @@ from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
 from helios.train.tokenizer import Tokenizer
 
+ALONE, SEARCH, CHALLENGED = "without a search", "with a search", "with challengers"  # runs, by their plans
 SEED_STRIDE = 1_000_003  # distance of seeds whose draws have nothing in common
 
 
@@ -51,6 +54,12 @@ def training(config: Config, first: int = 0) -> Stage:
                  eval_interval=t.eval_interval)
 
 
+def kind_of(state: State) -> str:
+    """Return in words what a run is that has a checkpoint with that state."""
+    kept = state["search"]
+    return ALONE if kept is None else CHALLENGED if "champion" in kept else SEARCH
+
+
 class Plan:
     """What a run trains, in which order, and all that this adds to the run: here a single training, and nothing. A
     search is a subclass.
@@ -59,8 +68,9 @@ class Plan:
     """
 
     samples = True  # whether the model is to write something at the end
+    continues: Sequence[str] = (ALONE, CHALLENGED)  # runs from whose checkpoints it goes on
     branches = False  # whether it can train a branch beside the run
-    keys: Sequence[str] = ()  # of config.json: those that `found` may give
+    keys: Sequence[str] = ("champion",)  # of config.json: those that `found` may give, here for runs with challengers
     tokenizer: Tokenizer | None = None  # vocabulary of a new run; None: what its settings ask for
 
     def __init__(self, config: Config) -> None:
@@ -89,6 +99,10 @@ class Plan:
 
     def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
         """Raise UserError unless the run can go on from a checkpoint. saved: the settings of its run, by section."""
+        state = found.state["search"]
+        if state and (why := standing(state).bound()):
+            raise UserError(f"{found.path}: {why}; leave --search and actions as they were, or begin a new run with "
+                            "--init-from")
         checkpoint.check_model(found, self.config.model.to_dict())
 
     def done(self, state: State) -> int:
@@ -102,6 +116,8 @@ class Plan:
     def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
         """Begin, or go on from what `state` returned. records: of the run, in whose folder layout.PLAN the plan may
         write. device: its name."""
+        if state:
+            journal.leave(records.path, standing(state).over)
 
     # -- during the run -----------------------------------------------------------------------------------------------
     @property
@@ -130,6 +146,10 @@ class Plan:
     def branch(self, step: int, change: str, reason: str, usual: float | None) -> None:
         """Hear that a rule asks for a branch after that step, and why. change: an action such as lr*0.5; "": any.
         usual: the gradient norm's usual value, None where it is not known."""
+
+    def opens(self, row: Mapping[str, Any]) -> None:
+        """Begin what is to be trained beside the run from the step of that row on, which no rule made the run's last,
+        after a branch that was asked for."""
 
     def saves(self, step: int) -> bool:
         """Return whether a checkpoint is to be written after that step of the run, whatever the settings say."""

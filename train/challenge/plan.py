@@ -8,23 +8,22 @@ run's model from that step on.
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.space import born, branched, configured_as, own, shared, space, window_config
-from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
-from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
+from helios.train.challenge.standing import Standing, after, standing
+from helios.train.challenge.training import keep_start, stage_of, start_in, started, train
+from helios.train.challenge.window import KEPT, SWITCH, Training, Window, comparable, line, sentence
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SETTINGS, Config
 from helios.train.monitors.cusum import CHANNELS
@@ -38,7 +37,6 @@ from helios.train.search.operators import Genome, Space, described
 from helios.train.stage import Plan, Stage, training
 from helios.train.tokenizer import Tokenizer
 
-KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
 OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
 CONTROLS = ("batch", "lr", "actions")  # parts of the monitors that hold what is in force; the others learned the model
 SETTLING = 10  # a new optimizer warms up over one in so many of a window's steps
@@ -51,15 +49,13 @@ class Challenge(Plan):
     """
 
     branches = True
-    keys = ("champion",)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.cfg = config.challenge
-        self.windows: list[dict[str, Any]] = []  # that are over, as the journal has them
-        self.open: Window | None = None
-        self.champion = own(config)
-        self.cleared = set[int]()  # numbers of windows whose checkpoints are removed
+        self.now = Standing(own(config))
+        self.held: dict[int, Mapping[str, Any]] = {}  # lines of windows of which checkpoints may be left, by number
+        self.needed: dict[int, list[str]] = {}  # folders in them to which that was reduced
         self.origin: Path | None = None  # the run that this one goes on from, where a window is open
 
     # -- before the run begins ----------------------------------------------------------------------------------------
@@ -103,16 +99,28 @@ class Challenge(Plan):
         return (f"challengers: at most {most:,} windows of {self._trainings():,} trainings of "
                 f"{self.cfg.challenge_steps:,} steps, {most * tokens:,} tokens in all")
 
+    def models(self) -> list[GPTConfig]:
+        return [self.beside()]
+
     def beside(self) -> GPTConfig:
-        return self.config.model  # of a larger one its own training says that memory does not suffice
+        # Of a larger one its own training says that memory does not suffice.
+        return configured_as(self.config, self.now.champion).model
 
     def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
-        state = found.state["search"]
-        champion = self.champion if state is None else msgspec.convert(state["champion"], Candidate)
-        checkpoint.check_model(found, configured_as(self.config, champion).model.to_dict())
-        if state is None or state["open"] is None:
+        state, self.origin = found.state["search"], found.path.parent.parent
+        if state is not None:
+            self.now = standing(state)
+            if (there := len(journal.read(self.origin, self.now.over))) < self.now.over:
+                raise UserError(f"{self.origin / journal.FOLDER / journal.WINDOWS} has {there:,} of the "
+                                f"{self.now.over:,} windows that were over at {found.path}; put the file back, or "
+                                "continue from an earlier checkpoint")
+        else:  # it left its challengers, which none of them had won, or never had any
+            self.now = after([*takewhile(lambda one: one["closed"] <= found.state["step"] and one["verdict"] == KEPT,
+                                         journal.read(self.origin))], self.now.champion)
+        checkpoint.check_model(found, configured_as(self.config, self.now.champion).model.to_dict())
+        if (window := self.now.open) is None:
             return
-        then = state["open"].get("settings") or saved  # which may have changed since, where this is not the last one
+        then = window.settings or saved  # which may have changed since, where this is not the last one
         free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
@@ -120,43 +128,34 @@ class Challenge(Plan):
                 same = shared(was) == shared(value) if key == "actions" else was == value
                 if not (same or key in free or section == "data"):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
-                                    f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
+                                    f"{window.opened}, and is {value!r}: it can change once the window is "
                                     "over; continue with what it was, or from an earlier checkpoint")
-        self.origin, window = found.path.parent.parent, msgspec.convert(state["open"], Window)
         folder = self.origin / journal.FOLDER / window.name
         if start_in(folder) is None and not checkpoint.path_of(self.origin, window.opened).is_dir():
             raise _lost(folder, window)
 
     def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
-        if not state or not any(found["verdict"] == SWITCH for found in state["windows"]):
+        if not state or not (now := standing(state)).switch:
             return {}
-        c = msgspec.convert(state["champion"], Candidate)
+        c = now.champion
         model = configured_as(self.config, c).model
         return {"champion": {"id": c.id, "name": c.name, "activation": c.activation, "settings": c.settings,
                              "mutation": c.mutation, "parent_id": c.parent_id, "lineage": c.lineage,
-                             "parameters": model.parameters(), "since": next(
-                                 w["closed"] for w in reversed(state["windows"]) if w["verdict"] == SWITCH)}}
+                             "parameters": model.parameters(), "since": now.switch.step}}
 
     def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
-        self.records, self.display = records, display
-        if state is not None:
-            self.windows = [dict(found) for found in state["windows"]]
-            self.open = msgspec.convert(state["open"], Window | None)
-            self.champion = msgspec.convert(state["champion"], Candidate)
-        journal.write(records.path, self.windows)
-        # Folders of windows that the run has not opened yet, for it goes on from before them.
-        known = {f"w{n}" for n in range(1, len(self.windows) + 1 + bool(self.open))}
-        for path in self.folder.glob("w*"):
-            if path.is_dir() and path.name not in known:
-                shutil.rmtree(path)
-        if self.open and self.origin:  # which may have been killed before it kept that
-            keep_start(self.origin, self.folder / self.open.name, self.open.opened)
+        self.records, self.display = records, display  # `check_resumed` has the state
+        journal.cut(records.path, self.now.over, self.now.open is not None)
+        self.held = {found["window"]: found for found in journal.read(records.path)}
+        # What a run has said that was killed before its next checkpoint, and decides again.
+        self.told = {_said(e) for e in rows(records.path / EVENTS) if e["kind"] in (KEPT, SWITCH)}
+        if self.now.open and self.origin:  # which may have been killed before it kept that
+            keep_start(self.origin, self.folder / self.now.open.name, self.now.open.opened)
         self.saved()
 
     def state(self) -> dict[str, Any]:
-        return {"windows": self.windows, "open": self.open and dataclasses.asdict(self.open),
-                "champion": self.champion.to_json()}
+        return self.now.state()
 
     @property
     def folder(self) -> Path:
@@ -165,14 +164,14 @@ class Challenge(Plan):
 
     # -- during the run -----------------------------------------------------------------------------------------------
     def stage(self) -> Stage:
-        config, c = configured_as(self.config, self.champion), self.champion
+        config, c = configured_as(self.config, self.now.champion), self.now.champion
         columns = {
             "symbio_candidate_id": c.id, "symbio_candidate_name": c.name, "symbio_candidate_activation": c.activation,
             "symbio_candidate_parent_id": c.parent_id, "symbio_candidate_parent_name": c.parent_name,
             "symbio_generation": c.generation, "symbio_mutation_applied": c.mutation}
         return replace(training(config), columns=columns, train=config.train)
 
-    def observe(self, row: Mapping[str, Any]) -> None:
+    def opens(self, row: Mapping[str, Any]) -> None:
         step = row["step"]
         if self._may_open(step) and (reason := self._reason(row)):
             self._open(step, reason, self._born())
@@ -181,9 +180,9 @@ class Challenge(Plan):
         number, before = self._numbers()
         found: str | list[Candidate]
         if not self._may_open(step):
-            found = f"window {self.open.number} is open" if self.open else "the run ends before a window would"
+            found = f"window {self.now.open.number} is open" if self.now.open else "the run ends before a window would"
         elif change:
-            one = branched(self.config, self.champion, change, usual, number, before)
+            one = branched(self.config, self.now.champion, change, usual, number, before)
             found = one if isinstance(one, str) else [one]
         else:
             found = self._born()
@@ -193,15 +192,15 @@ class Challenge(Plan):
             self._open(step, reason, found)
 
     def _may_open(self, step: int) -> bool:
-        return self.open is None and step + self.cfg.challenge_steps < self.config.train.steps
+        return self.now.open is None and step + self.cfg.challenge_steps < self.config.train.steps
 
     def _numbers(self) -> tuple[int, int]:
         """Return the number of the next window, and of the candidates so far."""
-        return len(self.windows) + 1, 1 + sum(len(found["challengers"]) for found in self.windows)
+        return self.now.over + 1, self.now.candidates
 
     def _born(self) -> list[Candidate]:
         number, before = self._numbers()
-        return born(self.space, self.champion, tried(self.windows, self.champion), self.cfg.challengers, number, before,
+        return born(self.space, self.now.champion, set(self.now.tried), self.cfg.challengers, number, before,
                     self.config.train.seed, self._fits)
 
     def _reason(self, row: Mapping[str, Any]) -> str:
@@ -218,64 +217,68 @@ class Challenge(Plan):
             self.records.event(step, NONE, f"{reason}: no challengers, since no gene has another value", reason=reason)
             return
         settings = {name: values for name, values in self.config.to_dict().items() if name != "data"}
-        self.open = Window(number, step, self.cfg.challenge_steps, reason, challengers, settings)
+        window = Window(number, step, self.cfg.challenge_steps, reason, challengers, settings)
+        self.now = replace(self.now, open=window)
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
-        self.records.event(step, OPENED, f"window {number}, {reason}: to step {self.open.closes} {self.champion.id} "
+        self.records.event(step, OPENED, f"window {number}, {reason}: to step {window.closes} {self.now.champion.id} "
                            f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])
 
     def _fits(self, genome: Genome) -> bool:
         try:
-            configured_as(self.config, replace(self.champion, activation=genome.activation,
+            configured_as(self.config, replace(self.now.champion, activation=genome.activation,
                                                settings=dict(genome.settings)))
         except UserError:
             return False
         return True
 
     def saves(self, step: int) -> bool:
-        return self.open is not None and step in (self.open.opened, self.open.closes)
+        return self.now.open is not None and step in (self.now.open.opened, self.now.open.closes)
 
     def saved(self) -> None:
-        """Keep the checkpoint at which a window opened, and remove those of windows that no checkpoint of the run is
-        in."""
-        if self.open is not None:
-            keep_start(self.records.path, self.folder / self.open.name, self.open.opened)
-        states = [self.state(), *(found["search"] for found in checkpoint.states(self.records.path))]
-        needed = {state["open"]["number"] for state in states if state and state["open"]}
-        for number in {found["window"] for found in self.windows} - needed - self.cleared:
-            if (folder := self.folder / f"w{number}").is_dir():
-                remove_checkpoints(folder)
-            self.cleared.add(number)
+        """Keep the checkpoint at which a window opened, and remove those of windows that are over and that no
+        checkpoint of the run is in; where that is the first one alone, as that is the start, all but the winner's."""
+        if self.now.open is not None:
+            keep_start(self.records.path, self.folder / self.now.open.name, self.now.open.opened)
+        steps = [checkpoint.step_of(path) for path in checkpoint.directories(self.records.path)]
+        for number, found in list(self.held.items()):
+            first, last = found["opened"], found["closed"] - (found["verdict"] == SWITCH)  # which is the winner's own
+            within = steps[bisect_left(steps, first):bisect_right(steps, last)]
+            needed = [f"{found['winner']}.r0"] if within else []
+            if within[-1:] <= [first] and self.needed.get(number) != needed:
+                if (folder := self.folder / f"w{number}").is_dir():
+                    journal.remove_checkpoints(folder, needed)
+                self.needed[number] = needed
+            if not within:
+                del self.held[number], self.needed[number]
 
     def due(self, step: int) -> bool:
-        return self.open is not None and step >= self.open.closes
+        return self.now.open is not None and step >= self.now.open.closes
 
     def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
-        window = self.open
+        window, champion = self.now.open, self.now.champion
         assert window is not None
-        model, trained = self._trained(window, evaluate, stopped)
-        found = line(window, self.champion, model, trained, self.cfg.challenge_error)
-        said = sentence(found, self.champion)
-        self.windows, self.open = [*self.windows, found], None
-        journal.write(self.records.path, self.windows)
-        kind, step = found["verdict"], window.closes
-        # A run that was killed before its next checkpoint decides again, and has said so.
-        if not any(e["kind"] in (KEPT, SWITCH) and e.get("window") == window.number
-                   for e in rows(self.records.path / EVENTS)):
-            won = next((c["mutation"] for c in found["challengers"] if c["id"] == found["winner"]), None)
-            self.records.event(step, kind, said, window=window.number, reason=window.reason, winner=found["winner"],
-                               change=won)
+        found = self._judged(window, evaluate, stopped)
+        said, kind, step, chosen = sentence(found, champion), found["verdict"], window.closes, None
+        if kind == SWITCH:
+            place = self.folder / window.name / f"{found['winner']}.r0"
+            chosen = next(reversed(checkpoint.directories(place)), None)
+            if chosen is None:
+                raise UserError(f"{place} lacks the checkpoint of step {step}, with which the run is to go on; put it "
+                                "back, or remove that folder to have it trained again")
+        self.now = self.now.judged(found)
+        self.held[window.number] = found
+        journal.append(self.records.path, found)
+        won = next((c["mutation"] for c in found["challengers"] if c["id"] == found["winner"]), None)
+        event = {"window": window.number, "reason": window.reason, "winner": found["winner"], "change": won}
+        if _said({"step": step, "kind": kind, **event}) not in self.told:
+            self.records.event(step, kind, said, **event)
         self.display.say(said)
-        if kind == KEPT:
-            return None
-        self.champion = next(c for c in window.challengers if c.id == found["winner"])
-        self.records.config(**self.found(self.state()))
-        (path,) = checkpoint.directories(self.folder / window.name / f"{self.champion.id}.r0")[-1:]
-        return path
+        if kind == SWITCH:
+            self.records.config(**self.found(self.state()))
+        return chosen
 
-    def _trained(self, window: Window, evaluate: Callable[[], float], stopped: Callable[[], bool]
-                 ) -> tuple[list[float | None], list[Training]]:
-        """Make the trainings of a window; return the losses of the run's model by replicate, and what came of each
-        challenger."""
+    def _judged(self, window: Window, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> dict[str, Any]:
+        """Make the trainings of a window; return its line of the journal."""
         folder = self.folder / window.name
         path = start_in(folder)
         if path is None:
@@ -295,27 +298,35 @@ class Challenge(Plan):
                          self.display, stopped, keep=replicate == 0)
 
         replicates = range(self.cfg.challenge_replicates)
-        model = [finite(evaluate()), *(made(self.champion, r, path, PARTS)[0] for r in replicates[1:])]
-        trained = []
-        for c in window.challengers:
+        model = [comparable(evaluate())]
+        failed = None if model[0] is not None else "its validation loss is not finite"
+        for r in replicates[1:]:
+            loss, failed = (None, failed) if failed else made(self.now.champion, r, path, PARTS)
+            model.append(loss)
+        trained = [Training([None] * len(model), False, [], "was not trained") for _ in window.challengers if failed]
+        for c in window.challengers[len(trained):]:
             begin, moments, changes = started(start, configured_as(self.config, c).model, folder / f"{c.id}.start",
                                               self.config.train.seed)
             losses, why = list[float | None](), None
             for r in replicates:
-                loss, failed = (None, why) if why else made(
+                loss, why = (None, why) if why else made(
                     c, r, begin, CONTROLS, 0 if moments else max(1, window.steps // SETTLING))
                 losses.append(loss)
-                why = why or failed
             trained.append(Training(losses, moments, changes, why))
-        return model, trained
+        return line(window, self.now.champion, model, trained, self.cfg.challenge_error, failed)
 
     def outcome(self) -> str:
-        switches = sum(found["verdict"] == SWITCH for found in self.windows)
-        if not self.windows:
+        if not self.now.over:
             return ""
-        genome = described(self.champion.activation, self.champion.settings)
-        now = f", now {self.champion.id} ({genome})" * bool(switches)
-        return f"{len(self.windows)} windows of challengers, {switches} of them won{now}"
+        switches = sum(found["verdict"] == SWITCH for found in journal.read(self.records.path))
+        champion = self.now.champion
+        now = f", now {champion.id} ({described(champion.activation, champion.settings)})" * bool(switches)
+        return f"{self.now.over} windows of challengers, {switches} of them won{now}"
+
+
+def _said(event: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what an event says of a window's end, by which it is known again."""
+    return event.get("window"), event["step"], event["kind"], event.get("winner")
 
 
 def _lost(folder: Path, window: Window) -> UserError:

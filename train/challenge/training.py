@@ -13,13 +13,14 @@ from typing import Any
 from helios.errors import Diverged, TooLarge, UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
-from helios.train.challenge.window import Window, finite
+from helios.train.challenge.journal import remove_all
+from helios.train.challenge.window import Window, comparable
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
 from helios.train.evolve.training import Silent
 from helios.train.morph import changes, morph
 from helios.train.progress import Display
-from helios.train.records.layout import METRICS, TOKENIZER
+from helios.train.records.layout import METRICS
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
@@ -114,9 +115,9 @@ def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], st
     finally:
         gc.collect()  # gives its memory back
     if not keep:
-        _remove_all(path)
+        remove_all(path)
     log = rows(path / METRICS)
-    loss = finite(log[-1]["val_loss"]) if log else None
+    loss = comparable(log[-1]["val_loss"]) if log else None
     return loss, None if loss is not None else "its validation loss is not finite"
 
 
@@ -127,17 +128,3 @@ def _check_texts(path: Path, start: Checkpoint) -> None:
             if found[name] != start.state[name]:
                 raise UserError(f"{path}: the texts, or the vocabulary made of them, are no longer those that the run "
                                 "began with; put them back, then remove that folder and continue")
-
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of a window that is over, and vocabularies; the records of its trainings stay."""
-    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
-        _remove_all(place)
-
-
-def _remove_all(folder: Path) -> None:
-    for path in checkpoint.directories(folder):
-        checkpoint.remove(path)
-    checkpoint.clean(folder)
-    (folder / TOKENIZER).unlink(missing_ok=True)
-

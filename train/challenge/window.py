@@ -6,13 +6,15 @@ All of this is a pure function of its arguments, so that a run that was killed d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, key
 from helios.train.search.statistics import Values, compare, holm
+
+KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
 
 
 class Judged(NamedTuple):
@@ -73,11 +75,12 @@ class Training(NamedTuple):
     why: str | None = None  # a training came to nothing
 
 
-def line(window: Window, champion: Candidate, model: Values, trained: Sequence[Training], rate: float
-         ) -> dict[str, Any]:
+def line(window: Window, champion: Candidate, model: Values, trained: Sequence[Training], rate: float,
+         why: str | None = None) -> dict[str, Any]:
     """Return the line of the journal of a window that is over, whose verdict says what becomes of the model.
 
-    champion: the model in training, with its losses by replicate, of which 0 is the run itself.
+    champion: the model in training, with its losses by replicate, of which 0 is the run itself. why: one of these
+    trainings came to nothing, and challengers were not trained.
     """
     judged, won = judge(model, [t.losses for t in trained], rate)
     challengers = [
@@ -87,8 +90,8 @@ def line(window: Window, champion: Candidate, model: Values, trained: Sequence[T
          "separated": bool(j and j.separated)}
         for c, t, j in zip(window.challengers, trained, judged, strict=True)]
     return {"window": window.number, "opened": window.opened, "closed": window.closes, "reason": window.reason,
-            "champion": champion.id, "losses": list(model), "challengers": challengers,
-            "verdict": "kept" if won is None else "switch", "winner": None if won is None else challengers[won]["id"]}
+            "champion": champion.id, "losses": list(model), "why": why, "challengers": challengers,
+            "verdict": KEPT if won is None else SWITCH, "winner": None if won is None else challengers[won]["id"]}
 
 
 def sentence(line: dict[str, Any], champion: Candidate) -> str:
@@ -101,16 +104,17 @@ def sentence(line: dict[str, Any], champion: Candidate) -> str:
             better = "lower" if c["difference"] < 0 else "higher"
             said.append(f"{c['id']} ({c['mutation']}) {better} by {abs(c['difference']):.4f} ± {c['error']:.4f} nats, "
                         f"p {c['p']:.2g}")
-    kept = f"{champion.id} is kept" if line["winner"] is None else f"{line['winner']} replaces {champion.id}"
+    failed = f", since a training of it came to nothing ({line['why']})" if line["why"] else ""
+    kept = f"{champion.id} is kept{failed}" if line["winner"] is None else f"{line['winner']} replaces {champion.id}"
     return f"window {line['window']}, {line['reason']}: {kept}: {'; '.join(said)}"
 
 
-def tried(lines: Sequence[dict[str, Any]], champion: Candidate) -> set[str]:
-    """Return the keys of the genomes that this champion met in the windows so far."""
-    return {key(Genome(c["activation"], c["settings"])) for found in lines if found["champion"] == champion.id
-            for c in found["challengers"]}
+def tried(lines: Sequence[Mapping[str, Any]], champion: Candidate) -> list[str]:
+    """Return the keys of the genomes that this champion met in the windows so far, each once."""
+    return [*dict.fromkeys(key(Genome(c["activation"], c["settings"])) for found in lines
+                           if found["champion"] == champion.id for c in found["challengers"])]
 
 
-def finite(loss: float | None) -> float | None:
+def comparable(loss: float | None) -> float | None:
     """Return a loss, None where it is not finite."""
     return loss if loss is not None and math.isfinite(loss) else None

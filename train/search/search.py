@@ -32,7 +32,7 @@ from helios.train.search.evolution import first_generation, next_generation, tra
 from helios.train.search.files import CANDIDATES, FOLDER, SUMMARY
 from helios.train.search.operators import described, steadying
 from helios.train.search.tally import Tally
-from helios.train.stage import SEED_STRIDE, Plan, Stage, training
+from helios.train.stage import SEARCH, SEED_STRIDE, Plan, Stage, training
 from helios.train.state import TrainState
 
 
@@ -43,6 +43,7 @@ class Search(Plan):
     """
 
     keys = ("symbio_winner", "symbio_winner_settings")
+    continues = (SEARCH,)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helios.errors import UserError
 from helios.train import checkpoint
-from helios.train.challenge import journal
+from helios.train.challenge import journal, window
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
 from helios.train.plans import planned
@@ -118,6 +119,90 @@ def test_a_run_that_none_won_goes_on_without_challengers(tmp_path: Path) -> None
         f"{key} {value} → {ChallengeConfig().to_dict()[key]}" for key, value in config.challenge.to_dict().items()
         if value != ChallengeConfig().to_dict()[key])
     assert len(journal.read(run.path)) == 1 and (run.path / "search" / "w1").exists()
+
+
+def test_it_takes_up_the_windows_that_it_had(tmp_path: Path) -> None:
+    """Their lines stay, the next ones have later numbers, other draws and verdicts of their own."""
+    config = config_of(challenge_error=1e-9, challenge_genes="lr=1e-4..1e-2")
+    run = trained(config, tmp_path / "run", 11)
+    (first,) = journal.read(run.path)
+    Run.resume(run.path, without(config), plan=planned).train(QUIET, until=13)
+    assert not list((run.path / "search").rglob("*.safetensors")) and journal.read(run.path) == [first]
+    assert (run.path / "search" / "w1" / "gen1_gelu_2.r0" / "metrics.jsonl").exists()
+    assert Run.resume(run.path, config, plan=planned).train(QUIET).finished
+    again, second = journal.read(run.path)
+    assert again == first and (second["window"], second["opened"], second["challengers"][0]["id"]) == (
+        2, 18, "gen2_gelu_3")
+    assert [(e["window"], e["step"]) for e in events(run.path, "kept")] == [(1, 10), (2, 22)]
+    state = checkpoint.states(run.path)[-1]["search"]
+    assert state and (state["over"], state["candidates"], len(state["tried"])) == (2, 3, 2)
+
+
+def test_windows_of_steps_that_are_gone_are_left_behind(tmp_path: Path) -> None:
+    config = config_of(challenge_error=1e-9, checkpoint_interval=11)
+    run = trained(config, tmp_path / "run", 17)  # after two windows
+    for path in checkpoint.directories(run.path):
+        if checkpoint.step_of(path) > 11:
+            checkpoint.remove(path)
+    Run.resume(run.path, without(config), plan=planned).train(QUIET, until=17)
+    assert len(journal.read(run.path)) == 1 and not (run.path / "search" / "w2").exists()
+
+
+def test_a_verdict_that_became_another_one_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it may on another device; the same one is said once."""
+    config = config_of()
+    for won in (None, None, 0):
+        monkeypatch.setattr(window, "judge", lambda *_, won=won: ([None], won))
+        run = trained(config, tmp_path / "run", 11)
+        checkpoint.remove(checkpoint.path_of(run.path, 11))
+    assert [(e["window"], e["step"], e["kind"]) for e in events(run.path, "kept", "switch")] == [
+        (1, 10, "kept"), (1, 10, "switch")]
+
+
+def test_a_checkpoint_of_before_counts_its_windows(tmp_path: Path) -> None:
+    """One that keeps the lines of all windows goes on to the same bits, lines and draws."""
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "whole")
+    run = trained(config, tmp_path / "run", 19)
+    now = older(run.path)
+    assert now["switch"] == {"step": 10, "winner": "gen1_gelu_2"} and now["open"]["number"] == 3
+    trained(config, run.path)
+    assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
+    assert read_config(run.path)["champion"] == read_config(whole.path)["champion"]
+    assert checkpoint.states(run.path)[-1]["search"] == checkpoint.states(whole.path)[-1]["search"]
+
+
+def older(run: Path) -> dict[str, Any]:
+    """Give the last checkpoint the state that it had in earlier versions; return the one that it has now."""
+    path = checkpoint.directories(run)[-1]
+    state = json.loads((path / checkpoint.STATE).read_bytes())
+    now, _ = state["search"], state.pop("sha256")
+    state["search"] = {"windows": journal.read(run, now["over"]), "open": now["open"], "champion": now["champion"]}
+    (path / checkpoint.STATE).write_bytes(checkpoint._sealed(state))
+    return now
+
+
+def test_a_state_does_not_grow_with_its_windows(tmp_path: Path) -> None:
+    """But by the key of each genome that the champion met."""
+    run = trained(config_of(challenge_error=1e-9), tmp_path / "run")
+    sizes = {path.name: len(json.dumps(json.loads((path / checkpoint.STATE).read_bytes())["search"]))
+             for path in checkpoint.directories(run.path)}
+    assert sizes["step-000018"] - sizes["step-000006"] < 100 < len(json.dumps(journal.read(run.path)[0]))
+
+
+def test_a_journal_that_lacks_windows_is_refused(tmp_path: Path) -> None:
+    run = trained(config_of(challenge_error=1e-9), tmp_path / "run", 17)
+    path = run.path / "search" / journal.WINDOWS
+    kept = path.read_bytes()
+    for cut in (len(kept) - 9, 0):
+        path.write_bytes(kept[:cut])
+        with pytest.raises(UserError, match=rf"windows.jsonl has {int(cut > 0)} of the 2 windows that .* put the file"):
+            Run.resume(run.path, plan=planned).train(QUIET)
+    path.write_bytes(kept + b"\0" * 9 + b"\n" + kept[:99])  # as a power cut may leave it
+    assert Run.resume(run.path, plan=planned).train(QUIET).finished and len(journal.read(run.path)) == 3
+    path.unlink()
+    with pytest.raises(UserError, match="has 0 of the 3 windows"):
+        Run.resume(run.path, resolve(base=run.config.to_dict(), flags={"steps": 30}), plan=planned).train(QUIET)
 
 
 def test_a_run_leaves_the_rules_that_branch(tmp_path: Path) -> None:

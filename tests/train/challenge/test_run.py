@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.Monke
     same = lambda space, champion, tried, count, window, before, seed, fits: [
         plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
     monkeypatch.setattr(plan, "born", same)
-    monkeypatch.setattr(plan, "remove_checkpoints", lambda folder: None)
+    monkeypatch.setattr(journal, "remove_checkpoints", lambda *_: None)
     run = trained(config, tmp_path / "run")
     for line in journal.read(run.path):
         (c,) = line["challengers"]
@@ -181,6 +182,80 @@ def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int
                             challenge_genes="lr"), tmp_path / "run")
     found = [(e["step"], e["reason"]) for e in events(run.path, "challenge")]
     assert [step for step, _ in found] == [5, 18] and "grad" in found[0][1] and "validation" in found[1][1]
+
+
+def test_a_failing_champion_ends_the_window_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Challengers have nothing to be compared with."""
+    from helios.train.challenge import plan
+
+    real = plan.train
+    monkeypatch.setattr(plan, "train", lambda config, stage, path, *args, **more: (
+        (None, "out of memory") if "gen0" in path.name else real(config, stage, path, *args, **more)))
+    run = trained(config_of(challenge_interval=18, challenge_replicates=3), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    assert line["losses"][0] and line["losses"][1:] == [None] * 2 and line["why"] == "out of memory"
+    (c,) = line["challengers"]
+    assert c["losses"] == [None] * 3 and c["why"] == "was not trained" and line["verdict"] == "kept"
+    assert [path.name for path in (run.path / "search" / "w1").iterdir()] == ["checkpoints"]
+    assert "came to nothing (out of memory)" in events(run.path, "kept")[0]["message"]
+
+
+def test_a_run_that_a_rule_ends_opens_nothing(tmp_path: Path, planted: dict[int, int]) -> None:
+    planted |= {6: 9}  # grad and val, where a window is due, too
+    config = config_of(actions="cusum_grad: branch lr*0.5; cusum_val: stop")
+    run = trained(config, tmp_path / "run")
+    assert run.finished and checkpoint.states(run.path)[-1]["step"] == 6
+    assert not events(run.path, "challenge", "no_challenge") and not (run.path / "search" / "w1").exists()
+    changed = config.replaced("monitor", actions="").replaced("train", grad_clip=0.5)
+    assert Run.resume(run.path, changed, plan=planned).train(QUIET).finished
+
+
+def test_a_winner_whose_end_is_gone(tmp_path: Path) -> None:
+    config = config_of(**SLOW)
+    whole = trained(config, tmp_path / "whole", 11)
+    run = trained(config, tmp_path / "run", 9)
+    shutil.copytree(whole.path / "search" / "w1", run.path / "search" / "w1", dirs_exist_ok=True)
+    place = run.path / "search" / "w1" / "gen1_gelu_2.r0"
+    shutil.rmtree(place / "checkpoints", ignore_errors=True)
+    with pytest.raises(UserError, match=r"gen1_gelu_2.r0 lacks the checkpoint of step 10, .* remove that folder"):
+        trained(config, run.path, 11)
+    assert journal.read(run.path) == [] and not events(run.path, "switch")
+    shutil.rmtree(place)
+    trained(config, run.path, 11)
+    assert weights(run.path) == weights(whole.path)
+
+
+def test_only_what_a_kept_checkpoint_needs_stays(tmp_path: Path) -> None:
+    run = trained(config_of(**SLOW, keep=1, keep_every=6), tmp_path / "run")
+    assert [line["verdict"] for line in journal.read(run.path)] == ["switch", "kept", "kept"]
+    there = {str(path.parent.relative_to(run.path)) for path in run.path.rglob("model.safetensors")}
+    best = f"checkpoints/step-{checkpoint.states(run.path)[-1]['best_val']['step']:06d}"
+    assert there - {best} == {*(f"checkpoints/step-{step:06d}" for step in (6, 12, 18, 24)),
+                              "search/w1/gen1_gelu_2.r0/checkpoints/step-000010"} - {best}
+    for path in checkpoint.directories(run.path)[1:]:
+        checkpoint.remove(path)
+    end = weights(run.path, 6), journal.read(run.path)
+    trained(run.config, run.path)
+    assert (weights(run.path, 6), journal.read(run.path)) == end
+
+
+@pytest.mark.parametrize("better", [True, False])
+def test_after_a_switch_losses_are_of_weights_that_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                             better: bool) -> None:
+    """The champion's of that step are not, whose loss was the lowest so far."""
+    from helios.train.challenge import window
+
+    monkeypatch.setattr(window, "judge", lambda *_: ([None], 0))
+    rates = {"lr": 1e-3, "lr_min": 1e-4} if not better else {"lr": 1e-4, "lr_min": 1e-5}
+    run = trained(config_of(**rates, warmup=0, challenge_genes=f"lr={rates['lr']}|{1e-2 if better else 1e-6}",
+                            eval_interval=2), tmp_path / "run", 10)
+    trained(run.config, run.path, 11)
+    state = checkpoint.load(checkpoint.path_of(run.path, 10)).state
+    own = journal.read(run.path)[0]["challengers"][0]["losses"][0]
+    before = {row["val_loss"]: row["step"] for row in rows(run.path / METRICS) if row["step"] < 10 and row["val_loss"]}
+    least = min([own, *before])
+    assert (state["val_loss"], state["best_val"]) == (own, {"step": before.get(least, 10), "loss": least})
+    assert (least == own) == better
 
 
 # -- branches ---------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_a_new_champion_meets_everybody_again() -> None:
              {"champion": "b", "challengers": [{"activation": "gelu", "settings": {"lr": 0.5}}]}]
     champion = own(continuous())
     at = lambda id: tried(lines, Candidate(id, "", "gelu", 0, 0))
-    assert at("a") == {key(Genome("relu"))} and at("b") == {key(Genome("gelu", {"lr": 0.5}))} and not at(champion.id)
+    assert at("a") == [key(Genome("relu"))] and at("b") == [key(Genome("gelu", {"lr": 0.5}))] and not at(champion.id)
 
 
 def test_a_child_of_a_champion_keeps_what_that_has_changed() -> None:
