@@ -290,3 +290,23 @@ def test_a_kill_while_one_is_removed_leaves_no_half(tmp_path: Path, monkeypatch:
     assert steps(tmp_path) == [2]
     checkpoint.clean(tmp_path)
     assert left_over(tmp_path) == ["step-000002"]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_copy_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+                                                      ) -> None:
+    """Links share the files; where the file system has none each file is written and synchronised."""
+    path, done = save(tmp_path, 500), list[tuple[str, str]]()
+    name = lambda fd: Path(os.readlink(f"/proc/self/fd/{fd}")).name
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(("fsync", name(fd))), fsync(fd))[1])
+    monkeypatch.setattr(Path, "rename", lambda self, to: (done.append(("rename", self.name)), rename(self, to))[1])
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EXDEV, "another device")))
+    there = checkpoint.copy(path, tmp_path / "other")
+    assert checkpoint.load(there).state == checkpoint.load(path).state
+    assert all(os.path.samefile(path / file, there / file) == linked for file in (MODEL, OPTIMIZER, STATE))
+    files = [] if linked else [("fsync", file) for file in (MODEL, OPTIMIZER, STATE)]
+    partial = f"{checkpoint.PARTIAL}step-000500"
+    assert sorted(done[:-3]) == sorted(files)
+    assert done[-3:] == [("fsync", partial), ("rename", partial), ("fsync", "checkpoints")]

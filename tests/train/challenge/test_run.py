@@ -24,6 +24,7 @@ from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import training
+from helios.train.state import TrainState
 
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
@@ -270,6 +271,9 @@ def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     planted |= {12: 1}
     monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
+    prepare, sizes = TrainState.prepare, list[int]()
+    monkeypatch.setattr(TrainState, "prepare", lambda self, size, *more: (sizes.append(size),
+                                                                          prepare(self, size, *more))[1])
     given = {key: SLOW[key] for key in ("lr", "lr_min", "warmup")}
     config = config_of(**given, mode="none", challenge_interval="auto", actions=f"cusum_grad: branch {change}",
                        challenge_steps=6, cusum_window=5, cusum_grace=2)
@@ -286,6 +290,7 @@ def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     elif change == "clip*0.5":
         assert found[18]["grad_clip"] == 0.5 and "grad_clip" not in found[17] and "grad_clip" not in ours[0]  # its own
     elif change == "batch+2":
+        assert sizes[0] == 4 and sizes[-1] == 6  # all memory is taken at the switch
         assert found[18]["tokens_per_sec"] * found[18]["ms_per_iter"] == pytest.approx(6 * 16 * 1000)
     # The checkpoint of the switch is all that the run goes on from.
     again = Run.resume(checkpoint.path_of(run.path, 18), path=tmp_path / "again", plan=planned)
@@ -369,3 +374,21 @@ def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monk
     with pytest.raises(UserError, match="twice, with a challenger beside the model"):
         Run.create(config, tmp_path / "run", plan=planned).train(QUIET)
 
+
+def test_after_a_switch_it_is_checked_for_the_champion(tmp_path: Path, cpu_ref: Backend,
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:
+    from helios.train.challenge import window
+    from helios.train.device import memory_needed
+
+    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
+    run = trained(config_of(challenge_genes="n_layer=2|4", challenge_interval=18), tmp_path / "run", 23)
+    four = run.config.model.replaced(n_layer=4)
+    plan = planned(run.config)
+    assert plan.models() == [run.config.model] == [plan.beside()]
+    plan.check_resumed(checkpoint.find(run.path)[0], {})
+    assert plan.models() == [four] == [plan.beside()]
+    twice = memory_needed(four, 4, four)
+    monkeypatch.setattr(type(cpu_ref), "memory", lambda self: {"available": twice - 1, "pool": 0, "used": 0,
+                                                               "total": twice})
+    with pytest.raises(UserError, match="twice, with a challenger beside the model"):
+        Run.resume(run.path, plan=planned).train(QUIET)
