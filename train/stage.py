@@ -11,8 +11,6 @@ from typing import Any
 from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
-from helios.train.challenge import journal
-from helios.train.challenge.standing import standing
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import Config, TrainConfig
 from helios.train.progress import Display
@@ -68,9 +66,9 @@ class Plan:
     """
 
     samples = True  # whether the model is to write something at the end
-    continues: Sequence[str] = (ALONE, CHALLENGED)  # runs from whose checkpoints it goes on
+    continues: Sequence[str] = (ALONE,)  # runs from whose checkpoints it goes on
     branches = False  # whether it can train a branch beside the run
-    keys: Sequence[str] = ("champion",)  # of config.json: those that `found` may give, here for runs with challengers
+    keys: Sequence[str] = ()  # of config.json: those that `found` may give
     tokenizer: Tokenizer | None = None  # vocabulary of a new run; None: what its settings ask for
 
     def __init__(self, config: Config) -> None:
@@ -99,10 +97,6 @@ class Plan:
 
     def check_resumed(self, found: Checkpoint, saved: Mapping[str, Any]) -> None:
         """Raise UserError unless the run can go on from a checkpoint. saved: the settings of its run, by section."""
-        state = found.state["search"]
-        if state and (why := standing(state).bound()):
-            raise UserError(f"{found.path}: {why}; leave --search and actions as they were, or begin a new run with "
-                            "--init-from")
         checkpoint.check_model(found, self.config.model.to_dict())
 
     def done(self, state: State) -> int:
@@ -116,8 +110,6 @@ class Plan:
     def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
         """Begin, or go on from what `state` returned. records: of the run, in whose folder layout.PLAN the plan may
         write. device: its name."""
-        if state:
-            journal.leave(records.path, standing(state).over)
 
     # -- during the run -----------------------------------------------------------------------------------------------
     @property

@@ -34,7 +34,7 @@ from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, Space, described
-from helios.train.stage import Plan, Stage, training
+from helios.train.stage import ALONE, CHALLENGED, Plan, Stage, training
 from helios.train.tokenizer import Tokenizer
 
 OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
@@ -48,7 +48,9 @@ class Challenge(Plan):
         Run.create(config, path, plan=Challenge).train()
     """
 
+    continues = (ALONE, CHALLENGED)
     branches = True
+    keys = ("champion",)
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
