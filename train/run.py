@@ -268,6 +268,7 @@ class Run:
             return result
         except Diverged as error:
             records.event(loop.step if loop else start.step, "diverged", str(error))
+            error.signal = loop.signal if loop else None
             raise
         except DeviceLost as error:
             # At a step whose records stay when the run is resumed.
@@ -277,7 +278,7 @@ class Run:
             if loop is None or loop.signal is None:
                 raise
             result = Result(False, path, step, f"interrupted at step {step}, as the device was lost ({error}); "
-                                               f"continue with --resume {_shown(path)}")
+                                               f"continue with --resume {_shown(path)}", signal=loop.signal)
             display.final(result.summary)
             return result
         except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from helios.train import checkpoint
 from helios.train.challenge.window import Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
-from helios.train.evolve.training import Silent
+from helios.train.evolve.training import train_on
 from helios.train.morph import changes, morph
 from helios.train.progress import Display
 from helios.train.records.layout import METRICS, TOKENIZER
@@ -104,11 +104,8 @@ def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], st
     run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, tokenizer),
                    about={"window": dict(about)})
     try:
-        if not run.finished:
-            ended = run.train(Silent(display))
-            if not ended.finished:
-                raise Stopped(ended.signal)
-            _check_texts(path, start)
+        train_on(run, display)
+        _check_texts(path, start)
     except (Diverged, TooLarge) as error:
         return None, str(error)
     finally:

@@ -115,24 +115,30 @@ def test_one_without_heavy_dropout_wins_within_three_windows(tmp_path: Path, see
     assert {"dropout": 0.0} in won
 
 
-def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends the training beside the run, and the run; both go on to the same end."""
-    whole = trained(config_of(**SLOW), tmp_path / "whole")
-    row, calls = Loop._row, [0]
+@pytest.mark.parametrize(("where", "call", "settings"), [
+    ("_row", 6, SLOW), ("_save", 2, SLOW), ("_row", 7, {"challenge_genes": "lr=1e-2|3e38", "weight_decay": 100})])
+def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str,
+                                                   call: int, settings: dict[str, Any]) -> None:
+    """It ends the training beside the run, the second one here, and the run, though that training be at its end, or
+    come to nothing; both go on to the same end."""
+    config = config_of(**settings, steps=12)
+    whole = trained(config, tmp_path / "whole")
+    was, calls = getattr(Loop, where), [0]
 
-    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+    def interrupted(self: Loop, *args: Any) -> Any:
         calls[0] += "w1" in self.records.path.parts
-        if calls[0] == 6:
+        if calls[0] == call:
             signal.raise_signal(signal.SIGTERM)
             calls[0] += 1
-        return row(self, *args)
+        return was(self, *args)
 
-    monkeypatch.setattr(Loop, "_row", interrupted)
-    run = Run.open(config_of(**SLOW), tmp_path / "run", plan=planned)
+    monkeypatch.setattr(Loop, where, interrupted)
+    run = Run.open(config, tmp_path / "run", plan=planned)
     result = run.train(QUIET)
     assert (result.finished, result.step, result.signal) == (False, 10, signal.SIGTERM)
     assert events(run.path, "interrupted")[0]["message"] == "SIGTERM at step 10" and journal.read(run.path) == []
-    trained(config_of(**SLOW), run.path)
+    assert len(list((run.path / "search" / "w1").glob("*.r?"))) == 2
+    trained(config, run.path)
     assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
