@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -106,9 +106,10 @@ class Run:
 
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run", *, plan: Planner = Plan,
-             about: Mapping[str, Any] | None = None) -> Run:
+             about: Mapping[str, Any] | None = None, free: Collection[str] = ()) -> Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
-        Raises UserError where a run with other settings is there; the message calls it `what`."""
+        Raises UserError where a run with other settings, but for those in `free`, is there; the message calls it
+        `what`."""
         path = Path(path).absolute()
         if not layout.finished(path) and not checkpoint.directories(path):
             run = replace(cls.create(config, path, plan=plan, about=about), anew=True)
@@ -118,9 +119,9 @@ class Run:
             run, theirs = cls.resume(path, config, plan=plan, about=about), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
             for key, here in ours.items():
-                if (there := theirs.get(name, {}).get(key)) != here:
-                    raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give the "
-                                    f"same command again, or another --run-dir")
+                if (there := theirs.get(name, {}).get(key)) != here and key not in free:
+                    raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give what "
+                                    "is there, or move that directory away")
         return run
 
     @property

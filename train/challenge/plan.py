@@ -24,9 +24,9 @@ from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.space import born, branched, configured_as, own, shared, space, window_config
 from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
-from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
+from helios.train.challenge.window import FREE, Training, Window, finite, line, sentence, tried
 from helios.train.checkpoint import Checkpoint
-from helios.train.config import SETTINGS, Config
+from helios.train.config import Config
 from helios.train.monitors.cusum import CHANNELS
 from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
@@ -113,12 +113,11 @@ class Challenge(Plan):
         if state is None or state["open"] is None:
             return
         then = state["open"].get("settings") or saved  # which may have changed since, where this is not the last one
-        free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
                 was = then.get(section, {}).get(key, value)
                 same = shared(was) == shared(value) if key == "actions" else was == value
-                if not (same or key in free or section == "data"):
+                if not (same or key in FREE):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
                                     f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
                                     "over; continue with what it was, or from an earlier checkpoint")

@@ -13,7 +13,7 @@ from typing import Any
 from helios.errors import Diverged, TooLarge, UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
-from helios.train.challenge.window import Window, finite
+from helios.train.challenge.window import FREE, Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
 from helios.train.evolve.training import train_on
@@ -102,7 +102,7 @@ def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], st
     if stopped():
         raise Stopped
     run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, tokenizer),
-                   about={"window": dict(about)})
+                   about={"window": dict(about)}, free=FREE)
     try:
         train_on(run, display)
         _check_texts(path, start)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from helios.errors import UserError
-from helios.train import checkpoint
+from helios.train import checkpoint, texts
 from helios.train.challenge import journal
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
+from helios.train.loop import Loop
 from helios.train.plans import planned
 from helios.train.records.layout import read_config
 from helios.train.run import Run
@@ -58,6 +61,28 @@ def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
             QUIET)
     trained(config, tmp_path / "run", 11)
     Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_what_changes_no_result_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a training of the window is half made: how often it writes a checkpoint, and where the text is."""
+    (tmp_path / "a.txt").write_text(texts.read("synth:100KB"))
+    config = config_of(**SLOW, steps=12, checkpoint_interval=2, data=tmp_path / "a.txt")
+    whole = trained(config, tmp_path / "whole")
+    row = Loop._row
+
+    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+        if "w1" in self.records.path.parts and self.step == 9:
+            signal.raise_signal(signal.SIGTERM)
+        return row(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_row", interrupted)
+        run = trained(config, tmp_path / "run")
+    assert checkpoint.step_of(checkpoint.directories(run.path / "search" / "w1" / "gen0_gelu_1.r1")[-1]) == 9
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    changed = config.replaced("train", checkpoint_interval=5).replaced("data", data=str(tmp_path / "b.txt"))
+    Run.resume(run.path, changed, plan=planned).train(QUIET)
+    assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
 def test_they_are_those_of_when_it_opened(tmp_path: Path) -> None:
