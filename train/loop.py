@@ -271,7 +271,7 @@ class Loop:
     def _decide(self, stage: Stage) -> Stage:
         """Let the plan decide, and go on with what it chose; return the present stage."""
         try:
-            chosen = self.plan.decide(self.evaluate, self._stopped)
+            chosen = self.plan.decide(self.dataset, self.evaluate, self._stopped)
         except Stopped as error:
             self.signal = self.signal or error.signal
             return stage

@@ -213,8 +213,8 @@ class Run:
                             f"give --resume {path}")
         for model in plan.models():
             check_memory(model, t.batch_size, backend, beside=plan.beside())
-        dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
-                            start.tokenizer or plan.tokenizer, display.say, display.warn)
+        dataset = plan.dataset or data.load(config.data, config.model.vocab_size, config.model.block_size,
+                                            cache_dir() / "data", t.seed, start.tokenizer, display.say, display.warn)
         made = start.prepare(dataset.tokenizer)
         about = describe(config, self.run_id, backend, start.init) | {"chat": dataset.chat}
         if taken := {*about, *SECTIONS, *plan.keys, "init"} & self.about.keys():

@@ -27,16 +27,16 @@ from helios.train.challenge.training import keep_start, remove_checkpoints, stag
 from helios.train.challenge.window import FREE, Training, Window, finite, line, sentence, tried
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
+from helios.train.data import Dataset
 from helios.train.monitors.cusum import CHANNELS
 from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
-from helios.train.records.layout import EVENTS, TOKENIZER
+from helios.train.records.layout import EVENTS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, Space, described
 from helios.train.stage import Plan, Stage, training
-from helios.train.tokenizer import Tokenizer
 
 KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
 OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
@@ -248,10 +248,10 @@ class Challenge(Plan):
     def due(self, step: int) -> bool:
         return self.open is not None and step >= self.open.closes
 
-    def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
+    def decide(self, dataset: Dataset, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
         window = self.open
         assert window is not None
-        model, trained = self._trained(window, evaluate, stopped)
+        model, trained = self._trained(window, dataset, evaluate, stopped)
         found = line(window, self.champion, model, trained, self.cfg.challenge_error)
         said = sentence(found, self.champion)
         self.windows, self.open = [*self.windows, found], None
@@ -271,15 +271,15 @@ class Challenge(Plan):
         (path,) = checkpoint.directories(self.folder / window.name / f"{self.champion.id}.r0")[-1:]
         return path
 
-    def _trained(self, window: Window, evaluate: Callable[[], float], stopped: Callable[[], bool]
-                 ) -> tuple[list[float | None], list[Training]]:
+    def _trained(self, window: Window, dataset: Dataset, evaluate: Callable[[], float],
+                 stopped: Callable[[], bool]) -> tuple[list[float | None], list[Training]]:
         """Make the trainings of a window; return the losses of the run's model by replicate, and what came of each
         challenger."""
         folder = self.folder / window.name
         path = start_in(folder)
         if path is None:
             raise _lost(folder, window)
-        start, tokenizer = checkpoint.load(path), Tokenizer.load(self.records.path / TOKENIZER)
+        start = checkpoint.load(path)
         self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
                          f"{window.opened}")
 
@@ -290,8 +290,8 @@ class Challenge(Plan):
             config = window_config(whole, window.closes, self.config.eval_batch)
             about = {"run_id": self.records.about["run_id"], "number": window.number, "id": c.id,
                      "replicate": replicate, "step": window.opened}
-            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, tokenizer,
-                         self.display, stopped, keep=replicate == 0)
+            return train(config, stage, folder / f"{c.id}.r{replicate}", about, dataset, self.display, stopped,
+                         keep=replicate == 0)
 
         replicates = range(self.cfg.challenge_replicates)
         model = [finite(evaluate()), *(made(self.champion, r, path, PARTS)[0] for r in replicates[1:])]

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helios.errors import Diverged, TooLarge, UserError
+from helios.errors import Diverged, TooLarge
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge.window import FREE, Window, finite
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
+from helios.train.data import Dataset
 from helios.train.evolve.training import train_on
 from helios.train.morph import changes, morph
 from helios.train.progress import Display
@@ -24,7 +25,6 @@ from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
 from helios.train.state import Stopped
-from helios.train.tokenizer import Tokenizer
 
 APART = 1 << 26  # batches between the replicates' first ones; dropout masks repeat after 2³²
 
@@ -34,9 +34,9 @@ class Beside(Plan):
 
     samples = False
 
-    def __init__(self, given: Stage, tokenizer: Tokenizer, config: Config) -> None:
+    def __init__(self, given: Stage, dataset: Dataset, config: Config) -> None:
         super().__init__(config)
-        self.given, self.tokenizer = given, tokenizer
+        self.given, self.dataset = given, dataset
 
     def stage(self) -> Stage:
         return self.given
@@ -91,21 +91,20 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     return there, False, made.changes
 
 
-def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, tokenizer: Tokenizer,
-          display: Display, stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
+def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], dataset: Dataset, display: Display,
+          stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
     """Make a training of a window with the settings `config`, unless it is there, or go on with it; return its
-    validation loss, None where it is not finite, and why there is none. start: the run's checkpoint where the window
-    opened. tokenizer: the run's vocabulary. keep: whether its last checkpoint stays, too.
+    validation loss, None where it is not finite, and why there is none. dataset: the run's. keep: whether its last
+    checkpoint stays, too.
 
     Raises Stopped where a signal came, and UserError for what is not the challenger's fault.
     """
     if stopped():
         raise Stopped
-    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, tokenizer),
+    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, dataset),
                    about={"window": dict(about)}, free=FREE)
     try:
         train_on(run, display)
-        _check_texts(path, start)
     except (Diverged, TooLarge) as error:
         return None, str(error)
     finally:
@@ -115,15 +114,6 @@ def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], st
     log = rows(path / METRICS)
     loss = finite(log[-1]["val_loss"]) if log else None
     return loss, None if loss is not None else "its validation loss is not finite"
-
-
-def _check_texts(path: Path, start: Checkpoint) -> None:
-    """Raise UserError unless a training read what the run reads."""
-    for found in checkpoint.states(path)[-1:]:
-        for name in ("tokenizer", "text_hash"):
-            if found[name] != start.state[name]:
-                raise UserError(f"{path}: the texts, or the vocabulary made of them, are no longer those that the run "
-                                "began with; put them back, then remove that folder and continue")
 
 
 def remove_checkpoints(folder: Path) -> None:

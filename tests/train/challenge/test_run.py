@@ -12,14 +12,14 @@ from helios.backends.backend import Backend
 from helios.cli import export, sample
 from helios.errors import UserError
 from helios.model import GPT
-from helios.train import checkpoint
+from helios.train import checkpoint, texts
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled, started
 from helios.train.config import resolve
 from helios.train.loop import Loop
 from helios.train.plans import planned
 from helios.train.records import overview
-from helios.train.records.layout import METRICS, read_config
+from helios.train.records.layout import METRICS, TOKENIZER, read_config
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import training
@@ -288,6 +288,19 @@ def test_a_run_that_began_with_weights_has_windows_of_its_vocabulary(tmp_path: P
     run = trained(resolve(assignments=[f"{k}={v}" for k, v in given.items()]), tmp_path / "run")
     (line,) = journal.read(run.path)
     assert None not in (*line["losses"], *line["challengers"][0]["losses"])
+
+
+def test_texts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the run and all trainings beside it, whose directories are as those of other runs."""
+    read, seen = texts.read, list[str]()
+    monkeypatch.setattr(texts, "read", lambda name, *more: (seen.append(name), read(name, *more))[1])
+    run = trained(config_of(steps=12, challenge_genes="lr"), tmp_path / "run")
+    assert seen == [run.config.data.data]
+    (there,) = (run.path / "search" / "w1").glob("gen1*.r0")
+    assert (there / TOKENIZER).read_bytes() == (run.path / TOKENIZER).read_bytes()
+    assert checkpoint.states(there)[-1]["text_hash"] == checkpoint.states(run.path)[-1]["text_hash"]
+    assert invoke(sample.main, "--run", there, "--prompt", "Who", "--tokens", "2", "--backend", "cpu_ref"
+                  ).exit_code == 0
 
 
 def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
