@@ -185,6 +185,8 @@ class Run:
             lines += ["not checked: which tokens of the new vocabulary the old one has"] * (given is None)
         if cost := plan.cost():
             lines.append(cost)
+        if rules := self.config.monitor.actions:
+            lines.append(f"actions: {rules}")
         if t.report != "none":
             lines.append(f"reported to {Client(t.report).url}")
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])

@@ -163,7 +163,7 @@ CASES: dict[str, Case] = {
     # online control
     **{f"actions: {rule}": Case((*NEW, *(f"--set={text}" for text in more), "--set", f"actions={rule}"), words)
        for rule, words, *more in (
-           ("grad: stop", "--set actions: unknown alert 'grad'; there are cusum_grad, "),
+           ("grad: stop", "--set actions: unknown alert 'grad'; did you mean cusum_grad?; there are "),
            ("plateu: stop", "did you mean plateau?"),
            ("cusum_grad: halve", "cusum_grad: 'halve': expected lr*X, clip*X, guard*X, batch+N or batch-N, branch or "),
            ("cusum_grad", "cusum_grad: '': expected lr*X"),

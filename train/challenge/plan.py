@@ -66,6 +66,12 @@ class Challenge(Plan):
     def check(self) -> None:
         if not self.config.challenged:
             raise UserError("a plan of challengers was given for settings without any; set mode = continuous")
+        c, steps = self.cfg, self.config.train.steps
+        first = c.interval if self.config.search.continuous and not c.challenge_on else 1
+        if first + c.challenge_steps >= steps:
+            raise UserError(f"challenge_steps: a window of {c.challenge_steps:,} steps that opens at step {first:,} "
+                            f"does not end before the run's last, {steps:,}; lower challenge_steps or "
+                            "challenge_interval, or give more --steps")
         most, tokens = self._most()
         if most * tokens > self.config.search.max_cost:
             raise UserError(f"challengers may take {most:,} windows of {tokens:,} tokens, {most * tokens:,} in all, "
