@@ -24,8 +24,9 @@ IN_BOTH = {"mode", "max_cost", "activation_pool", "genome"}  # settings of a sea
 class ChallengeConfig(Settings):
     """Challengers of a run's model while it trains; docs/challenge.md explains it."""
 
-    challenge_interval: int | None = setting(None, NATURAL, "steps from one window of challengers to the next; 0: none "
-                                             f"by the step; auto: {INTERVAL}, and with challenge_on 0",
+    challenge_interval: int | None = setting(None, NATURAL, "steps at whose multiples a window of challengers opens, "
+                                             "unless one is open or closes there; 0: none by the step; auto: "
+                                             f"{INTERVAL}, and with challenge_on 0",
                                              flag="challenge-interval")
     challenge_on: str | None = setting(None, ANY, "what else opens a window, with commas between: alerts (cusum, or "
                                        "any of grad, clip and val) and plateau", flag="challenge-on")
@@ -80,10 +81,12 @@ class ChallengeConfig(Settings):
         elif not monitor.branches:
             return
         yield eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
-        first = self.interval if search.continuous and not self.challenge_on else 1
+        by_step = search.continuous and not self.challenge_on
+        first = self.interval if by_step else 1
         yield first + self.challenge_steps >= steps, (
             f"challenge_steps: a window of {self.challenge_steps:,} steps that opens at step {first:,} does not end "
-            f"before the run's last, {steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
+            f"before the run's last, {steps:,}; lower challenge_steps{' or challenge_interval' * by_step}, or give "
+            "more --steps")
 
     def _search_clashes(self, search: SearchConfig, monitor: MonitorConfig) -> Iterable[tuple[bool, str]]:
         other = next((one.key for one in declared(SearchConfig) if one.key not in IN_BOTH
