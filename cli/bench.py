@@ -13,7 +13,7 @@ from helios.backends import NAMES
 from helios.backends.backend import PRECISIONS
 from helios.backends.vulkan import tuning
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.bench import board, evolve, measure, morph, page, peaks, plot, registry, report, step, tune
+from helios.bench import board, evolve, measure, morph, page, peaks, plot, registry, report, scaling, step, tune
 from helios.cli.common import HeliosCommand, HeliosGroup, whole
 from helios.errors import UserError
 from helios.files import check_writable, write_text
@@ -236,6 +236,30 @@ def morph_command(data: str, val_data: str | None, folder: Path, steps: int, see
         write_text(json_file, report.dump({"curves": [curve._asdict() for curve in curves]}))
     if plot_folder is not None:
         morph.plot(plot_folder / "morph.png", curves)
+
+
+@main.command("scaling", cls=HeliosCommand)
+@click.option("--axis", "axes", type=click.Choice(tuple(scaling.AXES)), multiple=True, default=tuple(scaling.AXES),
+              show_default=True, help="What grows; may be repeated.")
+@click.option("--peer", "peer_name", type=click.Choice(step.PEERS), default="none", show_default=True,
+              help="What is measured in turn with Helios.")
+@JSON
+@click.option("--plot", "plot_folder", type=FILE, metavar="DIR", help="Draw the growth, DIR/scaling.png.")
+@QUICK
+def scaling_command(axes: tuple[str, ...], peer_name: str, json_file: Path | None, plot_folder: Path | None,
+                    quick: bool) -> None:
+    """Measure how a training step grows with the batch and with the sizes of the model."""
+    check_writable(json_file)
+    if peer_name != "none":
+        measure.torch_module()
+    _warn()
+    found = list(scaling.points(axes, peer_name, quick, _say))
+    report.console().print(report.plain_table(scaling.TITLES, scaling.cells(found)))
+    if json_file is not None:
+        write_text(json_file, report.dump({"points": [point._asdict() for point in found],
+                                           "exponents": scaling.exponents(found)}))
+    if plot_folder is not None:
+        scaling.plot(plot_folder / "scaling.png", found)
 
 
 @main.command("page", cls=HeliosCommand)

@@ -145,8 +145,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for wrong, message in (*_clashes(self), *(_search_clashes(self) if self.search else ()),
-                               *self.challenge.clashes(self.search, self.monitor, self.train.steps,
-                                                       self.train.eval_interval)):
+                               *self.challenge.clashes(self.search, self.monitor, self.train.eval_interval)):
             if wrong:
                 raise UserError(message)
 
@@ -247,6 +246,7 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         values = {"vocab_size": size} | values
     if before.get("mode") == "continuous" and values.get("mode") == "none":  # what opened windows goes with the search
         before = {key: value for key, value in before.items() if key not in OPENING}
+    new = base is None or "actions" in values  # a run of before keeps its rules, whatever they are worth
     values = before | values
     if not values.keys().isdisjoint(OPENING):  # asking for windows asks for the search that has them
         values = {"mode": "continuous"} | values
@@ -254,7 +254,11 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})
                                 for section, cls in SECTIONS.items()}
-    return Config(**sections)
+    found = Config(**sections)
+    for wrong, message in found.monitor.idle(found.train.backend, found.train.batch_size) if new else ():
+        if wrong:
+            raise UserError(message)
+    return found
 
 
 def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:

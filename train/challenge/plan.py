@@ -67,6 +67,13 @@ class Challenge(Plan):
     def check(self) -> None:
         if not self.config.challenged:
             raise UserError("a plan of challengers was given for settings without any; set mode = continuous")
+        c, steps = self.cfg, self.config.train.steps
+        by_step = self.config.search.continuous and not c.challenge_on
+        first = c.interval if by_step else 1
+        if first + c.challenge_steps >= steps:
+            raise UserError(f"challenge_steps: a window of {count(c.challenge_steps, 'step')} that opens at step "
+                            f"{first:,} does not end before the run's last, {steps:,}; lower challenge_steps"
+                            f"{' or challenge_interval' * by_step}, or give more --steps")
         most, tokens = self._most()
         if most * tokens > self.config.search.max_cost:
             raise UserError(f"challengers may take {count(most, 'window')} of {tokens:,} tokens, {most * tokens:,} in "

@@ -97,6 +97,9 @@ def test_a_run_goes_on_with_challengers(tmp_path: Path) -> None:
     run.train(QUIET)
     Run.resume(run.path, config_of(), plan=planned).train(QUIET)
     assert [line["opened"] for line in journal.read(run.path)] == [18]
+    (changed,) = events(run.path, "settings_changed")
+    assert changed["message"] == ("steps 12 → 24, keep 3 → 0, mode none → continuous, challenge_interval None → 6, "
+                                  "challenge_steps 50 → 4, challengers 2 → 1, challenge_replicates 4 → 2")
 
 
 def without(config: Config) -> Config:

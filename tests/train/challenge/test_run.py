@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,19 @@ from helios.train.progress import Display
 from helios.train.records import overview
 from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
+from helios.train.resume import Initialised
 from helios.train.run import Run
 from helios.train.stage import training
 
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
+
+
+def tokens_read(parent: Path) -> int | None:
+    """What config.json of a run that begins with the weights of that one says they were trained on."""
+    start = Initialised(resolve(flags={"init_from": str(parent)}))
+    assert start.tokenizer and start.prepare(start.tokenizer) and start.init
+    return start.init["tokens"]
 
 
 def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
@@ -93,6 +102,11 @@ def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
     assert (champion["id"], champion["settings"], champion["lineage"], champion["since"]) == (
         c["id"], {"lr": 1e-2}, ["gen0_gelu_1"], 10)
     assert read_config(run.path)["train"]["lr"] == 1e-4
+    assert tokens_read(run.path) == 24 * 4 * 16
+    theirs = run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS
+    theirs.write_text("".join(json.dumps(row | {"tokens_per_sec": 2 * row["tokens_per_sec"]}) + "\n"
+                              for row in rows(theirs)))
+    assert tokens_read(run.path) == 28 * 4 * 16  # as if its batch had been twice as large in the window
 
 
 def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +264,7 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     (c,) = line["challengers"]
     assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
     assert c["why"] in events(run.path, "kept")[0]["message"]
+    assert tokens_read(run.path) == 24 * 4 * 16
 
 
 def test_a_new_optimizer_warms_up() -> None:

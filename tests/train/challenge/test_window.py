@@ -13,6 +13,7 @@ from helios.train.challenge.space import born, configured_as, own, space, window
 from helios.train.challenge.window import Training, Window, judge, line, sentence, tried
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
+from helios.train.plans import planned
 from helios.train.search.births import Candidate
 from helios.train.search.operators import PLACES, Genome, key
 
@@ -21,7 +22,7 @@ RATE = ChallengeConfig().challenge_error
 
 
 def continuous(**settings: Any) -> Config:
-    given = {"mode": "continuous", "challenge_interval": 10, "challenge_steps": 5, "steps": 100} | settings
+    given = {"challenge_interval": 10, "challenge_steps": 5, "steps": 100} | settings
     return resolve("tiny", assignments=[f"{k}={v}" for k, v in given.items()])
 
 
@@ -225,5 +226,12 @@ def test_a_run_without_challengers_has_no_trace_of_them() -> None:
     ({"challenge_on": "plateau", "plateau_evals": 0}, "plateau_evals")])
 def test_settings_that_do_not_go_together(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as error:
-        continuous(**given)
+        planned(continuous(**given)).check()
     assert words in str(error.value)
+
+
+def test_an_alert_has_one_name_with_or_without_its_prefix() -> None:
+    first, second = (continuous(challenge_on=names).challenge for names in ("grad,plateau", "plateau, cusum_grad"))
+    assert first.alerts == second.alerts == {"cusum_grad"} and first.plateau == second.plateau
+    with pytest.raises(UserError, match="must not decide"):
+        continuous(challenge_on="cusum_tps")
