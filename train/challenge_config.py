@@ -24,8 +24,9 @@ IN_BOTH = {"mode", "max_cost", "activation_pool", "genome"}  # settings of a sea
 class ChallengeConfig(Settings):
     """Challengers of a run's model while it trains; docs/challenge.md explains it."""
 
-    challenge_interval: int | None = setting(None, NATURAL, "steps from one window of challengers to the next; 0: none "
-                                             f"by the step; auto: {INTERVAL}, and with challenge_on 0",
+    challenge_interval: int | None = setting(None, NATURAL, "steps at whose multiples a window of challengers opens, "
+                                             "unless one is open or closes there; 0: none by the step; auto: "
+                                             f"{INTERVAL}, and with challenge_on 0",
                                              flag="challenge-interval")
     challenge_on: str | None = setting(None, ANY, "what else opens a window, with commas between: alerts (cusum, or "
                                        "any of grad, clip and val, also as cusum_grad, …) and plateau",

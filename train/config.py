@@ -309,8 +309,8 @@ def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
     yield from m.clashes(t.batch_size, t.accum, t.grad_clip, t.eval_interval)
     yield t.lr_min > t.lr, f"--lr-min {t.lr_min:g} is above --lr {t.lr:g}; give one at most as high"
     yield (m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics),
-           "dynamic_lr = entropy goes by the population of a search, with track_population_metrics; give cusum, or "
-           "--search")
+           "dynamic_lr = entropy goes by the population of a search before the training, with "
+           "track_population_metrics; give cusum, or --search ffn-activation")
 
 
 def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:
