@@ -16,7 +16,7 @@ from helios.train.search.operators import Genome, key
 from helios.train.search.statistics import Values, compare, holm
 
 # Settings that may change while it is open. Those of data only name the texts, which may not.
-FREE = {"max_cost"} | {s.key for s in SETTINGS if not s.bits or s.section == "data"}
+FREE = {"max_cost", "challenge_genes"} | {s.key for s in SETTINGS if not s.bits or s.section == "data"}
 
 
 class Judged(NamedTuple):
