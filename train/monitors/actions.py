@@ -60,7 +60,11 @@ class Actions(Restorable):
     def value(self, what: str) -> float:
         """Return the present value of a quantity: the factor on the rate, the clip or spike threshold (0: none), or the
         batch in sequences."""
-        held = [self.held[text] for text, rule in self.rules.items() if rule.what == what and text in self.held]
+        return self._with(what, [self.held[text] for text, rule in self.rules.items()
+                                 if rule.what == what and text in self.held])
+
+    def _with(self, what: str, held: list[float]) -> float:
+        """Return as `value`, were these amounts all that rules hold of the quantity."""
         base = self.base[what]
         if not held:
             return base
@@ -129,8 +133,12 @@ class Actions(Restorable):
         if what == "batch" and after > before and not fits(int(after)):
             self.held = held
             return f"no memory for a batch of {after}"
-        if after == before and amount is not None:  # at a bound
-            self.held = held
+        if after == before:
+            # What another rule hides is held, since it may outlast that one; but at a bound by itself a rule goes no
+            # further.
+            alone = [self._with(what, [found[text]] if text in found else []) for found in (held, self.held)]
+            if amount is not None and alone[0] == alone[1]:
+                self.held = held
             return ""
         return f"{WORDS[what]} {_shown(before)} to {_shown(after)}"
 
