@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from helios.errors import UserError
-from helios.model.activations import split
+from helios.model.activations import parsed, split
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config
 from helios.train.evolve.config import Asked, EvolveConfig, terms
@@ -95,6 +95,13 @@ def branched(config: Config, champion: Candidate, change: str, usual: float | No
     return found
 
 
+def alike(a: Genome, b: Genome) -> bool:
+    """Return whether a model that goes on as the one from the other's weights is the same: they differ at most in the
+    initial values of coefficients, which are learned by then."""
+    one, other = (operators.alike([act.function for act in parsed("genome", genome.activation)]) for genome in (a, b))
+    return one == other and a.settings == b.settings
+
+
 def born(space: Space, champion: Candidate, tried: Collection[str], count: int, window: int, before: int, seed: int,
          fits: Callable[[Genome], object] = lambda genome: True) -> list[Candidate]:
     """Return the challengers of a window, each with one gene of the champion's changed: a pure function of the
@@ -108,7 +115,7 @@ def born(space: Space, champion: Candidate, tried: Collection[str], count: int, 
         for _ in range(DRAWS):
             genome, words, refused = operators.mutated(space, parent.genome, numbers, alone=True)
             key = operators.key(genome)
-            if not words or key in taken or key == operators.key(parent.genome) or not fits(genome):
+            if not words or key in taken or alike(genome, parent.genome) or not fits(genome):
                 continue
             found = Born(genome, "mutation", words, refused)
             if key not in tried:
