@@ -322,14 +322,15 @@ class Loop:
 
     def sample(self) -> None:
         """Let the model continue the dataset's prompts; record and show what it says."""
-        said = samples.taken(self.state.sampler, self.dataset, self.config.train.seed * SEED_STRIDE + self.step)
+        given, seed = self.dataset, self.config.train.seed * SEED_STRIDE + self.step
+        said = samples.taken(self.state.sampler, given.tokenizer, given.prompts, given.chat, seed)
         if isinstance(said, str):
             self.display.warn(f"warning: nothing to show at step {self.step}: {said}")
             return
         self.display.say(f"samples at step {self.done}:")
         for sample in said:
             self.records.sample(self.step, **sample)
-            self.display.say(f"  {samples.shown(sample, self.dataset.chat)}")
+            self.display.say(f"  {samples.shown(sample, given.chat)}")
 
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:

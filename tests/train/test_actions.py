@@ -72,7 +72,7 @@ def test_the_guard_stands_at_what_was_usual_before_the_alert() -> None:
 
 
 def test_nothing_is_done_in_a_run_at_rest() -> None:
-    every = "; ".join(f"{c.column}: lr*0.5, stop" for c in CHANNELS)
+    every = "; ".join(f"{c.column}: lr*0.5, clip*0.5" for c in CHANNELS)
     assert [watched(made(every), at_rest(seed, 2000)) for seed in range(10)] == [[]] * 10
 
 
@@ -162,7 +162,11 @@ def test_another_table_keeps_what_is_in_both() -> None:
     fed(old, ["cusum_grad plateau"])
     new.restore(json.loads(json.dumps(old.state())))
     assert (new.value("lr"), new.value("clip"), new.stopped) == (0.5, 1, "")
-    assert fed(new, ["cusum_grad"]) == [["cusum_grad: clip*0.7: clip 1 to 0.7 (why)"]]  # the other is in its onset
+    new.restore(json.loads(json.dumps(new.state())))  # as killed before its next step
+    undone = "cusum_grad: clip*0.5: clip 1 again (the rule is no more)"
+    assert fed(new, ["cusum_grad"]) == [[undone, "cusum_grad: clip*0.7: clip 1 to 0.7 (why)"]]  # the other: its onset
+    new.restore(json.loads(json.dumps(new.state())))
+    assert fed(new, [""]) == [[]]
 
 
 def test_a_monitor_of_before_has_no_such_channels() -> None:

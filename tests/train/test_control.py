@@ -267,6 +267,30 @@ def test_an_interrupted_evaluation_decides_the_same(make: Make, each_backend: Ba
     assert final(again) == final(whole) and log(again) == log(whole) and actions_told(again) == actions_told(whole)
 
 
+def test_what_rules_did_that_are_no_more_is_undone_and_told_once(make: Make, cpu_ref: Backend,
+                                                                 planted: dict[int, int], tmp_path: Path) -> None:
+    """However often the run is killed after that."""
+    planted |= {3: GRAD | CLIP}
+    kept = {"actions": "cusum_grad: lr*0.5 for 8", "checkpoint_interval": 1, "grad_clip": 0.5}
+    assert make(cpu_ref, **kept | {"actions": f"{kept['actions']}; cusum_clip: batch-1, clip*0.5"}).run()
+    for at in (5, 5, 7):
+        for path in checkpoint.directories(tmp_path / "run")[at:]:
+            shutil.rmtree(path)
+        t = make(cpu_ref, **kept)
+        assert t.step == at and t.run()
+        (_, first), *later = said(t)
+        assert first.count("planted") == 3 and later == [
+            (6, "cusum_clip: batch-1: batch 4 again (the rule is no more); "
+                "cusum_clip: clip*0.5: clip 0.5 again (the rule is no more)"),
+            (11, "cusum_grad: lr*0.5 for 8: factor on the rate 0.5 to 1 (8 calm steps)")]
+        assert [step for step, _ in actions_told(t)] == [3, 3, 3, 6, 6, 11]
+
+
+def test_a_dry_run_tells_the_rules(tmp_path: Path) -> None:
+    given = resolve("tiny", assignments=["actions=plateau:stop;cusum_grad: lr * .5"])
+    assert "actions: cusum_grad: lr*0.5; plateau: stop" in Run.create(given, tmp_path / "x").preview().splitlines()
+
+
 # -- fingerprints -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("settings", "before"), [
     ([], "38a1b6cc762c9449547ff27bd10dbbd9"), (["dynamic_lr=cusum"], "72306f63acf27cf19316be808cec4dd2"),

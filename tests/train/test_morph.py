@@ -21,7 +21,7 @@ from helios.model import GPT, GPTConfig
 from helios.model.activations import split
 from helios.model.gpt import initial_state
 from helios.optim import AdamW
-from helios.train import checkpoint, morph
+from helios.train import checkpoint, morph, texts
 from helios.train.config import resolve
 from helios.train.morph import Morph, grouped, told
 from helios.train.progress import Display
@@ -363,7 +363,22 @@ def test_a_dry_run_has_the_whole_table(tmp_path: Path, cpu_ref: Backend) -> None
             "wte.weight projected 300×32 → 310×32 tokens 300 → 310",
             "not checked: which tokens of the new vocabulary the old one has"} <= set(lines)
     assert "tensors: 19 copied, 2 projected, 8 cloned; the same function of " in said
+    assert "not checked: whether the text supports a vocabulary of 310 and is long enough" in lines
+    assert "not checked: whether the text is long enough" in run(tmp_path / "new", cpu_ref, init_from=tmp_path / "old"
+                                                                 ).preview().splitlines()
     assert not (tmp_path / "new").exists()
+
+
+def test_the_parents_text_is_not_taken_in_silence(tmp_path: Path, cpu_ref: Backend, capsys: pytest.CaptureFixture[str]
+                                                  ) -> None:
+    (tmp_path / "a.txt").write_text(texts.read("synth:64KB"))
+    run(tmp_path / "old", cpu_ref, steps=1, data=tmp_path / "a.txt").train(QUIET)
+    warning = f"warning: the text is synth:2MB, and the parent's was {tmp_path / 'a.txt'}: give --data to say which"
+    for text, said in (({}, [warning]), ({"data": "synth:64KB"}, []), ({"data": tmp_path / "a.txt"}, [])):
+        new = run(tmp_path / f"new{len(text)}", cpu_ref, steps=1, init_from=tmp_path / "old", **text)
+        assert [line for line in new.preview().splitlines() if line.startswith("warning")] == said
+    run(tmp_path / "new", cpu_ref, steps=1, init_from=tmp_path / "old").train(QUIET)
+    assert capsys.readouterr().err.splitlines() == [warning]
 
 
 def test_another_vocabulary(tmp_path: Path, cpu_ref: Backend) -> None:

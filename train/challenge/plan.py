@@ -22,11 +22,12 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.space import born, branched, configured_as, own, shared, space, window_config
+from helios.train.challenge.space import born, branched, configured_as, largest, own, shared, space, window_config
 from helios.train.challenge.training import keep_start, remove_checkpoints, stage_of, start_in, started, train
 from helios.train.challenge.window import Training, Window, finite, line, sentence, tried
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import SETTINGS, Config
+from helios.train.evolve.terms import count
 from helios.train.monitors.cusum import CHANNELS
 from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
@@ -34,7 +35,7 @@ from helios.train.records.layout import EVENTS, TOKENIZER
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.search.births import Candidate
-from helios.train.search.operators import Genome, Space, described
+from helios.train.search.operators import Space, described
 from helios.train.stage import Plan, Stage, training
 from helios.train.tokenizer import Tokenizer
 
@@ -66,11 +67,18 @@ class Challenge(Plan):
     def check(self) -> None:
         if not self.config.challenged:
             raise UserError("a plan of challengers was given for settings without any; set mode = continuous")
+        c, steps = self.cfg, self.config.train.steps
+        by_step = self.config.search.continuous and not c.challenge_on
+        first = c.interval if by_step else 1
+        if first + c.challenge_steps >= steps:
+            raise UserError(f"challenge_steps: a window of {count(c.challenge_steps, 'step')} that opens at step "
+                            f"{first:,} does not end before the run's last, {steps:,}; lower challenge_steps"
+                            f"{' or challenge_interval' * by_step}, or give more --steps")
         most, tokens = self._most()
         if most * tokens > self.config.search.max_cost:
-            raise UserError(f"challengers may take {most:,} windows of {tokens:,} tokens, {most * tokens:,} in all, "
-                            f"more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval or "
-                            "--max-cost, or lower challenge_steps, challengers or challenge_replicates")
+            raise UserError(f"challengers may take {count(most, 'window')} of {tokens:,} tokens, {most * tokens:,} in "
+                            f"all, more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval "
+                            "or --max-cost, or lower challenge_steps, challengers or challenge_replicates")
         if self._draws:
             space(self.config)
 
@@ -100,8 +108,11 @@ class Challenge(Plan):
 
     def cost(self) -> str:
         most, tokens = self._most()
-        return (f"challengers: at most {most:,} windows of {self._trainings():,} trainings of "
-                f"{self.cfg.challenge_steps:,} steps, {most * tokens:,} tokens in all")
+        size = self.config.model.parameters()
+        top = largest(self.config, self.space) if self._draws else size
+        larger = f"; by their genes they may come to {top:,} parameters, {top / size:,.1f} times the model's"
+        return (f"challengers: at most {count(most, 'window')} of {count(self._trainings(), 'training')} of "
+                f"{count(self.cfg.challenge_steps, 'step')}, {most * tokens:,} tokens in all{larger * (top > size)}")
 
     def beside(self) -> GPTConfig:
         return self.config.model  # of a larger one its own training says that memory does not suffice
@@ -112,20 +123,21 @@ class Challenge(Plan):
         checkpoint.check_model(found, configured_as(self.config, champion).model.to_dict())
         if state is None or state["open"] is None:
             return
-        then = state["open"].get("settings") or saved  # which may have changed since, where this is not the last one
-        free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
+        origin, window = found.path.parent.parent, msgspec.convert(state["open"], Window)
+        then = window.settings or saved  # which may have changed since, where this is not the last one
+        free = {"max_cost", "challenge_genes"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
                 was = then.get(section, {}).get(key, value)
                 same = shared(was) == shared(value) if key == "actions" else was == value
                 if not (same or key in free or section == "data"):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
-                                    f"{state['open']['opened']}, and is {value!r}: it can change once the window is "
-                                    "over; continue with what it was, or from an earlier checkpoint")
-        self.origin, window = found.path.parent.parent, msgspec.convert(state["open"], Window)
-        folder = self.origin / journal.FOLDER / window.name
-        if start_in(folder) is None and not checkpoint.path_of(self.origin, window.opened).is_dir():
-            raise _lost(folder, window)
+                                    f"{window.opened}, and is {value!r}: it can change once the window is "
+                                    f"over; continue with what it was{_earlier(origin, window)}")
+        if start_in(origin / journal.FOLDER / window.name) is None and not checkpoint.path_of(
+                origin, window.opened).is_dir():
+            raise _lost(origin, window)
+        self.origin = origin
 
     def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
@@ -201,8 +213,7 @@ class Challenge(Plan):
 
     def _born(self) -> list[Candidate]:
         number, before = self._numbers()
-        return born(self.space, self.champion, tried(self.windows, self.champion), self.cfg.challengers, number, before,
-                    self.config.train.seed, self._fits)
+        return born(self.config, self.space, self.champion, tried(self.windows, self.champion), number, before)
 
     def _reason(self, row: Mapping[str, Any]) -> str:
         """Return why a window is to open after the step of that row; "" where none is."""
@@ -222,14 +233,6 @@ class Challenge(Plan):
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
         self.records.event(step, OPENED, f"window {number}, {reason}: to step {self.open.closes} {self.champion.id} "
                            f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])
-
-    def _fits(self, genome: Genome) -> bool:
-        try:
-            configured_as(self.config, replace(self.champion, activation=genome.activation,
-                                               settings=dict(genome.settings)))
-        except UserError:
-            return False
-        return True
 
     def saves(self, step: int) -> bool:
         return self.open is not None and step in (self.open.opened, self.open.closes)
@@ -279,10 +282,10 @@ class Challenge(Plan):
         folder = self.folder / window.name
         path = start_in(folder)
         if path is None:
-            raise _lost(folder, window)
+            raise _lost(self.records.path, window)
         start, tokenizer = checkpoint.load(path), Tokenizer.load(self.records.path / TOKENIZER)
-        self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
-                         f"{window.opened}")
+        self.display.say(f"window {window.number}: training {count(len(window.challengers), 'challenger')} from "
+                         f"step {window.opened}")
 
         def made(c: Candidate, replicate: int, begin: Path, parts: Sequence[str], settling: int = 0
                  ) -> tuple[float | None, str | None]:
@@ -315,10 +318,17 @@ class Challenge(Plan):
             return ""
         genome = described(self.champion.activation, self.champion.settings)
         now = f", now {self.champion.id} ({genome})" * bool(switches)
-        return f"{len(self.windows)} windows of challengers, {switches} of them won{now}"
+        return f"challengers won {switches:,} of {count(len(self.windows), 'window')}{now}"
 
 
-def _lost(folder: Path, window: Window) -> UserError:
+def _earlier(run: Path, window: Window) -> str:
+    """Return in words that a run may go on from before a window, where it has a checkpoint there that is in none."""
+    free = any(found["step"] < window.opened and not (found["search"] or {}).get("open")
+               for found in checkpoint.states(run))
+    return ", or from an earlier checkpoint" * free
+
+
+def _lost(run: Path, window: Window) -> UserError:
     """Return what is raised where a window lacks its start."""
-    return UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; put it "
-                     "back, or continue from an earlier checkpoint")
+    return UserError(f"{run / journal.FOLDER / window.name} lacks the checkpoint of step {window.opened}, from which "
+                     f"its challengers train; put it back{_earlier(run, window)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from helios.train.config import Config
 from helios.train.evolve.training import Silent
 from helios.train.morph import changes, morph
 from helios.train.progress import Display
-from helios.train.records.layout import METRICS, TOKENIZER
+from helios.train.records.layout import CHECKPOINTS, METRICS, TOKENIZER
 from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
@@ -141,4 +142,7 @@ def _remove_all(folder: Path) -> None:
         checkpoint.remove(path)
     checkpoint.clean(folder)
     (folder / TOKENIZER).unlink(missing_ok=True)
+    for empty in (folder / CHECKPOINTS, folder):
+        with suppress(OSError):  # it is not there, or not empty
+            empty.rmdir()
 

@@ -51,12 +51,14 @@ def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
     config = config_of(**SLOW)
     trained(config, tmp_path / "run", 8)
     changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
-    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
+    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when .* opened at step 6, .* with what it was$"):
         Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    wider = resolve(base=config.to_dict(), assignments=["challenge_genes=lr"])  # of the next windows
+    Run.resume(tmp_path / "run", wider, plan=planned).train(QUIET, until=9)
     with pytest.raises(UserError, match="texts are others than when a window of challengers opened at step 6"):
         Run.resume(tmp_path / "run", resolve(base=config.to_dict(), flags={"data": "synth:90KB"}), plan=planned).train(
             QUIET)
-    trained(config, tmp_path / "run", 11)
+    Run.resume(tmp_path / "run", config, plan=planned).train(QUIET, until=11)
     Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
 
 
@@ -95,6 +97,9 @@ def test_a_run_goes_on_with_challengers(tmp_path: Path) -> None:
     run.train(QUIET)
     Run.resume(run.path, config_of(), plan=planned).train(QUIET)
     assert [line["opened"] for line in journal.read(run.path)] == [18]
+    (changed,) = events(run.path, "settings_changed")
+    assert changed["message"] == ("steps 12 → 24, keep 3 → 0, mode none → continuous, challenge_interval None → 6, "
+                                  "challenge_steps 50 → 4, challengers 2 → 1, challenge_replicates 4 → 2")
 
 
 def without(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from helios.backends.backend import Backend
 from helios.cli import export, sample
 from helios.errors import UserError
 from helios.model import GPT
+from helios.model.activations import split
 from helios.model.gpt import initial_state
 from helios.train import checkpoint
 from helios.train.challenge import journal
@@ -21,9 +23,11 @@ from helios.train.challenge.training import settled, started
 from helios.train.config import resolve
 from helios.train.loop import Loop
 from helios.train.plans import planned
+from helios.train.progress import Display
 from helios.train.records import overview
 from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
+from helios.train.resume import Initialised
 from helios.train.run import Run
 from helios.train.stage import training
 from helios.train.state import TrainState
@@ -31,6 +35,13 @@ from helios.train.state import TrainState
 from ...backends.vulkan import make
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
+
+
+def tokens_read(parent: Path) -> int | None:
+    """What config.json of a run that begins with the weights of that one says they were trained on."""
+    start = Initialised(resolve(flags={"init_from": str(parent)}))
+    assert start.tokenizer and start.prepare(start.tokenizer) and start.init
+    return start.init["tokens"]
 
 
 def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
@@ -63,7 +74,7 @@ def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.Monke
         planted |= {4: 1, 8: 1, 9: 2, 14: 3, 20: 1}  # grad and clip
     config = config_of(challenge_error=1e-9, challenge_genes="lr", **settings)
     monkeypatch.setattr(plan, "CONTROLS", plan.PARTS)
-    same = lambda space, champion, tried, count, window, before, seed, fits: [
+    same = lambda config, space, champion, tried, window, before: [
         plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
     monkeypatch.setattr(plan, "born", same)
     monkeypatch.setattr(plan, "remove_checkpoints", lambda folder: None)
@@ -96,6 +107,11 @@ def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
     assert (champion["id"], champion["settings"], champion["lineage"], champion["since"]) == (
         c["id"], {"lr": 1e-2}, ["gen0_gelu_1"], 10)
     assert read_config(run.path)["train"]["lr"] == 1e-4
+    assert tokens_read(run.path) == 24 * 4 * 16
+    theirs = run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS
+    theirs.write_text("".join(json.dumps(row | {"tokens_per_sec": 2 * row["tokens_per_sec"]}) + "\n"
+                              for row in rows(theirs)))
+    assert tokens_read(run.path) == 28 * 4 * 16  # as if its batch had been twice as large in the window
 
 
 def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +119,7 @@ def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.Monke
     from helios.train.challenge import plan, training
 
     real = plan.stage_of
-    monkeypatch.setattr(plan, "born", lambda space, champion, tried, count, window, *more: [
+    monkeypatch.setattr(plan, "born", lambda config, space, champion, tried, window, before: [
         plan.replace(champion, id=f"same{window}", mutation="nothing")])
     monkeypatch.setattr(plan, "stage_of", lambda *args: plan.replace(
         real(*args), offset=real(*args).offset + 32 * training.APART * (plan.CONTROLS in args)))
@@ -266,6 +282,7 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     (c,) = line["challengers"]
     assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
     assert c["why"] in events(run.path, "kept")[0]["message"]
+    assert tokens_read(run.path) == 24 * 4 * 16
 
 
 def test_a_challenger_for_which_the_driver_has_no_memory_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -297,14 +314,29 @@ def test_a_new_optimizer_warms_up() -> None:
 
 def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
     config = config_of(challenge_replicates=4, challengers=2)
-    said = "challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all"
+    most = max(config.model.replaced(n_layer=16, activation=text).parameters() for text in split(
+        config.search.activation_pool))
+    said = ("challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all; by their genes they may "
+            f"come to {most:,} parameters, 6.4 times the model's")
     assert said in Run.create(config, tmp_path / "run", plan=planned).preview().splitlines()
     with pytest.raises(UserError, match=r"3 windows of 2,816 tokens, 8,448 in all, more than --max-cost 5e\+03"):
         Run.create(config.replaced("search", max_cost=5e3), tmp_path / "run", plan=planned)
-    config = config_of(challenge_on="cusum")
-    assert "at most 4 windows" in planned(config).cost()
+    config = config_of(challenge_on="cusum", challenge_genes="lr")
+    assert planned(config).cost().startswith("challengers: at most 4 windows") and "genes" not in planned(config).cost()
+    config = config_of(challenge_interval=12, challenge_steps=1, challenge_genes="lr", steps=20)
+    assert planned(config).cost() == "challengers: at most 1 window of 3 trainings of 1 step, 192 tokens in all"
     config = config_of(challenge_interval=4)
     assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
+
+
+def test_of_a_window_that_is_over_its_records_stay_alone(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(keep=1, challenge_error=1e-9, challenge_genes="n_layer=2|3", steps=14)
+    run = Run.create(config, tmp_path / "run", plan=planned)
+    run.train(Display(quiet=True))
+    left = sorted(path.name for path in (run.path / "search" / "w1").iterdir())
+    assert len(left) == 3 and not [*(run.path / "search").rglob("checkpoints")]
+    assert "challengers won 0 of 1 window, " in capsys.readouterr().out
 
 
 def test_branches_and_windows_by_the_step_count_together(tmp_path: Path) -> None:
