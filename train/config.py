@@ -247,7 +247,7 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
     if before.get("mode") == "continuous" and values.get("mode") == "none":  # what opened windows goes with the search
         before = {key: value for key, value in before.items() if key not in OPENING}
     new = base is None or "actions" in values  # a run of before keeps its rules, whatever they are worth
-    values = before | values
+    given, values = values, before | values
     if not values.keys().isdisjoint(OPENING):  # asking for windows asks for the search that has them
         values = {"mode": "continuous"} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
@@ -255,6 +255,10 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})
                                 for section, cls in SECTIONS.items()}
     found = Config(**sections)
+    for s in declared(ChallengeConfig):
+        if s.key in given and not found.challenged and getattr(found.challenge, s.key) != s.default:
+            raise UserError(f"{s.key} is of windows of challengers, and nothing opens one; give --search continuous or "
+                            "a rule that branches, or leave it out")
     for wrong, message in found.monitor.idle(found.train.backend, found.train.batch_size) if new else ():
         if wrong:
             raise UserError(message)

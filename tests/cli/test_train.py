@@ -84,6 +84,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "missing config": (["--config", "{tmp}/no.toml"], "no.toml"),
     "config with an unknown key": (["--config", "{tmp}/bad.toml"], "unknown key 'layer'; did you mean layers?"),
     "a morph of nothing": (["--morph", "project"], "what may differ from --init-from; give that, too"),
+    "challengers without windows": (["--set", "challengers=9"], "nothing opens one; give --search continuous"),
     "no such run": (["--resume", "{tmp}/no"], "is missing"),
     "no run": (["--resume", "{tmp}"], "no run directory"),
     "directory of others": (["--run-dir", "{tmp}"], "not empty"),

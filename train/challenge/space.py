@@ -217,10 +217,11 @@ def _another(config: Config, champion: Genome, genome: Genome) -> bool:
 
 
 def effect(config: Config) -> str:
-    """Return a text that is the same for settings with which a training in a window is the same."""
+    """Return a text that is the same for settings with which a training in a window is the same. Initial values of
+    coefficients do not count, which the model has learned."""
     m = config.model
     model = operators.values_in_effect(m) | {"dropout": None, "ffn_dim": m.ffn_dims,
-                                             "activation": [act.key for act in m.activations]}
+                                             "activation": [act.function for act in m.activations]}
     monitor = config.monitor.replaced(actions=shared(config.monitor.actions))
     acts = {key: value for key, value in monitor.to_dict().items() if monitor.acts and not key.startswith(RECORDED)}
     return canonical({"model": model, "train": config.train.to_dict(), "monitor": acts})

@@ -76,11 +76,12 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     """Return the checkpoint that a challenger with this model begins with, whether it holds the optimizer's moments,
     too, and why it is another function than the run's model.
 
-    Where all shapes are the run's it is the run's own; else it is written into `folder`, unless it is there. Raises
-    UserError where no weights can be made.
+    Where all shapes are the run's, and coefficients are learned of the run's formulas, it is the run's own; else it is
+    written into `folder`, unless it is there. Raises UserError where no weights can be made.
     """
     was = GPTConfig.from_dict(found.state["model"])
-    if was.shapes() == model.shapes():
+    blocks = zip(was.activations, model.activations, strict=False)
+    if was.shapes() == model.shapes() and all(a.function == b.function or not b.coefficients for a, b in blocks):
         return found.path, True, list(changes(was, model))
     made = morph(found.model, was, model, "project", seed)
     there = start_in(folder)

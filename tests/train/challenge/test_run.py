@@ -7,13 +7,16 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from helios.backends.backend import Backend
 from helios.cli import export, sample
 from helios.errors import UserError
 from helios.model import GPT
 from helios.model.activations import split
+from helios.model.gpt import initial_state
 from helios.train import checkpoint, texts
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled, started
@@ -27,7 +30,9 @@ from helios.train.records.rows import rows
 from helios.train.resume import Initialised
 from helios.train.run import Run
 from helios.train.stage import training
+from helios.train.state import TrainState
 
+from ...backends.vulkan import make
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
 
@@ -197,6 +202,19 @@ def test_one_with_the_same_shapes_has_the_weights_and_its_changes(tmp_path: Path
     assert started(found, model.replaced(**values), tmp_path, 0) == (tmp_path, True, changes)
 
 
+def test_coefficients_of_another_formula_begin_anew(tmp_path: Path) -> None:
+    """Their names and shapes may be those of what the model learned, which is another function's."""
+    model = resolve("tiny", flags={"activation": "a*silu(x)+b*x; a=1, b=0"}).model
+    state = {"model": model.to_dict(), "step": 6}
+    found = checkpoint.Checkpoint(tmp_path, state, initial_state(model, 0), {})  # type: ignore[arg-type]
+    start = lambda text: started(found, model.replaced(activation=text), tmp_path / "start", 0)
+    assert start("a*silu(x)+b*x; a=2, b=3") == (tmp_path, True, [])
+    path, moments, changes = start("a*sin(b*x); a=1, b=1")
+    made = load_file(path / checkpoint.MODEL)
+    assert not moments and changes and (made["blocks.0.mlp.act.b"] == 1).all()
+    assert np.array_equal(made["wte.weight"], found.model["wte.weight"])
+
+
 def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
     planted |= {5: 1, 6: 8, 13: 4, 19: 2}  # grad, val, tps, clip
     run = trained(config_of(challenge_interval=0, challenge_on="grad,val,plateau", plateau_evals=2, plateau_delta=9,
@@ -271,6 +289,28 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
     assert c["why"] in events(run.path, "kept")[0]["message"]
     assert tokens_read(run.path) == 24 * 4 * 16
+
+
+def test_a_challenger_for_which_the_driver_has_no_memory_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                     ) -> None:
+    backend = make()
+    vk, prepare = backend.device.vk, TrainState.prepare
+
+    def full(*given: Any) -> None:
+        raise vk.VkErrorOutOfDeviceMemory
+
+    def prepared(self: TrainState, *sizes: int) -> None:
+        with monkeypatch.context() as patch:
+            if self.model.config.n_layer > 2:
+                patch.setattr(vk, "vkAllocateMemory", full)
+            prepare(self, *sizes)
+
+    monkeypatch.setattr(TrainState, "prepare", prepared)
+    run = trained(config_of(challenge_genes="n_layer=2|3", challenge_interval=18, backend="vulkan"), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert run.finished and line["verdict"] == "kept" and c["losses"] == [None, None]
+    assert c["why"].startswith("out of memory on ") and None not in line["losses"]
 
 
 def test_a_new_optimizer_warms_up() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from helios.errors import UserError
+from helios.model.activations import activation, parsed
 from helios.train.challenge.space import born, configured_as, own, space, window_config
 from helios.train.challenge.window import Training, Window, judge, line, sentence, tried
 from helios.train.challenge_config import ChallengeConfig
@@ -127,6 +128,17 @@ def test_nobody_meets_the_same_champion_twice_while_there_are_others() -> None:
                                         count=5)] == ["relu"]
 
 
+def test_initial_values_alone_make_no_challenger() -> None:
+    """The model has learned values for those coefficients, so that it would be the very same."""
+    config = continuous(activation="a*silu(x)+b*x; a=1, b=0", genome="formula", challenge_genes="activation",
+                        activation_pool="universal")
+    (mine,) = parsed("", config.model.activation)
+    found = [activation(c.activation) for window in range(1, 40) for c in drawn(config, window=window)]
+    assert len(found) == 78 and all(one.function != mine.function for one in found)
+    assert not drawn(continuous(activation="universal", challenge_genes="activation",
+                                activation_pool="universal|a*silu(x)+b*x; a=2, b=0"))
+
+
 def test_a_new_champion_meets_everybody_again() -> None:
     lines = [{"champion": "a", "challengers": [{"activation": "relu", "settings": {}}]},
              {"champion": "b", "challengers": [{"activation": "gelu", "settings": {"lr": 0.5}}]}]
@@ -199,6 +211,18 @@ def test_genes_that_a_run_cannot_change(genes: str, words: str) -> None:
     with pytest.raises(UserError, match="challenge_genes: ") as error:
         space(continuous(challenge_genes=genes))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["challengers=9", "challenge_error=0.001", "challenge_genes=lr"])
+def test_settings_of_windows_need_windows(given: str) -> None:
+    words = rf"^{given.split('=')[0]} is of windows of challengers, and nothing opens one; give --search continuous or"
+    for more, base in (["steps=50"], None), (["mode=ffn-activation"], None), ([], resolve("tiny").to_dict()):
+        with pytest.raises(UserError, match=words):
+            resolve("tiny", assignments=[given, *more], base=base)
+    for more in "mode=continuous", "actions=plateau: branch":
+        assert resolve("tiny", assignments=[given, more, "steps=500"]).challenged
+    assert not resolve("tiny", assignments=["challengers=2", f"challenge_genes={ChallengeConfig().challenge_genes}"]
+                       ).challenged
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
