@@ -91,6 +91,7 @@ ARMS = (
     Arm("doubled", "each channel, head and unit twice, as in Net2Net", doubled, cases=("width",)),
 )
 FRESH = Arm("fresh", "new weights, and the parent's tokens, too")
+AGAIN = Arm("parent again", "the parent's own weights and size, for what a second schedule brings by itself")
 
 
 class Curve(NamedTuple):
@@ -116,7 +117,9 @@ def trained(folder: Path, base: Config, steps: int, seeds: Sequence[int], cases:
         parent = folder / f"parent.s{seed}"
         yield _curve(parent, small, "", "parent", 0, display)
         read = _tokens(small) * steps
+        again = small.replaced("train", init_from=str(parent))
         for case in cases:
+            yield _curve(folder / f"parent-again.s{seed}", again, case, AGAIN.name, read, display)
             big = small.replaced("model", **CASES[case](small.model))
             yield _curve(folder / f"{case}.fresh.s{seed}", big.replaced("train", steps=2 * steps), case, FRESH.name, 0,
                          display)
@@ -198,12 +201,12 @@ def plot(path: Path, curves: Sequence[Curve]) -> None:
     for case, axes in zip(cases, drawn.subplots(1, len(cases), sharey=True, squeeze=False)[0], strict=True):
         for arm in dict.fromkeys(c.arm for c in curves if c.case in ("", case)):
             mine = [c.points for c in curves if c.arm == arm and c.case in ("", case)]
-            tokens = [t for t, _ in mine[0]]
+            tokens = [t / 1000 for t, _ in mine[0]]
             axes.plot(tokens, np.mean([[x for _, x in points] for points in mine], 0), label=arm, linewidth=1.2,
-                      color="black" if arm in ("parent", FRESH.name) else None,
-                      linestyle=":" if arm == "parent" else None)
-        axes.set(xlabel="tokens, the parent's counted", title=case, yscale="log")
-        axes.grid(True, which="both", alpha=0.3)
+                      color="black" if arm in ("parent", AGAIN.name, FRESH.name) else None,
+                      linestyle={"parent": ":", AGAIN.name: "--"}.get(arm))
+        axes.set(xlabel="thousands of tokens, the parent's counted", title=case)
+        axes.grid(True, alpha=0.3)
         axes.legend(fontsize=8)
     drawn.axes[0].set_ylabel("validation loss")
     try:

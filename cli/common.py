@@ -151,8 +151,8 @@ def _exit_codes() -> Iterator[None]:
             message = error.format_message().removesuffix(".") + hint
         click.echo(f"error: {' '.join(message.splitlines())}", err=True)
         raise click.exceptions.Exit(1 if isinstance(error, DeviceLost | Diverged) else 2) from None
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+    except KeyboardInterrupt as error:
+        click.echo(str(error) or "interrupted", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
 
 

@@ -56,6 +56,8 @@ def search_run(faithful: bool, fair: bool, **given: Any) -> None:
 
 
 def steps(run: str, usual: int) -> Callable[..., Any]:
+    """Return the option of how far to go: to step `usual` unless told otherwise, and to the run's planned end at most.
+    """
     most = history.read(run).planned
     return click.option("--steps", type=whole(1, most), default=usual, show_default=True, metavar="N",
                         help=f"Step to go to, of {most:,}; more of them later go on from there.")

@@ -30,6 +30,8 @@ class DeviceLost(RuntimeError):
 class Diverged(RuntimeError):
     """A training has come to weights that are not finite, from which nothing can be learned any more."""
 
+    signal: int | None = None  # the one that asked it to end
+
 
 def nearest(name: str, names: Iterable[str], others: Mapping[str, str] | None = None) -> str:
     """Return "; did you mean …?", or nothing where none of `names` is much like it.

@@ -87,6 +87,12 @@ class Activation:
         return self.formula.key if self.formula else self.text
 
     @property
+    def function(self) -> str:
+        """A text that is the same for activations that are the same function of what they learn, wherever that
+        starts."""
+        return str(self.formula.normal) if self.formula else self.text
+
+    @property
     def matrices(self) -> int:
         """How many there are, of D·F weights each."""
         return self.parts + 1

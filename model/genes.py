@@ -22,15 +22,15 @@ PARTS = ("architecture", "dynamics", "runtime")  # what a model is; how it learn
 class Gene(NamedTuple):
     """Settings that vary as one, nearly always a single one.
 
-    kind: log, linear or of_rest, numbers from `low` to `high`, whole ones where `whole` says so; steps or set, one of
-    `values`, where a step goes to a neighbour, 0 (for none) being the last. Values are tuples, one for each setting.
+    kind: log, linear or of_rest, numbers from `low` to `high`, multiples of `whole` unless that is 0; steps or set, one
+    of `values`, where a step goes to a neighbour, 0 (for none) being the last. Values are tuples, one for each setting.
     fits: given a value and the values of all settings that vary, the value nearest to it that goes with them.
     """
 
     kind: str
     low: float = 0.0
     high: float = 0.0
-    whole: bool = False
+    whole: int = 0
     values: tuple[tuple[Any, ...], ...] = ()
     fits: Callable[[Any, Mapping[str, Any]], Any] | None = None
     part: str = ""
@@ -72,7 +72,9 @@ class Gene(NamedTuple):
         to, back = SCALES[self.kind]
         low, high = to(self.low), to(self.high)
         x = min(self.high, max(self.low, back(low + (high - low) * place)))
-        return (round(x),) if self.whole else (min(self.high, max(self.low, self._rounded(x))),)
+        if self.whole:
+            return (round(x / self.whole) * self.whole,)
+        return (min(self.high, max(self.low, self._rounded(x))),)
 
     def _rounded(self, x: float) -> float:
         if self.kind == "linear":

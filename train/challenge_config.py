@@ -24,11 +24,13 @@ IN_BOTH = {"mode", "max_cost", "activation_pool", "genome"}  # settings of a sea
 class ChallengeConfig(Settings):
     """Challengers of a run's model while it trains; docs/challenge.md explains it."""
 
-    challenge_interval: int | None = setting(None, NATURAL, "steps from one window of challengers to the next; 0: none "
-                                             f"by the step; auto: {INTERVAL}, and with challenge_on 0",
+    challenge_interval: int | None = setting(None, NATURAL, "steps at whose multiples a window of challengers opens, "
+                                             "unless one is open or closes there; 0: none by the step; auto: "
+                                             f"{INTERVAL}, and with challenge_on 0",
                                              flag="challenge-interval")
     challenge_on: str | None = setting(None, ANY, "what else opens a window, with commas between: alerts (cusum, or "
-                                       "any of grad, clip and val) and plateau", flag="challenge-on")
+                                       "any of grad, clip and val, also as cusum_grad, …) and plateau",
+                                       flag="challenge-on")
     challenge_steps: int = setting(50, COUNT, "steps of a window, after which challengers are judged")
     challengers: int = setting(2, COUNT, "challengers in a window")
     challenge_replicates: int = setting(4, Range("from 2 to 32", lambda x: 2 <= x <= 32), "trainings of each, and of "
@@ -49,7 +51,8 @@ class ChallengeConfig(Settings):
 
     @property
     def _names(self) -> list[str]:
-        return [name.strip() for name in (self.challenge_on or "").split(",") if name.strip()]
+        given = [name.strip() for name in (self.challenge_on or "").split(",")]
+        return [name.removeprefix("cusum_") for name in given if name]  # cusum_grad, as a rule names it, or grad
 
     @property
     def interval(self) -> int:
@@ -68,8 +71,7 @@ class ChallengeConfig(Settings):
         """Return whether a plateau opens a window."""
         return PLATEAU in self._names
 
-    def clashes(self, search: SearchConfig, monitor: MonitorConfig, steps: int, eval_interval: int
-                ) -> Iterable[tuple[bool, str]]:
+    def clashes(self, search: SearchConfig, monitor: MonitorConfig, eval_interval: int) -> Iterable[tuple[bool, str]]:
         """Yield (whether a rule on these settings and others of the run is broken, the message), rule by rule."""
         asked = next((key for key in OPENING if getattr(self, key) is not None), None)
         yield asked is not None and not search.continuous, (
@@ -80,10 +82,6 @@ class ChallengeConfig(Settings):
         elif not monitor.branches:
             return
         yield eval_interval == 0, "--eval-interval 0: challengers are judged by evaluations; give an interval"
-        first = self.interval if search.continuous and not self.challenge_on else 1
-        yield first + self.challenge_steps >= steps, (
-            f"challenge_steps: a window of {self.challenge_steps:,} steps that opens at step {first:,} does not end "
-            f"before the run's last, {steps:,}; lower challenge_steps or challenge_interval, or give more --steps")
 
     def _search_clashes(self, search: SearchConfig, monitor: MonitorConfig) -> Iterable[tuple[bool, str]]:
         other = next((one.key for one in declared(SearchConfig) if one.key not in IN_BOTH

@@ -25,7 +25,7 @@ import safetensors.numpy
 from helios.errors import UserError
 from helios.files import obstacle, sync_folder
 from helios.model.config import GPTConfig
-from helios.train.records.layout import CHECKPOINTS, way_on
+from helios.train.records.layout import CHECKPOINTS, had_checkpoint, way_on
 
 FORMAT = "helios-checkpoint-2"
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -209,7 +209,8 @@ def check_place(path: Path) -> None:
             kind = "checkpoint" if is_checkpoint(parent) else "run"
             raise UserError(f"{path} is a part of a {kind}; give the {kind}'s directory, {parent}")
     why = obstacle(path) or f"{path} is missing"
-    raise UserError(f"{why}; give the directory of a run or of a checkpoint")
+    export = " (for an exported model, that of its run)" * path.is_file()
+    raise UserError(f"{why}; give the directory of a run or of a checkpoint{export}")
 
 
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -228,10 +229,15 @@ def find(path: str | Path) -> tuple[Checkpoint, list[str]]:
     Raises UserError where there is none, and where its weights are of no use; it names an earlier one."""
     path = Path(path).absolute()
     check_place(path)
-    checkpoint, problems = (load(path), []) if is_checkpoint(path) else latest(path)
+    try:
+        checkpoint, problems = (load(path), []) if is_checkpoint(path) else latest(path)
+    except Damaged as error:
+        raise Damaged(f"{error}; give another checkpoint, or the run, of which the newest whole one is taken") from None
+    if checkpoint is None and problems:
+        raise UserError(f"{'; '.join(problems)}; put one of them right, or give another run")
     if checkpoint is None:
-        raise UserError("; ".join(problems) or f"{path} holds no checkpoint; put its checkpoints/ back, or start "
-                                               f"again with --run-dir {path}")
+        back = "put its checkpoints/ back, or " * had_checkpoint(path)
+        raise UserError(f"{path} holds no checkpoint; {back}give a run that has one")
     if not searching(checkpoint.state) and (wrong := not_finite(checkpoint.model)):
         earlier = [p for p in directories(checkpoint.path.parent.parent) if step_of(p) < checkpoint.state["step"]]
         good = next((p for p in reversed(earlier) if _is_good(p)), None)

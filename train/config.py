@@ -145,8 +145,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for wrong, message in (*_clashes(self), *(_search_clashes(self) if self.search else ()),
-                               *self.challenge.clashes(self.search, self.monitor, self.train.steps,
-                                                       self.train.eval_interval)):
+                               *self.challenge.clashes(self.search, self.monitor, self.train.eval_interval)):
             if wrong:
                 raise UserError(message)
 
@@ -247,14 +246,23 @@ def resolve(preset: str | None = None, file: str | Path | Mapping[str, Any] | No
         values = {"vocab_size": size} | values
     if before.get("mode") == "continuous" and values.get("mode") == "none":  # what opened windows goes with the search
         before = {key: value for key, value in before.items() if key not in OPENING}
-    values = before | values
+    new = base is None or "actions" in values  # a run of before keeps its rules, whatever they are worth
+    given, values = values, before | values
     if not values.keys().isdisjoint(OPENING):  # asking for windows asks for the search that has them
         values = {"mode": "continuous"} | values
     if values.keys() & {s.key for s in declared(SearchConfig)} - {"max_cost"}:  # setting up a search asks for one
         values = {"mode": "ffn-activation"} | values
     sections: dict[str, Any] = {section: cls(**{s.key: values[s.key] for s in declared(cls) if s.key in values})
                                 for section, cls in SECTIONS.items()}
-    return Config(**sections)
+    found = Config(**sections)
+    for s in declared(ChallengeConfig):
+        if s.key in given and not found.challenged and getattr(found.challenge, s.key) != s.default:
+            raise UserError(f"{s.key} is of windows of challengers, and nothing opens one; give --search continuous or "
+                            "a rule that branches, or leave it out")
+    for wrong, message in found.monitor.idle(found.train.backend, found.train.batch_size) if new else ():
+        if wrong:
+            raise UserError(message)
+    return found
 
 
 def _preset(name: str, own: dict[str, str]) -> dict[str, Any]:
@@ -305,8 +313,8 @@ def _clashes(config: Config) -> Iterable[tuple[bool, str]]:
     yield from m.clashes(t.batch_size, t.accum, t.grad_clip, t.eval_interval)
     yield t.lr_min > t.lr, f"--lr-min {t.lr_min:g} is above --lr {t.lr:g}; give one at most as high"
     yield (m.dynamic_lr == "entropy" and not (config.search and m.track_population_metrics),
-           "dynamic_lr = entropy goes by the population of a search, with track_population_metrics; give cusum, or "
-           "--search")
+           "dynamic_lr = entropy goes by the population of a search before the training, with "
+           "track_population_metrics; give cusum, or --search ffn-activation")
 
 
 def _search_clashes(config: Config) -> Iterable[tuple[bool, str]]:

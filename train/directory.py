@@ -18,9 +18,10 @@ from helios.errors import UserError
 from helios.files import obstacle
 from helios.train import checkpoint
 from helios.train.checkpoint import Checkpoint
-from helios.train.records.layout import CONFIG, EVENTS, LOCK, METRICS, read_config
+from helios.train.records.layout import CONFIG, LOCK, METRICS, TOKENIZER, had_checkpoint, read_config
 from helios.train.records.rows import lines
 
+AGAIN = "start again with another --run-dir, or remove this one first"  # where rows have no checkpoint
 LOOK = 0.3  # seconds: longer than records.overview holds the lock to see whether someone has it
 
 
@@ -35,7 +36,12 @@ def run_id(data: str) -> str:
 def run_of(path: Path) -> Path:
     """Return the run's directory, where `path` is that or a checkpoint's. Raises UserError where there is none."""
     checkpoint.check_place(path)
-    return path.parent.parent if checkpoint.is_checkpoint(path) else path
+    if not checkpoint.is_checkpoint(path):
+        return path
+    if not ((run := path.parent.parent) / CONFIG).exists():
+        raise UserError(f"{path} is a checkpoint without its run, whose {CONFIG} and {TOKENIZER} it needs; give it "
+                        "where it is in the checkpoints/ of its run")
+    return run
 
 
 def parent(path: str | Path) -> tuple[Checkpoint, list[str]]:
@@ -101,12 +107,16 @@ def check_new(path: Path, anew: bool = False) -> None:
         return
     if (path / CONFIG).exists() and checkpoint.directories(path):
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
-    kinds = {event.get("kind") for _, event in lines(path / EVENTS)}
-    if kinds & {"checkpoint", "run_complete", "stopped"} or (not anew and any(lines(path / METRICS))):
-        raise UserError(f"{path} holds the records of a run without a checkpoint to continue it from; put its "
-                        f"checkpoints/ back or remove the directory, or give another --run-dir")
+    if had_checkpoint(path) or (not anew and any(lines(path / METRICS))):
+        raise without_checkpoint(path)
     if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
+
+
+def without_checkpoint(path: Path) -> UserError:
+    """Return what is raised for a run that cannot go on, since there is no checkpoint of it."""
+    back = "put its checkpoints/ back, or " * had_checkpoint(path)
+    return UserError(f"{path} holds the records of a run without a checkpoint to continue it from; {back}{AGAIN}")
 
 
 def _is_run(path: Path) -> bool:

@@ -22,6 +22,7 @@ from helios.train.checkpoint import Checkpoint, Evaluation
 from helios.train.config import Config
 from helios.train.data import EVAL, TRAIN, Dataset
 from helios.train.device import check_memory, device_kind
+from helios.train.monitors.actions import Acted
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
 from helios.train.records.events import events_of
@@ -229,20 +230,24 @@ class Loop:
 
     def _evaluated(self, stage: Stage, row: dict[str, Any]) -> dict[str, Any] | None:
         """Evaluate, observe, checkpoint and sample after a step, as due; return its row, None if that was written, or
-        where a signal came during the evaluation: then the row waits in `pending`."""
+        where a signal came during the evaluation: then the row waits in `pending`, with what rules did as `acted` where
+        it was observed."""
         t = self.config.train
         due = lambda interval, n: interval > 0 and n % interval == 0
-        regular = (self.over and t.eval_interval) or due(stage.eval_interval, self.done)
-        measured = regular or (self.paused and stage.final and t.eval_interval)
-        if measured and not self._measure(row):
+        acted = row.pop("acted", None)
+        if acted is None:
+            regular = (self.over and t.eval_interval) or due(stage.eval_interval, self.done)
+            if (regular or (self.paused and stage.final and t.eval_interval)) and not self._measure(row):
+                return None
+            # What they do must not depend on where a run was paused.
+            seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
+            row |= {name: value for name, value in seen.items() if value is not None}
+        else:  # but for the evaluation that a stop adds all was done; the clock's alerts would not be seen again
+            self.monitors.acted = [Acted(*one) for one in acted]
+        stops = acted is not None or self.monitors.stopped
+        if stops and t.eval_interval and row["val_loss"] is None and not self._measure(row):
+            self.pending = row | {"acted": self.monitors.acted}
             return None
-        before = self.monitors.state()
-        # What they do must not depend on where a run was paused.
-        seen = self.monitors.observe(row if regular else row | {"val_loss": None}, self)
-        if self.monitors.stopped and t.eval_interval and not measured and not self._measure(row):
-            self.monitors.restore(before)  # they observe the row once more when it is taken up again
-            return None
-        row |= {name: value for name, value in seen.items() if value is not None}
         self.plan.observe(row)  # may end the stage
         if not self.monitors.stopped:
             if self.monitors.wanted is not None:
@@ -273,7 +278,7 @@ class Loop:
     def _decide(self, stage: Stage) -> Stage:
         """Let the plan decide, and go on with what it chose; return the present stage."""
         try:
-            chosen = self.plan.decide(self.evaluate, self._stopped)
+            chosen = self.plan.decide(self.dataset, self.evaluate, self._stopped)
         except Stopped as error:
             self.signal = self.signal or error.signal
             return stage
@@ -330,14 +335,15 @@ class Loop:
 
     def sample(self) -> None:
         """Let the model continue the dataset's prompts; record and show what it says."""
-        said = samples.taken(self.state.sampler, self.dataset, self.config.train.seed * SEED_STRIDE + self.step)
+        given, seed = self.dataset, self.config.train.seed * SEED_STRIDE + self.step
+        said = samples.taken(self.state.sampler, given.tokenizer, given.prompts, given.chat, seed)
         if isinstance(said, str):
             self.display.warn(f"warning: nothing to show at step {self.step}: {said}")
             return
         self.display.say(f"samples at step {self.done}:")
         for sample in said:
             self.records.sample(self.step, **sample)
-            self.display.say(f"  {samples.shown(sample, self.dataset.chat)}")
+            self.display.say(f"  {samples.shown(sample, given.chat)}")
 
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:

@@ -98,3 +98,18 @@ class MonitorConfig(Settings):
         for alert in (PLATEAU, "cusum_val"):
             yield alert in alerts and not eval_interval, f"actions: {alert}: --eval-interval 0 evaluates nothing"
         yield "guard" in does and not self.cusum, f"actions: {does.get('guard')}: cusum = false knows no usual norm"
+
+    def idle(self, backend: str, batch_size: int) -> Iterable[tuple[bool, str]]:
+        """Yield (whether a rule could never act, the message), rule by rule."""
+        for rule in self.rules:
+            beside = [other.text for other in self.rules if other.alert == rule.alert and other != rule]
+            yield (rule.what == "stop" and bool(beside),
+                   f"actions: {rule.alert}: {', '.join(beside)} cannot act beside stop, which ends the run; leave one "
+                   "of both out")
+        yield (backend == "cpu_ref" and any(rule.alert == "cusum_memory" for rule in self.rules),
+               "actions: cusum_memory: cpu_ref has no memory of a device, and raises no such alert; leave it out")
+        found = [action for rule in self.rules for action in (rule, rule.change) if action and action.what == "batch"]
+        for key, end, outwards in (("batch_min", self.batch_min, -1), ("batch_max", self.batch_max, 1)):
+            yield (batch_size == end and bool(found) and all(outwards * action.by > 0 for action in found),
+                   f"actions: {self.changes.get('batch')}: batch_size {batch_size} is {key} already; change one of "
+                   "both, or leave that action out")

@@ -5,13 +5,12 @@ model's that it continues, or -1 where it is new. Every tensor is gathered by th
 as in a new model where it reads the residual stream, and at zero where it writes to it, so that a model that only grows
 stays the same function. docs/morph.md has the rules by setting.
 
-Width. A norm sees mean and variance of the stream's d channels (layer norm), or the mean of squares (RMS norm). On the
-way to D channels all that writes to the stream is multiplied by s = √(D/d), and each new channel is s times the mean of
-the old ones (layer norm), or 0 (RMS norm). The mean is then s times the old one, the variance s²·σ²·d/D = σ² (the mean
-of squares likewise), also against the norm's epsilon. A normed channel is s times the old one, which the norm's weight,
-divided by s, undoes; a new one is 0, whatever then reads it. On the way back channels are cut off, and with ρ, the
-share of the writers' (centred) squares in the channels that stay, s = √(d/(D·ρ)): 1 for a net whose channels are
-alike, and the inverse of what a growth did.
+Width. A norm sees the mean of squares of the stream's d channels, with layer norm of their distances from the mean. On
+the way to D channels all that writes to the stream is multiplied by s = √(D/d), with layer norm once its mean over the
+channels, which none sees, is taken off; each new channel is 0. The mean of squares is then s²·σ²·d/D = σ², also against
+the norm's epsilon. A normed channel is s times the old one, which the norm's weight, divided by s, undoes; a new one is
+0, whatever then reads it. On the way back channels are cut off, and with ρ, the share of the writers' (centred) squares
+in the channels that stay, s = √(d/(D·ρ)): 1 for a net whose channels are alike, and the inverse of what a growth did.
 """
 
 from __future__ import annotations
@@ -57,12 +56,6 @@ class Morph(NamedTuple):
     weights: dict[str, np.ndarray]
     table: list[Line]
     changes: list[str]
-
-
-def deeper(block: int, layers: int) -> int | None:
-    """Return the old model's block that a new one behind its `layers` is cloned from, but for OUTPUTS, which are zero;
-    None where it is to be as in a new model."""
-    return block % layers
 
 
 def morph(state: Mapping[str, np.ndarray], was: GPTConfig, now: GPTConfig, how: str, seed: int,
@@ -172,12 +165,11 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
     """Return a tensor's first value, and its line of the table. own: its value in a new model."""
     block, part = _place(name)
     i = block or 0
-    added = i >= c.was.n_layer
-    j = deeper(i, c.was.n_layer) if added else i
+    added, j = i >= c.was.n_layer, i % c.was.n_layer
     origin = name if block is None else f"blocks.{j}.{part}"
     silent = added and part in OUTPUTS
-    if j is None or origin not in state or (
-            part.startswith("mlp.act.") and not _same(c.was.activations[j], c.now.activations[i])):
+    if origin not in state or (
+            part.startswith("mlp.act.") and c.was.activations[j].function != c.now.activations[i].function):
         return np.zeros_like(own) if silent else own, Line(name, "fresh", None, own.shape, "zero" if silent else "")
     value, fill = state[origin].astype(np.float64), own.astype(np.float64)
     roles = AXES.get(part, LEARNED[-own.ndim:])
@@ -214,10 +206,12 @@ def _tensor(name: str, own: np.ndarray, state: Mapping[str, np.ndarray], c: _Cha
 
 
 def _written(value: np.ndarray, axis: int, scale: float, c: _Change) -> np.ndarray:
-    """Return a writer with the channels on that axis that both models have, scaled, and behind them the new ones."""
-    kept = scale * np.take(value, np.arange(min(c.was.n_embd, c.now.n_embd)), axis)
-    mean = kept.mean(axis, keepdims=True) * (c.now.norm == "layer")
-    return np.concatenate([kept, np.repeat(mean, c.now.n_embd - kept.shape[axis], axis)], axis)
+    """Return a writer with the channels on that axis that both models have, scaled, and behind them the new ones, 0."""
+    new = c.now.n_embd - c.was.n_embd
+    kept = np.take(value, np.arange(min(c.was.n_embd, c.now.n_embd)), axis)
+    if new > 0 and c.now.norm == "layer":
+        kept = kept - kept.mean(axis, keepdims=True)
+    return np.pad(scale * kept, [(0, max(0, new) * (i == axis)) for i in range(kept.ndim)])
 
 
 def _scale(state: Mapping[str, np.ndarray], was: GPTConfig, now: GPTConfig) -> float:
@@ -294,19 +288,15 @@ def changes(was: GPTConfig, now: GPTConfig) -> Iterator[str]:
                 if getattr(was, key) != getattr(now, key))
 
 
-def _same(was: Activation, now: Activation) -> bool:
-    """Whether they are the same function of what they learn."""
-    return was.text == now.text or bool(was.formula and now.formula and was.formula.normal == now.formula.normal)
-
-
 def _agree(was: Activation, now: Activation) -> bool:
-    """Whether the new one begins as the function that the old one is."""
-    if _same(was, now):
+    """Whether the new one begins as the function that the old one is, as far as values in [-20, 20] tell; where gated
+    all pairs of them are tried."""
+    if was.function == now.function:
         return True
     if not (was.formula and now.formula) or was.coefficients or was.parts != now.parts:
         return False
-    x = np.linspace(-8, 8, 1001)
-    given = (x, x[::-1])[:was.parts]
+    side = np.linspace(-20, 20, 801)
+    given = (side,) if was.parts == 1 else (side[:, None], side)
     starts = [np.array(value, np.float64) for value in now.coefficients.values()]
     return np.allclose(now.formula.value(*given, *starts), was.formula.value(*given), 1e-9, 1e-12)
 

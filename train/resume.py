@@ -15,13 +15,13 @@ from helios.model import GPTConfig
 from helios.model.settings import declared
 from helios.train import checkpoint, directory, morph
 from helios.train.checkpoint import MODEL, Checkpoint
-from helios.train.config import SECTIONS, SETTINGS, Config
+from helios.train.config import SECTIONS, SETTINGS, Config, DataConfig
 from helios.train.data import given_tokenizer
 from helios.train.morph import Morph
 from helios.train.records import layout
-from helios.train.records.layout import LOGS, METRICS, PLAN, TOKENIZER
+from helios.train.records.layout import LOGS, METRICS, PLAN, REPLACED, TOKENIZER
 from helios.train.records.rows import rows
-from helios.train.stage import Plan, kind_of
+from helios.train.stage import SEARCH, Plan, kind_of
 from helios.train.texts import sent, sources
 from helios.train.tokenizer import Tokenizer
 
@@ -41,6 +41,8 @@ class Start:
     step = 0
     unfinished = False  # whether the evaluation of that step was interrupted
     problems: Sequence[str] = ()  # why newer checkpoints than the one used cannot be used, a line each
+    warning = ""  # what a user should know of the start
+    steps: int | None = None  # those that the run was asked for before; None: it is new
     checkpoint: Checkpoint | None = None
     tokenizer: Tokenizer | None = None
     weights: Mapping[str, np.ndarray] | None = None  # to begin with; None: new ones, or the checkpoint's
@@ -70,7 +72,10 @@ class Initialised(Start):
         found, self.problems = directory.parent(sent.get(config.train.init_from, config.train.init_from))
         self.parent = found._replace(optimizer={})  # which is of no use, and large
         self.model = GPTConfig.from_dict(self.parent.state["model"])
-        self.theirs = tokenizer_of(self.parent)
+        self.theirs, self.saved = tokenizer_of(self.parent), layout.read_config(self.parent.path.parent.parent)
+        if (text := self.saved["data"]["data"]) != config.data.data == DataConfig().data:
+            self.warning = (f"the text is {config.data.data}, and the parent's was "
+                            f"{text if isinstance(text, str) else ', '.join(text)}: give --data to say which")
         if (d := config.data).tokenizer is None and config.model.vocab_size == self.theirs.vocab_size:
             self.tokenizer = self.theirs
         given = given_tokenizer(d.tokenizer, config.model.vocab_size) if d.tokenizer else self.tokenizer
@@ -88,11 +93,10 @@ class Initialised(Start):
         found, t, path, digest = self.morphed(tokenizer), self.config.train, self.parent.path, hashlib.sha256()
         for name, value in found.weights.items():
             digest.update(name.encode() + value.tobytes())
-        saved = layout.read_config(path.parent.parent)
         place = t.init_from if t.init_from in sent else path  # by the name that it has where it came from
         self.weights, self.init = found.weights, {
-            "run_id": saved["run_id"], "path": str(place), "step": self.parent.state["step"],
-            "sha256": self.parent.state["files"][MODEL]["sha256"], "tokens": _tokens_read(self.parent, saved),
+            "run_id": self.saved["run_id"], "path": str(place), "step": self.parent.state["step"],
+            "sha256": self.parent.state["files"][MODEL]["sha256"], "tokens": _tokens_read(self.parent, self.saved),
             "how": t.morph, "changes": found.changes, "table": [list(line) for line in morph.grouped(found.table)],
             "begun_with": digest.hexdigest()}
         return f"weights of {place}, --morph {t.morph}; {morph.told(found)}"
@@ -110,6 +114,9 @@ class Resumed(Start):
     def __init__(self, source: Path, config: Config, path: Path, plan: Plan) -> None:
         self.plan, self.origin = plan, directory.run_of(source)
         self.saved = layout.read_config(self.origin) | settings_of(self.origin)
+        self.steps = self.saved["train"]["steps"]
+        if source == self.origin and not checkpoint.directories(source):
+            raise directory.without_checkpoint(source)
         self.checkpoint, self.problems = found, _ = checkpoint.find(source)
         self.state, self.step = found.state, found.state["step"]
         self.unfinished = "pending" in found.state
@@ -194,12 +201,19 @@ def tokenizer_of(found: Checkpoint) -> Tokenizer:
 
 def _tokens_read(found: Checkpoint, saved: Mapping[str, Any]) -> int | None:
     """Return how many tokens the weights of a checkpoint were trained on, those of its run's own parent included; None
-    where its records do not tell. saved: its run's config.json."""
-    log = [row for row in rows(found.path.parent.parent / METRICS) if row["step"] <= found.state["step"]]
+    where its records do not tell, as after a search. saved: its run's config.json."""
+    run, kept = found.path.parent.parent, found.state["search"] or {}
     before = saved["init"]["tokens"] if "init" in saved else 0
-    timed = [(row["tokens_per_sec"], row["ms_per_iter"]) for row in log]
-    whole = [row["step"] for row in log] == list(range(1, found.state["step"] + 1)) and all(map(all, timed))
-    if before is None or found.state["search"] is not None or not whole:
+    log = {row["step"]: row for row in rows(run / METRICS)}
+    over = kept.get("over", len(kept.get("windows", ())))  # which older checkpoints keep themselves
+    for window in rows(run / REPLACED["windows"])[:over]:
+        if window["winner"]:  # a challenger, whose own steps its weights have read
+            theirs = rows(run / PLAN / f"w{window['window']}" / f"{window['winner']}.r0" / METRICS)
+            log = {step: row for step, row in log.items() if not window["opened"] < step <= window["closed"]} | {
+                row["step"]: row for row in theirs}
+    timed = [(row["tokens_per_sec"], row["ms_per_iter"]) for step, row in log.items() if step <= found.state["step"]]
+    whole = len(timed) == found.state["step"] and all(map(all, timed))
+    if before is None or kind_of(found.state) == SEARCH or not whole:
         return None
     return int(before) + sum(round(speed * ms / 1000) for speed, ms in timed)
 

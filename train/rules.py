@@ -15,6 +15,7 @@ from helios.model.settings import FLOAT, INT, Kind, shown
 
 PLATEAU = "plateau"
 ALERTS = ("cusum_grad", "cusum_clip", "cusum_tps", "cusum_val", "cusum_flush", "cusum_memory", PLATEAU)
+SHORT = {alert.removeprefix("cusum_"): alert for alert in ALERTS}  # as challenge_on may name them, for a hint
 LEAST, MOST = 1 / 16, 16.0  # factors on the rate and on the clip, each alone and all in force together
 FORMS = {"lr": "lr*X", "clip": "clip*X", "guard": "guard*X", "batch": "batch+N or batch-N",
          "branch": "branch or branch CHANGE", "stop": "stop"}
@@ -62,7 +63,8 @@ def _read(value: Any) -> str:
     found: dict[str, list[Action]] = {}
     for alert, actions in _pairs(value):
         if alert not in ALERTS:
-            raise UserError(f"unknown alert {shown(alert)}{nearest(alert, ALERTS)}; there are {', '.join(ALERTS)}")
+            raise UserError(f"unknown alert {shown(alert)}{nearest(alert, ALERTS, SHORT)}; there are "
+                            f"{', '.join(ALERTS)}")
         if alert in found:
             raise UserError(f"{alert} is given twice; give it once, with commas between its actions")
         found[alert] = made = [_action(alert, " ".join(part.split())) for part in actions.split(",")]
@@ -79,7 +81,7 @@ def _action(alert: str, text: str) -> Action:
         return UserError(f"{alert}: {shown(text)}: {why}")
 
     # Any line matches.
-    name, rest, steps = re.fullmatch(r"([A-Za-z_]*)(.*?)(?: for (.*))?", text).groups()  # type: ignore[union-attr]
+    name, rest, steps = re.fullmatch(r"([A-Za-z_]*)(.*?)(?: for( .*|))?", text).groups()  # type: ignore[union-attr]
     rest, calm = rest.strip(), 0
     sign, amount = rest[:1], rest[1:].strip()
     if name not in FORMS:
@@ -87,10 +89,10 @@ def _action(alert: str, text: str) -> Action:
     if steps is not None and name in QUANTITIES:
         calm = _number(INT, steps, lambda n: n >= 1)
         if calm is None:
-            raise fail(f"expected a whole number of steps, at least 1, after for, got {shown(steps)}")
+            raise fail(f"expected a whole number of steps, at least 1, after for, got {shown(steps.strip())}")
     elif steps is not None or (name == "stop" and rest):
         raise fail(f"{name} is for good; leave out what comes after it" if name == "stop" else
-                   "what a branch changes is for all of it; leave out what comes after for")
+                   f"what a branch changes stays so; leave out {shown(f'for{steps}')}")
     if name == "stop":
         return Action(alert, name)
     if name == "branch":

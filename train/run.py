@@ -9,7 +9,7 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -106,9 +106,10 @@ class Run:
 
     @classmethod
     def open(cls, config: Config, path: str | Path, what: str = "run", *, plan: Planner = Plan,
-             about: Mapping[str, Any] | None = None) -> Run:
+             about: Mapping[str, Any] | None = None, free: Collection[str] = ()) -> Run:
         """Return the run with these settings in the directory `path`, be it new, begun or finished.
-        Raises UserError where a run with other settings is there; the message calls it `what`."""
+        Raises UserError where a run with other settings, but for those in `free`, is there; the message calls it
+        `what`."""
         path = Path(path).absolute()
         if not layout.finished(path) and not checkpoint.directories(path):
             run = replace(cls.create(config, path, plan=plan, about=about), anew=True)
@@ -118,9 +119,9 @@ class Run:
             run, theirs = cls.resume(path, config, plan=plan, about=about), settings_of(path)
         for name, ours in reversed(run.config.to_dict().items()):  # the search's first: others follow from them
             for key, here in ours.items():
-                if (there := theirs.get(name, {}).get(key)) != here:
-                    raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give the "
-                                    f"same command again, or another --run-dir")
+                if (there := theirs.get(name, {}).get(key)) != here and key not in free:
+                    raise UserError(f"{path} holds another {what}: {key} is {there} there and {here} here; give what "
+                                    "is there, or move that directory away")
         return run
 
     @property
@@ -179,12 +180,16 @@ class Run:
                  f"learning rate {t.lr:g} after {t.warmup:,} steps, {t.lr_min:g} at the end",
                  f"about {most / MIB:,.0f} MiB of memory for batch {t.batch_size:,}",
                  f"text {', '.join(source.name for source in named)}, validation {d.val_data or 'a tenth of it'}",
-                 f"not checked: whether the text supports a vocabulary of {m.vocab_size:,} and is long enough"]
+                 "not checked: whether the text "
+                 + f"supports a vocabulary of {m.vocab_size:,} and " * (given is None) + "is long enough"]
         if isinstance(start, Initialised):
             lines.append(f"weights of {start.parent.path}, --morph {t.morph}; {told(start.morphed(given), whole=True)}")
+            lines += [f"warning: {start.warning}"] * bool(start.warning)
             lines += ["not checked: which tokens of the new vocabulary the old one has"] * (given is None)
         if cost := plan.cost():
             lines.append(cost)
+        if rules := self.config.monitor.actions:
+            lines.append(f"actions: {rules}")
         if t.report != "none":
             lines.append(f"reported to {Client(t.report).url}")
         return "\n".join([*lines, f"run directory {_shown(self.path)}"])
@@ -205,6 +210,8 @@ class Run:
         start = self._start(plan)
         for problem in start.problems:
             display.warn(f"warning: {problem}; an earlier one is taken")
+        if start.warning:
+            display.warn(f"warning: {start.warning}")
         backend = open_backend(t.backend, t.device, display.warn, t.precision, t.simd_width, t.tiles)
         device = device_kind(backend)
         if lost and lost.device and lost.device != device:  # whose bits, and whose speed, would be others
@@ -212,8 +219,8 @@ class Run:
                             f"give --resume {path}")
         for model in plan.models():
             check_memory(model, t.batch_size, backend, beside=plan.beside())
-        dataset = data.load(config.data, config.model.vocab_size, config.model.block_size, cache_dir() / "data", t.seed,
-                            start.tokenizer or plan.tokenizer, display.say, display.warn)
+        dataset = plan.dataset or data.load(config.data, config.model.vocab_size, config.model.block_size,
+                                            cache_dir() / "data", t.seed, start.tokenizer, display.say, display.warn)
         made = start.prepare(dataset.tokenizer)
         about = describe(config, self.run_id, backend, start.init) | {"chat": dataset.chat}
         if taken := {*about, *SECTIONS, *plan.keys, "init"} & self.about.keys():
@@ -262,12 +269,14 @@ class Run:
             log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
             trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
             paused = not finished and loop.signal is None
-            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble), trouble, paused,
+            own = start.steps if idle and over else None  # for those asked for now are not used
+            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble, own), trouble, paused,
                             loop.signal)
             display.final(result.summary)
             return result
         except Diverged as error:
             records.event(loop.step if loop else start.step, "diverged", str(error))
+            error.signal = loop.signal if loop else None
             raise
         except DeviceLost as error:
             # At a step whose records stay when the run is resumed.
@@ -277,12 +286,12 @@ class Run:
             if loop is None or loop.signal is None:
                 raise
             result = Result(False, path, step, f"interrupted at step {step}, as the device was lost ({error}); "
-                                               f"continue with --resume {_shown(path)}")
+                                               f"{_way_on(path)}", signal=loop.signal)
             display.final(result.summary)
             return result
         except KeyboardInterrupt:
             _last_words(records, loop.step if loop else start.step, "interrupted", "at once, without a checkpoint")
-            raise
+            raise KeyboardInterrupt(f"interrupted at once, without a checkpoint; {_way_on(path)}") from None
         except Exception as error:
             what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             _last_words(records, loop.step if loop else start.step, "failed", f"{what}{error}")
@@ -337,7 +346,16 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str) -> str:
+def _way_on(path: Path) -> str:
+    """Return in words how the run in the directory `path` goes on that was interrupted."""
+    if checkpoint.directories(path):
+        return f"continue with --resume {_shown(path)}"
+    if rows(path / METRICS):
+        return f"there is none from before in {_shown(path)}: {directory.AGAIN}"
+    return f"no step was made; start again with --run-dir {_shown(path)}"
+
+
+def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str, steps: int | None) -> str:
     stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
     if stage is None:
         return f"done: {outcome}, {path}"
@@ -346,12 +364,11 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
     verdict = (f"done, but {trouble}" if trouble else "done" if finished else
                "paused" if loop.signal is None else "interrupted")
     stopped = loop.monitors.stopped if finished and loop.why[0] == "actions" else ""
-    parts = [f"{verdict}: {label}step {loop.done} of {stage.steps}", *filter(None, (outcome, stopped))]
+    parts = [f"{verdict}: {label}step {loop.done} of {steps or stage.steps}", *filter(None, (outcome, stopped))]
     if log and loop.done:
         seconds = int(log[-1]["elapsed_ms"] / 1000)
         best = [f"best val {number(loop.best['loss'])} at step {loop.best['step'] - loop.first}"] if loop.best else []
         parts += [f"loss {number(log[-1]['loss'])}", *best,
                   f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]
-    way_on = f"continue with --resume {path}" if loop.step else f"no step was made; start again with --run-dir {path}"
-    return ", ".join(parts) + (f", {path}" if finished else f"; {way_on}")
+    return ", ".join(parts) + (f", {path}" if finished else f"; {_way_on(loop.records.path)}")

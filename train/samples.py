@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helios.model import Sampler
 from helios.train.tokenizer import ASSISTANT, END, USER, Tokenizer
-
-if TYPE_CHECKING:
-    from helios.train.data import Dataset
 
 PROMPTS = ("Who are you?", "Socrates, what is virtue?", "Tell me about your childhood.", "What did you do in the war?",
            "Give me a word on wisdom.")
@@ -54,15 +51,16 @@ def answer(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], token
     return [text.removesuffix(USER).strip() for text in texts] if chat else texts
 
 
-def taken(sampler: Sampler, given: Dataset, seed: int) -> list[dict[str, Any]] | str:
-    """Return how the model continues a dataset's prompts, as the records have it; why it cannot, where it cannot. That
-    depends on weights and seed alone."""
+def taken(sampler: Sampler, tokenizer: Tokenizer, prompts: Sequence[str], chat: bool, seed: int
+          ) -> list[dict[str, Any]] | str:
+    """Return how the model continues prompts, as the records have it; why it cannot, where it cannot. That depends on
+    weights and seed alone."""
     try:
-        texts = answer(sampler, given.tokenizer, given.prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed, given.chat)
+        texts = answer(sampler, tokenizer, prompts, SAMPLE_TOKENS, TEMPERATURE, TOP_K, seed, chat)
     except FloatingPointError as error:
         return str(error)
     return [{"prompt": prompt, "text": text, "temperature": TEMPERATURE, "top_k": TOP_K, "seed": seed}
-            for prompt, text in zip(given.prompts, texts, strict=True)]
+            for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def shown(sample: Mapping[str, Any], chat: bool) -> str:

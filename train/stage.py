@@ -13,11 +13,11 @@ from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.checkpoint import Checkpoint, State
 from helios.train.config import Config, TrainConfig
+from helios.train.data import Dataset
 from helios.train.progress import Display
 from helios.train.records.records import Records
 from helios.train.schedule import learning_rate
 from helios.train.state import TrainState
-from helios.train.tokenizer import Tokenizer
 
 ALONE, SEARCH, CHALLENGED = "without a search", "with a search", "with challengers"  # runs, by their plans
 SEED_STRIDE = 1_000_003  # distance of seeds whose draws have nothing in common
@@ -69,7 +69,7 @@ class Plan:
     continues: Sequence[str] = (ALONE,)  # runs from whose checkpoints it goes on
     branches = False  # whether it can train a branch beside the run
     keys: Sequence[str] = ()  # of config.json: those that `found` may give
-    tokenizer: Tokenizer | None = None  # vocabulary of a new run; None: what its settings ask for
+    dataset: Dataset | None = None  # that the run trains on; None: the texts that its settings name are read
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -154,10 +154,10 @@ class Plan:
         """Return whether `decide` is to be called after that step of the run, of which there is a checkpoint."""
         return False
 
-    def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
+    def decide(self, dataset: Dataset, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
         """Decide with what the present stage, whose steps go on, is trained from here on: return the checkpoint of
-        other weights, and `stage` has their model; None: as before. evaluate: returns the validation loss of the
-        present weights. Raises Stopped where `stopped` says so; asked again, it goes on."""
+        other weights, and `stage` has their model; None: as before. dataset: that the run trains on. evaluate: returns
+        the validation loss of the present weights. Raises Stopped where `stopped` says so; asked again, it goes on."""
         return None
 
     def state(self) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from helios.backends.vulkan.backend import VulkanBackend
 from helios.backends.vulkan.device import choose, describe, vulkan
 from helios.backends.vulkan.memory import Block
 from helios.backends.vulkan.profile import DeviceProfile
-from helios.errors import DeviceLost, NoDevice, UserError
+from helios.errors import DeviceLost, NoDevice, TooLarge, UserError
 from helios.tensor import tensor
 from helios.train.device import open_backend
 
@@ -221,12 +221,19 @@ print(be.profile.subgroup_size)
 
 def test_too_large_is_refused_with_both_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     be = make()
-    with pytest.raises(UserError, match=r"out of memory on .*: one array of [\d,]+ MiB needed, [\d,]+ MiB the most"):
+    with pytest.raises(TooLarge, match=r"out of memory on .*: one array of [\d,]+ MiB needed, [\d,]+ MiB the most"):
         be.heap.allocate(Block(be.profile.max_allocation + 1))
     monkeypatch.setattr(be.device, "available", lambda: 2**20)
-    with pytest.raises(UserError, match=r"out of memory on .*: [\d,]+ MiB more needed, 1 MiB available"):
+    with pytest.raises(TooLarge, match=r"out of memory on .*: [\d,]+ MiB more needed, 1 MiB available"):
         be.heap.allocate(Block(2**28))
     monkeypatch.undo()
+
+    def full(*given: object) -> None:
+        raise be.device.vk.VkErrorOutOfDeviceMemory
+
+    with monkeypatch.context() as patch, pytest.raises(TooLarge, match=r"out of memory on .*: 256 MiB more needed"):
+        patch.setattr(be.device.vk, "vkAllocateMemory", full)
+        be.heap.allocate(Block(2**28))
     assert tensor(np.ones(3, np.float32), be).sum().item() == 3.0, "the backend still works"
 
 

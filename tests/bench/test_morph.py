@@ -25,7 +25,8 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(bench.main, [*words, "--json", str(tmp_path / "x.json"), "--plot", str(tmp_path)])
     assert result.exit_code == 0, result.output
     curves = json.loads((tmp_path / "x.json").read_text())["curves"]
-    arms = [(case, arm.name) for case in morph.CASES for arm in (morph.FRESH, *morph.ARMS) if case in arm.cases]
+    arms = [(case, arm.name) for case in morph.CASES for arm in (morph.AGAIN, morph.FRESH, *morph.ARMS)
+            if case in arm.cases]
     assert [(c["case"], c["arm"]) for c in curves] == [("", "parent"), *arms]
     for c in curves:
         assert c["start"] == (0 if c["arm"] in ("parent", "fresh") else 128)

@@ -123,7 +123,8 @@ def test_dry_run(tmp_path: Path) -> None:
     (("--preset", "tinny"), ("unknown preset",)),
     (("--config", "nowhere.toml"), ("nowhere.toml",)), (("--seed-from", "nowhere"), ("nowhere",)),
     (("--data", "nowhere.txt"), ("nowhere.txt",)), (("--max-cost", "100"), ("--max-cost 100",)),
-    (("--set", "stop_spikes=2"), ("stop_spikes", "from 0 to 1")), (("--set", "lrr=2"), ("unknown key 'lrr'",))])
+    (("--set", "stop_spikes=2"), ("stop_spikes", "from 0 to 1")), (("--set", "lrr=2"), ("unknown key 'lrr'",)),
+    (("--set", "morph=project"), ("morph project: --warm-start says", "leave morph out"))])
 def test_bad_input_is_one_line(tmp_path: Path, more: tuple[str, ...], words: tuple[str, ...]) -> None:
     refused(invoke(main, *ASKED, "--dir", tmp_path / "x", *more), *words)
     assert not (tmp_path / "x").exists()

@@ -20,6 +20,7 @@ from helios.backends.backend import Backend
 from helios.cli import info, sample, train
 from helios.errors import DeviceLost
 from helios.train import checkpoint, directory
+from helios.train.loop import Loop
 from helios.train.progress import Display
 from helios.train.records.layout import LOGS
 from helios.train.state import TrainState
@@ -83,6 +84,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "missing config": (["--config", "{tmp}/no.toml"], "no.toml"),
     "config with an unknown key": (["--config", "{tmp}/bad.toml"], "unknown key 'layer'; did you mean layers?"),
     "a morph of nothing": (["--morph", "project"], "what may differ from --init-from; give that, too"),
+    "challengers without windows": (["--set", "challengers=9"], "nothing opens one; give --search continuous"),
     "no such run": (["--resume", "{tmp}/no"], "is missing"),
     "no run": (["--resume", "{tmp}"], "no run directory"),
     "directory of others": (["--run-dir", "{tmp}"], "not empty"),
@@ -193,6 +195,27 @@ def test_interrupted(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch
     assert (tmp_path / "run" / last).read_bytes() == (done / last).read_bytes()
 
 
+def test_interrupted_before_the_first_step(tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, and with what to do next: new, resumed, and resumed elsewhere."""
+    def begin(self: Loop) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(self)
+
+    real, new = Loop.run, tmp_path / "new"
+    old = shutil.copytree(done, tmp_path / "old", ignore=shutil.ignore_patterns("step-000012"))
+    again = {new: f"no step was made; start again with --run-dir {new}", old: f"continue with --resume {old}",
+             tmp_path / "other": "start again with another --run-dir, or remove this one first"}
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "run", begin)
+        for path, words in again.items():
+            given = ("--preset", "tiny", "--backend", "cpu_ref") if path == new else ("--resume", old)
+            result = run(train.main, *given, "--run-dir", path, "--quiet")
+            assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (130, "", 1)
+            assert result.stderr.startswith("interrupted at once, ") and result.stderr.endswith(f"{words}\n")
+    assert helios_train("--run-dir", new, "--quiet").exit_code == 0
+    assert run(train.main, "--resume", old, "--quiet").exit_code == 0
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As nohup does with SIGHUP."""
     real, heard = Display.row, []
@@ -261,10 +284,14 @@ def test_output_in_a_small_encoding(tmp_path: Path, encoding: str) -> None:
 def test_a_run_killed_before_its_first_checkpoint(tmp_path: Path, done: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(done, path, ignore=shutil.ignore_patterns("step-*"))
-    refused(run(train.main, "--resume", path), "holds no checkpoint; put its checkpoints/ back")
-    before = (path / "metrics.jsonl").read_bytes()
-    refused(helios_train("--run-dir", path), "put its checkpoints/ back")  # it may be that they were moved away
-    assert (path / "metrics.jsonl").read_bytes() == before
+    again = "start again with another --run-dir, or remove this one first"
+    for gone in ("put its checkpoints/ back, or ", ""):  # they were moved away, or never there
+        words = f"a run without a checkpoint to continue it from; {gone}{again}"
+        before = (path / "metrics.jsonl").read_bytes()
+        refused(run(train.main, "--resume", path), words)
+        refused(helios_train("--run-dir", path), words)
+        assert (path / "metrics.jsonl").read_bytes() == before
+        (path / "events.jsonl").write_text((path / "events.jsonl").read_text().splitlines(keepends=True)[0])
     for name in LOGS:
         os.truncate(path / name, 0)
     assert helios_train("--run-dir", path, "--vocab-size", "290").exit_code == 0  # another vocabulary, too

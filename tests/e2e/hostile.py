@@ -163,7 +163,7 @@ CASES: dict[str, Case] = {
     # online control
     **{f"actions: {rule}": Case((*NEW, *(f"--set={text}" for text in more), "--set", f"actions={rule}"), words)
        for rule, words, *more in (
-           ("grad: stop", "--set actions: unknown alert 'grad'; there are cusum_grad, "),
+           ("grad: stop", "--set actions: unknown alert 'grad'; did you mean cusum_grad?; there are "),
            ("plateu: stop", "did you mean plateau?"),
            ("cusum_grad: halve", "cusum_grad: 'halve': expected lr*X, clip*X, guard*X, batch+N or batch-N, branch or "),
            ("cusum_grad", "cusum_grad: '': expected lr*X"),
@@ -262,13 +262,26 @@ CASES: dict[str, Case] = {
     "a dry run of another seed": resumed("run", "the run has seed 0", more=("--seed", "5", "--dry-run")),
     # weights of another run
     "--init-from nowhere": begun("no", ("--init-from: ", "/no is missing; give the directory of a run")),
-    "--init-from a folder of other files": begun("new", ("--init-from: ", "/new is no run directory: config.json"),
+    "--init-from an export": begun("a.helios", ("a.helios is a file; ", "(for an exported model, that of its run)"),
+                                   bytes_of("a.helios", "x")),
+    "--init-from a folder of other files": begun("new", ("--init-from: ", "/new is no run directory: config.json",
+                                                         "; give that of a run"),
                                                  moved("run/checkpoints", "new")),
     "--init-from R/checkpoints": begun("run/checkpoints", ("part of a run", "give the run's directory, ")),
-    "--init-from a run without a checkpoint": begun("run", ("--init-from: ", "/run holds no checkpoint"), only_rows),
+    "--init-from a run without a checkpoint": begun(
+        "run", ("--init-from: ", "/run holds no checkpoint; give a run that has one\n"), only_rows),
+    "--init-from a run whose checkpoints are gone": begun(
+        "run", "put its checkpoints/ back, or give a run that has one", moved("run/checkpoints", "kept")),
+    "--init-from a checkpoint without its run": begun(
+        "step-000012", ("/step-000012 is a checkpoint without its run, whose config.json and tokenizer.json it needs",
+                        "in the checkpoints/ of its run"), moved("run/checkpoints/step-000012", "step-000012")),
     "--init-from a checkpoint without weights": begun(
-        "run/checkpoints/step-000012", "is damaged: model.safetensors: No such file",
+        "run/checkpoints/step-000012",
+        ("is damaged: model.safetensors: No such file", "; give another checkpoint, or the run, of which the newest"),
         lambda tmp: (tmp / "run/checkpoints/step-000012/model.safetensors").unlink()),
+    "--init-from a run without a whole checkpoint": begun(
+        "run", "optimizer.safetensors: No such file or directory; put one of them right, or give another run",
+        lambda tmp: [path.unlink() for path in tmp.glob("run/checkpoints/*/optimizer.safetensors")]),
     "--init-from weights that are not finite": begun("run", ("ln_f.weight", "not finite", "/step-000006, which"),
                                                      weight("ln_f.weight", np.nan)),
     "--init-from without the vocabulary": begun("run", "the weights need this very vocabulary",

@@ -72,7 +72,7 @@ def test_the_guard_stands_at_what_was_usual_before_the_alert() -> None:
 
 
 def test_nothing_is_done_in_a_run_at_rest() -> None:
-    every = "; ".join(f"{c.column}: lr*0.5, stop" for c in CHANNELS)
+    every = "; ".join(f"{c.column}: lr*0.5, clip*0.5" for c in CHANNELS)
     assert [watched(made(every), at_rest(seed, 2000)) for seed in range(10)] == [[]] * 10
 
 
@@ -126,6 +126,35 @@ def test_the_lowest_guard_counts() -> None:
     assert made("", spike_threshold=10).value("guard") == 10 and made("cusum_grad: guard*9").value("guard") == 0
 
 
+@pytest.mark.parametrize(("table", "what", "steps", "values", "told"), [
+    ("cusum_grad: guard*2 for 2; cusum_val: guard*4 for 5", "guard", ["cusum_grad", "cusum_val", "", "", "", "", ""],
+     [2, 2, 4, 4, 4, 4, 0], {0: "none to 2", 2: "2 to 4", 6: "4 to none"}),
+    ("cusum_grad: guard*2 for 4; cusum_val: guard*4 for 2", "guard", ["cusum_val", "cusum_grad", "", "", "", ""],
+     [4, 2, 2, 2, 2, 0], {0: "none to 4", 1: "4 to 2", 5: "2 to none"}),
+    ("cusum_grad: lr*0.1 for 2; cusum_val: lr*0.1 for 2; plateau: lr*0.1 for 4", "lr",
+     ["cusum_grad cusum_val", "plateau", "", "", "", ""], [1 / 16, 1 / 16, 0.1, 0.1, 0.1, 1],
+     {0: "1 to 0.1 0.1 to 0.0625", 2: "0.0625 to 0.1", 5: "0.1 to 1"}),
+    ("cusum_tps: batch-14 for 2; cusum_val: batch-20", "batch", ["cusum_tps", "cusum_val", "", "cusum_val"],
+     [4, 4, 4, 4], {0: "16 to 4"}),
+])
+def test_what_another_rule_hides_counts_once_that_is_undone(table: str, what: str, steps: list[str],
+                                                           values: list[float], told: dict[int, str]) -> None:
+    actions = made(table, batch_min=4)
+    done = [(fed(actions, [step], 1.0)[0], actions.value(what)) for step in steps]
+    assert [value for _, value in done] == pytest.approx(values)
+    changes = [" ".join(" ".join(one.split(" (")[0].split()[-3:]) for one in said) for said, _ in done]
+    assert {n: text for n, text in enumerate(changes) if text} == told
+
+
+@pytest.mark.parametrize(("rule", "back", "value"), [
+    ("lr*0.5", "lr*4", 1 / 4), ("clip*0.5", "clip*4", 1 / 4), ("batch-5", "batch+4", 5)])
+def test_at_a_bound_of_its_own_a_rule_goes_no_further(rule: str, back: str, value: float) -> None:
+    """So that however often it acted, another one leads away from there."""
+    actions = made(f"cusum_grad: {rule}; plateau: {back}", calm_steps_before_restore=1, batch_min=4)
+    fed(actions, ["cusum_grad", ""] * 20 + ["plateau"])
+    assert actions.value(rule.strip("*-.05")) == value
+
+
 def test_stop_and_branch() -> None:
     actions = made("plateau: stop; cusum_val: branch lr*0.5; cusum_grad: branch")
     wanted = [(fed(actions, [step]), actions.wanted)[1] for step in ["", "cusum_val", "", "cusum_grad", ""]]
@@ -162,7 +191,11 @@ def test_another_table_keeps_what_is_in_both() -> None:
     fed(old, ["cusum_grad plateau"])
     new.restore(json.loads(json.dumps(old.state())))
     assert (new.value("lr"), new.value("clip"), new.stopped) == (0.5, 1, "")
-    assert fed(new, ["cusum_grad"]) == [["cusum_grad: clip*0.7: clip 1 to 0.7 (why)"]]  # the other is in its onset
+    new.restore(json.loads(json.dumps(new.state())))  # as killed before its next step
+    undone = "cusum_grad: clip*0.5: clip 1 again (the rule is no more)"
+    assert fed(new, ["cusum_grad"]) == [[undone, "cusum_grad: clip*0.7: clip 1 to 0.7 (why)"]]  # the other: its onset
+    new.restore(json.loads(json.dumps(new.state())))
+    assert fed(new, [""]) == [[]]
 
 
 def test_a_monitor_of_before_has_no_such_channels() -> None:

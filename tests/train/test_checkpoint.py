@@ -114,7 +114,7 @@ def test_damage_is_named_and_the_one_before_taken(tmp_path: Path, name: str) -> 
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         checkpoint.find(tmp_path / "no")
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no checkpoint; give a run that has one"):
         checkpoint.find(tmp_path)
 
 

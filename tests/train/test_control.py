@@ -125,24 +125,28 @@ def test_stop(tmp_path: Path, each_backend: Backend, planted: dict[int, int], ca
     assert (on.step, on.finished) == (12, True) and rows_of(run.path / EVENTS)[-1]["kind"] == "run_complete"
 
 
-def test_a_stopped_run_has_a_validation_loss(make: Make, each_backend: Backend, planted: dict[int, int],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also between evaluations, and where a signal comes during that one."""
-    planted |= {5: GRAD, 6: GRAD}
-    settings = {"actions": "cusum_grad: stop", "eval_interval": 4, "cusum_window": 9}
-    whole, cut = (make(each_backend, name, **settings) for name in ("whole", "cut"))
-    assert whole.run() and whole.step == 5
-
-    def interrupted(self: Loop) -> float:
-        if self.done == 5:
+def cut_short(t: Loop, at: int) -> None:
+    """Run until a signal comes during the evaluation after a step."""
+    def evaluate(self: Loop) -> float:
+        if self.done == at:
             self.signal = 15
             raise Stopped
         return real(self)
 
     real = Loop.evaluate
-    monkeypatch.setattr(Loop, "evaluate", interrupted)
-    assert not cut.run() and not [e for e in rows(cut, EVENTS) if e["kind"] == "action"]
-    monkeypatch.setattr(Loop, "evaluate", real)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Loop, "evaluate", evaluate)
+        assert not t.run() and t.pending is not None and t.done == at
+
+
+def test_a_stopped_run_has_a_validation_loss(make: Make, each_backend: Backend, planted: dict[int, int]) -> None:
+    """Also between evaluations, and where a signal comes during that one."""
+    planted |= {5: GRAD, 6: GRAD}
+    settings = {"actions": "cusum_grad: stop", "eval_interval": 4, "cusum_window": 9}
+    whole, cut = (make(each_backend, name, **settings) for name in ("whole", "cut"))
+    assert whole.run() and whole.step == 5
+    cut_short(cut, 5)
+    assert not actions_told(cut)
     again = make(each_backend, "cut", **settings)
     assert again.pending is not None and again.run() and again.step == 5
     for t in (whole, again):
@@ -152,6 +156,26 @@ def test_a_stopped_run_has_a_validation_loss(make: Make, each_backend: Backend, 
     ours, theirs = (checkpoint.states(t.records.path)[-1] for t in (whole, again))
     assert ours["val_loss"] == theirs["val_loss"] == whole.best["loss"]
     assert ours["monitors"]["cusum"]["cusum_grad"] == theirs["monitors"]["cusum"]["cusum_grad"]
+    assert ours["monitors"]["actions"] == theirs["monitors"]["actions"]
+
+
+def test_a_stop_by_the_clock_outlives_its_evaluation(make: Make, each_backend: Backend, slow: set[int]) -> None:
+    """However often a signal cuts that short, and with all that was measured at the step."""
+    slow |= set(range(6, 12))
+    settings = {"actions": "cusum_tps: stop", "eval_interval": 5, "cusum_window": 3, "cusum_grace": 0,
+                "cusum_sensitivity": 3, "metrics_interval": 1, "track_mi_profiles": True}
+    whole, cut = (make(each_backend, name, **settings) for name in ("whole", "cut"))
+    assert whole.run() and 5 < whole.done < 10
+    end = whole.done
+    cut_short(cut, end)
+    cut_short(make(each_backend, "cut", **settings), end)
+    again = make(each_backend, "cut", **settings)
+    assert again.run() and again.done == end
+    for name in ("per_layer_grad_norms", "mi_compression", "cusum_alerts", "cusum_alert_reason"):
+        assert rows(again)[-1][name] == rows(whole)[-1][name]
+    assert final(again) == final(whole) and log(again) == log(whole) and actions_told(again) == actions_told(whole)
+    ours, theirs = (checkpoint.states(t.records.path)[-1] for t in (whole, again))
+    assert "pending" not in theirs and ours["val_loss"] == theirs["val_loss"] == rows(again)[-1]["val_loss"]
     assert ours["monitors"]["actions"] == theirs["monitors"]["actions"]
 
 
@@ -246,25 +270,39 @@ def test_a_resumed_run_decides_the_same(make: Make, each_backend: Backend, plant
         assert final(again) == final(whole) and log(again) == log(whole) and actions_told(again) == actions_told(whole)
 
 
-def test_an_interrupted_evaluation_decides_the_same(make: Make, each_backend: Backend, planted: dict[int, int],
-                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_evaluation_decides_the_same(make: Make, each_backend: Backend, planted: dict[int, int]
+                                                    ) -> None:
     planted |= {9: GRAD, 10: VAL}
     whole, cut = make(each_backend, "whole", **NERVOUS), make(each_backend, "cut", **NERVOUS)
     assert whole.run()
-
-    def evaluate(self: Loop) -> float:
-        if self.done == 10:
-            self.signal = 15
-            raise Stopped
-        return real(self)
-
-    real = Loop.evaluate
-    monkeypatch.setattr(Loop, "evaluate", evaluate)
-    assert not cut.run()
-    monkeypatch.setattr(Loop, "evaluate", real)
+    cut_short(cut, 10)
     again = make(each_backend, "cut", **NERVOUS)
     assert again.pending is not None and again.run()
     assert final(again) == final(whole) and log(again) == log(whole) and actions_told(again) == actions_told(whole)
+
+
+def test_what_rules_did_that_are_no_more_is_undone_and_told_once(make: Make, cpu_ref: Backend,
+                                                                 planted: dict[int, int], tmp_path: Path) -> None:
+    """However often the run is killed after that."""
+    planted |= {3: GRAD | CLIP}
+    kept = {"actions": "cusum_grad: lr*0.5 for 8", "checkpoint_interval": 1, "grad_clip": 0.5}
+    assert make(cpu_ref, **kept | {"actions": f"{kept['actions']}; cusum_clip: batch-1, clip*0.5"}).run()
+    for at in (5, 5, 7):
+        for path in checkpoint.directories(tmp_path / "run")[at:]:
+            shutil.rmtree(path)
+        t = make(cpu_ref, **kept)
+        assert t.step == at and t.run()
+        (_, first), *later = said(t)
+        assert first.count("planted") == 3 and later == [
+            (6, "cusum_clip: batch-1: batch 4 again (the rule is no more); "
+                "cusum_clip: clip*0.5: clip 0.5 again (the rule is no more)"),
+            (11, "cusum_grad: lr*0.5 for 8: factor on the rate 0.5 to 1 (8 calm steps)")]
+        assert [step for step, _ in actions_told(t)] == [3, 3, 3, 6, 6, 11]
+
+
+def test_a_dry_run_tells_the_rules(tmp_path: Path) -> None:
+    given = resolve("tiny", assignments=["actions=plateau:stop;cusum_grad: lr * .5"])
+    assert "actions: cusum_grad: lr*0.5; plateau: stop" in Run.create(given, tmp_path / "x").preview().splitlines()
 
 
 # -- fingerprints -----------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from helios.model import GPT, GPTConfig
 from helios.model.activations import split
 from helios.model.gpt import initial_state
 from helios.optim import AdamW
-from helios.train import checkpoint, morph
+from helios.train import checkpoint, morph, texts
 from helios.train.config import resolve
 from helios.train.morph import Morph, grouped, told
 from helios.train.progress import Display
@@ -95,11 +95,25 @@ def test_a_width_is_exact_up_to_the_roundings_of_weights(norm: str) -> None:
     assert error <= (1e-6 if norm == "layer" else 1e-12)
 
 
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_a_width_is_exact_whatever_the_mean_of_the_stream(norm: str, each_backend: Backend) -> None:
+    """Ten times its channels' spread: the child is the function that the parent is without roundings, which are the
+    larger ones there."""
+    was = replace(BASE, norm=norm)
+    state = {name: w + np.float32(10 / math.sqrt(w.shape[-1])) * name.endswith(tuple(morph.WRITERS))
+             for name, w in weights(was).items()}
+    now, tokens = replace(was, n_embd=24), np.arange(16).reshape(2, 8)
+    found = morph.morph(state, was, now, "project", 3)
+    exact = logits(was, state, CpuRef(np.float64), tokens)
+    assert np.abs(logits(now, found.weights, each_backend, tokens) - exact).max() <= 1e-5
+
+
 # What changes the function, and how that is said.
 CHANGED: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "softcap": ({}, {"softcap": 0.0}, "exact", "softcap 30 → 0"),
     "logit_softcap": ({}, {"logit_softcap": 5.0}, "exact", "logit_softcap 0 → 5"),
     "activation": ({}, {"activation": "relu"}, "exact", "activation gelu → relu"),
+    "gated formulas": ({"activation": "max(g,0)*u"}, {"activation": "g*min(u,0)"}, "exact", "activation max(g, 0)*u →"),
     "heads at one width": ({}, {"n_head": 4}, "exact", "n_head 2 → 4, of 8 → 4 channels"),
     "qk_norm": ({}, {"qk_norm": True}, "project", "qk_norm false → true"),
     "norm": ({}, {"norm": "rms"}, "project", "norm layer → rms"),
@@ -122,6 +136,12 @@ def test_a_change_is_said(name: str, cpu_ref: Backend) -> None:
     found = morph.morph(state, was, now, how, 3)
     assert len(found.changes) == 1 and found.changes[0].startswith(said) and f"another function: {said}" in told(found)
     assert apart(was, state, now, found, cpu_ref) > 1e-4
+
+
+def test_formulas_that_part_far_out_are_others() -> None:
+    was = replace(BASE, activation="x")
+    assert list(morph.changes(was, replace(BASE, activation="min(x,10)"))) == ["activation x → min(x, 10)"]
+    assert not list(morph.changes(was, replace(BASE, activation="a*x+b*min(x,10); a=1, b=0")))
 
 
 def test_what_becomes_of_heads() -> None:
@@ -201,19 +221,15 @@ def test_a_generic_net_is_cut_off_as_it_is() -> None:
     assert np.allclose(found.weights["ln_f.weight"], 1, atol=0.03)
 
 
-@pytest.mark.parametrize("blocks", ["cloned", "fresh"])
 @pytest.mark.parametrize("before, after", [
     ({}, {"n_layer": 4}), ({"activation": "swiglu"}, {"ffn_dim": 40}), ({"activation": "silu"}, {"activation": "univers"
     "al", "ffn_dim": 30}), ({}, {"n_embd": 24}), ({"norm": "rms"}, {"n_embd": 24}), ({}, {"n_embd": 24, "n_head": 3}),
     ({"norm": "rms", "qk_norm": True}, {"n_embd": 40, "n_layer": 3}), ({}, {"vocab_size": 30, "block_size": 12})])
-def test_all_that_is_new_learns(before: dict[str, Any], after: dict[str, Any], blocks: str, cpu_ref: Backend,
-                                monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_is_new_learns(before: dict[str, Any], after: dict[str, Any], cpu_ref: Backend) -> None:
     """Two steps of AdamW without decay change every entry of every tensor."""
-    if blocks == "fresh":
-        monkeypatch.setattr(morph, "deeper", lambda block, layers: None)
     was, now = replace(BASE, **before), replace(BASE, **before | after)
     found = morph.morph(weights(was), was, now, "project", 3)
-    assert {line.how for line in found.table if line.name.startswith("blocks.2.")} <= {blocks}
+    assert {line.how for line in found.table if line.name.startswith("blocks.2.")} <= {"cloned"}
     model = GPT(now, cpu_ref)
     model.load_state_dict(found.weights)
     opt = AdamW(model.named_parameters(), lr=1e-2, weight_decay=0)
@@ -347,7 +363,22 @@ def test_a_dry_run_has_the_whole_table(tmp_path: Path, cpu_ref: Backend) -> None
             "wte.weight projected 300×32 → 310×32 tokens 300 → 310",
             "not checked: which tokens of the new vocabulary the old one has"} <= set(lines)
     assert "tensors: 19 copied, 2 projected, 8 cloned; the same function of " in said
+    assert "not checked: whether the text supports a vocabulary of 310 and is long enough" in lines
+    assert "not checked: whether the text is long enough" in run(tmp_path / "new", cpu_ref, init_from=tmp_path / "old"
+                                                                 ).preview().splitlines()
     assert not (tmp_path / "new").exists()
+
+
+def test_the_parents_text_is_not_taken_in_silence(tmp_path: Path, cpu_ref: Backend, capsys: pytest.CaptureFixture[str]
+                                                  ) -> None:
+    (tmp_path / "a.txt").write_text(texts.read("synth:64KB"))
+    run(tmp_path / "old", cpu_ref, steps=1, data=tmp_path / "a.txt").train(QUIET)
+    warning = f"warning: the text is synth:2MB, and the parent's was {tmp_path / 'a.txt'}: give --data to say which"
+    for text, said in (({}, [warning]), ({"data": "synth:64KB"}, []), ({"data": tmp_path / "a.txt"}, [])):
+        new = run(tmp_path / f"new{len(text)}", cpu_ref, steps=1, init_from=tmp_path / "old", **text)
+        assert [line for line in new.preview().splitlines() if line.startswith("warning")] == said
+    run(tmp_path / "new", cpu_ref, steps=1, init_from=tmp_path / "old").train(QUIET)
+    assert capsys.readouterr().err.splitlines() == [warning]
 
 
 def test_another_vocabulary(tmp_path: Path, cpu_ref: Backend) -> None:

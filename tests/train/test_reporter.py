@@ -133,6 +133,17 @@ def test_a_directory_that_is_being_removed_takes_nothing_from_the_board(made: Pa
     assert [len(board.lines(run_id, kind)) for kind in ("metrics", "candidates")] == [40, 4]
 
 
+@pytest.mark.parametrize("kind", ["candidates", "windows"])
+def test_of_a_file_that_is_not_there_the_board_keeps_what_it_has(made: Path, board: Board, kind: str) -> None:
+    send(made, board)
+    run_id = json.loads((made / "config.json").read_text())["run_id"]
+    before = board.lines(run_id, kind)
+    (made / "search" / f"{kind}.jsonl").unlink()
+    assert push(made, board.url, 10, print, lambda *_: None) == 0 and board.lines(run_id, kind) == before != []
+    put(made / "search" / f"{kind}.jsonl", [{"id": "c9"}])
+    assert send(made, board) == 1
+
+
 def test_another_run_of_the_same_id_takes_its_place(made: Path, board: Board) -> None:
     send(made, board)
     write(made, "test_another_run_of_the_same_id_takes_its_place", 25, seed=1)

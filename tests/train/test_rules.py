@@ -41,15 +41,15 @@ def test_a_rule_has_one_spelling(given: str, canonical: str) -> None:
 
 
 def test_what_a_rule_means() -> None:
-    assert rules(read("cusum_grad: guard*4 for 9, batch-2; plateau: branch clip*0.5, stop")) == (
+    assert rules(read("cusum_grad: guard*4 for 9, batch-2; cusum_val: branch clip*0.5; plateau: stop")) == (
         Action("cusum_grad", "guard", 4.0, 9), Action("cusum_grad", "batch", -2),
-        Action("plateau", "branch", change=Action("plateau", "clip", 0.5)), Action("plateau", "stop"))
+        Action("cusum_val", "branch", change=Action("cusum_val", "clip", 0.5)), Action("plateau", "stop"))
 
 
 @given(st.dictionaries(st.sampled_from(ALERTS), st.tuples(FACTORS, CALM, st.integers(1, 9), st.booleans())))
 def test_a_canonical_text_is_read_as_what_it_was_made_of(made: dict[str, tuple[float, int, int, bool]]) -> None:
     actions = tuple(action for alert in ALERTS if alert in made for x, calm, n, down in [made[alert]] for action in (
-        Action(alert, "clip", x, calm), Action(alert, "batch", -n if down else n, calm), Action(alert, "stop")))
+        Action(alert, "clip", x, calm), Action(alert, "batch", -n if down else n, calm), Action(alert, "branch")))
     text = "; ".join(f"{a.alert}: {a.text}" for a in actions)
     grouped = {alert: ", ".join(a.text for a in actions if a.alert == alert) for alert in made}
     assert rules(read("; ".join(f"{alert}: {text}" for alert, text in grouped.items()))) == actions, text
@@ -75,3 +75,45 @@ def test_a_wrong_table(tmp_path: Path, toml: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         resolve("tiny", tmp_path / "a.toml")
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("rule", "words"), [
+    ("cusum_grad: lr*0.5 for", "'lr*0.5 for': expected a whole number of steps, at least 1, after for, got ''"),
+    ("cusum_grad: branch lr*0.5 for 5", "'branch lr*0.5 for 5': what a branch changes stays so; leave out 'for 5'"),
+    ("cusum_grad: branch for", "leave out 'for'"), ("cusum_grad: stop for", "stop is for good"),
+    ("grad: lr*0.5", "unknown alert 'grad'; did you mean cusum_grad?"),
+])
+def test_a_wrong_rule(rule: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        read(rule)
+    assert words in str(error.value)
+
+
+# -- rules that can never act -----------------------------------------------------------------------------------------
+BESIDE = "plateau: lr*0.5, stop"
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"actions": BESIDE}, "actions: plateau: lr*0.5 cannot act beside stop, which ends the run"),
+    ({"actions": "cusum_memory: lr*0.5", "backend": "cpu_ref"}, "actions: cusum_memory: cpu_ref has no memory"),
+    ({"actions": "cusum_tps: batch-2", "batch_min": 4}, "actions: batch-2: batch_size 4 is batch_min already"),
+    ({"actions": "cusum_tps: batch+2; cusum_clip: branch batch+1", "batch_max": 4}, "batch_size 4 is batch_max alrea"),
+])
+def test_what_can_never_act_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        configured(**settings)
+    assert words in str(error.value)
+
+
+def test_what_may_act_is_taken() -> None:
+    read("cusum_memory: lr*0.5")  # the backend may come to be another than cpu_ref
+    configured(actions="cusum_clip: batch+2; cusum_tps: batch-2", batch_min=4)
+    read("plateau: stop; cusum_val: lr*0.5")
+
+
+def test_a_run_of_before_keeps_its_rules() -> None:
+    base = configured().to_dict()
+    base["monitor"]["actions"] = BESIDE
+    assert resolve(base=base, assignments=["steps=20"]).monitor.actions == BESIDE
+    with pytest.raises(UserError, match="cannot act beside stop"):
+        resolve(base=base, assignments=["actions=plateau: stop, clip*2"])

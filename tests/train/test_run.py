@@ -261,6 +261,14 @@ def test_a_run_at_its_end_keeps_its_settings(tmp_path: Path, capsys: pytest.Capt
     assert (run.path / "config.json").read_bytes() == before and "settings_changed" not in kinds(run.path)
 
 
+def test_a_run_that_a_rule_stopped_says_how_long_it_was_to_be(tmp_path: Path) -> None:
+    stopping = tiny(actions="plateau: stop", plateau_evals=1, plateau_delta=9.0, eval_interval=2)
+    run = Run.create(stopping, tmp_path / "run")
+    assert "done: step 4 of 12, " in str(run.train(QUIET))
+    longer = resolve(base=run.config.to_dict(), flags={"steps": 20})
+    assert "done: step 4 of 12, " in str(Run.resume(run.path, longer).train(QUIET))
+
+
 def test_flags_are_named_as_settings_are() -> None:
     with pytest.raises(UserError, match=r"flags: unknown key 'step'; did you mean steps\?"):
         resolve("tiny", flags={"step": 3})

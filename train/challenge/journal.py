@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train import checkpoint
-from helios.train.records.layout import PLAN, TOKENIZER, way_on
+from helios.train.records.layout import CHECKPOINTS, PLAN, TOKENIZER, way_on
 from helios.train.records.rows import lines
 
 FOLDER, WINDOWS = PLAN, "windows.jsonl"
@@ -69,11 +70,14 @@ def remove_checkpoints(folder: Path, keep: Collection[str] = ()) -> None:
 
 
 def remove_all(folder: Path) -> None:
-    """Remove the checkpoints and the vocabulary right in a folder."""
+    """Remove the checkpoints and the vocabulary right in a folder, and the folder where nothing is left."""
     for path in checkpoint.directories(folder):
         checkpoint.remove(path)
     checkpoint.clean(folder)
     (folder / TOKENIZER).unlink(missing_ok=True)
+    for empty in (folder / CHECKPOINTS, folder):
+        with suppress(OSError):  # it is not there, or not empty
+            empty.rmdir()
 
 
 def _folders(run: Path) -> list[Path]:

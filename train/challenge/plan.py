@@ -20,22 +20,23 @@ from helios.errors import UserError
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge import journal
-from helios.train.challenge.space import born, branched, configured_as, own, shared, space, window_config
+from helios.train.challenge.space import born, branched, configured_as, largest, own, shared, space, window_config
 from helios.train.challenge.standing import Standing, after, standing
 from helios.train.challenge.training import keep_start, stage_of, start_in, started, train
-from helios.train.challenge.window import KEPT, SWITCH, Training, Window, comparable, line, sentence
+from helios.train.challenge.window import FREE, KEPT, SWITCH, Training, Window, comparable, line, sentence
 from helios.train.checkpoint import Checkpoint
-from helios.train.config import SETTINGS, Config
+from helios.train.config import Config
+from helios.train.data import Dataset
+from helios.train.evolve.terms import count
 from helios.train.monitors.cusum import CHANNELS
 from helios.train.monitors.monitors import PARTS
 from helios.train.progress import Display
-from helios.train.records.layout import EVENTS, TOKENIZER
+from helios.train.records.layout import EVENTS
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.search.births import Candidate
-from helios.train.search.operators import Genome, Space, described
+from helios.train.search.operators import Space, described
 from helios.train.stage import ALONE, CHALLENGED, Plan, Stage, training
-from helios.train.tokenizer import Tokenizer
 
 OPENED, NONE = "challenge", "no_challenge"  # kinds of events: a window opens, or does not though it was asked for
 CONTROLS = ("batch", "lr", "actions")  # parts of the monitors that hold what is in force; the others learned the model
@@ -64,11 +65,18 @@ class Challenge(Plan):
     def check(self) -> None:
         if not self.config.challenged:
             raise UserError("a plan of challengers was given for settings without any; set mode = continuous")
+        c, steps = self.cfg, self.config.train.steps
+        by_step = self.config.search.continuous and not c.challenge_on
+        first = c.interval if by_step else 1
+        if first + c.challenge_steps >= steps:
+            raise UserError(f"challenge_steps: a window of {count(c.challenge_steps, 'step')} that opens at step "
+                            f"{first:,} does not end before the run's last, {steps:,}; lower challenge_steps"
+                            f"{' or challenge_interval' * by_step}, or give more --steps")
         most, tokens = self._most()
         if most * tokens > self.config.search.max_cost:
-            raise UserError(f"challengers may take {most:,} windows of {tokens:,} tokens, {most * tokens:,} in all, "
-                            f"more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval or "
-                            "--max-cost, or lower challenge_steps, challengers or challenge_replicates")
+            raise UserError(f"challengers may take {count(most, 'window')} of {tokens:,} tokens, {most * tokens:,} in "
+                            f"all, more than --max-cost {self.config.search.max_cost:.3g}; raise --challenge-interval "
+                            "or --max-cost, or lower challenge_steps, challengers or challenge_replicates")
         if self._draws:
             space(self.config)
 
@@ -98,8 +106,11 @@ class Challenge(Plan):
 
     def cost(self) -> str:
         most, tokens = self._most()
-        return (f"challengers: at most {most:,} windows of {self._trainings():,} trainings of "
-                f"{self.cfg.challenge_steps:,} steps, {most * tokens:,} tokens in all")
+        size = self.config.model.parameters()
+        top = largest(self.config, self.space) if self._draws else size
+        larger = f"; by their genes they may come to {top:,} parameters, {top / size:,.1f} times the model's"
+        return (f"challengers: at most {count(most, 'window')} of {count(self._trainings(), 'training')} of "
+                f"{count(self.cfg.challenge_steps, 'step')}, {most * tokens:,} tokens in all{larger * (top > size)}")
 
     def models(self) -> list[GPTConfig]:
         return [self.beside()]
@@ -123,18 +134,17 @@ class Challenge(Plan):
         if (window := self.now.open) is None:
             return
         then = window.settings or saved  # which may have changed since, where this is not the last one
-        free = {"max_cost"} | {s.key for s in SETTINGS if not s.bits}
         for section, values in self.config.to_dict().items():
             for key, value in values.items():
                 was = then.get(section, {}).get(key, value)
                 same = shared(was) == shared(value) if key == "actions" else was == value
-                if not (same or key in free or section == "data"):
+                if not (same or key in FREE):
                     raise UserError(f"{key} was {was!r} when a window of challengers opened at step "
                                     f"{window.opened}, and is {value!r}: it can change once the window is "
-                                    "over; continue with what it was, or from an earlier checkpoint")
-        folder = self.origin / journal.FOLDER / window.name
-        if start_in(folder) is None and not checkpoint.path_of(self.origin, window.opened).is_dir():
-            raise _lost(folder, window)
+                                    f"over; continue with what it was{_earlier(self.origin, window)}")
+        if start_in(self.origin / journal.FOLDER / window.name) is None and not checkpoint.path_of(
+                self.origin, window.opened).is_dir():
+            raise _lost(self.origin, window)
 
     def found(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
         """Return what config.json says of the model that the run trains by now, nothing while that is its own."""
@@ -202,8 +212,7 @@ class Challenge(Plan):
 
     def _born(self) -> list[Candidate]:
         number, before = self._numbers()
-        return born(self.space, self.now.champion, set(self.now.tried), self.cfg.challengers, number, before,
-                    self.config.train.seed, self._fits)
+        return born(self.config, self.space, self.now.champion, set(self.now.tried), number, before)
 
     def _reason(self, row: Mapping[str, Any]) -> str:
         """Return why a window is to open after the step of that row; "" where none is."""
@@ -224,14 +233,6 @@ class Challenge(Plan):
         said = ", ".join(f"{c.id} ({c.mutation})" for c in challengers)
         self.records.event(step, OPENED, f"window {number}, {reason}: to step {window.closes} {self.now.champion.id} "
                            f"beside {said}", window=number, reason=reason, challengers=[c.id for c in challengers])
-
-    def _fits(self, genome: Genome) -> bool:
-        try:
-            configured_as(self.config, replace(self.now.champion, activation=genome.activation,
-                                               settings=dict(genome.settings)))
-        except UserError:
-            return False
-        return True
 
     def saves(self, step: int) -> bool:
         return self.now.open is not None and step in (self.now.open.opened, self.now.open.closes)
@@ -256,10 +257,10 @@ class Challenge(Plan):
     def due(self, step: int) -> bool:
         return self.now.open is not None and step >= self.now.open.closes
 
-    def decide(self, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
+    def decide(self, dataset: Dataset, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> Path | None:
         window, champion = self.now.open, self.now.champion
         assert window is not None
-        found = self._judged(window, evaluate, stopped)
+        found = self._judged(window, dataset, evaluate, stopped)
         said, kind, step, chosen = sentence(found, champion), found["verdict"], window.closes, None
         if kind == SWITCH:
             place = self.folder / window.name / f"{found['winner']}.r0"
@@ -279,15 +280,16 @@ class Challenge(Plan):
             self.records.config(**self.found(self.state()))
         return chosen
 
-    def _judged(self, window: Window, evaluate: Callable[[], float], stopped: Callable[[], bool]) -> dict[str, Any]:
+    def _judged(self, window: Window, dataset: Dataset, evaluate: Callable[[], float],
+                stopped: Callable[[], bool]) -> dict[str, Any]:
         """Make the trainings of a window; return its line of the journal."""
         folder = self.folder / window.name
         path = start_in(folder)
         if path is None:
-            raise _lost(folder, window)
-        start, tokenizer = checkpoint.load(path), Tokenizer.load(self.records.path / TOKENIZER)
-        self.display.say(f"window {window.number}: training {len(window.challengers)} challengers from step "
-                         f"{window.opened}")
+            raise _lost(self.records.path, window)
+        start = checkpoint.load(path)
+        self.display.say(f"window {window.number}: training {count(len(window.challengers), 'challenger')} from "
+                         f"step {window.opened}")
 
         def made(c: Candidate, replicate: int, begin: Path, parts: Sequence[str], settling: int = 0
                  ) -> tuple[float | None, str | None]:
@@ -296,8 +298,8 @@ class Challenge(Plan):
             config = window_config(whole, window.closes, self.config.eval_batch)
             about = {"run_id": self.records.about["run_id"], "number": window.number, "id": c.id,
                      "replicate": replicate, "step": window.opened}
-            return train(config, stage, folder / f"{c.id}.r{replicate}", about, start, tokenizer,
-                         self.display, stopped, keep=replicate == 0)
+            return train(config, stage, folder / f"{c.id}.r{replicate}", about, dataset, self.display, stopped,
+                         keep=replicate == 0)
 
         replicates = range(self.cfg.challenge_replicates)
         model = [comparable(evaluate())]
@@ -323,7 +325,7 @@ class Challenge(Plan):
         switches = sum(found["verdict"] == SWITCH for found in journal.read(self.records.path))
         champion = self.now.champion
         now = f", now {champion.id} ({described(champion.activation, champion.settings)})" * bool(switches)
-        return f"{self.now.over} windows of challengers, {switches} of them won{now}"
+        return f"challengers won {switches:,} of {count(self.now.over, 'window')}{now}"
 
 
 def _said(event: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -331,7 +333,14 @@ def _said(event: Mapping[str, Any]) -> tuple[Any, ...]:
     return event.get("window"), event["step"], event["kind"], event.get("winner")
 
 
-def _lost(folder: Path, window: Window) -> UserError:
+def _earlier(run: Path, window: Window) -> str:
+    """Return in words that a run may go on from before a window, where it has a checkpoint there that is in none."""
+    free = any(found["step"] < window.opened and not (found["search"] or {}).get("open")
+               for found in checkpoint.states(run))
+    return ", or from an earlier checkpoint" * free
+
+
+def _lost(run: Path, window: Window) -> UserError:
     """Return what is raised where a window lacks its start."""
-    return UserError(f"{folder} lacks the checkpoint of step {window.opened}, from which its challengers train; put it "
-                     "back, or continue from an earlier checkpoint")
+    return UserError(f"{run / journal.FOLDER / window.name} lacks the checkpoint of step {window.opened}, from which "
+                     f"its challengers train; put it back{_earlier(run, window)}")

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from helios.errors import Diverged, TooLarge, UserError
+from helios.errors import Diverged, TooLarge
 from helios.model import GPTConfig
 from helios.train import checkpoint
 from helios.train.challenge.journal import remove_all
-from helios.train.challenge.window import Window, comparable
+from helios.train.challenge.window import FREE, Window, comparable
 from helios.train.checkpoint import Checkpoint
 from helios.train.config import Config
-from helios.train.evolve.training import Silent
+from helios.train.data import Dataset
+from helios.train.evolve.training import train_on
 from helios.train.morph import changes, morph
 from helios.train.progress import Display
 from helios.train.records.layout import METRICS
@@ -25,7 +26,6 @@ from helios.train.records.rows import rows
 from helios.train.run import Run
 from helios.train.stage import Plan, Stage, training
 from helios.train.state import Stopped
-from helios.train.tokenizer import Tokenizer
 
 APART = 1 << 26  # batches between the replicates' first ones; dropout masks repeat after 2³²
 
@@ -35,9 +35,9 @@ class Beside(Plan):
 
     samples = False
 
-    def __init__(self, given: Stage, tokenizer: Tokenizer, config: Config) -> None:
+    def __init__(self, given: Stage, dataset: Dataset, config: Config) -> None:
         super().__init__(config)
-        self.given, self.tokenizer = given, tokenizer
+        self.given, self.dataset = given, dataset
 
     def stage(self) -> Stage:
         return self.given
@@ -76,11 +76,12 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     """Return the checkpoint that a challenger with this model begins with, whether it holds the optimizer's moments,
     too, and why it is another function than the run's model.
 
-    Where all shapes are the run's it is the run's own; else it is written into `folder`, unless it is there. Raises
-    UserError where no weights can be made.
+    Where all shapes are the run's, and coefficients are learned of the run's formulas, it is the run's own; else it is
+    written into `folder`, unless it is there. Raises UserError where no weights can be made.
     """
     was = GPTConfig.from_dict(found.state["model"])
-    if was.shapes() == model.shapes():
+    blocks = zip(was.activations, model.activations, strict=False)
+    if was.shapes() == model.shapes() and all(a.function == b.function or not b.coefficients for a, b in blocks):
         return found.path, True, list(changes(was, model))
     made = morph(found.model, was, model, "project", seed)
     there = start_in(folder)
@@ -92,24 +93,20 @@ def started(found: Checkpoint, model: GPTConfig, folder: Path, seed: int) -> tup
     return there, False, made.changes
 
 
-def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], start: Checkpoint, tokenizer: Tokenizer,
-          display: Display, stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
+def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], dataset: Dataset, display: Display,
+          stopped: Callable[[], bool], keep: bool) -> tuple[float | None, str | None]:
     """Make a training of a window with the settings `config`, unless it is there, or go on with it; return its
-    validation loss, None where it is not finite, and why there is none. start: the run's checkpoint where the window
-    opened. tokenizer: the run's vocabulary. keep: whether its last checkpoint stays, too.
+    validation loss, None where it is not finite, and why there is none. dataset: the run's. keep: whether its last
+    checkpoint stays, too.
 
     Raises Stopped where a signal came, and UserError for what is not the challenger's fault.
     """
     if stopped():
         raise Stopped
-    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, tokenizer),
-                   about={"window": dict(about)})
+    run = Run.open(config, path, "training of a window", plan=partial(Beside, stage, dataset),
+                   about={"window": dict(about)}, free=FREE)
     try:
-        if not run.finished:
-            ended = run.train(Silent(display))
-            if not ended.finished:
-                raise Stopped(ended.signal)
-            _check_texts(path, start)
+        train_on(run, display)
     except (Diverged, TooLarge) as error:
         return None, str(error)
     finally:
@@ -119,12 +116,3 @@ def train(config: Config, stage: Stage, path: Path, about: Mapping[str, Any], st
     log = rows(path / METRICS)
     loss = comparable(log[-1]["val_loss"]) if log else None
     return loss, None if loss is not None else "its validation loss is not finite"
-
-
-def _check_texts(path: Path, start: Checkpoint) -> None:
-    """Raise UserError unless a training read what the run reads."""
-    for found in checkpoint.states(path)[-1:]:
-        for name in ("tokenizer", "text_hash"):
-            if found[name] != start.state[name]:
-                raise UserError(f"{path}: the texts, or the vocabulary made of them, are no longer those that the run "
-                                "began with; put them back, then remove that folder and continue")

@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from helios.train.config import SETTINGS
 from helios.train.search.births import Candidate
 from helios.train.search.operators import Genome, key
 from helios.train.search.statistics import Values, compare, holm
 
 KEPT, SWITCH = "kept", "switch"  # verdicts, and the kinds of their events
+# Settings that may change while it is open. Those of data only name the texts, which may not.
+FREE = {"max_cost", "challenge_genes"} | {s.key for s in SETTINGS if not s.bits or s.section == "data"}
 
 
 class Judged(NamedTuple):

@@ -162,6 +162,9 @@ def asked(preset: str | None, name: str | None, file: str | Path | None, assignm
     mine = {key: value for key, value in flags.items() if key in EvolveConfig.__dataclass_fields__}
     levels += [("--set", own["evolve"]), ("flags", {key: value for key, value in mine.items() if value is not None})]
     base = resolve(preset, tables, run, {k: v for k, v in flags.items() if k not in mine}, origin=str(file or name))
+    if base.train.morph != MODES[0]:
+        raise UserError(f"morph {base.train.morph}: --warm-start says what children begin with, and how; give "
+                        "that, and leave morph out")
     found_stops = StopsConfig.from_dict(stops | own["stops"])
     if found_stops.stop_loss is not None and not found_stops.stop_loss_after:
         raise UserError(f"stop_loss {found_stops.stop_loss:g} ends nothing while stop_loss_after is 0; give the number "

@@ -220,4 +220,4 @@ def in_words(experiment: Experiment) -> list[str]:
             f"at most {cost.at_most(experiment):,.0f} {evolve.budget} in all, "
             f"{cost.of_validation(experiment):,.0f} of them at the end{apart}",
             f"at most {cost.disk(experiment) / 1e6:,.0f} MB of disk, two checkpoints of 12 bytes a parameter for each "
-            "training, where models are as large as the preset's"]
+            "training, where models are as large as the preset's", *warm.told(experiment)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from helios.errors import UserError
+from helios.model.settings import declared
+from helios.train.config import Config
 from helios.train.evolve import cost, trainings
 from helios.train.evolve.config import Asked
 from helios.train.evolve.experiment import Experiment
@@ -26,8 +28,8 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
     if asked.base.train.init_from:
         raise UserError("init_from: an experiment's first candidates begin with new weights, and children with those "
                         "that --warm-start says; leave init_from out")
-    if asked.base.search or asked.base.challenged:
-        raise UserError("an experiment's runs do not search themselves; leave --search, and branch in actions, out")
+    if named := _searching(asked.base):
+        raise UserError(f"an experiment's runs do not search themselves; leave {', '.join(named)} out")
     for key, acts in (("adaptive_batch", asked.base.monitor.adaptive_batch),
                       ("a batch in actions", any(rule.what == "batch" for rule in rules(asked.base.monitor.actions)))):
         if acts:
@@ -67,6 +69,16 @@ def experiment_of(asked: Asked, id: str, texts: str = "") -> Experiment:
     if asked.base.data.val_data is None:
         raise UserError("an experiment chooses by validation loss; give a text with --val-data")
     return found
+
+
+def _searching(base: Config) -> list[str]:
+    """Return the settings by which runs would search, none where they would not."""
+    if not (base.search or base.challenged):
+        return []
+    branches = ["branch in actions"] * base.monitor.branches
+    given = [s.key for part in (base.search, base.challenge) for s in declared(type(part))
+             if s.key != "mode" and getattr(part, s.key) != s.default]
+    return branches + given or [f"search = {base.search.mode}"]
 
 
 def opened(folder: Path) -> tuple[Experiment, State]:

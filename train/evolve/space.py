@@ -29,7 +29,7 @@ def space_of(asked: Asked) -> Space:
     """Return the space of an experiment. Raises UserError for a gene that is unknown, out of its range or without one,
     and where two vary the same setting."""
     base, evolve = asked.base, asked.evolve
-    own = _own(base)
+    own = values_of(base)
     genes = [_gene(name, narrowed, own) for name, narrowed in asked.genes.items() if _name(name) != ACTIVATION]
     genes = [_in_time(one, asked) for one in genes]
     by_setting: dict[str, str] = {}
@@ -49,7 +49,7 @@ def space_of(asked: Asked) -> Space:
         text = joined(text) if isinstance(text, list) and text and all(isinstance(x, str) for x in text) else text
         if not isinstance(text, str):
             raise UserError(f"gene activation: expected activations, as A|B, got {shown(text)}")
-        acts = parsed("genes: activation", text)
+        acts = parsed("gene activation", text)
         pool = tuple(act.text for act in acts)
         if evolve.activations != "formula" and len({act.key for act in (*base.model.activations, *acts)}) == 1:
             raise UserError(f"gene activation: {text} alone leaves nothing to vary; give others, as A|B")
@@ -124,7 +124,8 @@ def _in_time(one: Gene, asked: Asked) -> Gene:
     return one._replace(high=min(one.high, half))
 
 
-def _own(base: Config) -> dict[str, Any]:
+def values_of(base: Config) -> dict[str, Any]:
+    """Return the values of all settings that may vary, dropouts as they are in effect."""
     return values_in_effect(base.model) | base.train.to_dict() | base.monitor.to_dict()
 
 

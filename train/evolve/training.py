@@ -18,6 +18,7 @@ from helios.train.records.journal import RUNS
 from helios.train.records.layout import CONFIG, finished, read_object
 from helios.train.run import Run
 from helios.train.stage import Stage
+from helios.train.state import Stopped
 
 KEPT = 1  # checkpoints of a training besides the best, unless `keep` asks for another number than by default
 
@@ -40,16 +41,31 @@ def train(job: Job, folder: Path, display: Display) -> Result:
     if begun(path):  # and needs its parent no more, which had another path if the experiment has moved since
         config = config.replaced("train", init_from=there.get("train", {}).get("init_from"))
     try:
-        run = Run.open(config, path, "candidate", plan=plan, about={"evolve": dict(job.about)})
-        if not run.finished:
-            ended = run.train(Silent(display), until)
-            if not (ended.finished or ended.paused):
-                raise KeyboardInterrupt
+        train_on(Run.open(config, path, "candidate", plan=plan, about={"evolve": dict(job.about)}), display, until)
+    except Stopped:
+        raise KeyboardInterrupt from None
     except TooLarge as error:
         return failed(job, str(error))
     except Diverged:  # which its directory tells, too
         pass
     return result(job, path)
+
+
+def train_on(run: Run, display: Display, until: int | None = None) -> None:
+    """Train to the run's end, unless it has come to it, or to the step `until`.
+
+    Raises TooLarge, Diverged, and Stopped where a signal came meanwhile, though what it came to stays.
+    """
+    if run.finished:
+        return
+    try:
+        signal = run.train(Silent(display), until).signal
+    except Diverged as error:
+        if error.signal is None:
+            raise
+        signal = error.signal
+    if signal is not None:
+        raise Stopped(signal)
 
 
 def begun(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from helios.errors import UserError
 from helios.train import morph
 from helios.train.checkpoint import path_of
 from helios.train.evolve.experiment import Experiment
-from helios.train.evolve.space import configured
+from helios.train.evolve.space import ACTIVATION, configured
 from helios.train.evolve.state import State
 from helios.train.records.journal import RUNS
 from helios.train.search.births import Candidate
@@ -43,6 +44,27 @@ def start(experiment: Experiment, state: State, child: Candidate) -> dict[str, A
     except UserError as error:
         return fresh(str(error).removeprefix(f"--morph {how}: ").partition("; ")[0])
     return {"how": how, "of": of, "why": None}
+
+
+def told(experiment: Experiment) -> Iterator[str]:
+    """Yield in words with which weights children begin, where that is with other than new ones."""
+    how, base, space = experiment.asked.evolve.warm_start, experiment.asked.base, experiment.space
+    if how == FRESH:
+        return
+
+    def refused(text: str, **settings: Any) -> bool:
+        try:
+            morph.check(base.model, configured(base, space.genome(text, {**space.own, **settings})).model, how)
+        except UserError:
+            return True
+        return False
+
+    names = [one.name for one in space.genes
+             if any(refused(space.activation, **dict(zip(one.settings, value, strict=True)))
+                    for value in ((one.at(0.0), one.at(1.0)) if one.numeric else one.values))]
+    names += [ACTIVATION] * any(refused(text) for text in space.pool)
+    fresh = f"; those of other shapes, by {' or '.join(names)}, with new ones" if names else ""
+    yield f"children begin with the weights of their parents, --warm-start {how}{fresh}"
 
 
 def origin(experiment: Experiment, state: State, id: str, replicate: int) -> Origin | None:

@@ -50,9 +50,9 @@ class Actions(Restorable):
         self.wanted: str | None = None
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` returned, but for rules that are no more."""
+        """Take over what `state` returned, but for rules that are no more. What these hold counts for nothing, and is
+        let go of at the next step, which records it."""
         super().restore(state)
-        self.held = {text: x for text, x in self.held.items() if text in self.rules}
         self.quiet = {text: n for text, n in self.quiet.items() if text in self.rules}
         if not any(self.stopped.startswith(text) for text in self.rules):
             self.stopped = ""
@@ -60,7 +60,11 @@ class Actions(Restorable):
     def value(self, what: str) -> float:
         """Return the present value of a quantity: the factor on the rate, the clip or spike threshold (0: none), or the
         batch in sequences."""
-        held = [self.held[text] for text, rule in self.rules.items() if rule.what == what and text in self.held]
+        return self._with(what, [self.held[text] for text, rule in self.rules.items()
+                                 if rule.what == what and text in self.held])
+
+    def _with(self, what: str, held: list[float]) -> float:
+        """Return as `value`, were these amounts all that rules hold of the quantity."""
         base = self.base[what]
         if not held:
             return base
@@ -76,7 +80,7 @@ class Actions(Restorable):
         alerts: the step's, with their reasons. usual: the baseline of the gradient norm before it, None where none is
         learned. fits: tells whether a batch fits in memory.
         """
-        self.wanted, self.usual, acted = None, self.usual if usual is None else usual, []
+        self.wanted, self.usual, acted = None, self.usual if usual is None else usual, self._dropped()
         for text, rule in self.rules.items():
             calm, effect = rule.calm or self.calm, ""
             if rule.alert in alerts:
@@ -94,6 +98,13 @@ class Actions(Restorable):
             if effect:
                 acted.append(Acted(rule.alert, rule.text, reason, effect))
         return acted
+
+    def _dropped(self) -> list[Acted]:
+        """Let go of what rules hold that are no more; return what that undid."""
+        gone = [rule for text in self.held if text not in self.rules for rule in rules(text)]
+        self.held = {text: x for text, x in self.held.items() if text in self.rules}
+        return [Acted(rule.alert, rule.text, "the rule is no more",
+                      f"{WORDS[rule.what]} {_shown(self.value(rule.what))} again") for rule in gone]
 
     def _act(self, text: str, rule: Action, reason: str, fits: Callable[[int], bool]) -> str:
         """Carry out a rule; return in words what that changed, "" where it was nothing."""
@@ -122,11 +133,18 @@ class Actions(Restorable):
         if what == "batch" and after > before and not fits(int(after)):
             self.held = held
             return f"no memory for a batch of {after}"
-        if after == before and amount is not None:  # at a bound
-            self.held = held
+        if after == before:
+            # What another rule hides is held, since it may outlast that one; but at a bound by itself a rule goes no
+            # further.
+            alone = [self._with(what, [found[text]] if text in found else []) for found in (held, self.held)]
+            if amount is not None and alone[0] == alone[1]:
+                self.held = held
             return ""
-        shown = lambda x: f"{x:g}" if x else "none"
-        return f"{WORDS[what]} {shown(before)} to {shown(after)}"
+        return f"{WORDS[what]} {_shown(before)} to {_shown(after)}"
+
+
+def _shown(x: float) -> str:
+    return f"{x:g}" if x else "none"
 
 
 def _without(found: dict[str, Any], text: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if (path / JOURNAL).exists():
             raise UserError(f"{path} is an experiment's: helios-evolve report {path} tells of it, and its runs are in "
                             f"{path / RUNS}") from error
-        raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}") from error
+        raise UserError(f"{path} is no run directory: {CONFIG}: {error.strerror}; give that of a run") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path / CONFIG} is damaged: {error}") from error
     kinds = {"model": dict, "train": dict, "data": dict, "run_id": str}
@@ -95,6 +95,11 @@ def finished(path: Path) -> bool:
     """Return whether the run in the directory `path` came to its end and has not been continued since."""
     kinds = [event.get("kind") for _, event in lines(path / EVENTS)]
     return next((LIFE[kind] == "completed" for kind in reversed(kinds) if kind in LIFE), False)
+
+
+def had_checkpoint(path: Path) -> bool:
+    """Return whether there has been a checkpoint of the run in the directory `path`, as its events tell."""
+    return any(event.get("kind") in ("checkpoint", "run_complete", "stopped") for _, event in lines(path / EVENTS))
 
 
 def way_on(path: Path) -> str:

@@ -1,8 +1,9 @@
 """Brings what a board holds of a run to what the run's directory holds.
 
 The files are the truth, and the board is asked what it has of them: rows that it holds and the files do not (a run was
-resumed from a checkpoint, a file was replaced) go, and those that it lacks are sent. What is noted in report.json only
-spares reading a long file from its beginning.
+resumed from a checkpoint, a file was replaced) go, and those that it lacks are sent. Of a file that is not there, as in
+a directory that is being removed, it keeps what it has. What is noted in report.json only spares reading a long file
+from its beginning.
 """
 
 from __future__ import annotations

@@ -171,7 +171,9 @@ def _said(words: Mapping[str, str]) -> list[str]:
 
 
 def _word(value: Any) -> str:
-    return ("off", "on")[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return ("off", "on")[value]
+    return "auto" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -281,7 +283,7 @@ def _moved(one: Gene, value: tuple[Any, ...], draws: Draws) -> tuple[Any, ...]:
         place = min(1.0, max(0.0, one.place(value) or 0.0))
         new = one.at(place + step if 0 <= place + step <= 1 else place - step)
         if one.whole and new == value:
-            new = (value[0] + (1 if step > 0 else -1),)
+            new = (value[0] + (one.whole if step > 0 else -one.whole),)
             new = new if one.low <= new[0] <= one.high else (2 * value[0] - new[0],)
         return new
     values = one.with_values(value).values

@@ -112,7 +112,7 @@ class Arena:
     def fit(self, size: int = 0) -> None:
         """Take as much memory as the largest program needs and at least `size` bytes, and give the rest back.
 
-        Raises UserError where the device has too little.
+        Raises TooLarge where the device has too little.
         """
         self.heap.queue.tidy()  # which hears of programs that are gone
         need = max(size, *self.needs.values(), 0)

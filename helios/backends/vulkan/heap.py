@@ -8,7 +8,7 @@ from collections import deque
 
 from helios.backends.vulkan.memory import Block, Chunk, aligned
 from helios.backends.vulkan.queue import Queue
-from helios.errors import UserError
+from helios.errors import TooLarge
 
 CHUNK = 64 << 20
 
@@ -49,12 +49,12 @@ class Heap:
         return sum(c.size for c in self.chunks)
 
     def allocate(self, block: Block) -> None:
-        """Give the block a place. Raises UserError where the device has none, even after collecting what cycles
+        """Give the block a place. Raises TooLarge where the device has none, even after collecting what cycles
         hold."""
         self._take_back()
         try:
             self._allocate(block)
-        except UserError:
+        except TooLarge:
             gc.collect()
             self._take_back()
             self.queue.rest()  # which destroys chunks that the device was still working with

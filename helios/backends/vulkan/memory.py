@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from helios.backends.vulkan.device import Device
-from helios.errors import UserError
+from helios.errors import TooLarge
 
 ALIGN = 256
 HUGE = 2 << 20  # bytes of a huge page, and more than any device asks of the alignment of what it imports
@@ -27,7 +27,7 @@ class Chunk:
     """One allocation with one buffer over all of it, at `address` on the device.
 
     mapped: its bytes, where it is memory that the host sees too. pages: where the device took in memory of the host.
-    Raises UserError where the device has no such memory left.
+    Raises TooLarge where the device has no such memory left.
     """
 
     pages: mmap.mmap | None = None
@@ -59,8 +59,8 @@ class Chunk:
                 pNext=flags, allocationSize=length, memoryTypeIndex=_type(device, bits, host)), None)
         except (vk.VkErrorOutOfDeviceMemory, vk.VkErrorOutOfHostMemory, OSError):
             vk.vkDestroyBuffer(device.handle, self.buffer, None)
-            raise UserError(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
-                            f"{mib(device.available())} available; use a smaller batch or model") from None
+            raise TooLarge(f"out of memory on {device.profile.name}: {mib(need.size)} more needed, "
+                           f"{mib(device.available())} available; use a smaller batch or model") from None
         if pages:
             self.pages = pages
             lent.add(pages)
@@ -157,10 +157,10 @@ def aligned(n: int) -> int:
 
 
 def check_size(device: Device, size: int) -> None:
-    """Raise UserError where an array of that many bytes is more than the device allocates at a time."""
+    """Raise TooLarge where an array of that many bytes is more than the device allocates at a time."""
     if size > device.profile.max_allocation:
-        raise UserError(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
-                        f"{mib(device.profile.max_allocation)} the most; use a smaller batch or model")
+        raise TooLarge(f"out of memory on {device.profile.name}: one array of {mib(size)} needed, "
+                       f"{mib(device.profile.max_allocation)} the most; use a smaller batch or model")
 
 
 def mib(n: int) -> str:

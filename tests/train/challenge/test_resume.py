@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helios.errors import UserError
-from helios.train import checkpoint
+from helios.train import checkpoint, texts
 from helios.train.challenge import journal, window
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
+from helios.train.loop import Loop
 from helios.train.plans import planned
 from helios.train.records.layout import read_config
 from helios.train.run import Run
@@ -52,13 +54,37 @@ def test_settings_stay_while_a_window_is_open(tmp_path: Path) -> None:
     config = config_of(**SLOW)
     trained(config, tmp_path / "run", 8)
     changed = resolve(base=config.to_dict(), flags={"grad_clip": 0.5})
-    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when a window .* opened at step 6"):
+    with pytest.raises(UserError, match=r"grad_clip was 1\.0 when .* opened at step 6, .* with what it was$"):
         Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET)
+    wider = resolve(base=config.to_dict(), assignments=["challenge_genes=lr"])  # of the next windows
+    Run.resume(tmp_path / "run", wider, plan=planned).train(QUIET, until=9)
     with pytest.raises(UserError, match="texts are others than when a window of challengers opened at step 6"):
         Run.resume(tmp_path / "run", resolve(base=config.to_dict(), flags={"data": "synth:90KB"}), plan=planned).train(
             QUIET)
-    trained(config, tmp_path / "run", 11)
+    Run.resume(tmp_path / "run", config, plan=planned).train(QUIET, until=11)
     Run.resume(tmp_path / "run", changed, plan=planned).train(QUIET, until=12)
+
+
+def test_what_changes_no_result_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a training of the window is half made: how often it writes a checkpoint, and where the text is."""
+    (tmp_path / "a.txt").write_text(texts.read("synth:100KB"))
+    config = config_of(**SLOW, steps=12, checkpoint_interval=2, data=tmp_path / "a.txt")
+    whole = trained(config, tmp_path / "whole")
+    row = Loop._row
+
+    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+        if "w1" in self.records.path.parts and self.step == 9:
+            signal.raise_signal(signal.SIGTERM)
+        return row(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_row", interrupted)
+        run = trained(config, tmp_path / "run")
+    assert checkpoint.step_of(checkpoint.directories(run.path / "search" / "w1" / "gen0_gelu_1.r1")[-1]) == 9
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    changed = config.replaced("train", checkpoint_interval=5).replaced("data", data=str(tmp_path / "b.txt"))
+    Run.resume(run.path, changed, plan=planned).train(QUIET)
+    assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
 def test_they_are_those_of_when_it_opened(tmp_path: Path) -> None:
@@ -96,6 +122,9 @@ def test_a_run_goes_on_with_challengers(tmp_path: Path) -> None:
     run.train(QUIET)
     Run.resume(run.path, config_of(), plan=planned).train(QUIET)
     assert [line["opened"] for line in journal.read(run.path)] == [18]
+    (changed,) = events(run.path, "settings_changed")
+    assert changed["message"] == ("steps 12 → 24, keep 3 → 0, mode none → continuous, challenge_interval None → 6, "
+                                  "challenge_steps 50 → 4, challengers 2 → 1, challenge_replicates 4 → 2")
 
 
 def without(config: Config) -> Config:

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from helios.backends.backend import Backend
 from helios.cli import export, sample
 from helios.errors import UserError
 from helios.model import GPT
-from helios.train import checkpoint
+from helios.model.activations import split
+from helios.model.gpt import initial_state
+from helios.train import checkpoint, texts
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled, started
 from helios.train.config import resolve
 from helios.train.loop import Loop
 from helios.train.plans import planned
+from helios.train.progress import Display
 from helios.train.records import overview
-from helios.train.records.layout import METRICS, read_config
+from helios.train.records.layout import METRICS, TOKENIZER, read_config
 from helios.train.records.rows import rows
+from helios.train.resume import Initialised
 from helios.train.run import Run
 from helios.train.stage import training
 from helios.train.state import TrainState
 
+from ...backends.vulkan import make
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
+
+
+def tokens_read(parent: Path) -> int | None:
+    """What config.json of a run that begins with the weights of that one says they were trained on."""
+    start = Initialised(resolve(flags={"init_from": str(parent)}))
+    assert start.tokenizer and start.prepare(start.tokenizer) and start.init
+    return start.init["tokens"]
 
 
 def test_without_a_switch_the_bits_are_those_of_a_run_without_challengers(tmp_path: Path, each_backend: Backend
@@ -60,7 +75,7 @@ def test_replicate_0_is_the_run_itself(tmp_path: Path, monkeypatch: pytest.Monke
         planted |= {4: 1, 8: 1, 9: 2, 14: 3, 20: 1}  # grad and clip
     config = config_of(challenge_error=1e-9, challenge_genes="lr", **settings)
     monkeypatch.setattr(plan, "CONTROLS", plan.PARTS)
-    same = lambda space, champion, tried, count, window, before, seed, fits: [
+    same = lambda config, space, champion, tried, window, before: [
         plan.replace(champion, id=f"same{window}", parent_id=champion.id, mutation="nothing")]
     monkeypatch.setattr(plan, "born", same)
     monkeypatch.setattr(journal, "remove_checkpoints", lambda *_: None)
@@ -93,6 +108,11 @@ def test_a_better_one_takes_over(tmp_path: Path, each_backend: Backend) -> None:
     assert (champion["id"], champion["settings"], champion["lineage"], champion["since"]) == (
         c["id"], {"lr": 1e-2}, ["gen0_gelu_1"], 10)
     assert read_config(run.path)["train"]["lr"] == 1e-4
+    assert tokens_read(run.path) == 24 * 4 * 16
+    theirs = run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS
+    theirs.write_text("".join(json.dumps(row | {"tokens_per_sec": 2 * row["tokens_per_sec"]}) + "\n"
+                              for row in rows(theirs)))
+    assert tokens_read(run.path) == 28 * 4 * 16  # as if its batch had been twice as large in the window
 
 
 def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +120,7 @@ def test_noise_alone_seldom_takes_over(tmp_path: Path, monkeypatch: pytest.Monke
     from helios.train.challenge import plan, training
 
     real = plan.stage_of
-    monkeypatch.setattr(plan, "born", lambda space, champion, tried, count, window, *more: [
+    monkeypatch.setattr(plan, "born", lambda config, space, champion, tried, window, before: [
         plan.replace(champion, id=f"same{window}", mutation="nothing")])
     monkeypatch.setattr(plan, "stage_of", lambda *args: plan.replace(
         real(*args), offset=real(*args).offset + 32 * training.APART * (plan.CONTROLS in args)))
@@ -117,24 +137,30 @@ def test_one_without_heavy_dropout_wins_within_three_windows(tmp_path: Path, see
     assert {"dropout": 0.0} in won
 
 
-def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It ends the training beside the run, and the run; both go on to the same end."""
-    whole = trained(config_of(**SLOW), tmp_path / "whole")
-    row, calls = Loop._row, [0]
+@pytest.mark.parametrize(("where", "call", "settings"), [
+    ("_row", 6, SLOW), ("_save", 2, SLOW), ("_row", 7, {"challenge_genes": "lr=1e-2|3e38", "weight_decay": 100})])
+def test_a_signal_in_a_window_leaves_all_for_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str,
+                                                   call: int, settings: dict[str, Any]) -> None:
+    """It ends the training beside the run, the second one here, and the run, though that training be at its end, or
+    come to nothing; both go on to the same end."""
+    config = config_of(**settings, steps=12)
+    whole = trained(config, tmp_path / "whole")
+    was, calls = getattr(Loop, where), [0]
 
-    def interrupted(self: Loop, *args: Any) -> dict[str, Any]:
+    def interrupted(self: Loop, *args: Any) -> Any:
         calls[0] += "w1" in self.records.path.parts
-        if calls[0] == 6:
+        if calls[0] == call:
             signal.raise_signal(signal.SIGTERM)
             calls[0] += 1
-        return row(self, *args)
+        return was(self, *args)
 
-    monkeypatch.setattr(Loop, "_row", interrupted)
-    run = Run.open(config_of(**SLOW), tmp_path / "run", plan=planned)
+    monkeypatch.setattr(Loop, where, interrupted)
+    run = Run.open(config, tmp_path / "run", plan=planned)
     result = run.train(QUIET)
     assert (result.finished, result.step, result.signal) == (False, 10, signal.SIGTERM)
     assert events(run.path, "interrupted")[0]["message"] == "SIGTERM at step 10" and journal.read(run.path) == []
-    trained(config_of(**SLOW), run.path)
+    assert len(list((run.path / "search" / "w1").glob("*.r?"))) == 2
+    trained(config, run.path)
     assert weights(run.path) == weights(whole.path) and journal.read(run.path) == journal.read(whole.path)
 
 
@@ -175,6 +201,19 @@ def test_one_with_the_same_shapes_has_the_weights_and_its_changes(tmp_path: Path
     model = resolve("tiny").model
     found = checkpoint.Checkpoint(tmp_path, {"model": model.to_dict()}, {}, {})  # type: ignore[typeddict-item]
     assert started(found, model.replaced(**values), tmp_path, 0) == (tmp_path, True, changes)
+
+
+def test_coefficients_of_another_formula_begin_anew(tmp_path: Path) -> None:
+    """Their names and shapes may be those of what the model learned, which is another function's."""
+    model = resolve("tiny", flags={"activation": "a*silu(x)+b*x; a=1, b=0"}).model
+    state = {"model": model.to_dict(), "step": 6}
+    found = checkpoint.Checkpoint(tmp_path, state, initial_state(model, 0), {})  # type: ignore[arg-type]
+    start = lambda text: started(found, model.replaced(activation=text), tmp_path / "start", 0)
+    assert start("a*silu(x)+b*x; a=2, b=3") == (tmp_path, True, [])
+    path, moments, changes = start("a*sin(b*x); a=1, b=1")
+    made = load_file(path / checkpoint.MODEL)
+    assert not moments and changes and (made["blocks.0.mlp.act.b"] == 1).all()
+    assert np.array_equal(made["wte.weight"], found.model["wte.weight"])
 
 
 def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
@@ -328,6 +367,29 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     (c,) = line["challengers"]
     assert line["verdict"] == "kept" and c["losses"] == [None, None] and c["why"]
     assert c["why"] in events(run.path, "kept")[0]["message"]
+    assert tokens_read(run.path) == 24 * 4 * 16
+
+
+def test_a_challenger_for_which_the_driver_has_no_memory_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+                                                                     ) -> None:
+    backend = make()
+    vk, prepare = backend.device.vk, TrainState.prepare
+
+    def full(*given: Any) -> None:
+        raise vk.VkErrorOutOfDeviceMemory
+
+    def prepared(self: TrainState, *sizes: int) -> None:
+        with monkeypatch.context() as patch:
+            if self.model.config.n_layer > 2:
+                patch.setattr(vk, "vkAllocateMemory", full)
+            prepare(self, *sizes)
+
+    monkeypatch.setattr(TrainState, "prepare", prepared)
+    run = trained(config_of(challenge_genes="n_layer=2|3", challenge_interval=18, backend="vulkan"), tmp_path / "run")
+    (line,) = journal.read(run.path)
+    (c,) = line["challengers"]
+    assert run.finished and line["verdict"] == "kept" and c["losses"] == [None, None]
+    assert c["why"].startswith("out of memory on ") and None not in line["losses"]
 
 
 def test_a_new_optimizer_warms_up() -> None:
@@ -337,14 +399,29 @@ def test_a_new_optimizer_warms_up() -> None:
 
 def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
     config = config_of(challenge_replicates=4, challengers=2)
-    said = "challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all"
+    most = max(config.model.replaced(n_layer=16, activation=text).parameters() for text in split(
+        config.search.activation_pool))
+    said = ("challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all; by their genes they may "
+            f"come to {most:,} parameters, 6.4 times the model's")
     assert said in Run.create(config, tmp_path / "run", plan=planned).preview().splitlines()
     with pytest.raises(UserError, match=r"3 windows of 2,816 tokens, 8,448 in all, more than --max-cost 5e\+03"):
         Run.create(config.replaced("search", max_cost=5e3), tmp_path / "run", plan=planned)
-    config = config_of(challenge_on="cusum")
-    assert "at most 4 windows" in planned(config).cost()
+    config = config_of(challenge_on="cusum", challenge_genes="lr")
+    assert planned(config).cost().startswith("challengers: at most 4 windows") and "genes" not in planned(config).cost()
+    config = config_of(challenge_interval=12, challenge_steps=1, challenge_genes="lr", steps=20)
+    assert planned(config).cost() == "challengers: at most 1 window of 3 trainings of 1 step, 192 tokens in all"
     config = config_of(challenge_interval=4)
     assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
+
+
+def test_of_a_window_that_is_over_its_records_stay_alone(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(keep=1, challenge_error=1e-9, challenge_genes="n_layer=2|3", steps=14)
+    run = Run.create(config, tmp_path / "run", plan=planned)
+    run.train(Display(quiet=True))
+    left = sorted(path.name for path in (run.path / "search" / "w1").iterdir())
+    assert len(left) == 3 and not [*(run.path / "search").rglob("checkpoints")]
+    assert "challengers won 0 of 1 window, " in capsys.readouterr().out
 
 
 def test_branches_and_windows_by_the_step_count_together(tmp_path: Path) -> None:
@@ -362,6 +439,19 @@ def test_a_run_that_began_with_weights_has_windows_of_its_vocabulary(tmp_path: P
     run = trained(resolve(assignments=[f"{k}={v}" for k, v in given.items()]), tmp_path / "run")
     (line,) = journal.read(run.path)
     assert None not in (*line["losses"], *line["challengers"][0]["losses"])
+
+
+def test_texts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the run and all trainings beside it, whose directories are as those of other runs."""
+    read, seen = texts.read, list[str]()
+    monkeypatch.setattr(texts, "read", lambda name, *more: (seen.append(name), read(name, *more))[1])
+    run = trained(config_of(steps=12, challenge_genes="lr"), tmp_path / "run")
+    assert seen == [run.config.data.data]
+    (there,) = (run.path / "search" / "w1").glob("gen1*.r0")
+    assert (there / TOKENIZER).read_bytes() == (run.path / TOKENIZER).read_bytes()
+    assert checkpoint.states(there)[-1]["text_hash"] == checkpoint.states(run.path)[-1]["text_hash"]
+    assert invoke(sample.main, "--run", there, "--prompt", "Who", "--tokens", "2", "--backend", "cpu_ref"
+                  ).exit_code == 0
 
 
 def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

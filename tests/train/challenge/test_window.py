@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from helios.errors import UserError
+from helios.model.activations import activation, parsed
 from helios.train.challenge.space import born, configured_as, own, space, window_config
 from helios.train.challenge.window import Training, Window, judge, line, sentence, tried
 from helios.train.challenge_config import ChallengeConfig
 from helios.train.config import Config, resolve
+from helios.train.plans import planned
 from helios.train.search.births import Candidate
 from helios.train.search.operators import PLACES, Genome, key
 
@@ -90,7 +92,8 @@ def test_the_line_of_a_window_is_plain_and_says_all() -> None:
 
 def drawn(config: Config, champion: Candidate | None = None, window: int = 1, seed: int = 0, count: int = 2,
           met: frozenset[str] = frozenset()) -> list[Candidate]:
-    return born(space(config), champion or own(config), met, count, window, 1, seed)
+    config = config.replaced("challenge", challengers=count).replaced("train", seed=seed)
+    return born(config, space(config), champion or own(config), met, window, 1)
 
 
 def test_each_differs_from_the_model_in_one_gene() -> None:
@@ -125,6 +128,17 @@ def test_nobody_meets_the_same_champion_twice_while_there_are_others() -> None:
                                         count=5)] == ["relu"]
 
 
+def test_initial_values_alone_make_no_challenger() -> None:
+    """The model has learned values for those coefficients, so that it would be the very same."""
+    config = continuous(activation="a*silu(x)+b*x; a=1, b=0", genome="formula", challenge_genes="activation",
+                        activation_pool="universal")
+    (mine,) = parsed("", config.model.activation)
+    found = [activation(c.activation) for window in range(1, 40) for c in drawn(config, window=window)]
+    assert len(found) == 78 and all(one.function != mine.function for one in found)
+    assert not drawn(continuous(activation="universal", challenge_genes="activation",
+                                activation_pool="universal|a*silu(x)+b*x; a=2, b=0"))
+
+
 def test_a_new_champion_meets_everybody_again() -> None:
     lines = [{"champion": "a", "challengers": [{"activation": "relu", "settings": {}}]},
              {"champion": "b", "challengers": [{"activation": "gelu", "settings": {"lr": 0.5}}]}]
@@ -141,15 +155,74 @@ def test_a_child_of_a_champion_keeps_what_that_has_changed() -> None:
         assert (whole.train.lr == 1e-3) != (whole.model.dropout == 0.1) and c.lineage == ["gen0_gelu_1", "gen1_gelu_2"]
 
 
+@pytest.mark.parametrize(("genes", "values"), [
+    ("n_head", {2, 8}), ("n_head=3|8", {8}), ("n_head=3..9", {8}), ("n_embd=10..40", {24, 28, 36, 40}),
+    ("n_embd=10..13", {12}), ("n_embd=30|36|50", {36}), ("n_embd=9..23", {20}),
+    ("ffn_dim=64|128", {64}), ("ffn_dim=64|128|512", {512}), ("ffn_dim=matched|256", {256})])
+def test_only_values_that_were_given_and_do_something_are_drawn(genes: str, values: set[int]) -> None:
+    """The tiny model has 4 heads, width 32 and MLPs of 128. Nothing else changes along."""
+    config, seen = continuous(challenge_genes=genes), set()
+    for window in range(1, 40):
+        for c in drawn(config, window=window):
+            ((name, value),) = c.settings.items()
+            assert name == genes.partition("=")[0]
+            seen.add(value)
+    assert seen == values
+
+
+def test_values_go_with_the_champions_settings() -> None:
+    config = continuous(challenge_genes="n_head,n_embd=24..48")
+    champion = Candidate("gen1_gelu_2", "G-Alpha.1", "gelu", 1, 0, settings={"n_embd": 36, "grad_clip": 0.5})
+    seen = {(c.settings.get("n_head", 4), c.settings.get("n_embd", 32)) for window in range(1, 40)
+            for c in drawn(config, champion, window=window)}
+    assert seen == {(2, 36), (6, 36), (4, 32), (4, 40)}  # the neighbours of 4 that divide 36, and multiples of 4
+    for c in drawn(config, champion, count=9):  # clipping, which a branch brought, is no gene, and stays
+        assert c.settings["grad_clip"] == 0.5 and "grad_clip" not in (c.mutation or "")
+
+
+def test_the_rates_end_goes_down_with_it_unless_it_is_a_gene() -> None:
+    (c,) = drawn(continuous(challenge_genes="lr=1e-6|1e-5", lr=1e-5, lr_min=1e-5), count=1)
+    assert c.settings == {"lr": 1e-6, "lr_min": 1e-6}
+    with pytest.raises(UserError, match="gene lr: no value goes with"):
+        space(continuous(challenge_genes="lr=1e-6|1e-5,lr_min=2e-6|5e-6", lr=1e-5, lr_min=1e-5))
+
+
+def test_an_auto_is_called_so() -> None:
+    assert [c.mutation for c in drawn(continuous(challenge_genes="ffn_dim=64|128"))] == ["ffn_dim auto→64"]
+
+
+def test_no_two_of_a_window_are_the_same() -> None:
+    champion = Candidate("gen1_gelu_2", "G-Alpha.1", "gelu", 1, 0, settings={"ffn_dim": 64})
+    found = drawn(continuous(challenge_genes="ffn_dim=64|128|matched"), champion, count=5)
+    assert len(found) == 1  # auto, 128 and matched are one
+
+
 @pytest.mark.parametrize(("genes", "words"), [
     ("lr,heads9", "unknown gene 'heads9'"), ("batch_size", "on its batches"), ("block_size", "on its batches"),
     ("micro_batch", "on its batches"), ("seed", "alike in it"), (",", "unknown gene"),
     ("lr,lr", "gene lr is there twice"),
+    ("zero_init_outputs", "says how new ones begin"), ("activation=foo|gelu", "s: gene activation: given"),
+    ("n_head=3|5", "no value goes with the run's other settings (n_embd: given 32, expected a multiple of n_head"),
+    ("n_embd=33..35", "gene n_embd: no value goes"), ("lr_min=2e-2|1e-1", "no value goes"),
+    ("ffn_dim=128|auto", "no value makes another training"), ("cusum_slack=0.1|1", "no value makes another"),
+    ("track_layer_grads=true|false", "no value makes another"),
     ("lr=1e-2..1e-3", "is empty"), ("n_layer=1|1", "one value"), ("simd_width", "as the run does")])
 def test_genes_that_a_run_cannot_change(genes: str, words: str) -> None:
     with pytest.raises(UserError, match="challenge_genes: ") as error:
         space(continuous(challenge_genes=genes))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["challengers=9", "challenge_error=0.001", "challenge_genes=lr"])
+def test_settings_of_windows_need_windows(given: str) -> None:
+    words = rf"^{given.split('=')[0]} is of windows of challengers, and nothing opens one; give --search continuous or"
+    for more, base in (["steps=50"], None), (["mode=ffn-activation"], None), ([], resolve("tiny").to_dict()):
+        with pytest.raises(UserError, match=words):
+            resolve("tiny", assignments=[given, *more], base=base)
+    for more in "mode=continuous", "actions=plateau: branch":
+        assert resolve("tiny", assignments=[given, more, "steps=500"]).challenged
+    assert not resolve("tiny", assignments=["challengers=2", f"challenge_genes={ChallengeConfig().challenge_genes}"]
+                       ).challenged
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -167,12 +240,22 @@ def test_a_run_without_challengers_has_no_trace_of_them() -> None:
 @pytest.mark.parametrize(("given", "words"), [
     ({"eval_interval": 0}, "--eval-interval 0"), ({"challenge_on": "cusun"}, "did you mean cusum"),
     ({"challenge_on": "tps"}, "the machine's"), ({"challenge_interval": 0}, "would ever open"),
-    ({"challenge_steps": 90}, "does not end before"), ({"generations": 3}, "generations is of a search before"),
+    ({"challenge_steps": 90}, "lower challenge_steps or challenge_interval, or give"),
+    ({"challenge_steps": 99, "challenge_on": "cusum"}, "lower challenge_steps, or give more --steps"),
+    ({"dynamic_lr": "entropy"}, "give cusum, or --search ffn-activation"),
+    ({"generations": 3}, "generations is of a search before"),
     ({"mode": "ffn-activation"}, "challenge_interval opens windows"), ({"mode": "none"}, "leave it out"),
     ({"challenge_replicates": 1}, "from 2 to 32"),
     ({"challenge_on": "grad", "cusum": "false"}, "cusum = true"),
     ({"challenge_on": "plateau", "plateau_evals": 0}, "plateau_evals")])
 def test_settings_that_do_not_go_together(given: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as error:
-        continuous(**given)
+        planned(continuous(**given)).check()
     assert words in str(error.value)
+
+
+def test_an_alert_has_one_name_with_or_without_its_prefix() -> None:
+    first, second = (continuous(challenge_on=names).challenge for names in ("grad,plateau", "plateau, cusum_grad"))
+    assert first.alerts == second.alerts == {"cusum_grad"} and first.plateau == second.plateau
+    with pytest.raises(UserError, match="must not decide"):
+        continuous(challenge_on="cusum_tps")

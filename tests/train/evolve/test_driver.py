@@ -196,7 +196,10 @@ def test_directories_that_cannot_be_used(tmp_path: Path) -> None:
     ({"total": 10}, "do not suffice for one generation"),
     ({"population_min": 9}, "expected from population_min 9"), ({"generations": 0}, "at least 1"),
     ({"halving": 0.05, "objectives": "val_loss,instability"}, "--halving stops those that are behind in one"),
-    ({"mode": "ffn-activation"}, "do not search themselves"),
+    ({"mode": "ffn-activation"}, "do not search themselves; leave search = ffn-activation out"),
+    ({"actions": "plateau: branch"}, "do not search themselves; leave branch in actions out"),
+    ({"challenge_interval": 5}, "do not search themselves; leave challenge_interval out"),
+    ({"steps_per_candidate": 5}, "do not search themselves; leave steps_per_candidate out"),
     ({"adaptive_batch": "true"}, "adaptive_batch makes steps of different sizes"),
     ({"actions": "cusum_clip: batch+4"}, "a batch in actions makes steps of different sizes"),
     ({"genes": "adaptive_batch=true|false,accum"}, "gene adaptive_batch: candidates are compared by trainings"),
@@ -231,6 +234,17 @@ def test_steps_and_disk_in_words(tmp_path: Path) -> None:
     size = 24 * asked.base.model.parameters() * 58 / 1e6
     assert "at most 34 trainings of 7 to 31 steps, and 24 of 15 to 62 steps at the end" in said[5]
     assert said[7].startswith(f"at most {size:,.0f} MB of disk")
+
+
+@pytest.mark.parametrize(("how", "genes", "others"), [
+    ("fresh", "lr,n_layer", None), ("project", "lr,n_embd=16|32", ""), ("exact", "lr,beta2", ""),
+    ("exact", "lr,n_layer,n_embd=16|32,activation=gelu|swiglu", "n_layer or n_embd or activation"),
+    ("prefix", "lr,n_layer,n_embd=16|32,activation=gelu|relu", "n_embd")])
+def test_what_children_begin_with_in_words(how: str, genes: str, others: str | None, tmp_path: Path) -> None:
+    said = Driver.create(question(genes, warm_start=how), tmp_path / "x", QUIET).preview().splitlines()
+    fresh = f"; those of other shapes, by {others}, with new ones" if others else ""
+    line = f"children begin with the weights of their parents, --warm-start {how}{fresh}"
+    assert [x for x in said if x.startswith("children")] == ([line] if others is not None else [])
 
 
 class Told(Display):

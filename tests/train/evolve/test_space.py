@@ -96,7 +96,7 @@ def test_genes_by_text(text: str, kind: str, low: float, high: float, values: tu
     *((f"{name}=2..9", f"gene {name}: candidates") for name in ("seed", "eval_iters", "vocab_size", "keep")),
     ("dynamic_lr=none|entropy", "gene dynamic_lr: dynamic_lr = entropy goes by the population"),
     ("data", "unknown gene 'data'"),
-    ("activation=gelo|relu", "genes: activation: given 'gelo', expected one of")])
+    ("activation=gelo|relu", "gene activation: given 'gelo', expected one of")])
 def test_bad_genes(genes: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         space_of(question(genes))

@@ -41,6 +41,25 @@ def test_a_signal_at_a_pause_ends_the_experiment_and_changes_no_result(where: st
     assert {k: v for k, v in one.items() if k not in CLOCKED} == {k: v for k, v in other.items() if k not in CLOCKED}
 
 
+@pytest.mark.parametrize("lr", [1e-3, 3e38])
+def test_a_signal_at_its_end_ends_the_experiment(lr: float, tmp_path: Path) -> None:
+    """Though the training is over then, or comes to nothing."""
+    found = experiment("lr", per_candidate=128, generations=1, validation_replicates=0, backend="cpu_ref")
+    asked = job(found, run(found, Planted(found.space, flat)), "gen0_gelu_1", 0, 1.0, "search")
+    asked = asked._replace(config=asked.config.replaced("train", lr=lr, weight_decay=100.0, warmup=0))
+    was = Loop._save
+
+    def signalled(self: Loop, folder: Path) -> Path:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return was(self, folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loop, "_save", signalled)
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, tmp_path, Display(quiet=True))
+    assert train(asked, tmp_path, Display(quiet=True)).status == ("complete" if lr < 1 else "diverged")
+
+
 def test_ended_before_its_first_checkpoint_it_is_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a board would hold another one, which nobody goes on with."""
     found = experiment("lr", per_candidate=128, generations=1, validation_replicates=0, backend="cpu_ref")
