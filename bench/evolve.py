@@ -19,7 +19,7 @@ from unittest.mock import patch
 import numpy as np
 
 from helios.bench.planted import Planted, experiment, question
-from helios.errors import UserError
+from helios.bench.plot import save
 from helios.train import data, run
 from helios.train.config import resolve
 from helios.train.evolve import breeding, driver, plan, training, trainings
@@ -275,8 +275,4 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="births", ylabel="seconds of a core", title=shape)
         axes.grid(True, which="major", alpha=0.3)
     axes.legend(fontsize=8)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=130, bbox_inches="tight")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    save(path, drawn)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from helios.errors import UserError
+from helios.bench.plot import save
 from helios.model import GPTConfig
 from helios.model.gpt import OUTPUTS, initial_state
 from helios.train import checkpoint
@@ -209,8 +209,4 @@ def plot(path: Path, curves: Sequence[Curve]) -> None:
         axes.grid(True, alpha=0.3)
         axes.legend(fontsize=8)
     drawn.axes[0].set_ylabel("validation loss")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=130, bbox_inches="tight")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    save(path, drawn)

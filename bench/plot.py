@@ -1,9 +1,11 @@
-"""The roofline plot: each primitive's GFLOP/s under the most that the device can reach at its arithmetic intensity."""
+"""How plots are saved, and the roofline: each primitive's GFLOP/s under the most that the device can reach at its
+arithmetic intensity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from helios.backends.backend import Backend
 from helios.bench.measure import Peaks, Result
@@ -33,9 +35,14 @@ def roofline(folder: Path, be: Backend, results: Sequence[Result], peaks: Peaks)
     axes.grid(True, which="major", alpha=0.3)
     if points:
         axes.legend(fontsize=7, ncols=2, loc="upper left", bbox_to_anchor=(1.01, 1))
+    save(path := folder / "roofline.png", figure)
+    return path
+
+
+def save(path: Path, figure: Any) -> None:
+    """Write a figure of matplotlib's to a PNG file, whose folder is made. Raises UserError."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / "roofline.png", dpi=130, bbox_inches="tight")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130, bbox_inches="tight")
     except OSError as error:
-        raise UserError(f"cannot write {folder / 'roofline.png'}: {error.strerror}") from error
-    return folder / "roofline.png"
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helios.bench.plot import save
 from helios.bench.step import FULL, QUICK, Effort, Side, Training, peer
-from helios.errors import TooLarge, UserError
+from helios.errors import TooLarge
 from helios.train import checkpoint
 from helios.train.config import Config, resolve
 from helios.train.device import MIB, check_memory, open_backend
@@ -137,8 +138,4 @@ def plot(path: Path, found: Sequence[Point]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="multiple of the smallest", ylabel=FIGURES[name])
         axes.grid(True, which="both", alpha=0.3)
         axes.legend(fontsize=8)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drawn.savefig(path, dpi=130, bbox_inches="tight")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    save(path, drawn)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -30,15 +31,33 @@ def case(name: str, i: int) -> tuple[OpInfo, Sample]:
 
 
 @cache
-def value(name: str, i: int, be: Backend) -> np.ndarray:
-    out, _ = forward(*case(name, i), be)
-    assert out.node is None and not out.requires_grad
-    return out.numpy()
+def true_value(name: str, i: int) -> np.ndarray:
+    return forward(*case(name, i), ORACLE)[0].numpy()
 
 
 @cache
+def true_gradients(name: str, i: int) -> list[np.ndarray]:
+    return gradients(*case(name, i), ORACLE)
+
+
+FIRST: dict[tuple[object, ...], str] = {}  # a digest of what a backend came to at first
+
+
+def value(name: str, i: int, be: Backend) -> np.ndarray:
+    out, _ = forward(*case(name, i), be)
+    assert out.node is None and not out.requires_grad
+    FIRST.setdefault(("value", name, i, be), digest([found := out.numpy()]))
+    return found
+
+
 def slopes(name: str, i: int, be: Backend) -> list[np.ndarray]:
-    return gradients(*case(name, i), be)
+    found = gradients(*case(name, i), be)
+    FIRST.setdefault(("slopes", name, i, be), digest(found))
+    return found
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(x.tobytes() for x in arrays)).hexdigest()
 
 
 def test_oracle_by_definition() -> None:
@@ -123,13 +142,13 @@ def test_gradient_is_the_derivative(name: str, i: int) -> None:
     """Along random directions, in float64, with a random gradient flowing in."""
     op, sample = case(name, i)
     rng, step = generator(name), 1e-4
-    weight = upstream(op, sample, value(name, i, ORACLE).shape)
+    weight = upstream(op, sample, true_value(name, i).shape)
 
     def value_at(inputs: tuple[np.ndarray | None, ...]) -> float:
         moved = Sample(inputs, sample.kwargs)
         return float((forward(op, moved, ORACLE)[0].numpy() * weight).sum())
 
-    for place, grad in zip(sample.differentiable, slopes(name, i, ORACLE), strict=True):
+    for place, grad in zip(sample.differentiable, true_gradients(name, i), strict=True):
         x = sample.inputs[place]
         assert x is not None
         for _ in range(3):
@@ -147,22 +166,22 @@ def test_forward(name: str, i: int, each_backend: Backend) -> None:
     op, sample = case(name, i)
     out = value(name, i, each_backend)
     assert out.dtype == np.float32
-    close(out, value(name, i, ORACLE), op.tolerance(sample), sample.scale)
+    close(out, true_value(name, i), op.tolerance(sample), sample.scale)
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_gradients(name: str, i: int, each_backend: Backend) -> None:
     op, sample = case(name, i)
-    for got, expected in zip(slopes(name, i, each_backend), slopes(name, i, ORACLE), strict=True):
+    for got, expected in zip(slopes(name, i, each_backend), true_gradients(name, i), strict=True):
         close(got, expected, op.tolerance(sample), sample.scale)
 
 
 @pytest.mark.parametrize(("name", "i"), CASES)
 def test_same_bits_twice(name: str, i: int, backend: Backend) -> None:
-    def bits(value: Callable[..., np.ndarray], slopes: Callable[..., list[np.ndarray]]) -> list[bytes]:
-        return [x.tobytes() for x in (value(name, i, backend), *slopes(name, i, backend))]
-
-    assert bits(value, slopes) == bits(value.__wrapped__, slopes.__wrapped__)
+    for kind, of in (("value", lambda *at: [value(*at)]), ("slopes", slopes)):
+        if (kind, name, i, backend) not in FIRST:  # this test alone was asked for
+            of(name, i, backend)
+        assert digest(of(name, i, backend)) == FIRST[kind, name, i, backend]
 
 
 @pytest.mark.parametrize(("op", "bad"), BAD)
