@@ -15,6 +15,7 @@ from helios.bench.reproduce import Plan
 from helios.cli import reproduce
 from helios.train import checkpoint, directory
 from helios.train.loop import Loop
+from helios.train.records.layout import EVENTS
 from helios.train.run import Run
 from helios.train.search import report
 
@@ -144,7 +145,7 @@ def test_interrupted_and_gone_on_with(texts: list[str], tmp_path: Path, monkeypa
     assert (parts / model).read_bytes() == (whole / model).read_bytes()
     # Killed before its first checkpoint, it begins anew.
     shutil.rmtree(parts / "again" / "checkpoints")
-    (parts / "again" / directory.EVENTS).unlink()
+    (parts / "again" / EVENTS).unlink()
     result = again(texts, "4kwo", parts, "--steps", 12)
     assert result.exit_code == 0 and "step 1/50000 " in result.stdout
     assert [r["loss"] for r in rows(parts / "again")] == [r["loss"] for r in rows(whole / "again")]

@@ -129,7 +129,7 @@ TRAINED = {
 @drawn(max(20, DRAWS * 3 // 100))
 @given(chosen=st.fixed_dictionaries({}, optional=TRAINED))
 def test_trainings(chosen: dict[str, Any], backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("helios.train.loop.SAMPLE_TOKENS", 2)
+    monkeypatch.setattr("helios.train.samples.SAMPLE_TOKENS", 2)
     device = os.environ.get("HELIOS_TEST_BACKEND", "").partition(":")[2]
     where = ["--backend", backend.name, *(["--device", device] if device and backend.name == "vulkan" else [])]
     with folder():
