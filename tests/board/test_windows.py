@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,15 @@ def tab(browser: Any, address: str) -> Iterator[Callable[..., Tab]]:
         yield make
 
 
+def write(run: Path, found: Iterable[dict[str, Any]]) -> None:
+    """Write the journal of a run's windows anew."""
+    path = run / journal.FOLDER / journal.WINDOWS
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name("partial")
+    partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
+    partial.rename(path)
+
+
 def window(number: int, **more: Any) -> dict[str, Any]:
     """A line of the journal, in which a challenger has another rate."""
     one = {"id": f"gen{number}_gelu_{number + 1}", "name": f"G-Alpha.{number}", "parent_id": "gen0_gelu_1",
@@ -91,9 +100,9 @@ def test_they_are_taken_in_as_they_come_and_go_with_a_resume(tmp_path: Path, sto
     watcher.start()
     # A resumed run goes on from a checkpoint before the last two were over, and comes to another third one.
     for there in ([], all_[:1], all_[:2], all_, all_[:1], [*all_[:2], window(3, p=0.01)], []):
-        journal.write(path, there)
+        write(path, there)
         until(lambda there=there: held() == there)
-    journal.write(path, all_)
+    write(path, all_)
     until(lambda: held() == all_)
     told = changes()
     os.utime(path / "search" / "windows.jsonl", (0, 0))  # read again
@@ -170,23 +179,23 @@ def test_the_page_grows_and_shrinks_with_the_journal(tab: Callable[..., Tab], ru
     path.mkdir()
     (path / "config.json").write_text(json.dumps(CONFIG | {"run_id": "growing"}))
     (path / "metrics.jsonl").write_text(lines([row(i) for i in range(1, 25)]))
-    journal.write(path, [])
+    write(path, [])
     page = tab().open()
     page.get_by_role("link", name="growing").click()
     page.wait_for_selector("#chart-loss canvas")
     assert page.get_by_role("link", name="Windows").count() == 0
-    journal.write(path, [window(1)])
+    write(path, [window(1)])
     page.get_by_role("link", name="Windows 1").click()
     shown = lambda n: page.wait_for_function(
         "n => document.querySelectorAll('table[aria-label=Windows] tbody tr').length === n", arg=n)
     shown(1)
     markup = "<img src=x onerror=\"document.title='owned'\">"
     lost = {"losses": [None, None], "difference": None, "error": None, "p": None, "why": markup, "mutation": markup}
-    journal.write(path, [window(1), window(2, **lost)])
+    write(path, [window(1), window(2, **lost)])
     shown(2)
     assert page.locator("td.verdict").first.inner_text() == markup and page.locator("main img").count() == 0
     assert page.locator("td.difference").all_inner_texts() == ["–", "0.5 ± 0.25"]
-    journal.write(path, [window(1)])
+    write(path, [window(1)])
     shown(1)
-    journal.write(path, [])
+    write(path, [])
     page.wait_for_function("() => !document.querySelector('[data-tab=windows]')")
