@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import numpy as np
-
+from helios.bench.measure import exponent
 from helios.bench.planted import Planted, experiment, question
 from helios.bench.plot import save
 from helios.train import data, run
@@ -172,13 +171,6 @@ def growth(sizes: Sequence[int], say: Callable[[str], None]) -> list[Row]:
     return rows
 
 
-def exponent(rows: Sequence[Row], of: Callable[[Row], float]) -> float:
-    """Return the power of the births by which a figure grows: the slope between logarithms, over the three largest."""
-    last = sorted(rows, key=lambda row: row.births)[-3:]
-    slope, _ = np.polyfit(np.log([row.births for row in last]), np.log([max(1e-9, of(row)) for row in last]), 1)
-    return float(slope)
-
-
 class Training(NamedTuple):
     """Real trainings: how many, and by part the mean seconds that each took, by the wall clock."""
 
@@ -244,8 +236,9 @@ def exponents(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Return by shape the powers of the births by which parts, their sum, reading and the journal grow."""
     of = {part: partial(_part, part) for part in COST} | {
         "all": lambda row: row.seconds, "read back": lambda row: row.reading, "journal": lambda row: row.bytes}
-    return {shape: {name: exponent([row for row in rows if row.shape == shape], figure) for name, figure in of.items()}
-            for shape in dict.fromkeys(row.shape for row in rows)}
+    grown = lambda shape: sorted((row for row in rows if row.shape == shape), key=lambda row: row.births)
+    return {shape: {name: exponent([row.births for row in grown(shape)], [*map(figure, grown(shape))])
+                    for name, figure in of.items()} for shape in dict.fromkeys(row.shape for row in rows)}
 
 
 def _part(part: str, row: Row) -> float:

@@ -121,6 +121,15 @@ def time_calls(work: Callable[[], Any], finish: Callable[[], Any] = lambda: None
     return run
 
 
+def exponent(sizes: Sequence[float], figures: Sequence[float], least: float = 1e-9) -> float:
+    """Return the power of the sizes, which rise, by which figures grow: the slope between logarithms, over the three
+    largest; NaN of fewer than two. least: what a figure counts as at least."""
+    if len(sizes) < 2:
+        return math.nan
+    slope, _ = np.polyfit(np.log(sizes[-3:]), np.log(np.maximum(figures[-3:], least)), 1)
+    return float(slope)
+
+
 # -- peers -----------------------------------------------------------------------------------------------------------
 
 def cores() -> int:

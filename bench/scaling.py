@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from helios.bench.measure import exponent
 from helios.bench.plot import save
 from helios.bench.step import FULL, QUICK, Effort, Side, Training, peer
 from helios.errors import TooLarge
@@ -96,18 +96,11 @@ def measured(axis: str, value: int, peer_name: str, effort: Effort) -> Point:
 
 
 def exponents(found: Sequence[Point]) -> dict[str, dict[str, float]]:
-    """Return by axis and figure the power of the axis by which the figure grows: the slope between logarithms, over the
-    three largest values."""
-    return {axis: {name: _slope([p for p in found if p.axis == axis][-3:], name) for name in FIGURES
+    """Return by axis and figure the power of the axis by which the figure grows, over its three largest values."""
+    of = lambda axis, name: [getattr(p, name) for p in found if p.axis == axis]
+    return {axis: {name: exponent(of(axis, "value"), of(axis, name), 1e-3) for name in FIGURES
                    if all(getattr(p, name) is not None for p in found)}
             for axis in dict.fromkeys(p.axis for p in found)}
-
-
-def _slope(last: Sequence[Point], name: str) -> float:
-    if len(last) < 2:
-        return math.nan
-    x, y = np.log([p.value for p in last]), np.log([max(1e-3, getattr(p, name)) for p in last])
-    return float(np.polyfit(x, y, 1)[0])
 
 
 TITLES = ("axis", "value", *FIGURES.values(), "× PyTorch")

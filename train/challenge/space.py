@@ -14,7 +14,7 @@ from helios.errors import UserError
 from helios.model.activations import split
 from helios.model.genes import Gene
 from helios.train.challenge_config import ChallengeConfig
-from helios.train.config import Config
+from helios.train.config import BY_KEY, Config
 from helios.train.evolve.config import Asked, EvolveConfig, terms
 from helios.train.evolve.space import MICRO_BATCH, configured, space_of, values_of
 from helios.train.records.rows import canonical
@@ -27,7 +27,6 @@ from helios.train.search_config import SearchConfig
 BATCHES = ("batch_size", "accum", MICRO_BATCH, "block_size")  # genes of which a challenger's batches would be others
 BEGINNING = "zero_init_outputs"  # a gene that says how a new model begins
 FOLLOWING = "lr_min"  # a setting that goes along with a gene
-RECORDED = ("track_", "free_energy_beta", "complexity")  # what settings begin with that say what is recorded alone
 ENDING = ("stop", "branch")  # actions that are the run's alone
 DRAWS = 100  # of one challenger, before one is tried again that was judged already
 
@@ -50,6 +49,8 @@ def space(config: Config) -> Space:
         if one.name in BATCHES or one.part == "runtime":
             raise UserError(f"challenge_genes: {one.name}: challengers train as the run does, on its batches; leave it "
                             "out")
+        if any(BY_KEY[name].section == "monitor" for name in one.settings):
+            raise UserError(f"challenge_genes: {one.name}: monitors stay the run's, whoever wins; leave it out")
         if one.name == BEGINNING:
             raise UserError(f"challenge_genes: {one.name}: challengers begin with the model's weights, and it says how "
                             "new ones begin; leave it out")
@@ -222,6 +223,4 @@ def effect(config: Config) -> str:
     m = config.model
     model = operators.values_in_effect(m) | {"dropout": None, "ffn_dim": m.ffn_dims,
                                              "activation": [act.function for act in m.activations]}
-    monitor = config.monitor.replaced(actions=shared(config.monitor.actions))
-    acts = {key: value for key, value in monitor.to_dict().items() if monitor.acts and not key.startswith(RECORDED)}
-    return canonical({"model": model, "train": config.train.to_dict(), "monitor": acts})
+    return canonical({"model": model, "train": config.train.to_dict()})

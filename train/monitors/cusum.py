@@ -129,7 +129,7 @@ class Cusum(Restorable):
         if self.n:
             return self._watch(x)
         self.value = None
-        self.values = [*self.values, x]  # a new list, for `state` gave the other away
+        self.values.append(x)
         if len(self.values) == self.window:
             self._learn()
         return None

@@ -204,8 +204,8 @@ def test_no_two_of_a_window_are_the_same() -> None:
     ("zero_init_outputs", "says how new ones begin"), ("activation=foo|gelu", "s: gene activation: given"),
     ("n_head=3|5", "no value goes with the run's other settings (n_embd: given 32, expected a multiple of n_head"),
     ("n_embd=33..35", "gene n_embd: no value goes"), ("lr_min=2e-2|1e-1", "no value goes"),
-    ("ffn_dim=128|auto", "no value makes another training"), ("cusum_slack=0.1|1", "no value makes another"),
-    ("track_layer_grads=true|false", "no value makes another"),
+    ("ffn_dim=128|auto", "no value makes another training"), ("cusum_slack=0.1|1", "monitors stay"),
+    ("track_layer_grads=true|false", "monitors stay"), ("dynamic_lr=none|cusum", "monitors stay"),
     ("lr=1e-2..1e-3", "is empty"), ("n_layer=1|1", "one value"), ("simd_width", "as the run does")])
 def test_genes_that_a_run_cannot_change(genes: str, words: str) -> None:
     with pytest.raises(UserError, match="challenge_genes: ") as error:
