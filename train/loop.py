@@ -17,7 +17,7 @@ import numpy as np
 from helios import random
 from helios.backends.backend import Backend
 from helios.errors import Diverged, UserError
-from helios.train import checkpoint, data, samples
+from helios.train import checkpoint, data
 from helios.train.checkpoint import Checkpoint, Evaluation
 from helios.train.config import Config
 from helios.train.data import EVAL, TRAIN, Dataset
@@ -25,13 +25,13 @@ from helios.train.device import check_memory, device_kind
 from helios.train.monitors.actions import Acted
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
-from helios.train.records.events import events_of
 from helios.train.records.layout import METRICS, SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.signals import caught, told
 from helios.train.stage import SEED_STRIDE, Plan, Stage
 from helios.train.state import Stopped, TrainState
+from helios.train.telling import Teller
 
 
 class Loop:
@@ -54,7 +54,7 @@ class Loop:
         self.saved = 0  # step of the last checkpoint
         self.signal: int | None = None  # the one that asked the run to stop
         self.pending: dict[str, Any] | None = None  # the row of the last step, if a signal cut its evaluation short
-        self.warned = False  # whether an update was skipped that should not have been
+        self.teller = Teller(records, display)
         self.state: TrainState
         plan.begin(records, backend.device_name, display, resumed and resumed.state["search"])
         self.stage = plan.stage()
@@ -335,15 +335,8 @@ class Loop:
 
     def sample(self) -> None:
         """Let the model continue the dataset's prompts; record and show what it says."""
-        given, seed = self.dataset, self.config.train.seed * SEED_STRIDE + self.step
-        said = samples.taken(self.state.sampler, given.tokenizer, given.prompts, given.chat, seed)
-        if isinstance(said, str):
-            self.display.warn(f"warning: nothing to show at step {self.step}: {said}")
-            return
-        self.display.say(f"samples at step {self.done}:")
-        for sample in said:
-            self.records.sample(self.step, **sample)
-            self.display.say(f"  {samples.shown(sample, given.chat)}")
+        seed = self.config.train.seed * SEED_STRIDE + self.step
+        self.teller.sample(self.step, self.done, self.state.sampler, self.dataset, seed)
 
     # -- records and checkpoints --------------------------------------------------------------------------------------
     def _checkpoint(self) -> None:
@@ -395,24 +388,8 @@ class Loop:
                 **self.state.columns(stats, self.config.train), **stage.columns}
 
     def _record(self, row: dict[str, Any]) -> None:
-        for kind, message, more in events_of(row):
-            self.records.event(row["step"], kind, message, **more)
-        if row.get("skipped"):
-            self._warn(row, row["skip_reason"])
-        if row.get("action_reason"):  # of which there may be several
-            for acted in self.monitors.acted:
-                self.records.event(row["step"], "action", str(acted), alert=acted.alert, action=acted.action,
-                                   reason=acted.reason)
-        self.display.row(self.records.metrics(row) | {k: row[k] for k in ("loss", "val_loss", "grad_norm")})
-
-    def _warn(self, row: dict[str, Any], reason: str) -> None:
-        """Say once that an update was skipped which no setting explains, or the very first one."""
-        first = self.stage is not None and row["step"] == self.stage.first + 1
-        if not self.warned and self.stage is not None and self.stage.final and reason != "overflow" and (
-                reason != "spike" or first):
-            self.warned = True
-            self.display.warn(f"warning: step {row['step']}: the update was skipped: {reason}, gradient norm "
-                              f"{row['grad_norm']:.4g}, loss {row['loss']:.4g}")
+        assert self.stage is not None
+        self.teller.step(row, self.stage, self.monitors.acted)
 
     def _stop(self, number: int) -> None:
         """Let the first signal end the run after its step, and a SIGINT after that end it at once."""
