@@ -157,6 +157,14 @@ def test_other_simd_widths_are_refused(width: str, monkeypatch: pytest.MonkeyPat
         environment.prepare.__wrapped__()
 
 
+def test_a_width_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment.prepare()
+    monkeypatch.setenv(environment.WIDTH, "256")
+    environment.choose_width("256")
+    with pytest.raises(UserError, match="simd_width: given 128, and this process computes with 256 already"):
+        environment.choose_width("128")
+
+
 CHECKED = """
 from helios.backends import get_backend
 from helios.backends.vulkan import environment

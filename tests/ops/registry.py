@@ -21,7 +21,8 @@ from helios.model.activations import TABLE, activation
 from helios.tensor import Tensor
 
 from . import samples
-from .samples import Bad, Rng, Sample, elementwise, ints
+from .arrays import Bad, Rng, Sample, ints
+from .samples import elementwise
 
 EPS = 2.0**-23  # the spacing of float32 at 1
 ORACLE = CpuRef(np.float64)

@@ -12,8 +12,9 @@ from helios import random
 from helios.backends.backend import Backend
 from helios.model.activations import TABLE, activation
 
+from .arrays import Sample, integers, normal
 from .registry import OPS, ORACLE, close, forward, gradients
-from .samples import Sample, integers, largest_score, normal, normed_sample
+from .samples import largest_score, normed_sample
 
 few = settings(max_examples=15, deadline=None, derandomize=True)  # a new shape may mean a new pipeline on a device
 lengths = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 37, 61, 64, 67, 97, 127, 131]) | st.integers(1, 140)

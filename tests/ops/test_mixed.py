@@ -14,8 +14,8 @@ from helios.backends.cpu_ref import CpuRef
 from helios.errors import UserError
 from helios.tensor import Tensor
 
+from .arrays import Sample
 from .registry import OPS, OpInfo, close, forward, generator, gradients
-from .samples import Sample
 
 ROUNDING = ("matmul", "linear", "attention")
 ORACLE = CpuRef(np.float64, "mixed")

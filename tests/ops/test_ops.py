@@ -15,8 +15,8 @@ from helios import random
 from helios.backends.backend import SPLINE_POINTS, SPLINE_REACH, Backend
 from helios.model.activations import activation
 
+from .arrays import Bad, Sample
 from .registry import OPS, ORACLE, OpInfo, close, forward, generator, gradients, upstream
-from .samples import Bad, Sample
 
 SAMPLES = {name: op.samples() for name, op in OPS.items()}
 CASES = [pytest.param(name, i, id=f"{name}-{i}-{sample!r}")

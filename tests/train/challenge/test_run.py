@@ -16,9 +16,8 @@ from helios.backends.backend import Backend
 from helios.cli import export, sample
 from helios.errors import UserError
 from helios.model import GPT
-from helios.model.activations import split
 from helios.model.gpt import initial_state
-from helios.train import checkpoint, texts
+from helios.train import checkpoint
 from helios.train.challenge import journal
 from helios.train.challenge.training import settled, started
 from helios.train.config import resolve
@@ -26,14 +25,12 @@ from helios.train.loop import Loop
 from helios.train.plans import planned
 from helios.train.progress import Display
 from helios.train.records import overview
-from helios.train.records.layout import METRICS, TOKENIZER, read_config
+from helios.train.records.layout import METRICS, read_config
 from helios.train.records.rows import rows
 from helios.train.resume import Initialised
 from helios.train.run import Run
 from helios.train.stage import training
-from helios.train.state import TrainState
 
-from ...backends.vulkan import make
 from ...commands import invoke
 from .runs import QUIET, SLOW, config_of, events, log, trained, weights
 
@@ -216,14 +213,6 @@ def test_coefficients_of_another_formula_begin_anew(tmp_path: Path) -> None:
     assert np.array_equal(made["wte.weight"], found.model["wte.weight"])
 
 
-def test_a_window_opens_on_alerts_and_plateaus(tmp_path: Path, planted: dict[int, int]) -> None:
-    planted |= {5: 1, 6: 8, 13: 4, 19: 2}  # grad, val, tps, clip
-    run = trained(config_of(challenge_interval=0, challenge_on="grad,val,plateau", plateau_evals=2, plateau_delta=9,
-                            challenge_genes="lr"), tmp_path / "run")
-    found = [(e["step"], e["reason"]) for e in events(run.path, "challenge")]
-    assert [step for step, _ in found] == [5, 18] and "grad" in found[0][1] and "validation" in found[1][1]
-
-
 def test_a_failing_champion_ends_the_window_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Challengers have nothing to be compared with."""
     from helios.train.challenge import plan
@@ -238,16 +227,6 @@ def test_a_failing_champion_ends_the_window_at_once(tmp_path: Path, monkeypatch:
     assert c["losses"] == [None] * 3 and c["why"] == "was not trained" and line["verdict"] == "kept"
     assert [path.name for path in (run.path / "search" / "w1").iterdir()] == ["checkpoints"]
     assert "came to nothing (out of memory)" in events(run.path, "kept")[0]["message"]
-
-
-def test_a_run_that_a_rule_ends_opens_nothing(tmp_path: Path, planted: dict[int, int]) -> None:
-    planted |= {6: 9}  # grad and val, where a window is due, too
-    config = config_of(actions="cusum_grad: branch lr*0.5; cusum_val: stop")
-    run = trained(config, tmp_path / "run")
-    assert run.finished and checkpoint.states(run.path)[-1]["step"] == 6
-    assert not events(run.path, "challenge", "no_challenge") and not (run.path / "search" / "w1").exists()
-    changed = config.replaced("monitor", actions="").replaced("train", grad_clip=0.5)
-    assert Run.resume(run.path, changed, plan=planned).train(QUIET).finished
 
 
 def test_a_winner_whose_end_is_gone(tmp_path: Path) -> None:
@@ -298,69 +277,6 @@ def test_after_a_switch_losses_are_of_weights_that_are_there(tmp_path: Path, mon
     assert (least == own) == better
 
 
-# -- branches ---------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize(("change", "settings"), [
-    ("lr*16", {"lr": 16e-4, "lr_min": 16e-5}), ("clip*0.5", {"grad_clip": 0.5}), ("batch+2", {"batch_size": 6}),
-    ("guard*2", {"spike_threshold": None})])
-def test_a_rule_asks_for_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: dict[int, int],
-                                  change: str, settings: dict[str, Any]) -> None:
-    """It is the window's one challenger, and where it wins the run goes on with its change."""
-    from helios.train.challenge import window
-
-    planted |= {12: 1}
-    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
-    prepare, sizes = TrainState.prepare, list[int]()
-    monkeypatch.setattr(TrainState, "prepare", lambda self, size, *more: (sizes.append(size),
-                                                                          prepare(self, size, *more))[1])
-    given = {key: SLOW[key] for key in ("lr", "lr_min", "warmup")}
-    config = config_of(**given, mode="none", challenge_interval="auto", actions=f"cusum_grad: branch {change}",
-                       challenge_steps=6, cusum_window=5, cusum_grace=2)
-    run = trained(config, tmp_path / "run")
-    (line,) = journal.read(run.path)
-    (c,) = line["challengers"]
-    assert (line["opened"], line["closed"], line["reason"], c["mutation"]) == (12, 18, "cusum_grad: planted", change)
-    assert c["settings"].keys() == settings.keys() and all(
-        value is None or c["settings"][key] == pytest.approx(value) for key, value in settings.items())
-    found, ours = rows(run.path / METRICS), rows(run.path / "search" / "w1" / f"{c['id']}.r0" / METRICS)
-    assert (found[18]["symbio_candidate_id"], found[17]["symbio_candidate_id"]) == (c["id"], "gen0_gelu_1")
-    if change == "lr*16":
-        assert found[18]["lr"] == pytest.approx(16 * training(config).rate(18)) and ours[-1]["lr"] > 5 * found[17]["lr"]
-    elif change == "clip*0.5":
-        assert found[18]["grad_clip"] == 0.5 and "grad_clip" not in found[17] and "grad_clip" not in ours[0]  # its own
-    elif change == "batch+2":
-        assert sizes[0] == 4 and sizes[-1] == 6  # all memory is taken at the switch
-        assert found[18]["tokens_per_sec"] * found[18]["ms_per_iter"] == pytest.approx(6 * 16 * 1000)
-    # The checkpoint of the switch is all that the run goes on from.
-    again = Run.resume(checkpoint.path_of(run.path, 18), path=tmp_path / "again", plan=planned)
-    again.train(QUIET)
-    assert weights(again.path) == weights(run.path)
-
-
-def test_of_branches_at_one_step_the_first_is_made(tmp_path: Path, planted: dict[int, int]) -> None:
-    planted |= {6: 9}  # grad and val
-    config = config_of(mode="none", challenge_interval="auto",
-                       actions="cusum_grad: branch lr*0.5; cusum_val: branch clip*2")
-    run = trained(config, tmp_path / "run", 7)
-    (opened,) = events(run.path, "challenge")
-    assert opened["reason"] == "cusum_grad: planted" and "(lr*0.5)" in opened["message"]
-    assert [e["message"].partition(" (")[0] for e in events(run.path, "action")] == [
-        "cusum_grad: branch lr*0.5: a branch is asked for",
-        "cusum_val: branch clip*2: another branch is asked for at this step"]
-
-
-def test_a_branch_that_cannot_be_is_said(tmp_path: Path, planted: dict[int, int]) -> None:
-    planted |= {5: 1, 7: 4, 23: 8}
-    config = config_of(mode="none", challenge_interval="auto", challenge_genes="lr",
-                       actions="cusum_grad: branch; cusum_tps: branch lr*0.5; cusum_val: branch clip*2")
-    run = trained(config, tmp_path / "run")
-    assert [(line["opened"], len(line["challengers"])) for line in journal.read(run.path)] == [(5, 1)]
-    said = [(e["step"], e["message"]) for e in events(run.path, "no_challenge")]
-    assert [step for step, _ in said] == [7, 23] and "window 1 is open" in said[0][1] and "ends before" in said[1][1]
-    with pytest.raises(UserError, match="nothing that trains a branch"):
-        Run.create(config, tmp_path / "other")
-
-
 def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     run = trained(config_of(challenge_genes="lr=1e-2|1e30", challenge_interval=18), tmp_path / "run")
     (line,) = journal.read(run.path)
@@ -370,48 +286,9 @@ def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     assert tokens_read(run.path) == 24 * 4 * 16
 
 
-def test_a_challenger_for_which_the_driver_has_no_memory_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-                                                                     ) -> None:
-    backend = make()
-    vk, prepare = backend.device.vk, TrainState.prepare
-
-    def full(*given: Any) -> None:
-        raise vk.VkErrorOutOfDeviceMemory
-
-    def prepared(self: TrainState, *sizes: int) -> None:
-        with monkeypatch.context() as patch:
-            if self.model.config.n_layer > 2:
-                patch.setattr(vk, "vkAllocateMemory", full)
-            prepare(self, *sizes)
-
-    monkeypatch.setattr(TrainState, "prepare", prepared)
-    run = trained(config_of(challenge_genes="n_layer=2|3", challenge_interval=18, backend="vulkan"), tmp_path / "run")
-    (line,) = journal.read(run.path)
-    (c,) = line["challengers"]
-    assert run.finished and line["verdict"] == "kept" and c["losses"] == [None, None]
-    assert c["why"].startswith("out of memory on ") and None not in line["losses"]
-
-
 def test_a_new_optimizer_warms_up() -> None:
     stage = training(config_of(warmup=8))
     assert [settled(6 + step, stage.rate, 6, 4) / stage.rate(6 + step) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
-
-
-def test_the_cost_is_said_and_bounded(tmp_path: Path) -> None:
-    config = config_of(challenge_replicates=4, challengers=2)
-    most = max(config.model.replaced(n_layer=16, activation=text).parameters() for text in split(
-        config.search.activation_pool))
-    said = ("challengers: at most 3 windows of 11 trainings of 4 steps, 8,448 tokens in all; by their genes they may "
-            f"come to {most:,} parameters, 6.4 times the model's")
-    assert said in Run.create(config, tmp_path / "run", plan=planned).preview().splitlines()
-    with pytest.raises(UserError, match=r"3 windows of 2,816 tokens, 8,448 in all, more than --max-cost 5e\+03"):
-        Run.create(config.replaced("search", max_cost=5e3), tmp_path / "run", plan=planned)
-    config = config_of(challenge_on="cusum", challenge_genes="lr")
-    assert planned(config).cost().startswith("challengers: at most 4 windows") and "genes" not in planned(config).cost()
-    config = config_of(challenge_interval=12, challenge_steps=1, challenge_genes="lr", steps=20)
-    assert planned(config).cost() == "challengers: at most 1 window of 3 trainings of 1 step, 192 tokens in all"
-    config = config_of(challenge_interval=4)
-    assert "at most 2 windows" in planned(config).cost()  # at 4 and 12: at 8 one is open, and 20 + 4 is the end
 
 
 def test_of_a_window_that_is_over_its_records_stay_alone(
@@ -424,12 +301,6 @@ def test_of_a_window_that_is_over_its_records_stay_alone(
     assert "challengers won 0 of 1 window, " in capsys.readouterr().out
 
 
-def test_branches_and_windows_by_the_step_count_together(tmp_path: Path) -> None:
-    config = config_of(actions="cusum_grad: branch lr*0.5")
-    with pytest.raises(UserError, match="may take 4 windows of 768 tokens"):
-        Run.create(config.replaced("search", max_cost=3000), tmp_path / "run", plan=planned)
-
-
 def test_a_run_that_began_with_weights_has_windows_of_its_vocabulary(tmp_path: Path) -> None:
     """Its text would make another one."""
     parent = Run.create(resolve("tiny", flags={"backend": "cpu_ref", "steps": 2}), tmp_path / "parent")
@@ -439,46 +310,3 @@ def test_a_run_that_began_with_weights_has_windows_of_its_vocabulary(tmp_path: P
     run = trained(resolve(assignments=[f"{k}={v}" for k, v in given.items()]), tmp_path / "run")
     (line,) = journal.read(run.path)
     assert None not in (*line["losses"], *line["challengers"][0]["losses"])
-
-
-def test_texts_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For the run and all trainings beside it, whose directories are as those of other runs."""
-    read, seen = texts.read, list[str]()
-    monkeypatch.setattr(texts, "read", lambda name, *more: (seen.append(name), read(name, *more))[1])
-    run = trained(config_of(steps=12, challenge_genes="lr"), tmp_path / "run")
-    assert seen == [run.config.data.data]
-    (there,) = (run.path / "search" / "w1").glob("gen1*.r0")
-    assert (there / TOKENIZER).read_bytes() == (run.path / TOKENIZER).read_bytes()
-    assert checkpoint.states(there)[-1]["text_hash"] == checkpoint.states(run.path)[-1]["text_hash"]
-    assert invoke(sample.main, "--run", there, "--prompt", "Who", "--tokens", "2", "--backend", "cpu_ref"
-                  ).exit_code == 0
-
-
-def test_memory_is_checked_for_two_models(tmp_path: Path, cpu_ref: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    from helios.train.device import memory_needed
-
-    config = config_of()
-    once = memory_needed(config.model, 4)
-    monkeypatch.setattr(type(cpu_ref), "memory", lambda self: {"available": 1.5 * once, "pool": 0, "used": 0,
-                                                               "total": 2 * once})
-    with pytest.raises(UserError, match="twice, with a challenger beside the model"):
-        Run.create(config, tmp_path / "run", plan=planned).train(QUIET)
-
-
-def test_after_a_switch_it_is_checked_for_the_champion(tmp_path: Path, cpu_ref: Backend,
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:
-    from helios.train.challenge import window
-    from helios.train.device import memory_needed
-
-    monkeypatch.setattr(window, "judge", lambda model, challengers, rate: ([None], 0))
-    run = trained(config_of(challenge_genes="n_layer=2|4", challenge_interval=18), tmp_path / "run", 23)
-    four = run.config.model.replaced(n_layer=4)
-    plan = planned(run.config)
-    assert plan.models() == [run.config.model] == [plan.beside()]
-    plan.check_resumed(checkpoint.find(run.path)[0], {})
-    assert plan.models() == [four] == [plan.beside()]
-    twice = memory_needed(four, 4, four)
-    monkeypatch.setattr(type(cpu_ref), "memory", lambda self: {"available": twice - 1, "pool": 0, "used": 0,
-                                                               "total": twice})
-    with pytest.raises(UserError, match="twice, with a challenger beside the model"):
-        Run.resume(run.path, plan=planned).train(QUIET)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,7 +21,6 @@ import psutil
 import pytest
 
 import helios
-from helios.backends.vulkan import environment
 from helios.backends.vulkan.device import choose, profiles
 from helios.errors import UserError
 from helios.train import checkpoint, synth
@@ -31,7 +29,7 @@ from helios.train.device import LAVAPIPE
 from helios.train.evolve import worker
 from helios.train.evolve.config import asked
 from helios.train.evolve.driver import Driver, experiment_of
-from helios.train.evolve.executors import Executor, executor, processes
+from helios.train.evolve.executors import Executor, executor
 from helios.train.evolve.state import Result
 from helios.train.evolve.stops import StopsConfig
 from helios.train.evolve.trainings import Job
@@ -241,27 +239,6 @@ def test_what_is_not_the_candidates_fault_ends_all(texts: Path, tmp_path: Path) 
     assert not workers()
 
 
-@pytest.mark.parametrize(("gpus", "given", "free", "found"), [
-    ([], None, 64, [("4", None)] * 2),  # two trainings on eight cores
-    ([], 1, 64, [("8", None)]),
-    ([], None, 0.3, [("8", None)]),  # GiB: memory for one
-    (["1", "3"], None, 64, [("4", "1"), ("4", "3")]), (["1"], None, 64, [("8", "1")]),
-    (["1"], 2, 64, [("4", "1"), ("4", "1")])])
-def test_what_processes_there_are(gpus: list[str], given: int | None, free: float, found: list[tuple[str, str | None]],
-                                  texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in processes.THREADS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "5")  # a user's, which stays
-    monkeypatch.setattr(processes, "devices", lambda named: gpus)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * 2**30))
-    job = training(texts)
-    job = job._replace(config=job.config.replaced("train", backend="vulkan"))
-    made = processes.environments([job, job], given)
-    assert [(env["LP_NUM_THREADS"], env.get("HELIOS_DEVICE")) for env in made] == found
-    assert not any("OMP_NUM_THREADS" in env for env in made)
-
-
 def test_simd_widths(texts: Path, tmp_path: Path) -> None:
     widths = [training(texts, width, simd_width=width) for width in ("128", "256")]
     with pytest.raises(UserError, match=r"simd_width 128 is of lavapipe, and .* is another device; leave it out"):
@@ -275,14 +252,6 @@ def test_simd_widths(texts: Path, tmp_path: Path) -> None:
     results = made(executor("processes", tmp_path / "there", 2, QUIET), *jobs)
     names = [layout.read_config(tmp_path / "there" / "runs" / r.run)["device"]["name"] for r in results]
     assert [re.search(r"(\d+) bits", name)[1] for name in names] == ["128", "256"]  # type: ignore[index]
-
-
-def test_a_width_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(environment.WIDTH, "256")
-    environment.prepare()
-    environment.choose_width("256")
-    with pytest.raises(UserError, match="simd_width: given 128, and this process computes with 256 already"):
-        environment.choose_width("128")
 
 
 # -- Ray --------------------------------------------------------------------------------------------------------------
@@ -379,16 +348,6 @@ def test_the_training_of_a_lost_node_goes_on_elsewhere(
     (result,) = made(executor("ray", tmp_path, None, QUIET), training(texts))
     assert outcome(result, tmp_path) == long and kinds(path / EVENTS).count("resumed") == 1
     assert "warning: one: NodeDiedError: Task failed because the node" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("cpus", "trainings", "found"), [
-    ([None, 16, 16], 4, 8), ([None, 16, 16], 1, 16), ([4, 16], 2, 4), ([2], 8, 1), ([None], 2, 1)])  # None: a mere head
-def test_how_many_processors_a_training_has(cpus: list[int | None], trainings: int, found: int) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from helios.train.evolve.executors.ray import threads_of
-
-    nodes = [{"Alive": True, "Resources": {"memory": 1.0, **({"CPU": float(n)} if n else {})}} for n in cpus]
-    assert threads_of([{"Alive": False, "Resources": {"CPU": 1.0}}, *nodes], trainings) == found
 
 
 def test_without_ray_or_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
