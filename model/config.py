@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from helios.errors import UserError
 from helios.model.activations import ACTIVATIONS, TABLE, Activation, joined, parsed
 from helios.model.genes import SWITCH, any_of, in_steps, linear
-from helios.model.settings import ANY, BLOCKS, COUNT, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
+from helios.model.settings import ANY, BLOCKS, CHANNELS, COUNT, NATURAL, SHARE, WIDTH, Range, Settings, one_of, setting
 
 # The vectors of a norm, by its kind.
 NORMS: Mapping[str, tuple[str, ...]] = MappingProxyType({"layer": ("weight", "bias"), "rms": ("weight",)})
@@ -22,7 +22,8 @@ CAPS = in_steps(5.0, 15.0, 30.0, 0.0)  # from the tightest to none
 
 def _divisor(heads: int, values: Mapping[str, Any]) -> int:
     width: int = values["n_embd"]
-    return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: (abs(h - heads), h))
+    small = [h for h in range(1, math.isqrt(width) + 1) if width % h == 0]
+    return min((n for h in small for n in (h, width // h)), key=lambda h: (abs(h - heads), h))
 
 
 class Dropouts(NamedTuple):
@@ -49,7 +50,7 @@ class GPTConfig(Settings):
                            gene=linear(1, 16, whole=True))
     n_head: int = setting(8, COUNT, "attention heads in a block, H; they divide --dim", flag="heads",
                           gene=in_steps(1, 2, 4, 6, 8, 12, 16, fits=_divisor))
-    n_embd: int = setting(256, COUNT, "width of the residual stream, D", flag="dim",
+    n_embd: int = setting(256, CHANNELS, "width of the residual stream, D", flag="dim",
                           gene=in_steps(32, 64, 96, 128, 192, 256, 384, 512, 768))
     ffn_dim: int | str | None = setting(
         None, Range("at least 1", lambda x: x == "matched" or x >= 1), "width of the MLPs, F; auto: 4D, where gated "

@@ -30,6 +30,7 @@ class Range(NamedTuple):
 ANY = Range("", lambda x: True)
 COUNT = Range("at least 1", lambda x: x >= 1)
 BLOCKS = Range("from 1 to 1,000", lambda x: 1 <= x <= 1000)
+CHANNELS = Range("from 1 to 1,000,000", lambda x: 1 <= x <= 1_000_000)
 NATURAL = Range("at least 0", lambda x: x >= 0)
 POSITIVE = Range("greater than 0", lambda x: x > 0)
 PORTION = Range("from 0 to 1", lambda x: 0 <= x <= 1)

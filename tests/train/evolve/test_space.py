@@ -65,6 +65,16 @@ def test_places_and_values(key: str, a: float, b: float) -> None:
     BY_KEY[key].read(one.at(a)[0], key)
 
 
+def test_heads_are_the_nearest_divisor() -> None:
+    fits = gene("n_head").fits  # type: ignore[union-attr]
+    assert fits
+    for width in range(1, 50):
+        divisors = [n for n in range(1, width + 1) if width % n == 0]
+        for heads in range(1, 60):
+            assert fits(heads, {"n_embd": width}) == min(divisors, key=lambda n: (abs(n - heads), n))
+    assert fits(10**5, {"n_embd": 10**12}) == 10**5  # in far less than as many tries
+
+
 def test_decays_are_read_from_one() -> None:
     one = gene("beta2")
     assert one is not None and one.at(0.5) == (0.99293,)  # half way from 0.9 to 0.9995 by the ratio of what is left
@@ -96,6 +106,7 @@ def test_genes_by_text(text: str, kind: str, low: float, high: float, values: tu
     *((f"{name}=2..9", f"gene {name}: candidates") for name in ("seed", "eval_iters", "vocab_size", "keep")),
     ("dynamic_lr=none|entropy", "gene dynamic_lr: dynamic_lr = entropy goes by the population"),
     ("data", "unknown gene 'data'"),
+    ("n_embd=100..1000000000", "gene n_embd: expected from 1 to 1,000,000, got '1000000000'"),
     ("activation=gelo|relu", "gene activation: given 'gelo', expected one of")])
 def test_bad_genes(genes: str, message: str) -> None:
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
