@@ -25,7 +25,8 @@ from helios.train.device import check_memory, device_kind
 from helios.train.monitors.actions import Acted
 from helios.train.monitors.monitors import Monitors
 from helios.train.progress import Display
-from helios.train.records.layout import METRICS, SAMPLES, finished
+from helios.train.records.events import evaluations
+from helios.train.records.layout import SAMPLES, finished
 from helios.train.records.records import Records
 from helios.train.records.rows import rows
 from helios.train.signals import caught, told
@@ -292,11 +293,9 @@ class Loop:
         self.monitors.restore(found.state["monitors"])
         self._prepare(resumes=True)
         self._load(found)
-        # The weights that had been evaluated at this step are gone: its loss is that of these.
-        seen = [(row["val_loss"], row["step"]) for row in rows(self.records.path / METRICS)]
         own = found.state["val_loss"]
         assert own is not None  # else it would not have won
-        loss, step = min([(own, self.step), *(one for one in seen if one[0] is not None and one[1] < self.step)])
+        loss, step = min([(own, self.step), *evaluations(self.records.path)])
         self.best, self.latest = {"step": step, "loss": loss}, {"step": self.step, "loss": own}
         self._checkpoint()
         return self.stage

@@ -1,10 +1,14 @@
-"""The events that a step's row is, besides a row."""
+"""The events that a step's row is, besides a row, and what other events say of rows."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from helios.train.records.layout import EVENTS, METRICS
+from helios.train.records.rows import rows
 
 # Column of a row → kind of the event that it also is.
 COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
@@ -30,3 +34,11 @@ def events_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]
     for column, kind in COLUMNS.items():
         if row.get(column):
             yield kind, str(row[column]), {}
+
+
+def evaluations(run: Path) -> list[tuple[float, int]]:
+    """Return loss and step of the evaluations of a run whose weights it went on with: at a switch, the model that was
+    evaluated is gone."""
+    gone = {event["step"] for event in rows(run / EVENTS) if event["kind"] == "switch"}
+    return [(row["val_loss"], row["step"]) for row in rows(run / METRICS)
+            if row["val_loss"] is not None and row["step"] not in gone]

@@ -277,6 +277,20 @@ def test_after_a_switch_losses_are_of_weights_that_are_there(tmp_path: Path, mon
     assert (least == own) == better
 
 
+def test_after_a_second_switch_neither_are_those_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion's loss where it was replaced stays the lowest of all rows: what took over hardly learns."""
+    from helios.train.challenge import window
+
+    monkeypatch.setattr(window, "judge", lambda *_: ([None], 0))
+    run = trained(config_of(lr=1e-3, lr_min=1e-4, warmup=0, challenge_genes="lr=1e-3|1e-6|1e-7", eval_interval=2,
+                            steps=17), tmp_path / "run")
+    assert [e["step"] for e in events(run.path, "switch")] == [10, 16]
+    log = {row["step"]: row["val_loss"] for row in rows(run.path / METRICS) if row["val_loss"]}
+    assert min(log, key=log.__getitem__) == 10
+    state = checkpoint.load(checkpoint.path_of(run.path, 16)).state
+    assert state["best_val"] == {"step": 8, "loss": log[8]}
+
+
 def test_a_challenger_that_comes_to_nothing_is_kept_out(tmp_path: Path) -> None:
     run = trained(config_of(challenge_genes="lr=1e-2|1e30", challenge_interval=18), tmp_path / "run")
     (line,) = journal.read(run.path)
