@@ -42,7 +42,7 @@ def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
     candidates = tuning.candidates(be.profile, be.matmul_kernel)
     for name, row in classes(table).items():
         arrays = [be.array(x) for x in row.arguments()]
-        plain = be.matmul_tile(*_product(row)[:4])
+        plain = be.matmul_tile(*_product(row))
         tiles, sides = [plain, *(tile for tile in candidates if tile != plain)], []
         for be.tiles[name] in tiles:
             sides.append(_timed(be, row, arrays, effort))

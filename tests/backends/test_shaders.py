@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from helios.backends.vulkan import shaders, tuning
@@ -44,9 +45,9 @@ class Dry(Primitives):
         self.variants[text] = name, defines
         return SimpleNamespace(params=shaders.signature(text, defines), defines=defines)
 
-    def dispatch(self, kernel: Any, workgroups: int, elementwise: bool = False, **given: Any) -> None:
+    def dispatch(self, kernel: Any, workgroups: int | tuple[int, int], elementwise: bool = False, **given: Any) -> None:
         assert set(given) == {p.name for p in kernel.params}
-        assert workgroups > 0
+        assert np.min(workgroups) > 0
 
     def empty(self, shape: tuple[int, ...]) -> VkArray:
         return VkArray(Handle(Block(4)), 0, tuple(shape), None)  # type: ignore[arg-type]
@@ -71,7 +72,7 @@ class Dry(Primitives):
         self.dropout(x, rng, 0.1, 0, x)
         for ta in (False, True):
             for tb in (False, True):
-                for m, n, k in ((5, 5, 5), (8, 8, 8), (2048, 1024, 8), (2048, 1023, 7)):
+                for m, n, k in ((5, 5, 5), (8, 8, 8), (2048, 1024, 8), (2048, 1023, 7), (512, 128, 71)):
                     a, b = self.empty((k, m) if ta else (m, k)), self.empty((n, k) if tb else (k, n))
                     self.matmul(a, b, ta, tb)
         self.layer_norm(x, v, v, 1e-5), self.layer_norm_backward(x, v, v, v, x)
@@ -228,7 +229,7 @@ def test_what_a_tile_needs(kernel: str) -> None:
     for tile in TILES[kernel]:
         taken = []
         for ta, tb in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            defines = {"SG": 16, "WG": lanes(kernel, tile, 16), "F": 16, "TA": ta, "TB": tb, **NO_EPILOGUE,
+            defines = {"SG": 16, "WG": lanes(kernel, tile, 16), "F": 16, "TA": ta, "TB": tb, "DIGITS": 8, **NO_EPILOGUE,
                        "STORE_PRE": 0, "HALF": 1, "PAIRS": 0, "VEC_A": 1, "VEC_B": 1, **tile}
             taken.append(shared_bytes(shaders.compile(kernel, shaders.source(kernel, defines))))
         needed = tuning.shared_bytes(kernel, tile)
@@ -241,7 +242,7 @@ def test_what_a_tile_needs(kernel: str) -> None:
     ({"max_lanes": 128}, (64, 32)), ({"shared_bytes": 1024}, (64, 32))])
 def test_the_choice_of_a_tile(profile: dict[str, int], expected: tuple[int, int]) -> None:
     dry = Dry("simt", 32, **profile)
-    many, few = dry.matmul_tile(False, False, 4096, 4096), dry.matmul_tile(False, False, 64, 64)
+    many, few = dry.matmul_tile(False, False, 4096, 4096, 64), dry.matmul_tile(False, False, 64, 64, 64)
     assert (many["BM"], few["BN"]) == expected
     assert dry.lanes == min(256, dry.profile.max_lanes)
 

@@ -23,7 +23,8 @@ from helios.train.config import resolve
 from helios.train.device import open_backend
 
 KERNEL = "matmul_cpu"
-PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768, max_lanes=256)
+PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768, max_lanes=256,
+                          features=("shaderInt64",))
 TABLE = rows(Sizes.of(resolve("tiny").model, 4))
 
 
@@ -102,7 +103,7 @@ def test_only_a_vulkan_device_has_tiles() -> None:
 
 
 def test_candidates_fit_shared_memory() -> None:
-    for size, numbers in ((32768, {"matmul_cpu": 7, "matmul": 5, "matmul_coopmat": 1}), (49152, {"matmul_coopmat": 4})):
+    for size, numbers in ((32768, {"matmul_cpu": 9, "matmul": 5, "matmul_coopmat": 1}), (49152, {"matmul_coopmat": 4})):
         for kernel, number in numbers.items():
             assert len(tuning.candidates(SimpleNamespace(**vars(PROFILE) | {"shared_bytes": size}), kernel)) == number
 
@@ -116,7 +117,8 @@ def test_a_tile_is_used_and_changes_no_bit(vulkan: VulkanBackend, ta: bool, tb: 
         for tile in tuning.candidates(vulkan.profile, vulkan.matmul_kernel):
             vulkan.tiles = {tuning.shape_class(ta, tb, m, n, k): tile}
             products.append(vulkan.numpy(vulkan.matmul(vulkan.array(x), vulkan.array(y), ta, tb)))
-            assert any(tile.items() <= kernel.defines.items() for kernel in vulkan.pipelines.kernels.values())
+            sizes = tile.items() - {("KB", 256)}  # fewer where K is shorter
+            assert any(sizes <= kernel.defines.items() for kernel in vulkan.pipelines.kernels.values())
         np.testing.assert_allclose(products[0], (x.T if ta else x) @ (y.T if tb else y), rtol=1e-4, atol=1e-4)
         assert len({p.tobytes() for p in products}) == 1
 

@@ -165,7 +165,8 @@ class VulkanBackend(Primitives):
         return True
 
     # -- execution ----------------------------------------------------------------------------------------------------
-    def dispatch(self, kernel: Kernel, workgroups: int, elementwise: bool = False, **given: Any) -> None:
+    def dispatch(self, kernel: Kernel, workgroups: int | tuple[int, int], elementwise: bool = False, **given: Any
+                 ) -> None:
         uses, args = [], []
         for param in kernel.params:
             value = given.pop(param.name)
@@ -175,8 +176,10 @@ class VulkanBackend(Primitives):
             args.append(value)
         if given:
             raise TypeError(f"kernel {kernel.name} has no argument {', '.join(given)}")
-        y = -(-workgroups // self.profile.max_groups)
-        self.pending.append(Command(kernel, uses, (-(-workgroups // y), y), args, elementwise))
+        if isinstance(workgroups, int):
+            y = -(-workgroups // self.profile.max_groups)
+            workgroups = -(-workgroups // y), y
+        self.pending.append(Command(kernel, uses, workgroups, args, elementwise))
         if len(self.pending) > LAZY_LIMIT and not self._recording:
             self.flush()
 

@@ -17,7 +17,8 @@ from helios.backends.vulkan.pipelines import Kernel, Pipelines
 from helios.backends.vulkan.stream import Command, Range
 
 # Kernels with an epilogue, and the argument that it ends in.
-PRODUCERS = {"matmul_cpu": "c", "matmul": "c", "matmul_coopmat": "c", "layer_norm_backward": "dx"}
+PRODUCERS = {"matmul_cpu": "c", "matmul_uniform": "c", "matmul": "c", "matmul_coopmat": "c",
+             "layer_norm_backward": "dx"}
 
 
 def fuse(commands: Sequence[Command], pipelines: Pipelines) -> list[Command]:

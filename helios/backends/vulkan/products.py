@@ -6,12 +6,15 @@ import math
 from typing import Any
 
 from helios.backends.vulkan.array import VkArray
-from helios.backends.vulkan.tuning import TILES, Tile, candidates, lanes, shape_class
+from helios.backends.vulkan.tuning import TILES, Tile, candidates, kernel_of, lanes, shape_class
 from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, Variants, divide
 from helios.formula import Formula
 from helios.random import threshold
 
 ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
+CACHE_LINE = 16  # floats
+SUBGROUPS, DIGITS, TILES_ALONG = 4, 8, 8**5  # of matmul_uniform: in a workgroup; values of a digit; tiles along an axis
+WORTH = 1 << 22, 64  # products, and steps of K, from which on matmul_uniform repays its compilation
 
 
 class Products(Variants):
@@ -34,14 +37,19 @@ class Products(Variants):
         shape = (*lead, m, n) if lead or ta else (*a.shape[:-1], n)
         out = self.empty(shape)
         pre = self.empty(shape) if activation else None
+        tile = self.tiles.get(shape_class(ta, tb, m, n, k))
+        if tile is None or not self.fits(tile, m, n, batch):
+            tile = self.matmul_tile(ta, tb, m, n, k, batch)
+        name, sg = kernel_of(tile, self.matmul_kernel), self.profile.subgroup_size
         defines: dict[str, Any] = {"TA": int(ta), "TB": int(tb), **NO_EPILOGUE, "STORE_PRE": int(pre is not None),
                                    "HALF": self.half}
         extra: dict[str, Any] = {}
         if activation:
             defines |= {"HAS_EPILOGUE": 1, "EPILOGUE": ELEMENTWISE["activation"], "FORMULA": activation.glsl}
             extra = {"pre": pre, "alpha": 0.0, "beta": 0.0}
-        name, sg = self.matmul_kernel, self.profile.subgroup_size
-        tile = self.tiles.get(shape_class(ta, tb, m, n, k)) or self.matmul_tile(ta, tb, m, n, batch)
+        if name == "matmul_uniform":
+            self._uniform(a, b, out, ta, tb, m, n, k, tile, defines, extra)
+            return out, pre
         if name == "matmul_cpu":
             rows, columns = tile["RA"] * sg, tile["CB"] * sg
             defines["PAIRS"] = self.pairs(m if ta else k, k if tb else n, n, at=(a, b))
@@ -54,6 +62,37 @@ class Products(Variants):
                       a_step=m * k, b_step=k * n if len(b.shape) > 2 else 0, **extra)
         return out, pre
 
+    def _uniform(self, a: VkArray, b: VkArray, out: VkArray, ta: bool, tb: bool, m: int, n: int, k: int, tile: Tile,
+                 defines: dict[str, Any], extra: dict[str, Any]) -> None:
+        """Compute a product by matmul_uniform: KB steps of K at a time, then what is left of K by powers of two."""
+        along, sg = m if tile["TA"] else k, self.profile.subgroup_size
+        if ta != tile["TA"]:
+            a = self._transposed(a, k if ta else m, m if ta else k)
+        if tb:
+            b = self._transposed(b, n, k)
+        grid = divide(n, tile["CB"] * sg), divide(m, tile["R"] * SUBGROUPS)
+        digits: dict[str, Any] = {f"digit{i}": i for i in range(DIGITS)}
+        sums, done = b, 0
+        defines = {name: value for name, value in defines.items() if name != "HALF"} | tile | {
+            "TB": 0, "DIGITS": DIGITS}
+        while done < k:
+            steps = min(tile["KB"], 1 << (k - done).bit_length() - 1)
+            last = done + steps == k
+            made = out if last else self.empty(out.shape)
+            kernel = self.kernel("matmul_uniform", SUBGROUPS * sg, **(
+                defines | {"KB": steps} | ({} if last else NO_EPILOGUE | {"STORE_PRE": 0})))
+            # From the second on, c may lie over sums: what a tile stores, it alone needs.
+            self.dispatch(kernel, grid, done > 0, a=_from(a, done * (m if tile["TA"] else 1)), b=_from(b, done * n),
+                          sums=sums, c=made, m=m, n=n, a_row=4 * along, b_row=4 * n, given_sums=int(done > 0), **digits,
+                          **(extra if last else {}))
+            sums, done = made, done + steps
+
+    def _transposed(self, x: VkArray, rows: int, columns: int) -> VkArray:
+        out, pairs = self.empty((columns, rows)), self.pairs(rows, columns, at=(x,))
+        self.dispatch(self.kernel("transpose", BLOCK=CACHE_LINE, PAIRS=pairs), divide(columns, CACHE_LINE) * divide(
+            rows, (1 + pairs) * self.profile.subgroup_size), x=x, o=out, rows=rows, columns=columns)
+        return out
+
     @property
     def matmul_kernel(self) -> str:
         """Return the kernel that computes products on this device."""
@@ -62,9 +101,21 @@ class Products(Variants):
         units = self.profile.profile == "coopmat" and self.half and candidates(self.profile, "matmul_coopmat")
         return "matmul_coopmat" if units else "matmul"
 
-    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, batch: int = 1) -> Tile:
+    def fits(self, tile: Tile, m: int, n: int, batch: int = 1) -> bool:
+        """Return whether such products can be computed with this tile."""
+        if "KB" not in tile:
+            return True
+        rows, columns = tile["R"], tile["CB"] * self.profile.subgroup_size
+        return batch == 1 and not self.half and m >= rows and n >= columns and max(
+            divide(m, rows * SUBGROUPS), divide(n, columns)) < min(TILES_ALONG, self.profile.max_groups)
+
+    def matmul_tile(self, ta: bool, tb: bool, m: int, n: int, k: int, batch: int = 1) -> Tile:
         """Return the tile for products of which none was found by tuning."""
         if self.matmul_kernel == "matmul_cpu":
+            uniform = TILES["matmul_uniform"][self.profile.subgroup_size >= 16]
+            worth = m * n * k >= WORTH[0] and k >= WORTH[1] and self.fits(uniform, m, n, batch)
+            if worth and uniform in candidates(self.profile, "matmul_cpu"):
+                return uniform
             wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
             sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)
             return dict(zip(("RA", "CB", "KU"), sizes, strict=True))
@@ -121,6 +172,10 @@ class Products(Variants):
         self.dispatch(self.kernel(name, lanes, **defines), divide(t, rows) * b * n_head, rng=rng, batch=b,
                       heads=n_head, len=t, threshold=threshold(p), site=site, scale=1.0 / math.sqrt(head), cap=cap,
                       factor=1.0 / (1.0 - p), **args)
+
+
+def _from(x: VkArray, start: int) -> VkArray:
+    return VkArray(x.handle, x.offset + 4 * start, (x.size - start,), x.dtype)
 
 
 def _columns(name: str, x: VkArray, i: int, width: int) -> dict[str, Any]:

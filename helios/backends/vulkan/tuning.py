@@ -22,16 +22,25 @@ def _tiles(names: str, *sizes: tuple[int, ...]) -> tuple[Tile, ...]:
     return tuple(dict(zip(names.split(), size, strict=True)) for size in sizes)
 
 
-# By kernel. Those of matmul_cpu are even. Of a GPU's kernel, the first is for products that keep the device busy with
-# it; the next is for others, or the first after it that the device has the means for. The last of matmul needs no more
-# than Vulkan guarantees, 16 KiB and 128 lanes.
+# By kernel. Those of matmul_cpu are even. Of matmul_uniform, the first is for machines of 16 vector registers, the next
+# for those of 32. Of a GPU's kernel, the first is for products that keep the device busy with it; the next is for
+# others, or the first after it that the device has the means for. The last of matmul needs no more than Vulkan
+# guarantees, 16 KiB and 128 lanes.
 TILES = {
     "matmul_cpu": _tiles("RA CB KU", (4, 4, 4), (4, 4, 2), (4, 8, 2), (2, 4, 4), (2, 4, 8), (4, 2, 4), (2, 2, 4)),
+    "matmul_uniform": _tiles("R CB KB TA", (5, 2, 256, 0), (16, 1, 256, 1)),
     "matmul": _tiles("BM BN BK TM TN", (128, 128, 8, 8, 8), (64, 64, 16, 4, 4), (128, 64, 16, 8, 4),
                      (64, 128, 16, 4, 8), (64, 32, 16, 4, 4)),
     "matmul_coopmat": _tiles("BM BN BK WM WN", (128, 128, 32, 64, 32), (64, 64, 32, 32, 32), (128, 64, 32, 64, 32),
                              (64, 128, 32, 32, 64)),
 }
+
+BESIDE = {"matmul_cpu": ("matmul_uniform",)}  # kernels that may serve instead, where the device has what they need
+
+
+def kernel_of(tile: Tile, kernel: str) -> str:
+    """Return the kernel that a tile belongs to, where `kernel` computes products."""
+    return next(name for name in (kernel, *BESIDE.get(kernel, ())) if TILES[name][0].keys() == tile.keys())
 
 
 def lanes(kernel: str, tile: Tile, subgroup_size: int) -> int:
@@ -47,6 +56,8 @@ def shared_bytes(kernel: str, tile: Tile) -> int:
     """Return how many bytes of shared memory a workgroup takes, at most."""
     if kernel == "matmul":
         return 2 * 4 * tile["BK"] * (tile["BM"] + tile["BN"] + 8)
+    if kernel == "matmul_uniform":
+        return 4 * (-(-tile["KB"] // 8) + 1)  # a word every FENCE steps, and the last
     if kernel == "matmul_coopmat":  # at most, over the layouts and fragments
         pad, subgroups = 8, tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"])
         slice_ = lambda length: max(length * (tile["BK"] + pad), tile["BK"] * (length + pad))
@@ -67,9 +78,11 @@ def path(profile: DeviceProfile, kernel: str) -> Path:
 
 
 def candidates(profile: DeviceProfile, kernel: str) -> list[Tile]:
-    """Return the tiles that the device has shared memory and lanes for."""
-    return [tile for tile in TILES[kernel] if shared_bytes(kernel, tile) <= profile.shared_bytes
-            and lanes(kernel, tile, profile.subgroup_size) <= profile.max_lanes]
+    """Return the tiles that the device has shared memory, lanes and 64-bit addresses for."""
+    beside = BESIDE.get(kernel, ()) if "shaderInt64" in profile.features else ()
+    return [tile for name in (kernel, *beside) for tile in TILES[name]
+            if shared_bytes(name, tile) <= profile.shared_bytes
+            and lanes(name, tile, profile.subgroup_size) <= profile.max_lanes]
 
 
 def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:

@@ -47,8 +47,9 @@ class Variants:
         """Return an array of undefined contents."""
         raise NotImplementedError
 
-    def dispatch(self, kernel: Kernel, workgroups: int, elementwise: bool = False, **given: Any) -> None:
-        """Collect a dispatch of `workgroups` (any number) with the kernel's arguments by name.
+    def dispatch(self, kernel: Kernel, workgroups: int | tuple[int, int], elementwise: bool = False, **given: Any
+                 ) -> None:
+        """Collect a dispatch of `workgroups`, any number of them or a grid, with the kernel's arguments by name.
 
         elementwise: an output may lie over an input of its size.
         """
