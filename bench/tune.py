@@ -42,8 +42,9 @@ def tune(be: Backend, table: Iterable[Row], effort: Effort) -> Iterator[Choice]:
     candidates = tuning.candidates(be.profile, be.matmul_kernel)
     for name, row in classes(table).items():
         arrays = [be.array(x) for x in row.arguments()]
-        plain = be.matmul_tile(*_product(row))
-        tiles, sides = [plain, *(tile for tile in candidates if tile != plain)], []
+        ta, tb, m, n, k = _product(row)
+        plain = be.matmul_tile(ta, tb, m, n, k)
+        tiles, sides = [plain, *(tile for tile in candidates if tile != plain and be.fits(tile, m, n))], []
         for be.tiles[name] in tiles:
             sides.append(_timed(be, row, arrays, effort))
         for _ in range(effort.rounds):

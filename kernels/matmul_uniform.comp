@@ -1,6 +1,7 @@
 // C = sums + A·B over KB steps of K, or A·B where not `given_sums`; further steps are further dispatches, so that each
 // element is summed in order, as in matmul_cpu.comp, to the same bits. A [M, K], or with TA [K, M]; B [K, N]; sums,
-// C [M, N]; M ≥ R, N ≥ CB·SG. What is stored goes through lib/epilogue.glsl; with STORE_PRE, `pre` gets the product as it was.
+// C [M, N]; M ≥ R, N ≥ CB·SG. What is stored goes through lib/epilogue.glsl; with STORE_PRE, `pre` gets the product as
+// it was.
 //
 // For lavapipe, which loads one scalar and broadcasts it where an address is the same in all lanes for certain: made of
 // push constants, outside every branch and loop. Neighbouring ones become a single vector load. So K is unrolled, a
@@ -9,8 +10,9 @@
 // * Rows of A are pointers with constant offsets (TA: one pointer, that advances); B's pointer advances by a number
 //   that the compiler does not know, or it forms all addresses first and spills them.
 // * A store to shared memory every FENCE steps keeps loads near their use, one of all sums ends them before any is
-//   stored.
-// Grid: tiles along N, then M, one for each subgroup of a workgroup. A last tile lies over its neighbour, and stores only what is its own.
+//   stored. Nothing reads what is stored there.
+// Grid: tiles along N, then M, one for each subgroup of a workgroup. A last tile lies over its neighbour, and stores
+// only what is its own; so C may lie over sums.
 #include "lib/common.glsl"
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
 

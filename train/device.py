@@ -60,26 +60,31 @@ def advised(error: Exception) -> str:
     return f"{error}; {ADVICE}" if isinstance(error, NoDevice) else str(error)
 
 
-def memory_needed(model: GPTConfig, batch_size: int, beside: GPTConfig | None = None, kind: str = "cpu") -> int:
-    """Return about how many bytes a training takes on that kind of device, or two with another model beside it:
-    weights, gradients, two moments, and what a micro-step keeps for its backward pass. One arena serves steps,
-    micro-steps and evaluations."""
+def memory_needed(model: GPTConfig, batch_size: int, beside: GPTConfig | None = None, turned: bool = True) -> int:
+    """Return about how many bytes a training takes, or two with another model beside it: weights, gradients, two
+    moments, and what a micro-step keeps for its backward pass. One arena serves steps, micro-steps and evaluations.
+
+    turned: on CPUs in f32 the logits' gradient is there a second time, transposed, and so are the sums of the
+    product with it, a gradient of the table of tokens.
+    """
     b, t, d = batch_size, model.block_size, model.n_embd
     # A block keeps two norms, qkv (3), attention and its projection, two residual sums: 9·D, with qk_norm 2·D more; and
-    # the results of fc1 and the activation. Besides, there are the logits (whose gradient takes their place, and is
-    # there a second time on CPUs, transposed), or the gradients of one block's hidden values, or of its qkv.
+    # the results of fc1 and the activation. Besides, there are the logits (whose gradient takes their place), or the
+    # gradients of one block's hidden values, or of its qkv.
     hidden = [(act.parts + 1) * f for act, f in zip(model.activations, model.ffn_dims, strict=True)]
     kept = model.n_layer * ((11 if model.qk_norm else 9) * d + model.n_head) + sum(hidden)
-    widest = max(model.vocab_size * (1 + (kind == "cpu")), 3 * d, *hidden)
-    return round(SLACK * 4 * (4 * model.parameters() + b * t * (kept + widest))) + (
-        memory_needed(beside, batch_size, kind=kind) if beside else 0)
+    logits = (b * t + turned * (b * t + d)) * model.vocab_size
+    most = max(logits, b * t * max(3 * d, *hidden))
+    return round(SLACK * 4 * (4 * model.parameters() + b * t * kept + most)) + (
+        memory_needed(beside, batch_size, turned=turned) if beside else 0)
 
 
 def check_memory(model: GPTConfig, batch_size: int, backend: Backend, taken: int = 0,
                  beside: GPTConfig | None = None) -> None:
     """Raise TooLarge where a training, or two with another model beside it, needs more memory than is left, or a larger
     array than the device allows. taken: bytes that the run holds now and would give back."""
-    needed, available = memory_needed(model, batch_size, beside, backend.kind), backend.memory()["available"] + taken
+    turned = backend.kind == "cpu" and backend.precision == "f32"
+    needed, available = memory_needed(model, batch_size, beside, turned), backend.memory()["available"] + taken
     if needed > available:
         twice = " twice, with a challenger beside the model," if beside else ""
         raise TooLarge(f"training {model.parameters():,} parameters{twice} at batch {batch_size} needs about "

@@ -197,4 +197,4 @@ def test_the_estimate_is_what_a_training_takes(shape: dict[str, Any], batch: int
     be, config = make(), GPTConfig(**{"n_layer": 3, "n_embd": 256, "n_head": 4, "dropout": 0.1, **shape})
     state = TrainState(config, TrainConfig(accum=accum, batch_size=batch), be, seed=1)
     state.prepare(batch, batch)
-    assert 1.0 <= memory_needed(config, batch, kind=be.kind) / be.memory()["used"] <= 1.1
+    assert 1.0 <= memory_needed(config, batch, turned=be.kind == "cpu") / be.memory()["used"] <= 1.1

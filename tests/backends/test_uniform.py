@@ -77,3 +77,22 @@ def test_where_it_serves(be: VulkanBackend) -> None:
     assert kernels(3, 4, 8) == {"matmul_cpu"}
     be.precision = "mixed"
     assert kernels(512, 256, 64) == {"matmul_cpu"}
+
+
+def test_what_else_lies_where_it_is_written(be: VulkanBackend) -> None:
+    """A product is placed over none of its inputs, nor over the other of its two outputs."""
+    n = 16 * be.profile.subgroup_size
+    a, b, w = arrays(be, (n, n + 256), (n + 256, n), (n, n + 256))
+    taken = be.view(b, 256 * n, (n, n))  # all of b that the last dispatch reads
+    expected = be.numpy(be.matmul(a, b))
+    be.assign(taken, be.matmul(a, b), take=True)
+    np.testing.assert_array_equal(be.numpy(taken), expected)
+
+    y, pre = be.linear(a, w, GELU)
+    assert pre is not None
+    squares = be.numpy(be.mul(pre, pre))
+    y, pre = be.linear(a, w, GELU)
+    assert pre is not None
+    square = be.mul(pre, pre)
+    del y, pre
+    np.testing.assert_array_equal(be.numpy(square), squares)

@@ -181,7 +181,8 @@ def test_memory_is_asked_before_it_is_taken() -> None:
     needed = device.memory_needed(small, 8)
     assert needed > 16 * small.parameters()
     memory = {"available": needed}
-    card: Any = SimpleNamespace(device_name="card", kind="cpu", memory=lambda: memory, max_allocation=2**40)
+    card: Any = SimpleNamespace(device_name="card", kind="cpu", precision="f32", memory=lambda: memory,
+                                max_allocation=2**40)
     device.check_memory(small, 8, card)
     memory["available"] -= 1
     with pytest.raises(UserError, match=r"6,838,784 parameters at batch 8 needs about \d+ MiB, but card has"):
@@ -191,7 +192,7 @@ def test_memory_is_asked_before_it_is_taken() -> None:
 def test_the_largest_array_must_fit_too() -> None:
     config = GPTConfig(vocab_size=50_000, block_size=256, n_layer=1, n_head=1, n_embd=8)
     logits = 4 * 8 * 256 * 50_000
-    card: Any = SimpleNamespace(device_name="card", kind="cpu", memory=lambda: {"available": 2**40},
+    card: Any = SimpleNamespace(device_name="card", kind="cpu", precision="f32", memory=lambda: {"available": 2**40},
                                 max_allocation=logits)
     device.check_memory(config, 8, card)
     card.max_allocation -= 1

@@ -6,15 +6,15 @@ import math
 from typing import Any
 
 from helios.backends.vulkan.array import VkArray
-from helios.backends.vulkan.tuning import TILES, Tile, candidates, kernel_of, lanes, shape_class
+from helios.backends.vulkan.tuning import SUBGROUPS, TILES, Tile, candidates, kernel_of, lanes, shape_class
 from helios.backends.vulkan.variants import ELEMENTWISE, NO_EPILOGUE, Variants, divide
 from helios.formula import Formula
 from helios.random import threshold
 
 ATTENTION_HEAD = 128  # the largest head of which the attention kernels for matrix units have registers
 CACHE_LINE = 16  # floats
-SUBGROUPS, DIGITS, TILES_ALONG = 4, 8, 8**5  # of matmul_uniform: in a workgroup; values of a digit; tiles along an axis
-WORTH = 1 << 22, 64  # products, and steps of K, from which on matmul_uniform repays its compilation
+DIGITS, TILES_ALONG = 8, 8**5  # of matmul_uniform: values of a digit; tiles along an axis that it can count
+WORTH = 1 << 22, 1 << 14, 64  # M·N·K, M·N and K from which on matmul_uniform is faster and repays its compilation
 
 
 class Products(Variants):
@@ -65,7 +65,7 @@ class Products(Variants):
     def _uniform(self, a: VkArray, b: VkArray, out: VkArray, ta: bool, tb: bool, m: int, n: int, k: int, tile: Tile,
                  defines: dict[str, Any], extra: dict[str, Any]) -> None:
         """Compute a product by matmul_uniform: KB steps of K at a time, then what is left of K by powers of two."""
-        along, sg = m if tile["TA"] else k, self.profile.subgroup_size
+        a_row, a_step, sg = *((4 * m, m) if tile["TA"] else (4 * k, 1)), self.profile.subgroup_size
         if ta != tile["TA"]:
             a = self._transposed(a, k if ta else m, m if ta else k)
         if tb:
@@ -73,17 +73,17 @@ class Products(Variants):
         grid = divide(n, tile["CB"] * sg), divide(m, tile["R"] * SUBGROUPS)
         digits: dict[str, Any] = {f"digit{i}": i for i in range(DIGITS)}
         sums, done = b, 0
-        defines = {name: value for name, value in defines.items() if name != "HALF"} | tile | {
-            "TB": 0, "DIGITS": DIGITS}
+        plain = tile | NO_EPILOGUE | {"STORE_PRE": 0, "TB": 0, "DIGITS": DIGITS}
+        defines = {name: value for name, value in defines.items() if name not in ("TA", "TB", "HALF")}
         while done < k:
             steps = min(tile["KB"], 1 << (k - done).bit_length() - 1)
             last = done + steps == k
             made = out if last else self.empty(out.shape)
-            kernel = self.kernel("matmul_uniform", SUBGROUPS * sg, **(
-                defines | {"KB": steps} | ({} if last else NO_EPILOGUE | {"STORE_PRE": 0})))
-            # From the second on, c may lie over sums: what a tile stores, it alone needs.
-            self.dispatch(kernel, grid, done > 0, a=_from(a, done * (m if tile["TA"] else 1)), b=_from(b, done * n),
-                          sums=sums, c=made, m=m, n=n, a_row=4 * along, b_row=4 * n, given_sums=int(done > 0), **digits,
+            kernel = self.kernel("matmul_uniform", lanes("matmul_uniform", tile, sg), **(
+                plain | (defines if last else {}) | {"KB": steps}))
+            # In between, c may lie over sums: what a tile stores, it alone needs. The last one may be placed by others.
+            self.dispatch(kernel, grid, done > 0 and not last, a=_from(a, done * a_step), b=_from(b, done * n),
+                          sums=sums, c=made, m=m, n=n, a_row=a_row, b_row=4 * n, given_sums=int(done > 0), **digits,
                           **(extra if last else {}))
             sums, done = made, done + steps
 
@@ -113,8 +113,8 @@ class Products(Variants):
         """Return the tile for products of which none was found by tuning."""
         if self.matmul_kernel == "matmul_cpu":
             uniform = TILES["matmul_uniform"][self.profile.subgroup_size >= 16]
-            worth = m * n * k >= WORTH[0] and k >= WORTH[1] and self.fits(uniform, m, n, batch)
-            if worth and uniform in candidates(self.profile, "matmul_cpu"):
+            worth = all(size >= least for size, least in zip((m * n * k, m * n, k), WORTH, strict=True))
+            if worth and self.fits(uniform, m, n, batch) and uniform in candidates(self.profile, "matmul_cpu"):
                 return uniform
             wide = not tb and divide(n, 128) * 128 < 1.05 * n  # B's rows along memory, and little of a tile beyond them
             sizes = (2, 2, 4) if m < 128 or n < 64 else (4, 8, 2) if wide else (4, 4, 4)

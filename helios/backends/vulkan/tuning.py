@@ -35,6 +35,7 @@ TILES = {
                              (64, 128, 32, 32, 64)),
 }
 
+SUBGROUPS = 4  # in a workgroup of matmul_uniform
 BESIDE = {"matmul_cpu": ("matmul_uniform",)}  # kernels that may serve instead, where the device has what they need
 
 
@@ -49,7 +50,7 @@ def lanes(kernel: str, tile: Tile, subgroup_size: int) -> int:
         return tile["BM"] // tile["TM"] * (tile["BN"] // tile["TN"])
     if kernel == "matmul_coopmat":
         return tile["BM"] // tile["WM"] * (tile["BN"] // tile["WN"]) * subgroup_size
-    return subgroup_size
+    return SUBGROUPS * subgroup_size if kernel == "matmul_uniform" else subgroup_size
 
 
 def shared_bytes(kernel: str, tile: Tile) -> int:
@@ -72,8 +73,9 @@ def shape_class(ta: bool, tb: bool, m: int, n: int, k: int) -> str:
 
 
 def path(profile: DeviceProfile, kernel: str) -> Path:
-    """Return the file for this device, its driver and the kernel as it is now."""
-    about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n{shaders.source(kernel, {})}"
+    """Return the file for this device, its driver and the kernel, and those beside it, as they are now."""
+    about = f"{profile.name}\n{profile.driver}\n{profile.subgroup_size}\n" + "".join(
+        shaders.source(name, {}) for name in (kernel, *BESIDE.get(kernel, ())))
     return cache_dir() / f"tiles-{hashlib.sha256(about.encode()).hexdigest()[:16]}.json"
 
 

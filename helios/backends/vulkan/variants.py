@@ -1,7 +1,7 @@
 """Which variant of a kernel a device gets.
 
-Every choice by device is here and in products.py, and reads the profile: "cpu" devices have no use for workgroups
-larger than a subgroup and pay for each workgroup; GPUs want many lanes.
+Every choice by device is here and in products.py, and reads the profile: "cpu" devices have no use for lanes
+beyond a subgroup's, but pay for each workgroup; GPUs want many lanes.
 """
 
 from __future__ import annotations
