@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,13 @@ def check(folder: Path, models: list[str], blocks: bool, steps: int) -> None:
         for verdict in (one, two, three):
             assert verdict["sentence"] in page
         assert not (folder / name / "checkpoints").exists()
+        rows = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
+        for c in judged["candidates"][:4]:
+            own = [r["grad_norm"] for i, r in enumerate(rows) if i % steps and r["symbio_candidate_id"] == c["id"]]
+            assert len(own) == 3 * (steps - 1) and c["medians"]["grad_norm"] == pytest.approx(statistics.median(own))
+            assert c["medians"]["ms_per_iter"] > 0
+            told = f"| {c['activation']} | {c['best_val_loss']:.3f} | {c['val_loss_mean']:.3f} |"
+            assert told in re.sub(" +", " ", page)
     assert "come to lie apart in 4 % of studies; so nothing passes gate 1" in page
 
 

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from helios.train.gates import judge
 from helios.train.gates.judge import Comparison, Verdict
-from helios.train.gates.study import PRESETS, Study
-from helios.train.markdown import number, section, table, with_error
+from helios.train.gates.study import MEDIANS, PRESETS, Study
+from helios.train.markdown import figure, loss, norm, number, percent, section, table, with_error
+from helios.train.search.births import Candidate
 from helios.train.search.separation import PERCENT, RATE
 
 QUESTIONS = {1: "is the choice worth it", 2: "does it survive equal time", 3: "are per-block ones justified"}
@@ -31,6 +32,9 @@ HOW_TO_READ = (
     f"line. Speeds are those of this machine, and wrong where it had other work to do meanwhile.",
     "Gate 3 passes if gate 1 does and some genome of the best two activations is better than the best single one at "
     "equal tokens. The genomes have one of the two in each half of the blocks, or both in turn.",
+    "Milliseconds of a step and of its passes, and gradient norms, are medians of all seeds' steps but the first of "
+    "each training. The best validation loss is the lowest of all seeds, the last one their mean. Clipped are "
+    "the steps whose gradient was scaled down.",
     "What holds for this model, this text and this budget need not hold in a longer training.",
 )
 
@@ -44,7 +48,7 @@ def json_text(studies: Iterable[Study], given: Mapping[str, Any], seeds: int) ->
             "preset": PRESETS[s.model], "device": s.device, "tokens": s.config.search.tokens_per_candidate,
             f"{judge.BASELINE}_seconds": judge.baseline_seconds(s.candidates),
             "gates": [{**v._asdict(), "chosen": row(v.chosen), "rows": [row(r) for r in v.rows]} for v in s.verdicts],
-            "candidates": [c.to_json() for c in [*s.candidates, *(s.blocks or ())]],
+            "candidates": [c.to_json() | {"medians": s.medians[c.activation]} for c in _all(s)],
         } for s in studies},
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -101,6 +105,16 @@ def _model(s: Study, seeds: int) -> Iterator[str]:
         yield from table(("genome", "val loss ± SE", f"less {third.rows[0].against}'s ± SE", "better", "speed"),
                          ([r.activation.replace(",", ", "), _loss(r), _apart(r), _better(r), _times(r)]
                           for r in third.rows))
+    yield from ("", "### How they trained", "")
+    yield from table(("activation", "best val loss", "last", "ms a step", "forward", "backward", "gradient norm",
+                      "highest", "clipped"), (
+        [c.activation.replace(",", ", "), loss(c.best_val_loss), loss(c.val_loss_mean),
+         *(figure(s.medians[c.activation][name]) for name in MEDIANS[:3]), norm(s.medians[c.activation]["grad_norm"]),
+         norm(c.max_grad_norm), percent(c.clip_rate)] for c in _all(s)))
+
+
+def _all(s: Study) -> list[Candidate]:
+    return [*s.candidates, *(s.blocks or ())]
 
 
 def _verdict(v: Verdict) -> str:

@@ -12,6 +12,7 @@ from helios.train.config import Config, resolve
 from helios.train.gates import judge
 from helios.train.gates.judge import Verdict
 from helios.train.progress import Display
+from helios.train.report import reading
 from helios.train.run import Run
 from helios.train.search import files
 from helios.train.search.births import Candidate
@@ -21,6 +22,7 @@ PRESETS = {"small": "quickstart", "6l": "historic-6l"}  # by the study's names o
 POOL = (judge.BASELINE, "silu", "relu", "swiglu")
 STEPS = 200  # of a training, unless its tokens are given
 EVALUATIONS = 8  # of a training, about; gate 2 interpolates between them
+MEDIANS = ("ms_per_iter", "timing_fwd_ms", "timing_bwd_ms", "grad_norm")  # columns of metrics.jsonl
 
 
 class Study(NamedTuple):
@@ -31,6 +33,7 @@ class Study(NamedTuple):
     device: str
     candidates: list[Candidate]
     blocks: list[Candidate] | None  # None: not trained
+    medians: Mapping[str, Mapping[str, float | None]]  # by activation and column of MEDIANS; None: not known
     verdicts: tuple[Verdict, Verdict, Verdict]
 
 
@@ -64,16 +67,26 @@ def study(model: str, folder: Path, given: Mapping[str, Any], seeds: int, tokens
     candidates = _search(config, folder / model, display)
     if candidates is None:
         return None
-    first, blocks = judge.worth_it(candidates), None
+    first, blocks, usual = judge.worth_it(candidates), None, medians(folder / model)
     best = judge.best_two(candidates)
     if best is not None and (first.passed or all_gates):
         genomes = judge.variants(best[0].activation, best[1].activation, config.model.n_layer)
         blocks = _search(configured(model, given, seeds, tokens, genomes), folder / f"{model}-blocks", display)
         if blocks is None:
             return None
+        usual |= medians(folder / f"{model}-blocks")
     verdicts = (first, judge.survives_equal_time(candidates, first),
                 judge.per_block_justified(candidates, blocks, first))
-    return Study(model, config, files.read(folder / model)[1]["device"], candidates, blocks, verdicts)
+    return Study(model, config, files.read(folder / model)[1]["device"], candidates, blocks, usual, verdicts)
+
+
+def medians(path: Path) -> dict[str, dict[str, float | None]]:
+    """Return the medians of MEDIANS over all steps of an activation in a search, but for those in which kernels are
+    prepared. Raises UserError."""
+    run = reading.read(path)
+    genomes = run.text("symbio_candidate_activation")
+    return {genome: {name: reading.median(run.column(name)[run.steady & (genomes == genome)]) for name in MEDIANS}
+            for genome in dict.fromkeys(genomes)}
 
 
 def _search(config: Config, path: Path, display: Display) -> list[Candidate] | None:
