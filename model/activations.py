@@ -219,7 +219,7 @@ def _rank(name: str) -> int:
 def kinds(texts: Iterable[str]) -> list[str]:
     """Return the short forms among these activations, each once, in the table's order. The mixed ones count as one, and
     so do formulas without a name, where there are more than colours for them."""
-    found = dict.fromkeys(map(short_name, texts))
+    found = dict.fromkeys(map(short_name, dict.fromkeys(texts)))
     single = [name for name in found if "×" not in name]
     mixed = [MIXED] * (len(single) < len(found) and MIXED not in single)
     named = [name for name in single if is_name(name)]

@@ -20,7 +20,7 @@ from helios.train.data import given_tokenizer
 from helios.train.morph import Morph
 from helios.train.records import layout
 from helios.train.records.layout import LOGS, METRICS, PLAN, REPLACED, TOKENIZER
-from helios.train.records.rows import rows
+from helios.train.records.rows import lines, rows
 from helios.train.stage import SEARCH, Plan, kind_of
 from helios.train.texts import sent, sources
 from helios.train.tokenizer import Tokenizer
@@ -204,18 +204,22 @@ def _tokens_read(found: Checkpoint, saved: Mapping[str, Any]) -> int | None:
     where its records do not tell, as after a search. saved: its run's config.json."""
     run, kept = found.path.parent.parent, found.state["search"] or {}
     before = saved["init"]["tokens"] if "init" in saved else 0
-    log = {row["step"]: row for row in rows(run / METRICS)}
+    log = _read_by_step(run)
     over = kept.get("over", len(kept.get("windows", ())))  # which older checkpoints keep themselves
     for window in rows(run / REPLACED["windows"])[:over]:
         if window["winner"]:  # a challenger, whose own steps its weights have read
-            theirs = rows(run / PLAN / f"w{window['window']}" / f"{window['winner']}.r0" / METRICS)
-            log = {step: row for step, row in log.items() if not window["opened"] < step <= window["closed"]} | {
-                row["step"]: row for row in theirs}
-    timed = [(row["tokens_per_sec"], row["ms_per_iter"]) for step, row in log.items() if step <= found.state["step"]]
-    whole = len(timed) == found.state["step"] and all(map(all, timed))
-    if before is None or kind_of(found.state) == SEARCH or not whole:
+            theirs = _read_by_step(run / PLAN / f"w{window['window']}" / f"{window['winner']}.r0")
+            log = {step: n for step, n in log.items() if not window["opened"] < step <= window["closed"]} | theirs
+    counts = [n for step, n in log.items() if step <= found.state["step"]]
+    if before is None or kind_of(found.state) == SEARCH or len(counts) < found.state["step"] or not all(counts):
         return None
-    return int(before) + sum(round(speed * ms / 1000) for speed, ms in timed)
+    return int(before) + sum(counts)
+
+
+def _read_by_step(run: Path) -> dict[int, int]:
+    """Return how many tokens each step of a run read, 0 where its row does not tell."""
+    return {row["step"]: round((row["tokens_per_sec"] or 0) * (row["ms_per_iter"] or 0) / 1000)
+            for _, row in lines(run / METRICS)}
 
 
 def is_chat(found: Checkpoint) -> bool:

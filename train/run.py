@@ -9,6 +9,7 @@ import gc
 import os
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -35,12 +36,13 @@ from helios.train.records.layout import EVENTS, METRICS, PLAN
 from helios.train.records.overview import utc
 from helios.train.records.records import Listener, Records
 from helios.train.records.reporter import reporting
-from helios.train.records.rows import rows
+from helios.train.records.rows import lines, rows
 from helios.train.resume import Initialised, Resumed, Start, settings_of
 from helios.train.stage import Plan
 from helios.train.tokenizer import check_size
 
 Planner = Callable[[Config], Plan]
+RECENT = 100  # last steps, of which the speed that is told at the end is the median
 
 
 class Result(NamedTuple):
@@ -266,11 +268,13 @@ class Run:
                 records.event(loop.step, "stopped", why, reason=over)
             elif finished:
                 records.event(loop.step, "run_complete", f"{loop.step} steps")
-            log = [row for row in rows(path / METRICS) if row["step"] > loop.first]
-            trouble = (plan.why or came_to_nothing(log)) if finished and loop.stage else ""
+            log = lambda: (row for _, row in lines(path / METRICS) if row["step"] > loop.first)
+            last = deque(log(), RECENT)
+            trouble = (plan.why or came_to_nothing(log(), last[-1] if last else None)
+                       ) if finished and loop.stage else ""
             paused = not finished and loop.signal is None
             own = start.steps if idle and over else None  # for those asked for now are not used
-            result = Result(finished, path, loop.step, _summary(loop, finished, log, trouble, own), trouble, paused,
+            result = Result(finished, path, loop.step, _summary(loop, finished, last, trouble, own), trouble, paused,
                             loop.signal)
             display.final(result.summary)
             return result
@@ -350,12 +354,12 @@ def _way_on(path: Path) -> str:
     """Return in words how the run in the directory `path` goes on that was interrupted."""
     if checkpoint.directories(path):
         return f"continue with --resume {_shown(path)}"
-    if rows(path / METRICS):
+    if any(lines(path / METRICS)):
         return f"there is none from before in {_shown(path)}: {directory.AGAIN}"
     return f"no step was made; start again with --run-dir {_shown(path)}"
 
 
-def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], trouble: str, steps: int | None) -> str:
+def _summary(loop: Loop, finished: bool, last: Sequence[Mapping[str, Any]], trouble: str, steps: int | None) -> str:
     stage, path, outcome = loop.stage, _shown(loop.records.path), loop.plan.outcome()
     if stage is None:
         return f"done: {outcome}, {path}"
@@ -365,10 +369,10 @@ def _summary(loop: Loop, finished: bool, log: Sequence[Mapping[str, Any]], troub
                "paused" if loop.signal is None else "interrupted")
     stopped = loop.monitors.stopped if finished and loop.why[0] == "actions" else ""
     parts = [f"{verdict}: {label}step {loop.done} of {steps or stage.steps}", *filter(None, (outcome, stopped))]
-    if log and loop.done:
-        seconds = int(log[-1]["elapsed_ms"] / 1000)
+    if last and loop.done:
+        seconds = int(last[-1]["elapsed_ms"] / 1000)
         best = [f"best val {number(loop.best['loss'])} at step {loop.best['step'] - loop.first}"] if loop.best else []
-        parts += [f"loss {number(log[-1]['loss'])}", *best,
-                  f"{median(row['tokens_per_sec'] for row in log[-100:]):,.0f} tok/s",
+        parts += [f"loss {number(last[-1]['loss'])}", *best,
+                  f"{median(row['tokens_per_sec'] for row in last):,.0f} tok/s",
                   f"{seconds // 60} min {seconds % 60} s"]
     return ", ".join(parts) + (f", {path}" if finished else f"; {_way_on(loop.records.path)}")

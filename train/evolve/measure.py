@@ -75,7 +75,7 @@ def _standing(log: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, An
     last = next((e for e in reversed(events) if e["kind"] in LIFE), {"kind": "", "message": "it did not begin"})
     status = STATUS.get(last["kind"], "unfinished")
     if status == "complete":
-        if nothing := came_to_nothing(log):
+        if nothing := came_to_nothing(log, log[-1] if log else None):
             return "diverged", nothing
         if found.val_loss is None:
             return ("diverged", "the last validation loss is not finite") if found.evaluations else (

@@ -16,7 +16,7 @@ from helios.train.monitors.trouble import Trouble
 from helios.train.progress import Display
 from helios.train.records.layout import METRICS
 from helios.train.records.records import Records
-from helios.train.records.rows import clipped, rows
+from helios.train.records.rows import clipped, lines
 from helios.train.stage import Plan
 
 IN_A_ROW = 10  # steps above stop_loss
@@ -106,7 +106,7 @@ class Stopping(Plan):
 
     def begin(self, records: Records, device: str, display: Display, state: Mapping[str, Any] | None) -> None:
         self.seen, self.rule = Seen(self.stops, self.config), None
-        for row in rows(records.path / METRICS):
+        for _, row in lines(records.path / METRICS):
             self.observe(row)
 
     def observe(self, row: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -38,10 +38,11 @@ class Trouble(NamedTuple):
         return cls(bool(spike), bool(skipped), bool(alert))
 
 
-def came_to_nothing(log: Sequence[Mapping[str, Any]]) -> str:
-    """Return why a training with these rows of metrics.jsonl came to nothing; "" where it did not."""
-    if log and log[-1]["loss"] is None:
+def came_to_nothing(log: Iterable[Mapping[str, Any]], last: Mapping[str, Any] | None) -> str:
+    """Return why a training with these rows of metrics.jsonl came to nothing; "" where it did not. last: the last row;
+    None: there is none."""
+    if last and last["loss"] is None:
         return "the loss is not finite (a lower --lr may help)"
-    if log and all(row.get("skipped") for row in log):
-        return f"every update was skipped ({log[-1]['skip_reason']})"
+    if last and all(row.get("skipped") for row in log):
+        return f"every update was skipped ({last['skip_reason']})"
     return ""

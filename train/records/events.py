@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helios.train.records.layout import EVENTS, METRICS
-from helios.train.records.rows import rows
+from helios.train.records.rows import lines, rows
 
 # Column of a row → kind of the event that it also is.
 COLUMNS = {"cusum_alert_reason": "alert", "batch_change_reason": "batch", "lr_change_reason": "lr",
@@ -40,5 +40,5 @@ def evaluations(run: Path) -> list[tuple[float, int]]:
     """Return loss and step of the evaluations of a run whose weights it went on with: at a switch, the model that was
     evaluated is gone."""
     gone = {event["step"] for event in rows(run / EVENTS) if event["kind"] == "switch"}
-    return [(row["val_loss"], row["step"]) for row in rows(run / METRICS)
+    return [(row["val_loss"], row["step"]) for _, row in lines(run / METRICS)
             if row["val_loss"] is not None and row["step"] not in gone]

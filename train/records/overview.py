@@ -59,7 +59,7 @@ class Overview:
 
     def state(self) -> dict[str, Any]:
         """Return what __init__ takes, as plain values."""
-        return dict(vars(self))
+        return vars(self) | {"speeds": [*self.speeds]}
 
     def config(self, about: Mapping[str, Any]) -> None:
         """Take in the content of config.json."""
@@ -78,7 +78,8 @@ class Overview:
             if row.get("symbio_phase") != "search" and (self.best is None or value < self.best[0]):
                 self.best = value, self.step
         if (speed := number(row.get("tokens_per_sec"))) is not None:
-            self.speeds = [*self.speeds, speed][-RECENT:]
+            self.speeds.append(speed)
+            del self.speeds[:-RECENT]
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Take in the next line of events.jsonl."""

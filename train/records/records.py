@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -15,7 +16,7 @@ from helios.errors import UserError
 from helios.files import write_atomic
 from helios.train.records.layout import CONFIG, EVENTS, LOGS, METRICS, SAMPLES, TOKENIZER, way_on
 from helios.train.records.overview import utc
-from helios.train.records.rows import clipped, finite, line, lines
+from helios.train.records.rows import clipped, finite, line, lines, parse
 
 # In every row, null where unknown. Times are in milliseconds, memory in MiB. clip_pct is the percentage of the last
 # CLIP_WINDOW steps whose gradient was clipped. A skipped update has "skipped": true and "skip_reason": spike, overflow,
@@ -139,19 +140,29 @@ def _cut(path: Path, keep: int) -> None:
     may be, since a power cut may leave anything."""
     if not path.exists():
         return
-    whole = path.read_bytes()
-    good = [(raw, row["step"]) for raw, row in lines(path) if _is_row(row, path.name)]
-    kept = [raw for raw, step in good if keep and step <= keep]
-    known = {raw for raw, _ in good}
-    until = whole.rfind(kept[-1]) + len(kept[-1]) if kept else 0
-    for number, raw in enumerate(whole[:until].splitlines(keepends=True), 1):
-        if raw not in known:
-            raise UserError(f"{path}, line {number}, is damaged; remove that line to continue without its record")
-    if b"".join(kept) != whole:
-        write_atomic(path, lambda file: file.write(b"".join(kept)))
+    kept = lambda raw: bool(keep) and (step := _step(raw, path.name)) is not None and step <= keep
+    damaged, whole = 0, True
+    with open(path, "rb") as file:  # a line at a time, for it may be large
+        for number, raw in enumerate(file, 1):
+            if kept(raw):
+                if damaged:
+                    raise UserError(f"{path}, line {damaged}, is damaged; remove that line to continue without its "
+                                    f"record")
+                continue
+            whole = False
+            if _step(raw, path.name) is None:
+                damaged = damaged or number
+        if not whole:
+            file.seek(0)
+            write_atomic(path, lambda new: new.writelines(filter(kept, file)))
 
 
-def _is_row(row: Mapping[str, Any], name: str) -> bool:
-    """Return whether the object is one that Records wrote into the file of that name."""
+def _step(raw: bytes, name: str) -> int | None:
+    """Return the step of a line that Records wrote into the file of that name; None for any other line."""
     numbers = COLUMNS if name == METRICS else ()
-    return type(row.get("step")) is int and all(isinstance(row.get(key, ""), int | float | None) for key in numbers)
+    with suppress(ValueError, RecursionError):
+        row = parse(raw)
+        if raw.endswith(b"\n") and isinstance(row, dict) and type(row.get("step")) is int and all(
+                isinstance(row.get(key, ""), int | float | None) for key in numbers):
+            return int(row["step"])
+    return None

@@ -6,7 +6,7 @@ import itertools
 import math
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ KNOWN = frozenset((*COLUMNS, *MORE_COLUMNS)) - {"step"}
 LAYERS = "per_layer_grad_norms"
 TRAINING = ("symbio_phase", "symbio_candidate_id", "symbio_replicate")  # whose values change where a training begins
 SEARCH, AFTER = "search", "after"  # values of symbio_phase
+AT_ONCE = 4096  # rows that are turned into columns together
 
 Array = np.ndarray
 Row = Mapping[str, Any]
@@ -196,41 +197,50 @@ def columns(found: Iterable[Row]) -> tuple[Array, dict[str, Array], dict[str, Ar
     """Return the steps, the columns of numbers and those of texts of rows of metrics.jsonl, in the order of their
     steps. Of several rows of a step the last one counts; a row without a step does not."""
     steps = array("q")
-    numbers: dict[str, array] = {}
-    texts: dict[str, list[str | None]] = {}
-    for row in found:
-        step = row.get("step")
-        if type(step) is not int or not 0 <= step < 2**63:
-            continue
-        n = len(steps)
-        steps.append(step)
-        for name, value in _flat(row):
-            if isinstance(value, str):
-                kept = texts.setdefault(name, [])
-                kept += [None] * (n - len(kept))
-                kept.append(sys.intern(value))
-            else:
-                values = numbers.setdefault(name, array("d"))
-                values.extend(itertools.repeat(math.nan, n - len(values)))
-                values.append(value)
+    parts: dict[tuple[str, type], list[tuple[int, Array]]] = {}  # by column and kind: the first row's number, values
+    stepped = (row for row in found if type(step := row.get("step")) is int and 0 <= step < 2**63)
+    while some := list(itertools.islice(stepped, AT_ONCE)):
+        for name, values in _by_column(some):
+            if str in (kinds := set(map(type, values))):
+                texts = [sys.intern(x) if isinstance(x, str) else None for x in values]
+                parts.setdefault((name, object), []).append((len(steps), np.array(texts, object)))
+            if np.isfinite(numbers := _numbers(values, kinds)).any():
+                parts.setdefault((name, float), []).append((len(steps), numbers))
+        steps.extend(row["step"] for row in some)
     every = np.array(steps, np.int64)
     _, back = np.unique(every[::-1], return_index=True)
     order = len(every) - 1 - back  # the last row of each step
-    full = lambda values, fill, kind: np.array([*values, *[fill] * (len(every) - len(values))], kind)[order]
-    return (every[order], {name: full(v, math.nan, float) for name, v in numbers.items()},
-            {name: full(v, None, object) for name, v in texts.items()})
+
+    def of(kind: type, unknown: float | None) -> dict[str, Array]:
+        whole: dict[str, Array] = {name: np.full(len(every), unknown, kind) for name, own in parts if own is kind}
+        for name, values in whole.items():
+            for start, numbers in parts[name, kind]:
+                values[start:start + len(numbers)] = numbers
+        return {name: values[order] for name, values in whole.items()}
+
+    return every[order], of(float, math.nan), of(object, None)
 
 
-def _flat(row: Row) -> Iterator[tuple[str, str | float]]:
-    """Yield the known columns of a row that hold a text or a finite number."""
-    for name, value in row.items():
-        if name == LAYERS and isinstance(value, dict):
-            yield from ((f"{name}.{layer}", x) for layer, v in value.items() if (x := number(v)) is not None)
-        elif name in KNOWN:
-            if isinstance(value, str):
-                yield name, value
-            elif (x := number(value)) is not None:
-                yield name, x
+def _by_column(some: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the known columns of rows, with None where a row lacks one."""
+    for name in dict.fromkeys(itertools.chain.from_iterable(some)):
+        values = [row.get(name) for row in some]
+        if name == LAYERS:
+            nested = [x if isinstance(x, dict) else {} for x in values]
+            for layer in dict.fromkeys(itertools.chain.from_iterable(nested)):
+                yield f"{name}.{layer}", [number(x.get(layer)) for x in nested]
+        if name in KNOWN:
+            yield name, values
+
+
+def _numbers(values: Sequence[Any], kinds: Collection[type]) -> Array:
+    """Return the values, which are of these kinds, as floats, with NaN for what is no finite number."""
+    if not {*kinds} - {float, int, bool, type(None)}:
+        with suppress(OverflowError):  # an integer beyond all floats
+            found = np.array(values, float)
+            found[np.isinf(found)] = math.nan
+            return found
+    return np.array([math.nan if (x := number(value)) is None else x for value in values])
 
 
 def number(value: Any) -> float | None:
