@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from helios.train.records.layout import CONFIG, EVENTS, LIFE, LOCK, LOGS, METRICS, read_config
 from helios.train.records.rows import lines
@@ -41,6 +41,16 @@ def status(last: Mapping[str, Any] | None, locked: bool | None, age: float) -> S
     if locked or (locked is None and age <= STALE):
         return Status("active", "")
     return Status("stale", f"no news for {STALE:.0f} s") if age > STALE else Status("interrupted", SILENT)
+
+
+class Glance(TypedDict, total=False):
+    """What Overview takes from a row of metrics.jsonl."""
+
+    step: Any
+    loss: Any
+    val_loss: Any
+    tokens_per_sec: Any
+    symbio_phase: Any
 
 
 class Overview:
@@ -120,7 +130,7 @@ def read(path: Path) -> dict[str, Any]:
     is none."""
     overview = Overview()
     overview.config(read_config(path))
-    for _, row in lines(path / METRICS):
+    for _, row in lines(path / METRICS, kind=Glance):
         overview.metrics(row)
     for _, event in lines(path / EVENTS):
         overview.event(event)
@@ -159,10 +169,12 @@ def seconds(time_: str) -> float:
 
 def number(x: Any) -> float | None:
     """Return the number if it is one, and finite."""
-    if isinstance(x, bool) or not isinstance(x, int | float):
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    if isinstance(x, bool) or not isinstance(x, int):
         return None
     with suppress(OverflowError):  # an integer beyond every float
-        return float(x) if math.isfinite(x) else None
+        return float(x)
     return None
 
 

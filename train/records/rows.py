@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import msgspec
 from helios.errors import UserError
 
 
-def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def lines(path: Path, strict: bool = False, kind: Any = Any) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each line of the file that holds an object, and the object; nothing where there is no file.
+    kind: a TypedDict, whose keys are then the only ones that are read, which is twice as fast.
 
     A last line without an end, which is being written or was cut short by a kill, is left out. So is a damaged line; if
     `strict`, it raises UserError, which names the line.
@@ -25,10 +26,11 @@ def lines(path: Path, strict: bool = False) -> Iterator[tuple[bytes, dict[str, A
         return
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+    decode = msgspec.json.Decoder(kind).decode
     with file:
         for number, line in enumerate(file, 1):
             try:
-                row = parse(line)
+                row = parse(line, decode)
                 if not isinstance(row, dict):
                     raise ValueError("no JSON object")
             except (ValueError, RecursionError) as error:
@@ -48,10 +50,10 @@ def canonical(value: Any) -> str:
     return _CANONICAL.encode(value)
 
 
-def parse(line: bytes) -> Any:
+def parse(line: bytes, decode: Callable[[bytes], Any] = msgspec.json.decode) -> Any:
     """Return the value of a line of JSON, which may hold NaN or Infinity. Raises ValueError or RecursionError."""
     try:
-        return msgspec.json.decode(line)  # four times as fast
+        return decode(line)  # four times as fast
     except (msgspec.MsgspecError, UnicodeError):
         return json.loads(line.decode())
 
