@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -45,7 +46,7 @@ class Point(NamedTuple):
     ms: float
     memory_mb: float  # that arrays and recordings take
     dispatches: float
-    record_ms: float  # what the first step takes longer than others, with all kernels compiled
+    record_ms: float  # the host's own time in a first step, with all kernels compiled; it does not count waiting
     checkpoint_mb: float  # weights and moments
     peer_ms: float | None
 
@@ -81,8 +82,9 @@ def measured(axis: str, value: int, peer_name: str, effort: Effort) -> Point:
     Training(own, be).step(tokens, targets)  # compiles all kernels
     gc.collect()
     side = Side(Training(own, be), peer(peer_name, own, be))
-    side.round(1, tokens, targets)
-    first = side.took[0]
+    start = time.thread_time()
+    side.ours.step(tokens, targets)
+    recording = 1e3 * (time.thread_time() - start)
     side.round(effort.warmup, tokens, targets)
     side.took, side.peer_took = [], []
     for _ in range(effort.rounds):
@@ -91,7 +93,7 @@ def measured(axis: str, value: int, peer_name: str, effort: Effort) -> Point:
     with tempfile.TemporaryDirectory() as folder:
         saved = checkpoint.save(Path(folder), 1, ours.state.model.state_dict(), ours.state.opt.state_dict(), {})
         size = sum(file.stat().st_size for file in saved.iterdir())
-    return Point(axis, value, ms, be.memory()["used"] / MIB, ours.program.dispatches, max(0.0, first - ms), size / MIB,
+    return Point(axis, value, ms, be.memory()["used"] / MIB, ours.program.dispatches, recording, size / MIB,
                  median(side.peer_took) if side.peer_took else None)
 
 
