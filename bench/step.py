@@ -1,11 +1,11 @@
-"""Measurements of whole training steps, ours and PyTorch's in turn, and of the kernels in a step."""
+"""Measurements of whole training steps, ours and a peer's in turn, and of the kernels in a step."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ import numpy as np
 from helios import random
 from helios.backends.backend import Backend, Dispatch, Program
 from helios.backends.vulkan.variants import ELEMENTWISE
+from helios.bench import numpy_gpt
 from helios.bench.measure import PAUSE_S, torch_device, torch_module
 from helios.model.activations import TABLE, activation
 from helios.train.config import Config
 from helios.train.state import TrainState
 
-PEERS = ("torch", "torch-compile", "none")
+PEERS = ("torch", "torch-compile", "numpy", "none")
 Step = Callable[[np.ndarray, np.ndarray], float]
 
 
@@ -86,10 +87,13 @@ def _names() -> dict[str, str]:
 
 
 def peer(name: str, config: Config, be: Backend) -> Step | None:
-    """Return the peer's step, None for "none". Raises UserError where PyTorch is missing."""
+    """Return the peer's step, None for "none". Raises UserError where PyTorch is missing, or the model is not one that
+    the peer has."""
+    check_peers([name], [config])
     if name == "none":
         return None
-    torch_module()
+    if name == "numpy":
+        return numpy_gpt.Training(config.model, config.train).step
     from helios.bench import torch_gpt
 
     return torch_gpt.Training(config.model, config.train, name == "torch-compile", torch_device(be)).step
@@ -118,6 +122,16 @@ class Side:
         self.submits += be.submits - before
         time.sleep(PAUSE_S)
         self.peer_took += [_timed(self.theirs, tokens, targets) for _ in range(steps) if self.theirs]
+
+
+def check_peers(names: Iterable[str], configs: Iterable[Config]) -> None:
+    """Raise UserError where PyTorch is missing that is among the peers, or a model is not one that a peer has."""
+    for name in names:
+        if name == "numpy":
+            for config in configs:
+                numpy_gpt.check(config.model)
+        elif name != "none":
+            torch_module()
 
 
 def measure(preset: str, trainings: Sequence[Training], peer_name: str, effort: Effort) -> list[dict[str, Any]]:

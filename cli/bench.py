@@ -127,8 +127,7 @@ def step_command(preset: str, batch: int | None, activations: tuple[str, ...], p
     configs = [resolve(preset, flags={"batch_size": batch, "activation": activation, "precision": precision})
                for activation in activations or (None,)]
     check_writable(json_file)
-    if set(peers) != {"none"}:
-        measure.torch_module()
+    step.check_peers(peers, configs)
     be = open_backend(backend, device, _say, configs[0].train.precision)
     _warn()
     trainings, steps = [step.Training(config, be) for config in configs], list[dict[str, Any]]()
@@ -251,8 +250,7 @@ def scaling_command(axes: tuple[str, ...], peer_name: str, json_file: Path | Non
                     quick: bool) -> None:
     """Measure how a training step grows with the batch and with the sizes of the model."""
     check_writable(json_file)
-    if peer_name != "none":
-        measure.torch_module()
+    step.check_peers([peer_name], [resolve("historic-6l")])
     _warn()
     found = list(scaling.points(axes, peer_name, quick, _say))
     report.console().print(report.plain_table(scaling.TITLES, scaling.cells(found)))

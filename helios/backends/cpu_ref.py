@@ -32,6 +32,9 @@ from helios.backends.backend import (
 from helios.backends.eager import EagerProgram, Marks
 from helios.formula import Formula
 
+QUERIES = 32  # of attention that are computed together; what is later than all of them is not
+IN_CACHE = 1 << 16  # elements of an update: their temporaries fit
+
 
 class CpuRef:
     """The primitives of helios.backends.backend.Backend on numpy arrays of `float_dtype` (float32 or float64)."""
@@ -143,11 +146,13 @@ class CpuRef:
             stats[i:i + 1] for i in map(STATS.index, ("grad_coef", "skipped", "correction1", "correction2")))
         if skipped[0]:
             return
-        g = grad * grad_coef
-        m[:] = beta1 * m + (1 - beta1) * g
-        v[:] = beta2 * v + (1 - beta2) * g * g
         w[:n_decay] -= lr * weight_decay * w[:n_decay]
-        w -= lr * (m / correction1) / (np.sqrt(v / correction2) + eps)
+        for start in range(0, w.size, IN_CACHE):
+            own = slice(start, start + IN_CACHE)
+            g = grad[own] * grad_coef
+            m[own] = beta1 * m[own] + (1 - beta1) * g
+            v[own] = beta2 * v[own] + (1 - beta2) * g * g
+            w[own] -= lr * (m[own] / correction1) / (np.sqrt(v[own] / correction2) + eps)
 
     def qk_norm_backward(self, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array, n_head: int
                          ) -> tuple[Array, Array]:
@@ -256,30 +261,39 @@ class CpuRef:
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
                   qk: Array | None = None) -> tuple[Array, Array]:
         q, k, v = self._q_k_v(qkv, qk, n_head)
-        scores = np.where(_causal(qkv), _scores(q, k, cap), -np.inf)
-        top = scores.max(-1, keepdims=True)
-        lse = top + np.log(np.exp(scores - top).sum(-1, keepdims=True))
-        weights = np.exp(scores - lse)
-        if p:
-            weights = self.dropout(weights, rng, p, site)
-        return _join(weights @ v), self._float(lse[..., 0])
+        dropped, out, lse = _dropping(q, rng, p, site), np.empty_like(q), np.empty(q.shape[:-1], self.float_dtype)
+        for rows, keys, hidden in _blocks(q):
+            scores = _scores(q[..., rows, :], k[..., keys, :], cap)
+            np.copyto(scores, -np.inf, where=hidden)
+            top = scores.max(-1, keepdims=True)
+            weights = np.exp(scores - top)
+            total = weights.sum(-1, keepdims=True)
+            weights /= total
+            out[..., rows, :] = dropped(weights, rows, keys) @ v[..., keys, :]
+            lse[..., rows] = (top + np.log(total))[..., 0]
+        return _join(out), lse
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
                            cap: float, p: float, site: int, qk: Array | None = None) -> Array:
         q, k, v = self._q_k_v(qkv, qk, n_head)
         (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
-        scores = _scores(q, k, cap)
-        weights = np.exp(np.where(_causal(qkv), scores - lse[..., None], -np.inf))
-        dropped, dweights = weights, g_heads @ v.swapaxes(-1, -2)
-        if p:
-            dropped, dweights = self.dropout(weights, rng, p, site), self.dropout(dweights, rng, p, site)
         # softmax backward subtracts Σ dweights·weights of each row, which equals g·out, with dropout too
-        dscores = weights * (dweights - (g_heads * out_heads).sum(-1, keepdims=True))
-        if cap:
-            dscores *= 1 - (scores / cap) ** 2
-        dscores *= 1 / math.sqrt(q.shape[-1])
-        parts = dscores @ k, dscores.swapaxes(-1, -2) @ q, dropped.swapaxes(-1, -2) @ g_heads
-        return np.concatenate([_join(part) for part in parts], axis=-1)
+        delta = (g_heads * out_heads).sum(-1, keepdims=True)
+        dropped, dq, dk, dv = _dropping(q, rng, p, site), np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        for rows, keys, hidden in _blocks(q):
+            q_, g_, k_, v_ = (x[..., part, :] for x, part in ((q, rows), (g_heads, rows), (k, keys), (v, keys)))
+            scores = _scores(q_, k_, cap)
+            weights = scores - lse[..., rows, None]
+            np.copyto(weights, -np.inf, where=hidden)
+            np.exp(weights, out=weights)
+            dscores = weights * (dropped(g_ @ v_.swapaxes(-1, -2), rows, keys) - delta[..., rows, :])
+            if cap:
+                dscores *= 1 - (scores / cap) ** 2
+            dscores *= 1 / math.sqrt(q.shape[-1])
+            dq[..., rows, :] = dscores @ k_
+            dk[..., keys, :] += dscores.swapaxes(-1, -2) @ q_
+            dv[..., keys, :] += dropped(weights, rows, keys).swapaxes(-1, -2) @ g_
+        return np.concatenate([_join(part) for part in (dq, dk, dv)], axis=-1)
 
     # -- reductions ---------------------------------------------------------------------------------------------------
     def sum(self, x: Array) -> Array:
@@ -353,10 +367,27 @@ def _qk_weights(q_weight: Array, k_weight: Array) -> Array:
 
 
 def _scores(q: Array, k: Array, cap: float) -> Array:
-    scores = (q @ k.swapaxes(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
-    return cap * np.tanh(scores / cap) if cap else scores
+    scores = q @ k.swapaxes(-1, -2)
+    scores *= 1 / math.sqrt(q.shape[-1])
+    if cap:
+        scores /= cap
+        np.tanh(scores, out=scores)
+        scores *= cap
+    return scores
 
 
-def _causal(qkv: Array) -> Array:
-    """Return [T, T], True where the key (column) is not later than the query (row)."""
-    return np.tri(qkv.shape[1], dtype=bool)
+def _blocks(q: Array) -> Iterator[tuple[slice, slice, Array]]:
+    """Yield positions of some queries of [..., T, D], those of the keys that any of them sees, and which are hidden,
+    [queries, keys]."""
+    t = q.shape[-2]
+    for start in range(0, t, QUERIES):
+        end = min(start + QUERIES, t)
+        yield slice(start, end), slice(end), ~np.tri(end - start, end, start, dtype=bool)
+
+
+def _dropping(q: Array, rng: Array | None, p: float, site: int) -> Callable[[Array, slice, slice], Array]:
+    """Return dropout of weights [..., queries, keys], of those positions of q's and k's [..., T, D]."""
+    if not p or rng is None:
+        return lambda weights, rows, keys: weights
+    keep = random.keep((*q.shape[:-1], q.shape[-2]), rng, site, p)
+    return lambda weights, rows, keys: np.where(keep[..., rows, keys], weights / (1 - p), 0)

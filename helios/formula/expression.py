@@ -48,7 +48,7 @@ class Function:
 # Slopes at kinks are 0 in relu and abs, half of each side's where max or min have a tie, and that of the left side in
 # leaky_relu. The GLSL functions are in kernels/lib/functions.glsl.
 FUNCTIONS: dict[str, Function] = {
-    "sigmoid": Function("sigmoid({0})", "special.expit({0})", "torch.sigmoid({0})", ("f*(1-f)",), bounded=True),
+    "sigmoid": Function("sigmoid({0})", "(1 / (1 + np.exp(-({0}))))", "torch.sigmoid({0})", ("f*(1-f)",), bounded=True),
     "tanh": Function("tanh1({0})", "np.tanh({0})", "torch.tanh({0})", ("1-f*f",), symmetry="odd", bounded=True),
     "softplus": Function("softplus({0})", "np.logaddexp({0}, 0.0)", "F.softplus({0}, threshold=50.0)", ("sigmoid(x)",)),
     "erf": Function("erf1({0})", "special.erf({0})", "torch.erf({0})", ("1.1283791670955126*gauss(x)",),
