@@ -188,7 +188,8 @@ def evaluate(function: str, *args: float) -> float:
     import numpy as np
     from scipy import special
 
-    return float(eval(FUNCTIONS[function].numpy.format(*map(repr, args)), {"np": np, "special": special}))
+    with np.errstate(over="ignore"):
+        return float(eval(FUNCTIONS[function].numpy.format(*map(repr, args)), {"np": np, "special": special}))
 
 
 OPERATORS: dict[str, Callable[..., Node]] = {

@@ -166,7 +166,8 @@ def _of(function: str, x: np.ndarray) -> np.ndarray:
     from scipy import special
 
     form = FUNCTIONS[function].numpy.format("x", "x")
-    return np.asarray(eval(form, {"np": np, "special": special, "x": x}))
+    with np.errstate(over="ignore"):
+        return np.asarray(eval(form, {"np": np, "special": special, "x": x}))
 
 
 # -- what Python says of a tree --------------------------------------------------------------------------------------
