@@ -12,8 +12,9 @@ import pytest
 
 from helios import ops, random
 from helios.backends.vulkan.backend import VulkanBackend
-from helios.backends.vulkan.memory import Chunk
+from helios.backends.vulkan.memory import ALIGN, Block, Chunk
 from helios.backends.vulkan.program import VulkanProgram
+from helios.backends.vulkan.stream import Command, Range
 from helios.capture import Capture
 from helios.errors import UserError
 from helios.model import GPTConfig
@@ -141,6 +142,19 @@ def test_pages_of_what_the_device_allocates_at_a_time() -> None:
         for length, capture in captures.items():
             assert capture(x)[0] == Capture(chain(length), plain)(x)[0]
     assert [p.size for p in be.arena.pages] == [be.arena.page] * 2 + [be.arena.size - 2 * be.arena.page]
+
+
+def test_an_input_is_written_over_by_one_output() -> None:
+    """Also where nothing reads the first output, which then ends where the input does."""
+    be = make()
+    x, unread, read = (Block(4 * ALIGN) for _ in range(3))
+    whole = lambda block, access: Range(block, 0, block.size, access)
+    found = be.arena.layout([
+        Command("zero", [whole(x, "w")]),
+        Command("both", [whole(x, "r"), whole(unread, "w"), whole(read, "w")], elementwise=True),
+        Command("copy", [whole(read, "r"), whole(be.zeros((ALIGN,)).handle.block, "w")])])
+    assert found.offsets[unread] != found.offsets[read]
+    assert found.offsets[x] in (found.offsets[unread], found.offsets[read])
 
 
 def test_what_does_not_fit_leaves_the_others_working(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ class Arena:
 
     def layout(self, commands: Sequence[Command]) -> Layout:
         """Plan where the blocks are that have no place outside, and give a place in the heap to those of them that an
-        array still refers to. An elementwise command writes over an input that nothing reads later."""
+        array still refers to. An elementwise command writes an output over an input that nothing reads later."""
         lives: dict[Block, list[int]] = {}
         for i, command in enumerate(commands):
             for use in command.uses:
@@ -91,6 +91,7 @@ class Arena:
         for i, command in enumerate(commands):
             if not command.elementwise:
                 continue
+            taken = set[Block]()
             for out in (u.block for u in command.uses if u.access == "w" and u.block in root
                         and root[u.block] is u.block):
                 if lives[out][0] != i:
@@ -98,7 +99,8 @@ class Arena:
                 for use in command.uses:
                     old = use.block
                     if use.access == "r" and old in root and lives[root[old]][1] == i and (
-                            use.size == old.size == out.size):
+                            use.size == old.size == out.size) and root[old] not in taken:
+                        taken.add(root[old])
                         lives[root[old]][1] = max(lives[out][1], i)
                         root[out] = root[old]
                         break
