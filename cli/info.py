@@ -52,7 +52,7 @@ def main(as_json: bool, settings: bool) -> None:
     for key in (k for k in (devices[0] if devices else {}) if k != "index"):
         table.add_row(key.replace("_", " "), *(_figure(key, d.get(key)) for d in devices))
     console.print(table)
-    for title in ("caches", "env"):
+    for title in ("caches", "env", "tuned"):
         for name, value in about[title].items():
             console.print(f"{title.removesuffix('s')} {name}: {value}", markup=False)
 

@@ -55,6 +55,17 @@ def device_kind(backend: Backend) -> dict[str, str]:
     return {"backend": backend.name, "name": backend.device_name, "driver": backend.driver}
 
 
+def tuned(backend: Backend) -> dict[str, str]:
+    """Return the kernels and tiles of products that helios-bench tune chose and this backend uses, by shape class."""
+    if backend.name != "vulkan":
+        return {}
+    from helios.backends.vulkan import tuning
+    from helios.backends.vulkan.backend import VulkanBackend
+
+    assert isinstance(backend, VulkanBackend)
+    return tuning.told(backend.tiles, backend.matmul_kernel)
+
+
 def advised(error: Exception) -> str:
     """Return the error's text, with ADVICE where no device was found."""
     return f"{error}; {ADVICE}" if isinstance(error, NoDevice) else str(error)

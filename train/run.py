@@ -25,7 +25,7 @@ from helios.errors import DeviceLost, Diverged, UserError
 from helios.host import cache_dir, machine
 from helios.train import checkpoint, data, directory, texts
 from helios.train.config import SECTIONS, Config, resolve
-from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend
+from helios.train.device import MIB, check_memory, device_kind, memory_needed, open_backend, tuned
 from helios.train.loop import Loop
 from helios.train.monitors.trouble import came_to_nothing
 from helios.train.morph import told
@@ -314,7 +314,7 @@ def describe(config: Config, run_id: str, backend: Backend, init: Mapping[str, A
     return {"run_id": run_id, "created": utc(time.time()),
             "config_hash": config.fingerprint(device, init["begun_with"] if init else ""),
             "parameters": config.model.parameters(), **config.to_dict(), "device": device, "host": machine(),
-            "versions": versions, **begun}
+            "tuned": tuned(backend), "versions": versions, **begun}
 
 
 def _last_words(records: Records, step: int, kind: str, message: str) -> None:

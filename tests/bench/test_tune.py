@@ -17,10 +17,10 @@ from helios.backends.vulkan.device import DeviceProfile
 from helios.backends.vulkan.tuning import TILES
 from helios.bench import measure, tune
 from helios.bench.registry import Sizes, rows
-from helios.cli import bench
+from helios.cli import bench, info
 from helios.errors import UserError
 from helios.train.config import resolve
-from helios.train.device import open_backend
+from helios.train.device import open_backend, tuned
 
 KERNEL = "matmul_cpu"
 PROFILE = SimpleNamespace(name="a device", driver="1.0", subgroup_size=16, shared_bytes=32768, max_lanes=256,
@@ -60,6 +60,21 @@ def test_a_run_takes_what_was_found_or_the_kernels_own(vulkan: VulkanBackend) ->
     tuning.save(be.profile, be.matmul_kernel,
                 found := {"nt 64 64 64": tuning.candidates(be.profile, be.matmul_kernel)[-1]})
     assert be.tiles == {} and opened("tuned").tiles == found and opened("default").tiles == {}
+
+
+def test_what_was_chosen_is_shown() -> None:
+    try:
+        be = VulkanBackend()
+    except UserError as error:
+        pytest.skip(f"no Vulkan device: {error}")
+    assert tuned(be) == {} == tuned(CpuRef())
+    tile = TILES[be.matmul_kernel][1]
+    be.tiles = {"nt 64 64 64": tile}
+    tuning.save(be.profile, be.matmul_kernel, be.tiles)
+    (words,) = tuned(be).values()
+    assert words == f"{be.matmul_kernel} " + " ".join(f"{name} {size}" for name, size in tile.items())
+    result = CliRunner().invoke(info.main, [])
+    assert f"tuned {be.device_name}, nt 64 64 64: {words}" in result.output.splitlines()
 
 
 @pytest.mark.parametrize("content", [

@@ -51,7 +51,7 @@ def test_a_run_leaves_what_the_interface_says(done: Path) -> None:
         "config.json", "metrics.jsonl", "events.jsonl", "samples.jsonl", "tokenizer.json", "checkpoints", "lock"}
     config = json.loads((done / "config.json").read_text())
     assert {"model", "train", "data", "monitor", "device", "parameters", "run_id", "config_hash", "versions", "chat",
-            "created", "host"} == config.keys()
+            "created", "host", "tuned"} == config.keys()
     assert config["device"].keys() == {"backend", "name", "driver"} and config["parameters"] == 44_608
     assert len((done / "metrics.jsonl").read_text().splitlines()) == 12
     kinds = [json.loads(line)["kind"] for line in (done / "events.jsonl").read_text().splitlines()]

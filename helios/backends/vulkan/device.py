@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import psutil
 
-from helios.backends.vulkan import environment, shaders
+from helios.backends.vulkan import environment, shaders, tuning
 from helios.backends.vulkan.exclusive import at_exit, check_process
 from helios.backends.vulkan.profile import (
     FEATURES,
@@ -229,6 +229,8 @@ def describe() -> dict[str, Any]:
         "caches": {"kernels": str(cache_dir() / "spirv"), "pipelines": str(cache_dir()),
                    "driver": os.environ.get("MESA_SHADER_CACHE_DIR")},
         "env": {n: os.environ[n] for n in names if n in os.environ},
+        "tuned": {f"{p.name}, {name}": tile for p, _ in profiles() for kernel in tuning.KERNELS
+                  for name, tile in tuning.told(tuning.load(p, kernel), kernel).items()},
     }
 
 

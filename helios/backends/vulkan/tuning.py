@@ -35,6 +35,7 @@ TILES = {
                              (64, 128, 32, 32, 64)),
 }
 
+KERNELS = ("matmul_cpu", "matmul", "matmul_coopmat")  # that compute products, by device and precision
 SUBGROUPS = 4  # in a workgroup of matmul_uniform
 BESIDE = {"matmul_cpu": ("matmul_uniform",)}  # kernels that may serve instead, where the device has what they need
 
@@ -95,6 +96,13 @@ def load(profile: DeviceProfile, kernel: str) -> dict[str, Tile]:
         return {}
     tiles = candidates(profile, kernel)
     return {name: tile for name, tile in found.items() if tile in tiles} if isinstance(found, dict) else {}
+
+
+def told(tiles: Mapping[str, Tile], kernel: str) -> dict[str, str]:
+    """Return in words the kernel and the tile of each shape class, where `kernel` computes products."""
+    owned = {shape: (kernel_of(tile, kernel), tile) for shape, tile in sorted(tiles.items())}
+    return {shape: " ".join((own, *(f"{name} {tile[name]}" for name in TILES[own][0])))
+            for shape, (own, tile) in owned.items()}
 
 
 def save(profile: DeviceProfile, kernel: str, tiles: Mapping[str, Tile]) -> Path:
