@@ -1,5 +1,5 @@
 // out = Σ over points of points[m]·B_m(h), a cubic B-spline for each column; see lib/activation.glsl for the grid. B_m,
-// of uniform knots STEP apart, is centred at -REACH + (m - 1)·STEP. Beyond ±REACH it goes on as a straight line.
+// of uniform knots 1/RATE apart, is centred at -REACH + (m - 1)/RATE. Beyond ±REACH it goes on as a straight line.
 // h, out [rows, F]; points [POINTS, F]. BACKWARD: of dout = dL/dout, dh and, as `parts` partial sums [parts, POINTS, F],
 // dpoints.
 #include "lib/activation.glsl"
@@ -15,14 +15,8 @@ layout(push_constant) uniform Push {
     uint rows, columns, parts;
 } p;
 
-const float STEP = 2.0 * REACH / float(POINTS - 3);
-
-// At a distance d from its centre, in steps: the value, and the slope by d.
-vec2 basis(float d) {
-    float a = abs(d), b = max(2.0 - a, 0.0);
-    return a < 1.0 ? vec2(2.0 / 3.0 - a * a * (1.0 - 0.5 * a), d * (1.5 * a - 2.0))
-                   : vec2(b * b * b / 6.0, -0.5 * sign(d) * b * b);
-}
+const uint CELLS = POINTS - 3, HIGH = 8;  // between knots; the highest bit of a cell's number
+const float RATE = float(CELLS) / (2.0 * REACH);  // cells a unit of h
 
 void main() {
     Run mine = run(p.rows, p.columns, p.parts);
@@ -34,24 +28,30 @@ void main() {
     }
     for (uint row = mine.row; row < mine.end; row++) {
         uint at = row * p.columns + mine.column;
-        float h = p.h.v[at], inside = clamp(h, -REACH, REACH), u = (inside + REACH) / STEP, value = 0.0, slope = 0.0;
-        float beyond = (h - inside) / STEP;
-#if BACKWARD
-        float dout = p.dout.v[at];
-#endif
-        [[unroll]] for (uint m = 0; m < POINTS; m++) {
-            vec2 b = basis(u - float(m) + 1.0);
-            float weight = b.x + beyond * b.y;
-            value += points[m] * weight;
-            slope += points[m] * b.y;
-#if BACKWARD
-            sums[m] += dout * weight;
-#endif
+        float h = p.h.v[at], inside = clamp(h, -REACH, REACH), u = (inside + REACH) * RATE;
+        uint cell = uint(min(u, float(CELLS - 1)));
+        float t = u - float(cell), s = 1.0 - t, beyond = (h - inside) * RATE;
+        // Of points cell to cell + 3, the others' being 0: slopes of the bases by u, bases, points.
+        float slopes[4] = {-0.5 * s * s, (1.5 * t - 2.0) * t, (2.0 - 1.5 * s) * s, 0.5 * t * t};
+        float bases[4] = {s * s * s / 6.0, (0.5 * t - 1.0) * t * t + 2.0 / 3.0, (0.5 * s - 1.0) * s * s + 2.0 / 3.0,
+                          t * t * t / 6.0};
+        float near[POINTS] = points, value = 0.0, slope = 0.0;
+        [[unroll]] for (uint bit = HIGH; bit > 0; bit /= 2)
+            [[unroll]] for (uint m = 0; m + bit < POINTS; m++) near[m] = (cell & bit) != 0 ? near[m + bit] : near[m];
+        [[unroll]] for (uint k = 0; k < 4; k++) {
+            value += near[k] * bases[k];
+            slope += near[k] * slopes[k];
         }
 #if BACKWARD
-        p.dh.v[at] = dout * slope / STEP;
+        float dout = p.dout.v[at], weights[POINTS];
+        [[unroll]] for (uint m = 0; m < POINTS; m++) weights[m] = m < 4 ? dout * (bases[m] + beyond * slopes[m]) : 0.0;
+        [[unroll]] for (uint bit = 1; bit <= HIGH; bit *= 2)
+            [[unroll]] for (uint m = POINTS; m-- > 0;)
+                weights[m] = (cell & bit) == 0 ? weights[m] : m < bit ? 0.0 : weights[m - bit];
+        [[unroll]] for (uint m = 0; m < POINTS; m++) sums[m] += weights[m];
+        p.dh.v[at] = dout * slope * RATE;
 #else
-        p.o.v[at] = value;
+        p.o.v[at] = value + beyond * slope;
 #endif
     }
 #if BACKWARD
