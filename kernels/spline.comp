@@ -15,8 +15,19 @@ layout(push_constant) uniform Push {
     uint rows, columns, parts;
 } p;
 
-const uint CELLS = POINTS - 3, HIGH = 8;  // between knots; the highest bit of a cell's number
+const uint CELLS = POINTS - 3;  // between knots; their numbers have four bits
 const float RATE = float(CELLS) / (2.0 * REACH);  // cells a unit of h
+
+// By a bit of the cell's number: points come to the front, and weights go from there to where they belong. Loops are
+// unrolled by the driver, which does not see through a condition like m + bit < POINTS.
+#define FORTH(bit) \
+    [[unroll]] for (uint m = 0; m < POINTS - bit; m++) near[m] = mix(near[m], near[m + bit], (cell & bit) != 0);
+#define BACK(bit) \
+    [[unroll]] for (uint i = 0; i < POINTS - bit; i++) { \
+        const uint m = POINTS - 1 - i; \
+        weights[m] = mix(weights[m], weights[m - bit], (cell & bit) != 0); \
+    } \
+    [[unroll]] for (uint m = 0; m < bit; m++) weights[m] = mix(weights[m], 0.0, (cell & bit) != 0);
 
 void main() {
     Run mine = run(p.rows, p.columns, p.parts);
@@ -36,8 +47,7 @@ void main() {
         float bases[4] = {s * s * s / 6.0, (0.5 * t - 1.0) * t * t + 2.0 / 3.0, (0.5 * s - 1.0) * s * s + 2.0 / 3.0,
                           t * t * t / 6.0};
         float near[POINTS] = points, value = 0.0, slope = 0.0;
-        [[unroll]] for (uint bit = HIGH; bit > 0; bit /= 2)
-            [[unroll]] for (uint m = 0; m + bit < POINTS; m++) near[m] = (cell & bit) != 0 ? near[m + bit] : near[m];
+        FORTH(8) FORTH(4) FORTH(2) FORTH(1)
         [[unroll]] for (uint k = 0; k < 4; k++) {
             value += near[k] * bases[k];
             slope += near[k] * slopes[k];
@@ -45,9 +55,7 @@ void main() {
 #if BACKWARD
         float dout = p.dout.v[at], weights[POINTS];
         [[unroll]] for (uint m = 0; m < POINTS; m++) weights[m] = m < 4 ? dout * (bases[m] + beyond * slopes[m]) : 0.0;
-        [[unroll]] for (uint bit = 1; bit <= HIGH; bit *= 2)
-            [[unroll]] for (uint m = POINTS; m-- > 0;)
-                weights[m] = (cell & bit) == 0 ? weights[m] : m < bit ? 0.0 : weights[m - bit];
+        BACK(1) BACK(2) BACK(4) BACK(8)
         [[unroll]] for (uint m = 0; m < POINTS; m++) sums[m] += weights[m];
         p.dh.v[at] = dout * slope * RATE;
 #else
