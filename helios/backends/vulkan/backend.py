@@ -10,6 +10,7 @@ import numpy as np
 
 from helios.backends.backend import PRECISIONS, RECORDED_UPLOAD, Backend, Shape, host_array
 from helios.backends.vulkan import tuning
+from helios.backends.vulkan.ahead import Ahead
 from helios.backends.vulkan.arena import NEVER_WRITTEN, Arena
 from helios.backends.vulkan.array import FLOAT, INT, VkArray, not_pickled
 from helios.backends.vulkan.device import Device
@@ -47,7 +48,7 @@ class VulkanBackend(Primitives):
         self.device_name, self.driver = self.profile.name, self.profile.driver
         self.others: Sequence[str] = self.device.others
         self.tiles = tuning.load(self.profile, self.matmul_kernel)
-        self.pipelines = Pipelines(self.device)
+        self.pipelines, self.ahead = Pipelines(self.device), Ahead(self.device)
         self.queue = Queue(self.device, Recorder(self.device, self.pipelines))
         self.heap = Heap(self.queue, chunk_size)
         self.arena = Arena(self.heap)
@@ -198,6 +199,7 @@ class VulkanBackend(Primitives):
             commands = fuse(self.pending, self.pipelines)
             layout = self.arena.layout(commands)
             placed.extend(layout.offsets)
+            self._compile()
             self.arena.fit(layout.size)
             self.arena.place(layout)
             self.queue.submit_once(lambda buffer: self.queue.recorder.write(buffer, groups(commands)))
@@ -210,6 +212,11 @@ class VulkanBackend(Primitives):
         self.pending, self.queue.unsettled = [], None
         self.queue.finish(number)
         self.arena.fit()
+
+    def _compile(self) -> None:
+        """Compile the kernels that are new."""
+        fresh, self.pipelines.fresh = self.pipelines.fresh, []
+        self.ahead.compile(fresh)
 
     def _settle(self, number: int, placed: Sequence[Block]) -> None:
         """Forget what was collected if the submit of that number was made, or let it be submitted again."""
@@ -246,6 +253,7 @@ class VulkanBackend(Primitives):
             if out.handle.block.chunk is None:
                 self.heap.allocate(out.handle.block)
         layout = self.arena.layout(commands)
+        self._compile()
         self.pipelines.save()
         return VulkanProgram(self.queue, self.arena, self._before_replay, commands, layout, arrays, block, outputs)
 

@@ -27,6 +27,7 @@ class Kernel:
         self.name, self.defines = name, defines
         self.params = shaders.signature(text, defines)
         self.packing = struct.Struct("<" + "".join(p.format for p in self.params))
+        fresh = not shaders.cached(name, text)
         self.spirv = shaders.compile(name, text)
         device = pipelines.device.profile
         for needed, what, limit in (
@@ -36,7 +37,10 @@ class Kernel:
             if needed > limit:
                 raise UserError(f"kernel {name} needs {needed:,} {what}, but {device.name} has {limit:,} at most; "
                                 "choose another device")
-        self.pipeline = pipelines.create(self)
+        self.pipeline = make_pipeline(pipelines.device, pipelines.layout, pipelines.cache, self.spirv)
+        pipelines.unsaved = True
+        if fresh:
+            pipelines.fresh.append(self.spirv)
 
 
 class Pipelines:
@@ -45,10 +49,9 @@ class Pipelines:
     def __init__(self, device: Device) -> None:
         vk, self.device = device.vk, device
         self.kernels: dict[tuple, Kernel] = {}
+        self.fresh: list[bytes] = []  # SPIR-V that this machine has not compiled before, of kernels that have not run
         self.push_bytes = device.profile.max_push_bytes
-        self.layout = vk.vkCreatePipelineLayout(device.handle, vk.VkPipelineLayoutCreateInfo(
-            pPushConstantRanges=[vk.VkPushConstantRange(
-                stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=self.push_bytes)]), None)
+        self.layout = make_layout(device)
         p = device.profile
         key = hashlib.sha256(f"{p.name}\n{p.driver}\n{p.subgroup_size}".encode()).hexdigest()[:16]
         self.path = cache_dir() / f"pipelines-{key}.bin"
@@ -68,22 +71,6 @@ class Pipelines:
             self.kernels[key] = Kernel(self, name, defines)
         return self.kernels[key]
 
-    def create(self, kernel: Kernel) -> Any:
-        """Let the driver compile a kernel; return the pipeline."""
-        vk, device = self.device.vk, self.device.handle
-        module = vk.vkCreateShaderModule(device, vk.VkShaderModuleCreateInfo(
-            codeSize=len(kernel.spirv), pCode=kernel.spirv), None)
-        width = vk.VkPipelineShaderStageRequiredSubgroupSizeCreateInfo(
-            requiredSubgroupSize=self.device.profile.subgroup_size)
-        stage = vk.VkPipelineShaderStageCreateInfo(
-            pNext=width, flags=FULL_SUBGROUPS,
-            stage=vk.VK_SHADER_STAGE_COMPUTE_BIT, module=module, pName="main")
-        info = vk.VkComputePipelineCreateInfo(stage=stage, layout=self.layout, basePipelineIndex=-1)
-        made = vk.vkCreateComputePipelines(device, self.cache, 1, [info], None)[0]
-        vk.vkDestroyShaderModule(device, module, None)
-        self.unsaved = True
-        return made
-
     def save(self) -> None:
         """Write the driver's compiled pipelines to disk, if there are new ones."""
         if not self.unsaved:
@@ -95,3 +82,24 @@ class Pipelines:
         if vk.lib.vkGetPipelineCacheData(device, self.cache, size, data) == vk.VK_SUCCESS:
             shaders.write_cache(self.path, bytes(vk.ffi.buffer(data, size[0])))
         self.unsaved = False
+
+
+def make_layout(device: Device) -> Any:
+    """Return the layout of all pipelines: as many bytes of push constants as the device has."""
+    vk = device.vk
+    return vk.vkCreatePipelineLayout(device.handle, vk.VkPipelineLayoutCreateInfo(
+        pPushConstantRanges=[vk.VkPushConstantRange(
+            stageFlags=vk.VK_SHADER_STAGE_COMPUTE_BIT, offset=0, size=device.profile.max_push_bytes)]), None)
+
+
+def make_pipeline(device: Device, layout: Any, cache: Any, spirv: bytes) -> Any:
+    """Let the driver compile a kernel, or prepare to; return the pipeline. cache: the driver's, or None."""
+    vk = device.vk
+    module = vk.vkCreateShaderModule(device.handle, vk.VkShaderModuleCreateInfo(codeSize=len(spirv), pCode=spirv), None)
+    width = vk.VkPipelineShaderStageRequiredSubgroupSizeCreateInfo(requiredSubgroupSize=device.profile.subgroup_size)
+    stage = vk.VkPipelineShaderStageCreateInfo(
+        pNext=width, flags=FULL_SUBGROUPS, stage=vk.VK_SHADER_STAGE_COMPUTE_BIT, module=module, pName="main")
+    info = vk.VkComputePipelineCreateInfo(stage=stage, layout=layout, basePipelineIndex=-1)
+    made = vk.vkCreateComputePipelines(device.handle, cache, 1, [info], None)[0]
+    vk.vkDestroyShaderModule(device.handle, module, None)
+    return made

@@ -77,8 +77,7 @@ def signature(text: str, defines: dict[str, Any]) -> tuple[Param, ...]:
 
 def compile(name: str, text: str) -> bytes:
     """Return the SPIR-V of a kernel's whole text, from the cache where it is there. Raises CompileError."""
-    key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
-    path = cache_dir() / "spirv" / f"{name}-{key}.spv"
+    path = _cached(name, text)
     try:
         saved = path.read_bytes()
         if hashlib.sha256(saved[32:]).digest() == saved[:32]:
@@ -88,6 +87,16 @@ def compile(name: str, text: str) -> bytes:
     spirv = _library_compile(name, text) if _library() else _tool_compile(name, text)
     write_cache(path, hashlib.sha256(spirv).digest() + spirv)
     return spirv
+
+
+def cached(name: str, text: str) -> bool:
+    """Return whether the cache has the SPIR-V of a kernel's whole text."""
+    return _cached(name, text).exists()
+
+
+def _cached(name: str, text: str) -> Path:
+    key = hashlib.sha256(f"{compiler_name()}\n{OPTIONS}\n{text}".encode()).hexdigest()[:32]
+    return cache_dir() / "spirv" / f"{name}-{key}.spv"
 
 
 def write_cache(path: Path, content: bytes) -> None:
