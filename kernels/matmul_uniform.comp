@@ -1,12 +1,13 @@
 // C = sums + A·B over KB steps of K, or A·B where not `given_sums`; further steps are further dispatches, so that each
 // element is summed in order, as in matmul_cpu.comp, to the same bits. A [M, K], or with TA [K, M]; B [K, N]; sums,
 // C [M, N]; M ≥ R, N ≥ CB·SG. What is stored goes through lib/epilogue.glsl; with STORE_PRE, `pre` gets the product as
-// it was.
+// it was. With TA, R is a multiple of 4.
 //
 // For lavapipe, which loads one scalar and broadcasts it where an address is the same in all lanes for certain: made of
 // push constants, outside every branch and loop. Neighbouring ones become a single vector load. So K is unrolled, a
 // subgroup keeps R rows by CB registers of columns, and A's elements are operands of multiplications: no gathers, no
 // shuffles, no loop to carry the sums through. docs/kernels.md tells what else the driver's compiler wants:
+// * Loads are of four floats where they can be: the driver's own compiler takes time by the square of their number.
 // * Rows of A are pointers with constant offsets (TA: one pointer, that advances); B's pointer advances by a number
 //   that the compiler does not know, or it forms all addresses first and spills them.
 // * A store to shared memory every FENCE steps keeps loads near their use, one of all sums ends them before any is
@@ -15,6 +16,8 @@
 // only what is its own; so C may lie over sums.
 #include "lib/common.glsl"
 #extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+
+layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Fours { vec4 v[]; };
 
 layout(push_constant) uniform Push {
     In a, b, sums;
@@ -46,9 +49,12 @@ uint uniform_of(uint x) {
 // One element a lane, from an address that is the same in all: a single load.
 float load_row(uint64_t at) {
     uint lane = gl_SubgroupInvocationID;
-    In q = In(at);
-    float x = q.v[0];
-    [[unroll]] for (uint i = 1; i < SG; i++) x = mix(x, q.v[i], lane == i);
+    Fours q = Fours(at);
+    float x = 0.0;
+    [[unroll]] for (uint i = 0; i < SG / 4; i++) {
+        vec4 four = q.v[i];
+        [[unroll]] for (uint e = 0; e < 4; e++) x = mix(x, four[e], lane == 4 * i + e);
+    }
     return x;
 }
 
@@ -81,7 +87,7 @@ void main() {
         b += b_row;
         [[unroll]] for (uint r = 0; r < R; r++)
             [[unroll]] for (uint j = 0; j < CB; j++)
-                acc[r][j] = fma(TA == 1 ? In(at[j]).v[r] : In(at[r]).v[k], x[j], acc[r][j]);
+                acc[r][j] = fma(TA == 1 ? Fours(at[j]).v[r / 4][r % 4] : In(at[r]).v[k], x[j], acc[r][j]);
 #if TA
         [[unroll]] for (uint j = 0; j < CB; j++) at[j] += a_row;
 #endif

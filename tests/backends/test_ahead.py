@@ -1,4 +1,4 @@
-"""Kernels compiled ahead, by several threads: which are, and that the device finds what was compiled."""
+"""Pipelines made by several threads, and kernels compiled ahead: which are, and that the device finds them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from helios.backends.vulkan import ahead
 from helios.backends.vulkan.ahead import LEAST, Ahead, Compiler
+from helios.backends.vulkan.backend import VulkanBackend
+from helios.backends.vulkan.pipelines import Kernel
 
 from .vulkan import make
 
 TRAINING = """
 from tests.backends.vulkan import Training, make
 be = make()
-compiled = []
-be.ahead.compile = lambda kernels, compile=be.ahead.compile: (compiled.extend(kernels), compile(kernels))
 found = Training(be, "gelu").step()
-print(len(compiled), len(be.ahead.idle), [x.tobytes().hex() for x in found])
+fresh = sum(kernel.fresh for kernel in be.pipelines.kernels.values())
+print(fresh, len(be.ahead.idle), [x.tobytes().hex() for x in found])
 """
 
 
@@ -47,23 +47,37 @@ def test_the_device_takes_it_from_the_cache(tmp_path: Path) -> None:
     assert first_step(tmp_path / "several", 2) == (0, 0, found, size)
 
 
-def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def some(be: VulkanBackend, count: int, fresh: bool = True) -> list[Kernel]:
+    """Kernels without a pipeline, in no order of their numbers."""
+    made = [be.kernel("transpose", BLOCK=4, PAIRS=0, NUMBER=i) for i in range(count)]
+    for kernel in made:
+        kernel.fresh = fresh
+    return made
+
+
+@pytest.mark.parametrize("threads, count, fresh, devices", [
+    (1, LEAST, True, 0), (2, LEAST - 1, True, 0), (2, LEAST, False, 0), (2, LEAST, True, 2), (2, 1, True, 0)])
+def test_where_it_pays(monkeypatch: pytest.MonkeyPatch, threads: int, count: int, fresh: bool, devices: int) -> None:
     be, runs = make(), list[bytes]()
     monkeypatch.setattr(ahead, "Compiler", lambda wanted: Recorder(runs))
-    for threads, kernels in ((1, LEAST), (2, LEAST - 1), (2, LEAST)):
-        be.ahead.threads = threads
-        be.ahead.compile([bytes([i]) for i in range(kernels)])
-        assert bool(runs) == (threads > 1 and kernels >= LEAST)
-    assert sorted(runs) == [bytes([i]) for i in range(LEAST)] and 1 <= len(be.ahead.idle) <= 2
+    be.ahead.threads, be.ahead.late = threads, True
+    made = some(be, count, fresh)
+    be.ahead.prepare()
+    assert all(kernel.pipeline for kernel in made) and not be.pipelines.new
+    assert sorted(runs) == sorted(kernel.spirv for kernel in made) * bool(devices) and len(be.ahead.idle) <= devices
 
 
-def test_an_error_of_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_a_thread_is_raised_and_what_is_missing_made_later(monkeypatch: pytest.MonkeyPatch) -> None:
     be = make()
-    be.ahead.threads = 2
-    monkeypatch.setattr(ahead, "Compiler", lambda wanted: Recorder(None))
-    with pytest.raises(RuntimeError, match="a submit failed"):
-        be.ahead.compile([b""] * LEAST)
-    assert be.numpy(be.array(np.ones(3))).tolist() == [1, 1, 1]
+    be.ahead.threads, be.ahead.late = 2, True
+    made = some(be, LEAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead, "Compiler", lambda wanted: Recorder(None))
+        with pytest.raises(RuntimeError, match="a submit failed"):
+            be.ahead.prepare()
+    be.ahead.idle = []
+    be.ahead.prepare()
+    assert all(kernel.pipeline for kernel in made)
 
 
 class Recorder(Compiler):
@@ -78,4 +92,4 @@ class Recorder(Compiler):
 
 def test_a_driver_without_a_cache_compiles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MESA_SHADER_CACHE_DISABLE", "true")
-    assert Ahead(make().device).threads == 1
+    assert not Ahead(make().pipelines).late

@@ -1,45 +1,55 @@
-"""Kernels compiled ahead, by several threads.
+"""The pipelines of new kernels, made by several threads before anything runs.
 
-lavapipe compiles a pipeline when it first runs, one after another. Here each thread has a device of its own, on which
-it runs pipelines over no workgroups; what that compiles is then in the driver's cache on disk, from which the device
-that computes takes it.
+lavapipe compiles a pipeline only when it first runs, one after another. So there each thread also has a device of its
+own, on which it runs the pipelines that are new to this machine, over no workgroups. What that compiles is then in the
+driver's cache on disk, from which the device that computes takes it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from helios.backends.vulkan.device import Device
-from helios.backends.vulkan.pipelines import make_layout, make_pipeline
+from helios.backends.vulkan.pipelines import Kernel, Pipelines, make_layout, make_pipeline
 
-LEAST = 3  # kernels from which on it pays
+LEAST = 3  # kernels new to this machine from which on devices of their own pay
 
 
 class Ahead:
-    """Compiles kernels for a device, where that is lavapipe with a cache on disk and there are cores for it."""
+    """Makes the pipelines of a device, with as many threads as there are cores, or as lavapipe is told to use."""
 
-    def __init__(self, device: Device) -> None:
-        lavapipe = device.profile.name.startswith("llvmpipe") and not os.environ.get("MESA_SHADER_CACHE_DISABLE")
-        self.wanted = str(device.profile.index)
-        self.threads = int(os.environ.get("LP_NUM_THREADS") or len(os.sched_getaffinity(0))) if lavapipe else 1
+    def __init__(self, pipelines: Pipelines) -> None:
+        self.pipelines, profile = pipelines, pipelines.device.profile
+        self.threads = int(os.environ.get("LP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+        self.late = profile.name.startswith("llvmpipe") and not os.environ.get("MESA_SHADER_CACHE_DISABLE")
         self.idle: list[Compiler] = []
 
-    def compile(self, kernels: Sequence[bytes]) -> None:
-        """Compile kernels, SPIR-V each, and wait for that; leave it to the device where it does not pay."""
-        if self.threads > 1 and len(kernels) >= LEAST:
-            with ThreadPoolExecutor(min(self.threads, len(kernels))) as pool:
-                list(pool.map(self._compile, kernels))
+    def prepare(self) -> None:
+        """Make the pipelines that are not there yet, and wait for that."""
+        new = [kernel for kernel in self.pipelines.new if kernel.pipeline is None]
+        if not new:
+            return
+        ahead = self.late and self.threads > 1 and sum(kernel.fresh for kernel in new) >= LEAST
+        if len(new) == 1:
+            self._make(new[0], ahead)
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                list(pool.map(lambda kernel: self._make(kernel, ahead), new))
+        self.pipelines.new, self.pipelines.unsaved = [], True
 
-    def _compile(self, spirv: bytes) -> None:
-        with self._compiler() as compiler:
-            compiler.run(spirv)
+    def _make(self, kernel: Kernel, ahead: bool) -> None:
+        own = self.pipelines
+        if ahead and kernel.fresh:
+            with self._compiler() as compiler:
+                compiler.run(kernel.spirv)
+        kernel.pipeline = make_pipeline(own.device, own.layout, own.cache, kernel.spirv)
 
     @contextmanager
     def _compiler(self) -> Iterator[Compiler]:
-        compiler = self.idle.pop() if self.idle else Compiler(self.wanted)
+        compiler = self.idle.pop() if self.idle else Compiler(str(self.pipelines.device.profile.index))
         try:
             yield compiler
         finally:

@@ -48,7 +48,8 @@ class VulkanBackend(Primitives):
         self.device_name, self.driver = self.profile.name, self.profile.driver
         self.others: Sequence[str] = self.device.others
         self.tiles = tuning.load(self.profile, self.matmul_kernel)
-        self.pipelines, self.ahead = Pipelines(self.device), Ahead(self.device)
+        self.pipelines = Pipelines(self.device)
+        self.ahead = Ahead(self.pipelines)
         self.queue = Queue(self.device, Recorder(self.device, self.pipelines))
         self.heap = Heap(self.queue, chunk_size)
         self.arena = Arena(self.heap)
@@ -199,7 +200,7 @@ class VulkanBackend(Primitives):
             commands = fuse(self.pending, self.pipelines)
             layout = self.arena.layout(commands)
             placed.extend(layout.offsets)
-            self._compile()
+            self.ahead.prepare()
             self.arena.fit(layout.size)
             self.arena.place(layout)
             self.queue.submit_once(lambda buffer: self.queue.recorder.write(buffer, groups(commands)))
@@ -212,11 +213,6 @@ class VulkanBackend(Primitives):
         self.pending, self.queue.unsettled = [], None
         self.queue.finish(number)
         self.arena.fit()
-
-    def _compile(self) -> None:
-        """Compile the kernels that are new."""
-        fresh, self.pipelines.fresh = self.pipelines.fresh, []
-        self.ahead.compile(fresh)
 
     def _settle(self, number: int, placed: Sequence[Block]) -> None:
         """Forget what was collected if the submit of that number was made, or let it be submitted again."""
@@ -253,7 +249,7 @@ class VulkanBackend(Primitives):
             if out.handle.block.chunk is None:
                 self.heap.allocate(out.handle.block)
         layout = self.arena.layout(commands)
-        self._compile()
+        self.ahead.prepare()
         self.pipelines.save()
         return VulkanProgram(self.queue, self.arena, self._before_replay, commands, layout, arrays, block, outputs)
 

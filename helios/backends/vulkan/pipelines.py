@@ -17,7 +17,7 @@ FULL_SUBGROUPS = 0x2  # a flag bit that PyPI's vulkan does not name
 
 
 class Kernel:
-    """One variant of one kernel: its arguments by name, and its pipeline.
+    """One variant of one kernel: its arguments by name, and its pipeline, which Ahead makes.
 
     Raises UserError where it needs more than the device has.
     """
@@ -27,7 +27,7 @@ class Kernel:
         self.name, self.defines = name, defines
         self.params = shaders.signature(text, defines)
         self.packing = struct.Struct("<" + "".join(p.format for p in self.params))
-        fresh = not shaders.cached(name, text)
+        self.fresh = not shaders.cached(name, text)  # not compiled on this machine before
         self.spirv = shaders.compile(name, text)
         device = pipelines.device.profile
         for needed, what, limit in (
@@ -37,10 +37,7 @@ class Kernel:
             if needed > limit:
                 raise UserError(f"kernel {name} needs {needed:,} {what}, but {device.name} has {limit:,} at most; "
                                 "choose another device")
-        self.pipeline = make_pipeline(pipelines.device, pipelines.layout, pipelines.cache, self.spirv)
-        pipelines.unsaved = True
-        if fresh:
-            pipelines.fresh.append(self.spirv)
+        self.pipeline: Any = None
 
 
 class Pipelines:
@@ -49,7 +46,7 @@ class Pipelines:
     def __init__(self, device: Device) -> None:
         vk, self.device = device.vk, device
         self.kernels: dict[tuple, Kernel] = {}
-        self.fresh: list[bytes] = []  # SPIR-V that this machine has not compiled before, of kernels that have not run
+        self.new: list[Kernel] = []  # those without a pipeline
         self.push_bytes = device.profile.max_push_bytes
         self.layout = make_layout(device)
         p = device.profile
@@ -69,6 +66,7 @@ class Pipelines:
         key = (name, *sorted(defines.items()))
         if key not in self.kernels:
             self.kernels[key] = Kernel(self, name, defines)
+            self.new.append(self.kernels[key])
         return self.kernels[key]
 
     def save(self) -> None:
