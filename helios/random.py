@@ -14,7 +14,8 @@ import numpy as np
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
-_LOW = np.uint64(0xFFFFFFFF)
+_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_IN_CACHE = 1 << 16  # words that are made at a time
 
 
 # -- dropout ----------------------------------------------------------------------------------------------------------
@@ -25,13 +26,13 @@ def state(seed: int, step: int) -> np.ndarray:
 
 
 def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -> np.ndarray:
-    """Return Philox 4x32-10, uint32 [..., 4], of counters c0 and c1 (uint32, equal shapes), c2 and c3."""
+    """Return Philox 4x32-10, uint32 [..., 4], of counters c0 and c1 (uint32, which are broadcast), c2 and c3."""
     x0, x1 = c0.astype(np.uint64), c1.astype(np.uint64)
-    x2, x3 = np.full_like(x0, c2), np.full_like(x0, c3)
+    x2, x3 = np.full(1, c2, np.uint64), np.full(1, c3, np.uint64)
     for _ in range(10):
         p0, p1 = _M0 * x0, _M1 * x2
-        x0, x1 = (p1 >> np.uint64(32)) ^ x1 ^ np.uint64(k0), p1 & _LOW
-        x2, x3 = (p0 >> np.uint64(32)) ^ x3 ^ np.uint64(k1), p0 & _LOW
+        x0, x1 = (p1 >> _HALF) ^ (x1 ^ np.uint64(k0)), p1 & _LOW
+        x2, x3 = (p0 >> _HALF) ^ (x3 ^ np.uint64(k1)), p0 & _LOW
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
     return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
 
@@ -39,12 +40,17 @@ def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -
 def bits(shape: tuple[int, ...], rng: np.ndarray, site: int) -> np.ndarray:
     """Return uint32 of `shape`; element j of row i (over all leading axes) is word j % 4 of counter (j // 4, i, site,
     step)."""
-    columns = shape[-1] if shape else 1
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    columns, rows = shape[-1] if shape else 1, np.arange(math.prod(shape[:-1]))
+    size = max(1, _IN_CACHE // max(1, columns))
+    parts = [bits_of(rows[start:start + size], columns, rng, site) for start in range(0, len(rows), size)]
+    return np.concatenate(parts).reshape(shape) if parts else np.empty(shape, np.uint32)
+
+
+def bits_of(rows: np.ndarray, columns: int, rng: np.ndarray, site: int) -> np.ndarray:
+    """Return uint32 [..., columns], the first ones of `rows`, ints [...], as `bits` gives them."""
     k0, k1, step = (int(x) for x in rng.view(np.uint32))
-    i, j = np.meshgrid(np.arange(rows, dtype=np.uint32), np.arange((columns + 3) // 4, dtype=np.uint32), indexing="ij")
-    words = philox(j, i, site, step, k0, k1).reshape(rows, -1)
-    return words[:, :columns].reshape(shape)
+    counters, rows = np.arange((columns + 3) // 4, dtype=np.uint32), rows.astype(np.uint32)
+    return philox(counters, rows[..., None], site, step, k0, k1).reshape(*rows.shape, -1)[..., :columns]
 
 
 def keep(shape: tuple[int, ...], rng: np.ndarray, site: int, p: float) -> np.ndarray:

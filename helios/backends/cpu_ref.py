@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -261,15 +262,15 @@ class CpuRef:
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
                   qk: Array | None = None) -> tuple[Array, Array]:
         q, k, v = self._q_k_v(qkv, qk, n_head)
-        dropped, out, lse = _dropping(q, rng, p, site), np.empty_like(q), np.empty(q.shape[:-1], self.float_dtype)
-        for rows, keys, hidden in _blocks(q):
+        out, lse = np.empty_like(q), np.empty(q.shape[:-1], self.float_dtype)
+        for rows, keys, hidden, dropped in _blocks(q, rng, p, site):
             scores = _scores(q[..., rows, :], k[..., keys, :], cap)
             np.copyto(scores, -np.inf, where=hidden)
             top = scores.max(-1, keepdims=True)
             weights = np.exp(scores - top)
             total = weights.sum(-1, keepdims=True)
             weights /= total
-            out[..., rows, :] = dropped(weights, rows, keys) @ v[..., keys, :]
+            out[..., rows, :] = dropped(weights) @ v[..., keys, :]
             lse[..., rows] = (top + np.log(total))[..., 0]
         return _join(out), lse
 
@@ -279,20 +280,20 @@ class CpuRef:
         (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
         # softmax backward subtracts Σ dweights·weights of each row, which equals g·out, with dropout too
         delta = (g_heads * out_heads).sum(-1, keepdims=True)
-        dropped, dq, dk, dv = _dropping(q, rng, p, site), np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        for rows, keys, hidden in _blocks(q):
+        dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+        for rows, keys, hidden, dropped in _blocks(q, rng, p, site):
             q_, g_, k_, v_ = (x[..., part, :] for x, part in ((q, rows), (g_heads, rows), (k, keys), (v, keys)))
             scores = _scores(q_, k_, cap)
             weights = scores - lse[..., rows, None]
             np.copyto(weights, -np.inf, where=hidden)
             np.exp(weights, out=weights)
-            dscores = weights * (dropped(g_ @ v_.swapaxes(-1, -2), rows, keys) - delta[..., rows, :])
+            dscores = weights * (dropped(g_ @ v_.swapaxes(-1, -2)) - delta[..., rows, :])
             if cap:
                 dscores *= 1 - (scores / cap) ** 2
             dscores *= 1 / math.sqrt(q.shape[-1])
             dq[..., rows, :] = dscores @ k_
             dk[..., keys, :] += dscores.swapaxes(-1, -2) @ q_
-            dv[..., keys, :] += dropped(weights, rows, keys).swapaxes(-1, -2) @ g_
+            dv[..., keys, :] += dropped(weights).swapaxes(-1, -2) @ g_
         return np.concatenate([_join(part) for part in (dq, dk, dv)], axis=-1)
 
     # -- reductions ---------------------------------------------------------------------------------------------------
@@ -376,18 +377,18 @@ def _scores(q: Array, k: Array, cap: float) -> Array:
     return scores
 
 
-def _blocks(q: Array) -> Iterator[tuple[slice, slice, Array]]:
-    """Yield positions of some queries of [..., T, D], those of the keys that any of them sees, and which are hidden,
-    [queries, keys]."""
-    t = q.shape[-2]
+def _blocks(q: Array, rng: Array | None, p: float, site: int
+            ) -> Iterator[tuple[slice, slice, Array, Callable[[Array], Array]]]:
+    """Yield positions of some queries of [..., T, D], those of the keys that any of them sees, which are hidden,
+    [queries, keys], and dropout of their weights, [..., queries, keys]."""
+    t, numbers = q.shape[-2], np.arange(math.prod(q.shape[:-1])).reshape(q.shape[:-1])
     for start in range(0, t, QUERIES):
         end = min(start + QUERIES, t)
-        yield slice(start, end), slice(end), ~np.tri(end - start, end, start, dtype=bool)
+        kept = None
+        if p and rng is not None:
+            kept = random.bits_of(numbers[..., start:end], end, rng, site) >= np.uint32(random.threshold(p))
+        yield slice(start, end), slice(end), ~np.tri(end - start, end, start, dtype=bool), partial(_dropped, kept, p)
 
 
-def _dropping(q: Array, rng: Array | None, p: float, site: int) -> Callable[[Array, slice, slice], Array]:
-    """Return dropout of weights [..., queries, keys], of those positions of q's and k's [..., T, D]."""
-    if not p or rng is None:
-        return lambda weights, rows, keys: weights
-    keep = random.keep((*q.shape[:-1], q.shape[-2]), rng, site, p)
-    return lambda weights, rows, keys: np.where(keep[..., rows, keys], weights / (1 - p), 0)
+def _dropped(kept: Array | None, p: float, weights: Array) -> Array:
+    return weights if kept is None else np.where(kept, weights / (1 - p), 0)
