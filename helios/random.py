@@ -34,7 +34,10 @@ def philox(c0: np.ndarray, c1: np.ndarray, c2: int, c3: int, k0: int, k1: int) -
         x0, x1 = (p1 >> _HALF) ^ (x1 ^ np.uint64(k0)), p1 & _LOW
         x2, x3 = (p0 >> _HALF) ^ (x3 ^ np.uint64(k1)), p0 & _LOW
         k0, k1 = (k0 + _W0) & 0xFFFFFFFF, (k1 + _W1) & 0xFFFFFFFF
-    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+    words = np.empty((*np.broadcast_shapes(c0.shape, c1.shape), 4), np.uint32)
+    for i, x in enumerate((x0, x1, x2, x3)):
+        words[..., i] = x
+    return words
 
 
 def bits(shape: tuple[int, ...], rng: np.ndarray, site: int) -> np.ndarray:

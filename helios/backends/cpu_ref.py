@@ -34,7 +34,7 @@ from helios.backends.eager import EagerProgram, Marks
 from helios.formula import Formula
 
 QUERIES = 32  # of attention that are computed together; what is later than all of them is not
-IN_CACHE = 1 << 16  # elements of an update: their temporaries fit
+IN_CACHE = 1 << 15  # elements that are computed together: their temporaries fit
 
 
 class CpuRef:
@@ -122,7 +122,7 @@ class CpuRef:
         new = dict(zip(STATS, (float(s) for s in stats), strict=True))
         scale, loss_value = new["loss_scale"], 0.0 if loss is None else float(loss)
         with np.errstate(over="ignore", invalid="ignore"):
-            norm = float(np.sqrt(np.sum(grad * grad))) / scale
+            norm = math.sqrt(sum(float(np.sum(grad[own] * grad[own])) for own in _parts(grad.size))) / scale
         skipped = not (math.isfinite(norm) and math.isfinite(loss_value)) or norm > spike > 0
         clip_coef = clip / norm if norm > clip > 0 else 1.0
         new.update(grad_norm=norm, clip_coef=clip_coef, grad_coef=clip_coef / scale, skipped=float(skipped),
@@ -148,8 +148,7 @@ class CpuRef:
         if skipped[0]:
             return
         w[:n_decay] -= lr * weight_decay * w[:n_decay]
-        for start in range(0, w.size, IN_CACHE):
-            own = slice(start, start + IN_CACHE)
+        for own in _parts(w.size):
             g = grad[own] * grad_coef
             m[own] = beta1 * m[own] + (1 - beta1) * g
             v[own] = beta2 * v[own] + (1 - beta2) * g * g
@@ -175,10 +174,14 @@ class CpuRef:
         return self._float(alpha * x)
 
     def activation(self, formula: Formula, h: Array, *coefficients: Array) -> Array:
+        if formula.plain:
+            return _by_parts(formula.value, h)
         return self._float(formula.value(*_inputs(formula, h), *coefficients))
 
     def activation_backward(self, formula: Formula, h: Array, *coefficients_and_g: Array) -> tuple[Array, ...]:
         *coefficients, g = coefficients_and_g
+        if formula.plain:
+            return (_by_parts(lambda x, g: formula.slopes(x)[0] * g, h, g),)
         dx, *others = (slope * g for slope in formula.slopes(*_inputs(formula, h), *coefficients))
         if formula.gated:
             dx = np.concatenate((dx, others.pop(0)), -1)
@@ -322,6 +325,18 @@ class CpuRef:
     def _capped_rows(self, logits: Array, cap: float) -> Array:
         rows = logits.reshape(-1, logits.shape[-1])
         return self.softcap(rows, cap) if cap else rows
+
+
+def _by_parts(compute: Callable[..., Array], *arrays: Array) -> Array:
+    """Compute something element by element, of arrays of one shape."""
+    flat, out = [x.reshape(-1) for x in arrays], np.empty_like(arrays[0])
+    for own in _parts(out.size):
+        out.reshape(-1)[own] = compute(*(x[own] for x in flat))
+    return out
+
+
+def _parts(size: int) -> Iterator[slice]:
+    return (slice(start, start + IN_CACHE) for start in range(0, size, IN_CACHE))
 
 
 def _inputs(formula: Formula, h: Array) -> list[Array]:
