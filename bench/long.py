@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,18 +53,20 @@ def watched(steps: int, run: Path, say: Callable[[str], None]) -> Iterator[Mark]
     command += [part for setting in settings(steps) for part in ("--set", setting)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         due, before, latest, alive = marks(steps), (0, 0.0), (0.0, 0), True
-        while alive and due:
-            time.sleep(POLL)
-            alive = process.poll() is None
-            if alive:
+        try:
+            while alive and due:
+                time.sleep(POLL)
+                alive = process.poll() is None
                 latest = _process(process.pid) or latest
-            row = _last_row(run / METRICS)
-            while due and row and row["step"] >= due[0]:
-                ms = (row["elapsed_ms"] - before[1]) / max(1, row["step"] - before[0])
-                before, due = (row["step"], row["elapsed_ms"]), [n for n in due if n > row["step"]]
-                sizes = [sum(file.stat().st_size for file in place.iterdir()) for place in checkpoint.directories(run)]
-                yield Mark(row["step"], ms, *latest, (run / METRICS).stat().st_size / MIB, sum(sizes) / MIB)
-                say(f"step {row['step']:,}: {ms:.2f} ms a step, {latest[0]:,.0f} MB")
+                row = _last_row(run / METRICS)
+                if row and row["step"] >= due[0]:
+                    ms = (row["elapsed_ms"] - before[1]) / (row["step"] - before[0])
+                    before, due = (row["step"], row["elapsed_ms"]), [n for n in due if n > row["step"]]
+                    yield Mark(row["step"], ms, *latest, (run / METRICS).stat().st_size / MIB, _checkpoints(run))
+                    say(f"step {row['step']:,}: {ms:.2f} ms a step, {latest[0]:,.0f} MB")
+        except BaseException:
+            process.terminate()
+            raise
     if process.returncode:
         sys.exit(process.returncode)  # it has said why
 
@@ -72,9 +75,19 @@ def _process(pid: int) -> tuple[float, int] | None:
     """Return MiB of resident memory of a process and how many files it has open; None where it has ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB, len(os.listdir(f"/proc/{pid}/fd"))
+        files = len(os.listdir(f"/proc/{pid}/fd"))
+        return (pages * os.sysconf("SC_PAGE_SIZE") / MIB, files) if pages else None
     except (OSError, IndexError):
         return None
+
+
+def _checkpoints(run: Path) -> float:
+    """Return MiB of the checkpoints that are kept."""
+    size = 0
+    for place in checkpoint.directories(run):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            size += sum(file.stat().st_size for file in place.iterdir())
+    return size / MIB
 
 
 def _last_row(path: Path) -> dict[str, Any] | None:

@@ -400,7 +400,8 @@ def _blocks(q: Array, rng: Array | None, p: float, site: int
     for start in range(0, t, QUERIES):
         end = min(start + QUERIES, t)
         kept = None
-        if p and rng is not None:
+        if p:
+            assert rng is not None
             kept = random.bits_of(numbers[..., start:end], end, rng, site) >= np.uint32(random.threshold(p))
         yield slice(start, end), slice(end), ~np.tri(end - start, end, start, dtype=bool), partial(_dropped, kept, p)
 

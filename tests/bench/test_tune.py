@@ -74,7 +74,8 @@ def test_what_was_chosen_is_shown() -> None:
     (words,) = tuned(be).values()
     assert words == f"{be.matmul_kernel} " + " ".join(f"{name} {size}" for name, size in tile.items())
     result = CliRunner().invoke(info.main, [])
-    assert f"tuned {be.device_name}, nt 64 64 64: {words}" in result.output.splitlines()
+    name = f"[{be.profile.index}] {be.device_name}, {be.matmul_kernel}"
+    assert f"tuned {name}, nt 64 64 64: {words}" in result.output.splitlines()
 
 
 @pytest.mark.parametrize("content", [

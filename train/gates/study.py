@@ -85,8 +85,8 @@ def medians(path: Path) -> dict[str, dict[str, float | None]]:
     prepared. Raises UserError."""
     run = reading.read(path)
     genomes = run.text("symbio_candidate_activation")
-    return {genome: {name: reading.median(run.column(name)[run.steady & (genomes == genome)]) for name in MEDIANS}
-            for genome in dict.fromkeys(genomes)}
+    return {c.activation: {name: reading.median(run.column(name)[run.steady & (genomes == c.activation)])
+                           for name in MEDIANS} for c in run.candidates}
 
 
 def _search(config: Config, path: Path, display: Display) -> list[Candidate] | None:

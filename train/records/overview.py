@@ -66,6 +66,7 @@ class Overview:
         self.best: tuple[float, int] | None = None  # the lowest after a search: loss, step
         self.speeds: list[float] = []  # tokens/s of the last steps
         vars(self).update(state or {})
+        self.speeds = [*self.speeds]
 
     def state(self) -> dict[str, Any]:
         """Return what __init__ takes, as plain values."""

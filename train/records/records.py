@@ -140,21 +140,21 @@ def _cut(path: Path, keep: int) -> None:
     may be, since a power cut may leave anything."""
     if not path.exists():
         return
-    kept = lambda raw: bool(keep) and (step := _step(raw, path.name)) is not None and step <= keep
+    within = lambda step: bool(keep) and step is not None and step <= keep
     damaged, whole = 0, True
     with open(path, "rb") as file:  # a line at a time, for it may be large
         for number, raw in enumerate(file, 1):
-            if kept(raw):
+            if within(step := _step(raw, path.name)):
                 if damaged:
                     raise UserError(f"{path}, line {damaged}, is damaged; remove that line to continue without its "
                                     f"record")
                 continue
             whole = False
-            if _step(raw, path.name) is None:
+            if step is None:
                 damaged = damaged or number
         if not whole:
             file.seek(0)
-            write_atomic(path, lambda new: new.writelines(filter(kept, file)))
+            write_atomic(path, lambda new: new.writelines(raw for raw in file if within(_step(raw, path.name))))
 
 
 def _step(raw: bytes, name: str) -> int | None:

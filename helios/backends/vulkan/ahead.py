@@ -8,23 +8,24 @@ driver's cache on disk, from which the device that computes takes it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 
 from helios.backends.vulkan.device import Device
 from helios.backends.vulkan.pipelines import Kernel, Pipelines, make_layout, make_pipeline
+from helios.errors import DeviceLost, NoDevice
 
 LEAST = 3  # kernels new to this machine from which on devices of their own pay
 
 
 class Ahead:
-    """Makes the pipelines of a device, with as many threads as there are cores, or as lavapipe is told to use."""
+    """Makes the pipelines of a device, with as many threads as there are cores, or lavapipe is told to use."""
 
     def __init__(self, pipelines: Pipelines) -> None:
         self.pipelines, profile = pipelines, pipelines.device.profile
-        self.threads = int(os.environ.get("LP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-        self.late = profile.name.startswith("llvmpipe") and not os.environ.get("MESA_SHADER_CACHE_DISABLE")
+        lavapipe, told = profile.name.startswith("llvmpipe"), os.environ.get("LP_NUM_THREADS", "")
+        self.threads = max(1, int(told)) if lavapipe and told.isdecimal() else len(os.sched_getaffinity(0))
+        self.late = lavapipe and not os.environ.get("MESA_SHADER_CACHE_DISABLE")
         self.idle: list[Compiler] = []
 
     def prepare(self) -> None:
@@ -32,28 +33,23 @@ class Ahead:
         new = [kernel for kernel in self.pipelines.new if kernel.pipeline is None]
         if not new:
             return
+        self.pipelines.unsaved = True
         ahead = self.late and self.threads > 1 and sum(kernel.fresh for kernel in new) >= LEAST
         if len(new) == 1:
             self._make(new[0], ahead)
         else:
             with ThreadPoolExecutor(self.threads) as pool:
                 list(pool.map(lambda kernel: self._make(kernel, ahead), new))
-        self.pipelines.new, self.pipelines.unsaved = [], True
+        self.pipelines.new = []
 
     def _make(self, kernel: Kernel, ahead: bool) -> None:
         own = self.pipelines
         if ahead and kernel.fresh:
-            with self._compiler() as compiler:
+            with suppress(NoDevice, DeviceLost, RuntimeError, own.device.vk.VkError):  # then the device compiles it
+                compiler = self.idle.pop() if self.idle else Compiler(str(own.device.profile.index))
                 compiler.run(kernel.spirv)
+                self.idle.append(compiler)
         kernel.pipeline = make_pipeline(own.device, own.layout, own.cache, kernel.spirv)
-
-    @contextmanager
-    def _compiler(self) -> Iterator[Compiler]:
-        compiler = self.idle.pop() if self.idle else Compiler(str(self.pipelines.device.profile.index))
-        try:
-            yield compiler
-        finally:
-            self.idle.append(compiler)
 
 
 class Compiler:

@@ -229,7 +229,7 @@ def describe() -> dict[str, Any]:
         "caches": {"kernels": str(cache_dir() / "spirv"), "pipelines": str(cache_dir()),
                    "driver": os.environ.get("MESA_SHADER_CACHE_DIR")},
         "env": {n: os.environ[n] for n in names if n in os.environ},
-        "tuned": {f"{p.name}, {name}": tile for p, _ in profiles() for kernel in tuning.KERNELS
+        "tuned": {f"[{p.index}] {p.name}, {kernel}, {name}": tile for p, _ in profiles() for kernel in tuning.KERNELS
                   for name, tile in tuning.told(tuning.load(p, kernel), kernel).items()},
     }
 
