@@ -28,7 +28,7 @@ def test_what_is_told_of_it(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     (mark,) = found["marks"]
     rows = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
-    assert mark["step"] == 60 == len(rows) and mark["ms"] * 60 == rows[-1]["elapsed_ms"]
+    assert mark["step"] == 60 == len(rows) and mark["ms"] * 60 == pytest.approx(rows[-1]["elapsed_ms"])
     assert mark["memory_mb"] > 20 and mark["files"] > 3 and mark["checkpoints_mb"] > 0
     assert mark["records_mb"] * 2**20 == (tmp_path / "run" / METRICS).stat().st_size
     assert list(found["reading_s"]) == ["a row at a time", "helios-runs", "helios-report"]
