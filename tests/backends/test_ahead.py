@@ -16,8 +16,10 @@ from helios.backends.vulkan.pipelines import Kernel
 
 from .vulkan import make
 
-TRAINING = """
-from tests.backends.vulkan import Training, make
+TRAINING = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from backends.vulkan import Training, make
 be = make()
 found = Training(be, "gelu").step()
 fresh = sum(kernel.fresh for kernel in be.pipelines.kernels.values())
@@ -29,9 +31,10 @@ def first_step(cache: Path, threads: int) -> tuple[int, int, str, int]:
     """In a process of its own with empty caches: how many kernels were new, how many devices compiled them, what the
     step gave, and bytes in the driver's cache."""
     done = subprocess.run(
-        [sys.executable, "-c", TRAINING], text=True, capture_output=True, check=True, cwd=Path(__file__).parents[2],
+        [sys.executable, "-P", "-c", TRAINING], text=True, capture_output=True,
         env={**os.environ, "HELIOS_CACHE": str(cache), "MESA_SHADER_CACHE_DIR": "", "LP_NUM_THREADS": str(threads),
              "GALLIVM_PERF": "nopt"})
+    assert not done.returncode, done.stderr
     kernels, devices, found = done.stdout.split(maxsplit=2)
     return int(kernels), int(devices), found, sum(path.stat().st_size for path in cache.rglob("mesa_cache.db"))
 
