@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
 
 from helios import host, random
+from helios.backends import heads
 from helios.backends.backend import (
     PRECISIONS,
-    QK_EPS,
     RECORDED_UPLOAD,
     SCALE_MAX,
     SCALE_MIN,
@@ -33,7 +32,6 @@ from helios.backends.backend import (
 from helios.backends.eager import EagerProgram, Marks
 from helios.formula import Formula
 
-QUERIES = 32  # of attention that are computed together; what is later than all of them is not
 IN_CACHE = 1 << 15  # elements that are computed together: their temporaries fit
 
 
@@ -156,9 +154,9 @@ class CpuRef:
 
     def qk_norm_backward(self, qkv: Array, q_weight: Array, k_weight: Array, dqkv: Array, n_head: int
                          ) -> tuple[Array, Array]:
-        hats, rstd = _qk_hats(qkv, n_head)
-        g = _split(dqkv, n_head)[:2]  # a view
-        d = g * _qk_weights(q_weight, k_weight)
+        hats, rstd = heads.qk_hats(qkv, n_head)
+        g = heads.split(dqkv, n_head)[:2]  # a view
+        d = g * heads.qk_weights(q_weight, k_weight)
         dq, dk = map(_columns, g * hats)
         g[...] = rstd * (d - hats * (d * hats).mean(-1, keepdims=True))
         return dq, dk
@@ -256,18 +254,19 @@ class CpuRef:
         return out
 
     def qk_norm(self, qkv: Array, q_weight: Array, k_weight: Array, n_head: int) -> Array:
-        return np.concatenate([_join(x) for x in _qk_hats(qkv, n_head)[0] * _qk_weights(q_weight, k_weight)], -1)
+        normed = heads.qk_hats(qkv, n_head)[0] * heads.qk_weights(q_weight, k_weight)
+        return np.concatenate([heads.join(x) for x in normed], -1)
 
     def _q_k_v(self, qkv: Array, qk: Array | None, n_head: int) -> tuple[Array, Array, Array]:
-        q, k, v = _split(self._rounded(qkv), n_head)
-        return (q, k, v) if qk is None else (*_split(self._rounded(qk), n_head, 2), v)
+        q, k, v = heads.split(self._rounded(qkv), n_head)
+        return (q, k, v) if qk is None else (*heads.split(self._rounded(qk), n_head, 2), v)
 
     def attention(self, qkv: Array, rng: Array | None, n_head: int, cap: float, p: float, site: int,
                   qk: Array | None = None) -> tuple[Array, Array]:
         q, k, v = self._q_k_v(qkv, qk, n_head)
         out, lse = np.empty_like(q), np.empty(q.shape[:-1], self.float_dtype)
-        for rows, keys, hidden, dropped in _blocks(q, rng, p, site):
-            scores = _scores(q[..., rows, :], k[..., keys, :], cap)
+        for rows, keys, hidden, dropped in heads.blocks(q, rng, p, site):
+            scores = heads.scores(q[..., rows, :], k[..., keys, :], cap)
             np.copyto(scores, -np.inf, where=hidden)
             top = scores.max(-1, keepdims=True)
             weights = np.exp(scores - top)
@@ -275,18 +274,18 @@ class CpuRef:
             weights /= total
             out[..., rows, :] = dropped(weights) @ v[..., keys, :]
             lse[..., rows] = (top + np.log(total))[..., 0]
-        return _join(out), lse
+        return heads.join(out), lse
 
     def attention_backward(self, qkv: Array, out: Array, lse: Array, g: Array, rng: Array | None, n_head: int,
                            cap: float, p: float, site: int, qk: Array | None = None) -> Array:
         q, k, v = self._q_k_v(qkv, qk, n_head)
-        (g_heads,), (out_heads,) = _split(self._rounded(g), n_head, 1), _split(out, n_head, 1)
+        (g_heads,), (out_heads,) = heads.split(self._rounded(g), n_head, 1), heads.split(out, n_head, 1)
         # softmax backward subtracts Σ dweights·weights of each row, which equals g·out, with dropout too
         delta = (g_heads * out_heads).sum(-1, keepdims=True)
         dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-        for rows, keys, hidden, dropped in _blocks(q, rng, p, site):
+        for rows, keys, hidden, dropped in heads.blocks(q, rng, p, site):
             q_, g_, k_, v_ = (x[..., part, :] for x, part in ((q, rows), (g_heads, rows), (k, keys), (v, keys)))
-            scores = _scores(q_, k_, cap)
+            scores = heads.scores(q_, k_, cap)
             weights = scores - lse[..., rows, None]
             np.copyto(weights, -np.inf, where=hidden)
             np.exp(weights, out=weights)
@@ -297,7 +296,7 @@ class CpuRef:
             dq[..., rows, :] = dscores @ k_
             dk[..., keys, :] += dscores.swapaxes(-1, -2) @ q_
             dv[..., keys, :] += dropped(weights).swapaxes(-1, -2) @ g_
-        return np.concatenate([_join(part) for part in (dq, dk, dv)], axis=-1)
+        return np.concatenate([heads.join(part) for part in (dq, dk, dv)], axis=-1)
 
     # -- reductions ---------------------------------------------------------------------------------------------------
     def sum(self, x: Array) -> Array:
@@ -357,54 +356,3 @@ def _bases(h: Array) -> Iterator[tuple[Array, Array]]:
 def _columns(x: Array) -> Array:
     """Return [F], the sum over all rows of [..., F]."""
     return x.reshape(-1, x.shape[-1]).sum(0)
-
-
-def _split(x: Array, n_head: int, parts: int = 3) -> Array:
-    """Return [B, T, parts·D] as [parts, B, n_head, T, D/n_head]."""
-    b, t, width = x.shape
-    return x.reshape(b, t, parts, n_head, width // (parts * n_head)).transpose(2, 0, 3, 1, 4)
-
-
-def _join(x: Array) -> Array:
-    """Return [B, n_head, T, D/n_head] as [B, T, D]."""
-    b, n_head, t, size = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(b, t, n_head * size)
-
-
-def _qk_hats(qkv: Array, n_head: int) -> tuple[Array, Array]:
-    """Return q and k over their heads' root mean squares, [2, B, n_head, T, D/n_head], and 1 over those."""
-    qk = _split(qkv, n_head)[:2]
-    rstd = 1 / np.sqrt((qk * qk).mean(-1, keepdims=True) + QK_EPS)
-    return qk * rstd, rstd
-
-
-def _qk_weights(q_weight: Array, k_weight: Array) -> Array:
-    return np.stack((q_weight, k_weight))[:, None, None, None]
-
-
-def _scores(q: Array, k: Array, cap: float) -> Array:
-    scores = q @ k.swapaxes(-1, -2)
-    scores *= 1 / math.sqrt(q.shape[-1])
-    if cap:
-        scores /= cap
-        np.tanh(scores, out=scores)
-        scores *= cap
-    return scores
-
-
-def _blocks(q: Array, rng: Array | None, p: float, site: int
-            ) -> Iterator[tuple[slice, slice, Array, Callable[[Array], Array]]]:
-    """Yield positions of some queries of [..., T, D], those of the keys that any of them sees, which are hidden,
-    [queries, keys], and dropout of their weights, [..., queries, keys]."""
-    t, numbers = q.shape[-2], np.arange(math.prod(q.shape[:-1])).reshape(q.shape[:-1])
-    for start in range(0, t, QUERIES):
-        end = min(start + QUERIES, t)
-        kept = None
-        if p:
-            assert rng is not None
-            kept = random.bits_of(numbers[..., start:end], end, rng, site) >= np.uint32(random.threshold(p))
-        yield slice(start, end), slice(end), ~np.tri(end - start, end, start, dtype=bool), partial(_dropped, kept, p)
-
-
-def _dropped(kept: Array | None, p: float, weights: Array) -> Array:
-    return weights if kept is None else np.where(kept, weights / (1 - p), 0)
