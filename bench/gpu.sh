@@ -166,9 +166,9 @@ write_page() {
   for file in "${files[@]}" "$work/parts.json" "$work/device.json"; do
     [[ ! -e $file ]] || found+=("$file")      # a part that failed left none
   done
-  mkdir -p "$results"
+  mkdir -p "$results" || die "$results cannot be made"
   timeout 60 "$python" -m helios.cli.bench page "${found[@]}" --json "$results/$name.json" \
-    --markdown "$results/$name.md"
+    --markdown "$results/$name.md" || die 'no page was written'
   say "$SECONDS s in all; see $results/$name.md"
 }
 

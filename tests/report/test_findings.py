@@ -76,6 +76,12 @@ def test_fresh_weights_of_a_wide_model(copy: Path) -> None:
     assert not told()
 
 
+def test_weights_of_another_run_are_not_fresh(copy: Path) -> None:
+    edit(copy, change(loss=lambda s, row: 3.0))
+    edit_config(copy, lambda about: about["train"].update(init_from="runs/first"))
+    assert not [line for line in findings.findings(reading.read(copy)) if "first step's loss" in line]
+
+
 def test_a_run_in_its_warm_up(copy: Path) -> None:
     edit_config(copy, lambda about: about["train"].update(warmup=100))
     edit(copy, lambda kept: [row for row in kept if row["kind"] != "run_complete"], "events.jsonl")

@@ -102,7 +102,8 @@ def _not_finite(run: RunData) -> str | None:
 
 def _start(run: RunData) -> str | None:
     size, steps = run.setting("model", "vocab_size"), run.steps[run.main]
-    if not isinstance(size, int) or size < 2 or not len(steps) or run.setting("search", "after") == "continue":
+    learned = run.setting("search", "after") == "continue" or run.setting("train", "init_from")
+    if not isinstance(size, int) or size < 2 or not len(steps) or learned:
         return None
     # The logits of fresh weights have a variance of n_embd · STD².
     width = run.setting("model", "n_embd")
@@ -291,7 +292,7 @@ RULES = (
     Rule("a loss or a gradient norm is not finite, other than by an overflow that loss scaling expects", _not_finite),
     Rule(f"the mean loss of the last tenth is above ln V - {FAR:g} (of {LEAST} steps at least)", _learned_nothing),
     Rule(f"the first step's loss differs by more than {FAR:g} nats from that of fresh weights, ln V + n_embd · "
-         f"{STD:g}² / 2", _start),
+         f"{STD:g}² / 2, and it began with such", _start),
     Rule(f"the mean losses of the last tenth and of the tenth before differ by more than {FLAT:g} nats and more than "
          f"chance makes of equal ones in {_percent(CHANCE)} of runs (Welch's t-test; at least {TENTH} steps each)",
          _trend),
