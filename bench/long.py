@@ -21,7 +21,7 @@ from helios.train.report import reading
 FIRST = 1000  # steps before the first mark
 POLL = 0.1  # seconds
 TAIL = 1 << 14  # bytes, more than two rows
-TITLES = ("steps", "ms a step", "memory, MB", "open files", "records, MB", "checkpoints, MB")
+TITLES = ("steps", "ms a step", "memory, MiB", "open files", "records, MiB", "checkpoints, MiB")
 
 
 class Mark(NamedTuple):
@@ -29,10 +29,10 @@ class Mark(NamedTuple):
 
     step: int
     ms: float  # of a step since the mark before, with evaluations, checkpoints and all
-    memory_mb: float  # resident memory of its process
+    memory_mib: float  # resident memory of its process
     files: int  # that its process has open
-    records_mb: float
-    checkpoints_mb: float
+    records_mib: float
+    checkpoints_mib: float
 
 
 def settings(steps: int) -> list[str]:
@@ -63,7 +63,7 @@ def watched(steps: int, run: Path, say: Callable[[str], None]) -> Iterator[Mark]
                     ms = (row["elapsed_ms"] - before[1]) / (row["step"] - before[0])
                     before, due = (row["step"], row["elapsed_ms"]), [n for n in due if n > row["step"]]
                     yield Mark(row["step"], ms, *latest, (run / METRICS).stat().st_size / MIB, _checkpoints(run))
-                    say(f"step {row['step']:,}: {ms:.2f} ms a step, {latest[0]:,.0f} MB")
+                    say(f"step {row['step']:,}: {ms:.2f} ms a step, {latest[0]:,.0f} MiB")
         except BaseException:
             process.terminate()
             raise
@@ -116,5 +116,5 @@ def reading_times(run: Path) -> dict[str, float]:
 def cells(found: Sequence[Mark]) -> Iterator[list[str]]:
     """Yield the rows of a table."""
     for m in found:
-        yield [f"{m.step:,}", f"{m.ms:.3f}", f"{m.memory_mb:,.1f}", f"{m.files}", f"{m.records_mb:,.1f}",
-               f"{m.checkpoints_mb:.2f}"]
+        yield [f"{m.step:,}", f"{m.ms:.3f}", f"{m.memory_mib:,.1f}", f"{m.files}", f"{m.records_mib:,.1f}",
+               f"{m.checkpoints_mib:.2f}"]

@@ -34,8 +34,8 @@ AXES: Mapping[str, tuple[str, Sequence[int]]] = {
     "V": ("vocab_size", (1000, 2000, 4000, 8000, 16_000)),
 }
 # By figure, what it is told in, and how it is shown.
-FIGURES = {"ms": "ms a step", "memory_mb": "memory, MB", "dispatches": "dispatches", "record_ms": "to record, ms",
-           "checkpoint_mb": "checkpoint, MB", "peer_ms": "PyTorch, ms"}
+FIGURES = {"ms": "ms a step", "memory_mib": "memory, MiB", "dispatches": "dispatches", "record_ms": "to record, ms",
+           "checkpoint_mib": "checkpoint, MiB", "peer_ms": "PyTorch, ms"}
 
 
 class Point(NamedTuple):
@@ -44,10 +44,10 @@ class Point(NamedTuple):
     axis: str
     value: int
     ms: float
-    memory_mb: float  # that arrays and recordings take
+    memory_mib: float  # that arrays and recordings take
     dispatches: float
     record_ms: float  # the host's own time in a first step, with all kernels compiled; it does not count waiting
-    checkpoint_mb: float  # weights and moments
+    checkpoint_mib: float  # weights and moments
     peer_ms: float | None
 
 
@@ -125,7 +125,7 @@ def plot(path: Path, found: Sequence[Point]) -> None:
     from matplotlib.figure import Figure
 
     drawn = Figure(figsize=(10, 4.5))
-    for axes, name in zip(drawn.subplots(1, 2), ("ms", "memory_mb"), strict=True):
+    for axes, name in zip(drawn.subplots(1, 2), ("ms", "memory_mib"), strict=True):
         for axis in dict.fromkeys(p.axis for p in found):
             mine = [p for p in found if p.axis == axis]
             axes.plot([p.value / mine[0].value for p in mine], [getattr(p, name) for p in mine], marker="o",

@@ -29,8 +29,8 @@ def test_what_is_told_of_it(tmp_path: Path) -> None:
     (mark,) = found["marks"]
     rows = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert mark["step"] == 60 == len(rows) and mark["ms"] * 60 == pytest.approx(rows[-1]["elapsed_ms"])
-    assert mark["memory_mb"] > 20 and mark["files"] > 3 and mark["checkpoints_mb"] > 0
-    assert mark["records_mb"] * 2**20 == (tmp_path / "run" / METRICS).stat().st_size
+    assert mark["memory_mib"] > 20 and mark["files"] > 3 and mark["checkpoints_mib"] > 0
+    assert mark["records_mib"] * 2**20 == (tmp_path / "run" / METRICS).stat().st_size
     assert list(found["reading_s"]) == ["a row at a time", "helios-runs", "helios-report"]
     assert "all records read, helios-runs: 0.0" in result.stdout
 

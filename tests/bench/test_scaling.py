@@ -32,16 +32,16 @@ def test_each_axis_grows_alone_over_a_factor_of_16() -> None:
 def test_what_a_step_takes() -> None:
     small, large = (measured for measured in (scaling.measured("L", 1, "none", QUICK),
                                               scaling.measured("L", 2, "none", QUICK)))
-    assert 0 < small.memory_mb < large.memory_mb and 0 < small.dispatches < large.dispatches
+    assert 0 < small.memory_mib < large.memory_mib and 0 < small.dispatches < large.dispatches
     parameters = [config("L", value).model.parameters() for value in (1, 2)]
     for point, count in zip((small, large), parameters, strict=True):  # weights, two moments
-        assert point.checkpoint_mb * 2**20 == pytest.approx(12 * count, rel=0.02)
+        assert point.checkpoint_mib * 2**20 == pytest.approx(12 * count, rel=0.02)
 
 
 def test_powers_are_those_of_the_largest_values() -> None:
     found = [Point("T", t, 5.0 + t**2 * (t > 64), 3.0 * t, 7, 1.0, 1.0, None) for t in AXES["T"][1]]
     powers = exponents(found)["T"]
-    assert powers["ms"] == pytest.approx(2, abs=1e-3) and powers["memory_mb"] == pytest.approx(1)
+    assert powers["ms"] == pytest.approx(2, abs=1e-3) and powers["memory_mib"] == pytest.approx(1)
     assert powers["dispatches"] == pytest.approx(0) and "peer_ms" not in powers
     assert [row[1] for row in cells(found)] == ["64", "128", "256", "512", "1,024", "power"]
 
@@ -79,7 +79,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     found = json.loads(file.read_text())
     assert [(p["axis"], p["value"]) for p in found["points"]] == [("batch", 1), ("batch", 2)]
-    assert set(found["exponents"]["batch"]) >= {"ms", "memory_mb"} and "power" in result.output
+    assert set(found["exponents"]["batch"]) >= {"ms", "memory_mib"} and "power" in result.output
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
     refused(run("scaling", "--axis", "H"), "'H'")
     refused(run("scaling", "--json", tmp_path / "none" / "s.json"), "no folder")
