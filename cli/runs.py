@@ -111,9 +111,10 @@ def _readable(path: Path) -> Found | None:
 
 def _value(run: Found, key: str) -> Any:
     """Return the value of a key of the entry, or of a setting."""
+    key = key.replace("-", "_")
     if key in run.entry:
         return run.entry[key]
-    setting = BY_NAME[key.replace("-", "_")]
+    setting = BY_NAME[key]
     section = run.about.get(setting.section)  # None: of a search, where there was none
     return section.get(setting.key) if isinstance(section, dict) else None
 

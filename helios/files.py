@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from operator import methodcaller
@@ -11,6 +12,8 @@ from threading import get_ident
 from typing import IO, Any
 
 from helios.errors import UserError
+
+TEMPORARY = re.compile(r"\..*\.\d+-\d+\.tmp")  # names of files that write_atomic writes
 
 
 def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from helios.errors import UserError
-from helios.files import obstacle
+from helios.files import TEMPORARY, obstacle
 from helios.train import checkpoint
 from helios.train.checkpoint import Checkpoint
 from helios.train.records.layout import CONFIG, LOCK, METRICS, TOKENIZER, had_checkpoint, read_config
@@ -109,7 +109,8 @@ def check_new(path: Path, anew: bool = False) -> None:
         raise UserError(f"{path} holds a run already; continue it with --resume {path}, or give another --run-dir")
     if had_checkpoint(path) or (not anew and any(lines(path / METRICS))):
         raise without_checkpoint(path)
-    if set(os.listdir(path)) - {LOCK} and not _is_run(path):  # without a checkpoint a run begins anew
+    # A kill leaves what is being written; without a checkpoint a run begins anew.
+    if any(name != LOCK and not TEMPORARY.fullmatch(name) for name in os.listdir(path)) and not _is_run(path):
         raise UserError(f"{path} is not empty and no run that can be resumed; give a new or empty --run-dir")
 
 

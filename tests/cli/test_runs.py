@@ -41,6 +41,7 @@ def test_list(runs: Path) -> None:
 def test_json_sort_and_where(runs: Path) -> None:
     ask = lambda *args: [json.loads(line)["step"] for line in invoke(main, runs, "--json", *args).output.splitlines()]
     assert ask("--sort", "step") == [4, 6] and ask("--sort", "-step") == [6, 4]
+    assert ask("--sort", "best-val-loss", "--where", "run-id=x") == []
     assert ask("--where", "activation=relu") == [6] and ask("--where", "n_layer=3") == []
     assert ask("--where", "lr=1e-2", "--where", "status=completed", "--sort", "step") == [4, 6]
     first = json.loads(invoke(main, runs, "--json", "--sort", "step").output.splitlines()[0])

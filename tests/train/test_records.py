@@ -6,6 +6,8 @@ import json
 import os
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,28 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path) -> None:
     assert len(strict(tmp_path / METRICS)) == 1
     with pytest.raises(UserError, match="without a checkpoint"), directory.locked(tmp_path, new=True):
         pass  # unless that is asked for
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from helios.train import directory
+from helios.train.records.layout import CONFIG
+from helios.files import write_text
+os.fsync = lambda file: os._exit(9)
+with directory.locked(Path(sys.argv[1]), new=True):
+    write_text(Path(sys.argv[1]) / CONFIG, "{}")
+"""
+
+
+def test_killed_while_its_config_is_written_a_run_begins_there(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-P", "-c", KILLED, tmp_path]).returncode == 9
+    assert [path.suffix for path in tmp_path.iterdir() if path.name != LOCK] == [".tmp"]
+    with directory.locked(tmp_path, new=True):
+        pass
+    (tmp_path / ".other.tmp").touch()
+    with pytest.raises(UserError, match="not empty"), directory.locked(tmp_path, new=True):
+        pass
 
 
 @pytest.mark.parametrize(("text", "message"), [
